@@ -1,0 +1,130 @@
+"""Synthetic degradations: a pure function of (image, random generator), the same on any worker and after any retry.
+
+The chain is the classical one (blur, downscale, noise, JPEG). Every random draw comes from the generator that is
+passed in; `sample_rng` derives one per sample key, so no result depends on worker, order or cluster size
+(restoration.md 2.4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from gmd_ray.errors import ConfigError, nearest
+
+Range = tuple[float, float]
+
+
+def sample_rng(*key: object) -> np.random.Generator:
+    """A generator for one sample; equal keys give equal streams on every machine.
+
+    Args:
+        key: anything with a stable `str`, e.g. (run seed, sample id, epoch).
+    """
+    digest = hashlib.sha256("\x1f".join(str(part) for part in key).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Ranges of the classical chain; each draw is uniform in its range.
+
+    Noise is in 8-bit levels (sigma 25 is the denoising literature's 25/255).
+    """
+
+    scale: int = 1
+    blur_prob: float = 0.0
+    blur_sigma: Range = (0.0, 0.0)
+    """Standard deviation in pixels, drawn for each of two axes of a rotated Gaussian."""
+    noise_prob: float = 0.0
+    noise_sigma: Range = (0.0, 0.0)
+    shot_noise: Range = (0.0, 0.0)
+    """Signal-dependent noise: sigma at full white, in 8-bit levels; falls with the root of the signal."""
+    gray_noise_prob: float = 0.0
+    """Share of samples whose noise is one pattern for all three channels."""
+    jpeg_prob: float = 0.0
+    jpeg_quality: Range = (95.0, 95.0)
+
+    def __post_init__(self) -> None:
+        for name in ("blur_sigma", "noise_sigma", "shot_noise", "jpeg_quality"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ConfigError(f"degradation {name}=({low}, {high}): give (low, high) with 0 <= low <= high")
+        for name in ("blur_prob", "noise_prob", "gray_noise_prob", "jpeg_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"degradation {name}={getattr(self, name)}: a probability lies in [0, 1]")
+        if self.scale < 1:
+            raise ConfigError(f"degradation scale={self.scale}: an integer of at least 1")
+
+    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Degrade one image.
+
+        Args:
+            hq: float32 RGB in [0, 1], shape (H, W, 3); H and W multiples of `scale`.
+            rng: the sample's own generator.
+
+        Returns:
+            float32 RGB in [0, 1], shape (H / scale, W / scale, 3), rounded to 8 bits as a file would be.
+        """
+        x = hq
+        if rng.random() < self.blur_prob:
+            x = _anisotropic_blur(x, rng.uniform(*self.blur_sigma), rng.uniform(*self.blur_sigma), rng.uniform(0, np.pi))
+        if self.scale > 1:
+            size = (x.shape[1] // self.scale, x.shape[0] // self.scale)
+            x = cv2.resize(x, size, interpolation=cv2.INTER_AREA)
+        if rng.random() < self.noise_prob:
+            channels = 1 if rng.random() < self.gray_noise_prob else 3
+            shape = (*x.shape[:2], channels)
+            x = x + rng.standard_normal(shape, dtype=np.float32) * (rng.uniform(*self.noise_sigma) / 255)
+            shot = rng.uniform(*self.shot_noise) / 255
+            if shot > 0:
+                x = x + rng.standard_normal(shape, dtype=np.float32) * shot * np.sqrt(np.clip(x, 0, 1))
+        x = np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)
+        if rng.random() < self.jpeg_prob:
+            x = _jpeg(x, int(round(rng.uniform(*self.jpeg_quality))))
+        return x.astype(np.float32) / 255
+
+
+def _anisotropic_blur(x: np.ndarray, sigma_a: float, sigma_b: float, angle: float) -> np.ndarray:
+    radius = max(1, int(np.ceil(3 * max(sigma_a, sigma_b))))
+    grid = np.arange(-radius, radius + 1, dtype=np.float32)
+    u = np.cos(angle) * grid[None] + np.sin(angle) * grid[:, None]
+    v = -np.sin(angle) * grid[None] + np.cos(angle) * grid[:, None]
+    floor = 1e-3  # a zero sigma is a delta, not a division by zero
+    kernel = np.exp(-0.5 * ((u / max(sigma_a, floor)) ** 2 + (v / max(sigma_b, floor)) ** 2))
+    return cv2.filter2D(x, -1, (kernel / kernel.sum()).astype(np.float32), borderType=cv2.BORDER_REFLECT_101)
+
+
+def _jpeg(x: np.ndarray, quality: int) -> np.ndarray:
+    _, code = cv2.imencode(".jpg", x[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+PRESETS: dict[str, Degradation] = {
+    "none": Degradation(),
+    "blur": Degradation(blur_prob=1, blur_sigma=(0.5, 3.0)),
+    "noise": Degradation(noise_prob=1, noise_sigma=(5, 50)),
+    "noise25": Degradation(noise_prob=1, noise_sigma=(25, 25)),
+    "jpeg": Degradation(jpeg_prob=1, jpeg_quality=(30, 95)),
+}
+
+
+def make_degradation(name: str, overrides: dict[str, Any] | None = None) -> Degradation:
+    """A preset by name, with single fields replaced.
+
+    Raises:
+        ConfigError: for an unknown preset or field (naming the nearest), or a range that is not one.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"source.degradation={name!r}: no such preset; {nearest(name, PRESETS)}")
+    known = {f.name: f for f in fields(Degradation)}
+    values: dict[str, Any] = {}
+    for key, value in (overrides or {}).items():
+        if key not in known:
+            raise ConfigError(f"source.degradation_args.{key}: no such field; {nearest(key, known)}")
+        values[key] = tuple(float(v) for v in value) if isinstance(value, (list, tuple)) else value
+    return replace(PRESETS[name], **values)

@@ -1,0 +1,38 @@
+"""What the engines know of a student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+
+@runtime_checkable
+class Student(Protocol):
+    """A restorer. Tensors are float32 RGB in [0, 1], shape (B, 3, H, W)."""
+
+    scale: int
+    """Output side over input side."""
+    module: nn.Module
+    """The trainable network; what DDP wraps."""
+    fingerprint: str
+    """Weights and inference settings, as a short hex digest."""
+
+    def restore(self, lq: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, 3, H * scale, W * scale), without gradients, clamped to [0, 1]."""
+        ...
+
+    def training_loss(
+        self, lq: torch.Tensor, hq: torch.Tensor, forward: nn.Module | None = None
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Scalar loss of a batch of crops and values to log.
+
+        `forward` stands in for `module` where the trainer has wrapped it (DDP must see the call).
+        """
+        ...
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights in the layout the checkpoint came in; the tool that made it loads the file."""
+        ...
