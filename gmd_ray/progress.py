@@ -1,0 +1,107 @@
+"""What a stage says while it runs: a recorder for figures that last, a progress line for the person who waits."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+log = logging.getLogger("gmd_ray")
+
+
+class Recorder(Protocol):
+    """Where a stage leaves its parameters, metrics and files. Must pickle: Ray Train's controller holds a copy."""
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None: ...
+
+    def tags(self, values: Mapping[str, str]) -> None: ...
+
+    def artifact(self, path: str, folder: str | None = None) -> None:
+        """Keep a copy of a local file, under `folder` of the run's artifacts."""
+
+    def stage(self, name: str) -> contextlib.AbstractContextManager[Recorder]:
+        """A child run; a run that is resumed continues the child of the same name."""
+
+
+class NullRecorder:
+    """Keeps nothing; what a stage uses when nobody tracks it."""
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        pass
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        pass
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        pass
+
+    def artifact(self, path: str, folder: str | None = None) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[NullRecorder]:
+        yield self
+
+
+class Progress:
+    """A bar on a terminal; elsewhere one log line per interval with counts, rate and time left.
+
+    Used as a context manager; `update(n, **counts)` adds n done items and sets the counts shown beside them.
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "img", interval_s: float = 10.0) -> None:
+        self.label, self.total, self.unit, self.interval_s = label, total, unit, interval_s
+        self.done = 0
+        self.counts: dict[str, Any] = {}
+        self._start = self._last = time.monotonic()
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        else:
+            log.info("%s", self.line())
+
+    def update(self, n: int = 1, **counts: Any) -> None:
+        self.done += n
+        self.counts.update(counts)
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(n)
+            self._bar.set_postfix(self.counts)
+        elif now - self._last >= self.interval_s:
+            self._last = now
+            log.info("%s", self.line())
+
+    def line(self) -> str:
+        """The log line: `label 120/600 img (20%) | ok=118 failed=2 | 4.1 img/s | 1m57s left`."""
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        rate = self.done / elapsed
+        parts = [f"{self.label} {self.done}/{self.total} {self.unit} ({100 * self.done / max(self.total, 1):.0f}%)"]
+        if self.counts:
+            parts.append(" ".join(f"{key}={value}" for key, value in self.counts.items()))
+        parts.append(f"{rate:.2g} {self.unit}/s" if rate < 10 else f"{rate:.0f} {self.unit}/s")
+        left = self.total - self.done
+        if left <= 0:
+            parts.append(f"done in {_duration(elapsed)}")
+        elif rate > 0:
+            parts.append(f"{_duration(left / rate)} left")
+        return " | ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, secs = divmod(int(round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{secs:02d}s" if minutes else f"{secs}s"
