@@ -1,0 +1,106 @@
+"""Pictures to FLUX tokens and back: codecs, 2x2 packing, position ids (teacher.md 2.1)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch.nn import functional as F
+
+from gmd_ray.errors import ModelError
+
+
+class Codec(Protocol):
+    """Pixels in [-1, 1], (B, 3, H, W), to normalised latents (B, C, H / factor, W / factor) and back."""
+
+    factor: int
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor: ...
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor: ...
+
+
+class SpaceToDepthCodec:
+    """A lossless stand-in for an autoencoder: each `factor` x `factor` block becomes channels, then an affine map.
+
+    Stored as `vae/config.json` with `_class_name: SpaceToDepthCodec`, where a diffusers directory has its autoencoder.
+    """
+
+    def __init__(self, factor: int, shift: float, scale: float) -> None:
+        self.factor, self.shift, self.scale = factor, shift, scale
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (F.pixel_unshuffle(pixels, self.factor) - self.shift) * self.scale
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle(latents / self.scale + self.shift, self.factor)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        config = {
+            "_class_name": "SpaceToDepthCodec",
+            "factor": self.factor,
+            "shift_factor": self.shift,
+            "scaling_factor": self.scale,
+        }
+        (Path(path) / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+class AutoencoderCodec:
+    """A frozen `AutoencoderKL`; the posterior mean, so that the projection draws no noise."""
+
+    def __init__(self, vae: torch.nn.Module) -> None:
+        self.vae = vae
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.shift = vae.config.shift_factor or 0.0
+        self.scale = vae.config.scaling_factor
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        mean = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
+        return (mean.float() - self.shift) * self.scale
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.vae.decode((latents / self.scale + self.shift).to(self.vae.dtype)).sample.float()
+
+
+def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> Codec:
+    """The codec of a teacher directory, from its `vae/` folder.
+
+    Raises:
+        ModelError: where `vae/config.json` is absent or names an unknown class.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{file}: not found; a teacher directory holds transformer/, vae/ and scheduler/")
+    config = json.loads(file.read_text())
+    kind = config.get("_class_name")
+    if kind == "SpaceToDepthCodec":
+        return SpaceToDepthCodec(config["factor"], config["shift_factor"], config["scaling_factor"])
+    if kind == "AutoencoderKL":
+        from diffusers import AutoencoderKL
+
+        vae = AutoencoderKL.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+        return AutoencoderCodec(vae.requires_grad_(False).eval().to(device))
+    raise ModelError(f"{file}: codec class {kind!r} is not supported; use AutoencoderKL or SpaceToDepthCodec")
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) -> tokens (B, h/2 * w/2, C * 4), channel-major inside a token, as FluxPipeline._pack_latents."""
+    b, c, h, w = latents.shape
+    return latents.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h // 2 * (w // 2), c * 4)
+
+
+def unpack(tokens: torch.Tensor, h: int, w: int) -> torch.Tensor:
+    """The inverse of `pack` for latents of height h and width w."""
+    b, _, d = tokens.shape
+    return tokens.view(b, h // 2, w // 2, d // 4, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, d // 4, h, w)
+
+
+def image_ids(h: int, w: int, device: torch.device | None = None) -> torch.Tensor:
+    """RoPE positions (h/2 * w/2, 3) of the packed latents: (0, row, column)."""
+    ids = torch.zeros(h // 2, w // 2, 3, device=device)
+    ids[..., 1] = torch.arange(h // 2, device=device)[:, None]
+    ids[..., 2] = torch.arange(w // 2, device=device)[None]
+    return ids.reshape(-1, 3)
