@@ -1,0 +1,80 @@
+"""What every test shares: the environment, the shared files and one small Ray session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Read once, at import, by the libraries they steer: they must stand before any other import.
+os.environ.update(
+    {
+        # 2 cores, several Ray workers: more threads than one each only thrash.
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "NUMEXPR_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # No test may reach the network.
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Ray's defaults suit a cluster: 4 footer readers per Parquet scan, a health check every 2 s.
+        "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+        "RAY_TRAIN_V2_ENABLED": "1",
+    }
+)
+
+import shutil
+import tempfile
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _shared() -> Path:
+    return Path(os.environ.get("GMD_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs, weights and published values; not part of the repository, so not everywhere."""
+    path = _shared() / "data"
+    if not path.is_dir():
+        pytest.skip(f"no shared data at {path}; set GMD_SHARED to the folder that holds it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_golden() -> Path:
+    """Vectors of an independent implementation; not part of the repository, so not everywhere."""
+    path = _shared() / "golden"
+    if not path.is_dir():
+        pytest.skip(f"no golden vectors at {path}; set GMD_SHARED to the folder that holds it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One private local Ray for the whole test session; starting one takes 7 to 12 s."""
+    import ray
+
+    # Ray's unix sockets live below it, and their paths may have 107 bytes at most: not pytest's tmp_path.
+    temp_dir = tempfile.mkdtemp(prefix="gmd-", dir="/tmp")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=0,
+        object_store_memory=200_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=temp_dir,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temp_dir, ignore_errors=True)
