@@ -1,0 +1,42 @@
+# Every target sets itself up: a virtual environment, uv inside it, the locked dependencies, the package.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint type lock clean help
+
+help:
+	@echo "make demo   adapt a toy restorer to a toy domain, with tables and a report"
+	@echo "make test   run the tests          make lint   ruff          make type   mypy"
+	@echo "make lock   resolve requirements.lock anew     make clean   remove .venv and caches"
+
+demo: $(INSTALLED)
+	$(BIN)/gmd-ray adapt preset=demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check gmd_ray jobs tests
+	$(BIN)/ruff format --check gmd_ray jobs tests
+
+type: $(INSTALLED)
+	$(BIN)/mypy
+
+# Debian's Python has no ensurepip unless python3-venv is there; pip outside then installs uv inside.
+# --no-deps: the lock is complete, and leaves out on purpose what [tool.uv] in pyproject.toml excludes.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gmd_ray needs Python 3.11 or newer: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --without-pip $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv || $(PYTHON) -m pip --python $(BIN)/python install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+lock: $(INSTALLED)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate --no-header -q \
+		-o requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
