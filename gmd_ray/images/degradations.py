@@ -72,7 +72,9 @@ class Degradation:
         """
         x = hq
         if rng.random() < self.blur_prob:
-            x = _anisotropic_blur(x, rng.uniform(*self.blur_sigma), rng.uniform(*self.blur_sigma), rng.uniform(0, np.pi))
+            x = _anisotropic_blur(
+                x, rng.uniform(*self.blur_sigma), rng.uniform(*self.blur_sigma), rng.uniform(0, np.pi)
+            )
         if self.scale > 1:
             size = (x.shape[1] // self.scale, x.shape[0] // self.scale)
             x = cv2.resize(x, size, interpolation=cv2.INTER_AREA)
@@ -101,7 +103,9 @@ def _anisotropic_blur(x: np.ndarray, sigma_a: float, sigma_b: float, angle: floa
 
 def _jpeg(x: np.ndarray, quality: int) -> np.ndarray:
     _, code = cv2.imencode(".jpg", x[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 PRESETS: dict[str, Degradation] = {

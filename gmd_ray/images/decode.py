@@ -1,0 +1,206 @@
+"""Image files to arrays: every kind of file that a photo folder holds, as float32 RGB, or one line that says why not.
+
+What is done with the parts of a file that a training pair cannot carry:
+
+* orientation (EXIF, or its XMP twin) is applied;
+* an embedded ICC profile is converted to sRGB with the relative colorimetric intent and black point compensation,
+  as photo editors do; a profile that lcms refuses is ignored with a warning. A CMYK file without one takes Pillow's
+  plain formula. PNG `gAMA` and `cHRM` are ignored, as are the profiles that call themselves sRGB;
+* transparency is laid over white, as a viewer would show it;
+* of several frames or pages the first is read.
+
+8-bit files stay on the 8-bit grid throughout. 16-bit PNG and TIFF keep their precision: Pillow 13 would read them as
+8 bits, so Pillow checks the file and OpenCV reads the samples. Which of the two it is follows from the header, never
+from the largest value. lcms through Pillow has no 16-bit RGB: such a picture is converted at 8 bits, and what the
+rounding took away is added back, which is right to about one 8-bit level.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import zlib
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from gmd_ray.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, struct.error, zlib.error)
+"""What Pillow's readers raise on damaged files."""
+
+_TRANSPOSE = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a.transpose(1, 0, 2)[::-1],
+}
+"""EXIF orientation to the operation that makes the picture upright."""
+
+
+def decode_image(data: bytes, *, gray: bool = False, max_pixels: int = 89_478_485) -> np.ndarray:
+    """Decode one image file.
+
+    Args:
+        data: the file, in any format that Pillow reads.
+        gray: return luma (BT.601, as the restoration literature reads gray) in all three channels.
+        max_pixels: refuse a larger picture before its pixels are decoded. Pillow itself refuses more than twice
+            `PIL.Image.MAX_IMAGE_PIXELS`, whatever is given here.
+
+    Returns:
+        float32 RGB in [0, 1], shape (H, W, 3), C-contiguous.
+
+    Raises:
+        DataError: with a one-line reason that names no file: empty, not an image, damaged or truncated, too large,
+            or samples without a known range (float).
+    """
+    image = _open(data, max_pixels)
+    bits = _sample_bits(image, data)
+    try:
+        image.load()
+    except _BROKEN as error:
+        raise DataError(f"damaged or truncated {image.format}: {_line(error)}") from error
+    orientation = _orientation(image)  # after load(): TIFF is turned by then, by Pillow and by OpenCV alike
+    rgb, alpha = _read_deep(image, data) if bits > 8 else _read_shallow(image)
+    if alpha is not None:
+        rgb = _over_white(rgb, alpha)
+    if gray:
+        rgb = _luma(rgb)
+    if orientation in _TRANSPOSE:
+        rgb = _TRANSPOSE[orientation](rgb)
+    if rgb.dtype == np.uint8:
+        rgb = rgb.astype(np.float32) / 255
+    return np.ascontiguousarray(rgb)
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise DataError("empty file")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise DataError("not an image, or of a format that Pillow does not read") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"too large: {_line(error)}") from error
+    except _BROKEN as error:
+        raise DataError(f"damaged image header: {_line(error)}") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(f"too large: {width}x{height} is more than max_pixels={max_pixels}")
+    return image
+
+
+def _sample_bits(image: Image.Image, data: bytes) -> int:
+    """Bits per sample as the header states them, of the formats that Pillow would round to 8."""
+    if image.format == "PNG":
+        return data[24]
+    if image.format == "TIFF" and image.mode != "CMYK":
+        return max(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]
+    return 8
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except _BROKEN:  # a damaged EXIF block spoils nothing but the orientation
+        return 1
+
+
+def _read_shallow(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """uint8 sRGB (H, W, 3) and alpha (H, W) or None."""
+    if image.mode in ("I", "I;16"):  # Pillow scales a deep PGM to 16 bits
+        return _to_srgb_deep(np.asarray(image)[..., None] / np.float32(65535), image), None
+    if image.mode == "F":
+        raise DataError("float samples have no declared range: save as 8 or 16 bit")
+    try:
+        alpha = None
+        if image.has_transparency_data:
+            profile_info = image.info
+            image = image.convert("RGBA")
+            alpha = np.asarray(image.getchannel("A"))
+            image.info = profile_info
+        if image.mode in ("1", "LA", "La"):
+            image = image.convert("L")
+        elif image.mode not in ("L", "RGB", "CMYK"):
+            image = image.convert("RGB")
+        return np.asarray(_to_srgb(image)), alpha
+    except _BROKEN as error:
+        raise DataError(f"cannot convert {image.format} mode {image.mode} to RGB: {_line(error)}") from error
+
+
+def _read_deep(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    """float32 sRGB (H, W, 3) and alpha (H, W), both in [0, 1]; alpha may be None."""
+    try:
+        samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise DataError(f"{image.format} that OpenCV cannot read: {_line(error)}") from error
+    if samples is None:
+        raise DataError(f"{image.format} of more than 8 bits that OpenCV cannot read: save it as 16-bit PNG")
+    if samples.dtype != np.uint16:
+        raise DataError(f"{samples.dtype} samples have no declared range: save as 8 or 16 bit")
+    x = samples.reshape(*samples.shape[:2], -1).astype(np.float32) / 65535
+    alpha = x[..., 3] if x.shape[2] == 4 else None
+    colors = x if x.shape[2] == 1 else x[..., 2::-1]  # OpenCV's order is BGR(A)
+    return _to_srgb_deep(colors, image), alpha
+
+
+def _to_srgb_deep(x: np.ndarray, image: Image.Image) -> np.ndarray:
+    """float32 (H, W, 1 or 3) in the colours of `image`'s profile, to float32 sRGB (H, W, 3)."""
+    if not image.info.get("icc_profile"):
+        return np.repeat(x, 3, axis=2) if x.shape[2] == 1 else x
+    rounded = np.rint(x * 255).astype(np.uint8)
+    shallow = Image.fromarray(rounded[..., 0] if x.shape[2] == 1 else rounded)
+    shallow.info["icc_profile"] = image.info["icc_profile"]
+    residual = x - rounded.astype(np.float32) / 255
+    return np.clip(np.asarray(_to_srgb(shallow)).astype(np.float32) / 255 + residual, 0, 1)
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """An image of mode L, RGB or CMYK as RGB in sRGB, through its profile if it has one."""
+    icc = image.info.get("icc_profile")
+    if icc:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            space = {"GRAY": "L", "CMYK": "CMYK"}.get(profile.profile.xcolor_space.strip(), "RGB")
+            if image.mode == "L" and space == "RGB":
+                image = image.convert("RGB")
+            if not ImageCms.getProfileDescription(profile).startswith("sRGB"):
+                converted = ImageCms.profileToProfile(
+                    image,
+                    profile,
+                    ImageCms.createProfile("sRGB"),
+                    renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                    outputMode="RGB",
+                    flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+                )
+                assert converted is not None
+                return converted
+        except (ImageCms.PyCMSError, *_BROKEN) as error:
+            logger.warning("colour profile not used, colours taken as sRGB: %s", _line(error))
+    return image.convert("RGB")
+
+
+def _over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    a = alpha[..., None].astype(np.float32)
+    if rgb.dtype != np.uint8:
+        return rgb * a + (1 - a)
+    return np.rint((rgb * a + 255 * (255 - a)) / 255).astype(np.uint8)
+
+
+def _luma(rgb: np.ndarray) -> np.ndarray:
+    y = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    if rgb.dtype == np.uint8:
+        y = np.rint(y).astype(np.uint8)
+    return np.repeat(y[..., None], 3, axis=2)
+
+
+def _line(error: BaseException) -> str:
+    """The error's text on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,148 @@
+"""Finding and reading images on any filesystem: local paths, s3://, gs://, and whatever fsspec knows."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import quote, unquote, urlsplit
+
+from pyarrow import ArrowInvalid, fs
+
+from gmd_ray.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
+
+_ARROW_SCHEMES = ("s3", "gs", "gcs")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image of a folder."""
+
+    id: str
+    """Posix path relative to the folder: unique, and the same wherever the folder lies."""
+    uri: str
+    """What `read_file` takes: an absolute local path, or a URL."""
+
+
+def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a path or URL, and the path on it.
+
+    Args:
+        url: a local path (`~` allowed), `file://`, `s3://` or `gs://` as pyarrow reads them (percent-encoded, options
+            such as `?endpoint_override=...` at the end), or any other scheme of fsspec, taken literally.
+            Keep credentials in the environment: URLs are written to the pair store and to logs.
+
+    Raises:
+        DataError: for a scheme that is unknown, or whose driver is not installed.
+    """
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if not scheme:
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
+    if scheme == "file":
+        return fs.LocalFileSystem(), os.path.abspath(unquote(url[len("file://") :]))
+    if scheme in _ARROW_SCHEMES:
+        parts = urlsplit(url)
+        query = f"?{parts.query}" if parts.query else ""
+        filesystem, bucket = _arrow_filesystem(f"{scheme}://{parts.netloc}{query}")
+        return filesystem, f"{bucket}/{unquote(parts.path).strip('/')}".rstrip("/")
+    return _fsspec_filesystem(url)
+
+
+def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
+    """The images of a folder and its subfolders, sorted by id.
+
+    Files are known by extension (`EXTENSIONS`, in any case). Anything with a component that starts with a dot is
+    hidden and left out; links are followed. What was left out is counted in the log.
+
+    Args:
+        url: see `open_filesystem`.
+        limit: keep the first n.
+
+    Raises:
+        DataError: where the folder is missing, unreadable, or holds no image.
+        ConfigError: for a limit below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit}: give at least 1, or leave it out for all images")
+    filesystem, root = open_filesystem(url)
+    names, ignored = [], Counter[str]()
+    for name in _files_below(filesystem, root, url):
+        path = PurePosixPath(name)
+        if any(part.startswith(".") for part in path.parts):
+            ignored["hidden"] += 1
+        elif path.suffix.lower() not in EXTENSIONS:
+            ignored[path.suffix or "no extension"] += 1
+        else:
+            names.append(name)
+    if ignored:
+        kinds = ", ".join(f"{kind}: {n}" for kind, n in ignored.most_common(5))
+        logger.info("%s: %d files ignored that are not images (%s)", url, ignored.total(), kinds)
+    if not names:
+        raise DataError(f"{url}: no images ({', '.join(sorted(EXTENSIONS))}) among {ignored.total()} files")
+    return [ImageFile(name, _join(url, name)) for name in sorted(names)[:limit]]
+
+
+def read_file(uri: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        DataError: where it does not exist. Other OSErrors pass: a network may recover.
+    """
+    filesystem, path = open_filesystem(uri)
+    try:
+        with filesystem.open_input_stream(path, compression=None) as stream:
+            return stream.read()
+    except FileNotFoundError as error:
+        raise DataError(f"{uri}: no such file") from error
+
+
+def _files_below(filesystem: fs.FileSystem, root: str, url: str) -> list[str]:
+    """Paths of all files relative to `root`."""
+    try:
+        kind = filesystem.get_file_info(root).type
+        if kind == fs.FileType.NotFound:
+            raise DataError(f"{url}: no such folder")
+        if kind == fs.FileType.File:
+            raise DataError(f"{url}: is a file; give the folder that holds the images")
+        infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{url}: a file name is not valid UTF-8; rename it") from error
+    except OSError as error:
+        raise DataError(f"{url}: cannot be listed: {' '.join(str(error).split())}") from error
+    return [info.path[len(root) :].lstrip("/") for info in infos if info.type == fs.FileType.File]
+
+
+def _join(url: str, name: str) -> str:
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if scheme in ("", "file"):
+        return os.path.join(open_filesystem(url)[1], name)
+    if scheme in _ARROW_SCHEMES:
+        base, mark, query = url.partition("?")
+        return f"{base.rstrip('/')}/{quote(name)}{mark}{query}"
+    return f"{url.rstrip('/')}/{name}"
+
+
+@functools.lru_cache(maxsize=16)
+def _arrow_filesystem(url: str) -> tuple[fs.FileSystem, str]:
+    """Cached: opening one may look up a bucket's region, and there is one call per image."""
+    try:
+        return fs.FileSystem.from_uri(url)
+    except (ArrowInvalid, OSError) as error:
+        raise DataError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from error
+
+
+def _fsspec_filesystem(url: str) -> tuple[fs.FileSystem, str]:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise DataError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path

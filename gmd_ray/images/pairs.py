@@ -1,0 +1,126 @@
+"""Paired folders: which low-quality file belongs to which clean one, and loading both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.images.decode import decode_image
+from gmd_ray.images.degradations import Degradation, sample_rng
+from gmd_ray.images.listing import ImageFile, list_images, read_file
+
+
+@dataclass(frozen=True)
+class PairFile:
+    """One paired sample."""
+
+    id: str
+    """Path of the clean image relative to its folder."""
+    lq: str | None
+    """URI of the low-quality image; None where it is made from `hq` by a degradation."""
+    hq: str
+    """URI of the clean image."""
+
+
+def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None = None) -> list[PairFile]:
+    """Pair two folders by relative path without extension, sorted by id.
+
+    Args:
+        hq: folder or URL of clean images, read recursively.
+        lq: folder or URL of their degraded versions, or None.
+        template: how an LQ file is called: `{}` stands for the HQ file's name without extension, and a path before it
+            is a folder under `lq`. `{}x4` pairs `city/a.png` with `city/ax4.jpg`, `X4/{}` with `X4/city/a.jpg`.
+        limit: keep the first n pairs; all of the folders must match nonetheless.
+
+    Raises:
+        DataError: naming files without a partner, on both sides, and stems that two files share.
+        ConfigError: for a template without exactly one `{}` in its last part.
+    """
+    if lq is None:
+        return [PairFile(file.id, None, file.uri) for file in list_images(hq, limit)]
+    if template.rpartition("/")[2].count("{}") != 1 or template.count("{}") != 1:
+        raise ConfigError(f"template={template!r}: needs one '{{}}' in its last part, e.g. '{{}}x4'")
+    clean = _by_stem(list_images(hq), hq)
+    degraded = _by_stem(list_images(lq), lq)
+    expected = {_apply(template, stem): stem for stem in clean}
+    widowed = [clean[stem].id for name, stem in expected.items() if name not in degraded]
+    orphaned = [file.id for name, file in degraded.items() if name not in expected]
+    if widowed or orphaned:
+        complaints = []
+        if widowed:
+            complaints.append(
+                f"{len(widowed)} of {len(clean)} images in {hq} have no partner in {lq} ({_some(widowed)})"
+            )
+        if orphaned:
+            complaints.append(f"{len(orphaned)} of {len(degraded)} in {lq} have none in {hq} ({_some(orphaned)})")
+        raise DataError(f"pairs by name, template {template!r}: {'; '.join(complaints)}")
+    pairs = [PairFile(clean[stem].id, degraded[name].uri, clean[stem].uri) for name, stem in expected.items()]
+    return sorted(pairs, key=lambda pair: pair.id)[:limit]
+
+
+def load_pair(
+    pair: PairFile, degradation: Degradation | None, gray: bool, key: tuple[object, ...], scale: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Load one pair, or its clean half and degrade that.
+
+    Args:
+        pair: from `list_pairs`.
+        degradation: used where `pair.lq` is None; its scale is then the pair's.
+        gray: see `decode_image`.
+        key: sample key of the degradation's random draws, e.g. (run seed, pair id, epoch).
+        scale: HQ pixels for one LQ pixel, of files; None accepts any whole number that fits both axes.
+
+    Returns:
+        (lq, hq), float32 RGB in [0, 1]: (h, w, 3) and (h * scale, w * scale, 3). Where `hq` is degraded, its last rows
+        and columns beyond a multiple of the scale are cut off first.
+
+    Raises:
+        DataError: naming the file that cannot be read, or the pair whose sizes do not fit.
+    """
+    clean = _load(pair.hq, gray)
+    if pair.lq is None:
+        assert degradation is not None, "a pair without an LQ file needs a degradation"
+        s = degradation.scale
+        if min(clean.shape[:2]) < s:
+            raise DataError(f"{pair.hq}: {clean.shape[1]}x{clean.shape[0]} is too small to be degraded at scale {s}")
+        clean = np.ascontiguousarray(clean[: clean.shape[0] // s * s, : clean.shape[1] // s * s])
+        return degradation(clean, sample_rng(*key)), clean
+    degraded = _load(pair.lq, gray)
+    (h, w), (height, width) = degraded.shape[:2], clean.shape[:2]
+    s = scale or max(1, height // h)
+    if (height, width) != (h * s, w * s):
+        wanted = f"{scale} times" if scale else "a whole number of times"
+        raise DataError(f"pair {pair.id}: hq is {width}x{height}, lq {w}x{h}; hq has to be {wanted} as large as lq")
+    return degraded, clean
+
+
+def _load(uri: str, gray: bool) -> np.ndarray:
+    try:
+        return decode_image(read_file(uri), gray=gray)
+    except DataError as error:
+        text = str(error)
+        raise DataError(text if uri in text else f"{uri}: {text}") from error
+
+
+def _apply(template: str, stem: str) -> str:
+    folder, _, name = template.rpartition("/")
+    path = PurePosixPath(stem)
+    return str(PurePosixPath(folder, path.parent, name.replace("{}", path.name)))
+
+
+def _by_stem(files: Iterable[ImageFile], url: str) -> dict[str, ImageFile]:
+    found: dict[str, ImageFile] = {}
+    for file in files:
+        stem = str(PurePosixPath(file.id).with_suffix(""))
+        if stem in found:
+            raise DataError(f"{url}: {found[stem].id} and {file.id} share a name; pairs go by name without extension")
+        found[stem] = file
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
