@@ -1,0 +1,81 @@
+"""Trains the toy world's student: a small DnCNN, on mildly degraded pairs alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gmd_ray.demo import world
+from gmd_ray.images.degradations import sample_rng
+
+log = logging.getLogger("gmd_ray")
+
+
+@dataclass
+class StudentRecipe:
+    """What `gmd-ray demo train-models` runs."""
+
+    seed: int = 0
+    pool: int = 2_000
+    """Distinct clean images, 64x64, of the split `student`."""
+    steps: int = 2_000
+    batch: int = 32
+    crop: int = 32
+    lr: float = 2e-3
+    channels: int = 32
+    layers: int = 8
+
+
+def build_student(recipe: StudentRecipe) -> torch.nn.Module:
+    """spandrel's DnCNN without batch norm: 3 -> channels -> ... -> 3, residual."""
+    from spandrel.architectures.DnCNN import DnCNN
+
+    return DnCNN(in_nc=3, out_nc=3, nc=recipe.channels, nb=recipe.layers, act_mode="R")
+
+
+def train_student(dest: str | Path, recipe: StudentRecipe) -> dict[str, float]:
+    """Train and write `dest` (.safetensors, bare keys).
+
+    Returns:
+        Figures of the training: images, wall seconds, final L1 loss (mean of the last 200 steps).
+    """
+    from safetensors.torch import save_file
+
+    start = time.monotonic()
+    torch.manual_seed(recipe.seed)
+    pool = [world.draw(recipe.seed, "student", i) for i in range(recipe.pool)]
+    model = build_student(recipe)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
+    losses = []
+    for step in range(recipe.steps):
+        rng = sample_rng(recipe.seed, "student", "batch", step)
+        pairs = [_crop_pair(pool[rng.integers(len(pool))], recipe.crop, rng) for _ in range(recipe.batch)]
+        lq, hq = (torch.from_numpy(np.stack(side)).permute(0, 3, 1, 2) for side in zip(*pairs, strict=True))
+        loss = (model(lq) - hq).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if (step + 1) % 200 == 0:
+            log.info("student: step %d/%d loss %.4f", step + 1, recipe.steps, np.mean(losses[-200:]))
+    Path(dest).parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, dest)
+    return {
+        "images": recipe.steps * recipe.batch,
+        "seconds": time.monotonic() - start,
+        "loss": float(np.mean(losses[-200:])),
+    }
+
+
+def _crop_pair(hq: np.ndarray, crop: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    top, left = rng.integers(0, hq.shape[0] - crop + 1, 2)
+    lq = world.SOURCE(hq, rng)  # before the crop: blur and JPEG see what lies beyond it
+    where = np.s_[top : top + crop, left : left + crop]
+    return lq[where], hq[where]

@@ -1,0 +1,185 @@
+"""FLUX with attention keys and values going in and out of its blocks (teacher.md 2.2).
+
+The processor is stateless and shared by all blocks; keys and values travel as call arguments, so one compiled block
+serves every step. Keys are stored after RoPE: positions are the same in both passes, and replay saves the rotation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
+
+from gmd_ray.errors import ConfigError, nearest
+
+KV = tuple[torch.Tensor | None, torch.Tensor]
+"""Keys and values of one block, each (B, tokens, heads, head_dim); None for keys that are not injected."""
+
+LATE_SINGLE = 20  # RF-Solver injects into single blocks 20 and up
+
+
+class InjectingAttention(FluxAttnProcessor):
+    """FluxAttnProcessor that can copy a block's keys and values out, or take them from outside.
+
+    `kv_from` is the first token that is copied or replaced: 0 for all tokens, the text length for image tokens alone.
+    """
+
+    def __call__(  # type: ignore[override]
+        self,
+        attn: FluxAttention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+        kv_in: KV | None = None,
+        kv_out: KV | None = None,
+        kv_from: int = 0,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        def heads(x: torch.Tensor) -> torch.Tensor:
+            return x.unflatten(-1, (-1, attn.head_dim))
+
+        query = attn.norm_q(heads(attn.to_q(hidden_states)))
+        key = attn.norm_k(heads(attn.to_k(hidden_states)))
+        value = heads(attn.to_v(hidden_states))
+        if encoder_hidden_states is not None:
+            query = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(encoder_hidden_states))), query], dim=1)
+            key = torch.cat([attn.norm_added_k(heads(attn.add_k_proj(encoder_hidden_states))), key], dim=1)
+            value = torch.cat([heads(attn.add_v_proj(encoder_hidden_states)), value], dim=1)
+        if image_rotary_emb is not None:
+            query = apply_rotary_emb(query, image_rotary_emb, sequence_dim=1)
+            key = apply_rotary_emb(key, image_rotary_emb, sequence_dim=1)
+
+        if kv_out is not None:
+            if kv_out[0] is not None:
+                kv_out[0].copy_(key[:, kv_from:])
+            kv_out[1].copy_(value[:, kv_from:])
+        if kv_in is not None:
+            if kv_in[0] is not None:
+                key = torch.cat([key[:, :kv_from], kv_in[0]], dim=1)
+            value = torch.cat([value[:, :kv_from], kv_in[1]], dim=1)
+
+        out = dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+        out = out.flatten(2, 3).to(query.dtype)
+        if encoder_hidden_states is None:
+            return out
+        text, image = out.split_with_sizes([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        return attn.to_out[1](attn.to_out[0](image.contiguous())), attn.to_add_out(text.contiguous())
+
+
+class InjectingFlux(FluxTransformer2DModel):
+    """FluxTransformer2DModel whose forward takes and gives keys and values per block.
+
+    The plain forward (no `kv_in`, no `kv_out`) equals the stock model's bit for bit.
+    """
+
+    def use_injecting_attention(self) -> None:
+        """Install one shared processor; call once after loading."""
+        processor = InjectingAttention()
+        for name, module in self.named_modules():
+            if isinstance(module, FluxAttention) and name.startswith(("transformer_blocks", "single_transformer")):
+                module.set_processor(processor)
+
+    def block_names(self) -> list[str]:
+        """`transformer_blocks.0` ... `single_transformer_blocks.0` ..., in the order of the forward pass."""
+        double = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
+        return double + [f"single_transformer_blocks.{i}" for i in range(len(self.single_transformer_blocks))]
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        pooled_projections: torch.Tensor,
+        timestep: torch.Tensor,
+        img_ids: torch.Tensor,
+        txt_ids: torch.Tensor,
+        guidance: torch.Tensor | None = None,
+        kv_in: Mapping[str, KV] | None = None,
+        kv_out: Mapping[str, KV] | None = None,
+        kv_from: int = 0,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        """Velocity of packed latents.
+
+        Args:
+            hidden_states: (B, S, in_channels) packed latents.
+            encoder_hidden_states: (B, T, joint_attention_dim) text embeddings.
+            pooled_projections: (B, pooled_projection_dim).
+            timestep: (B,) in [0, 1]; 1 is noise.
+            img_ids, txt_ids: (S, 3) and (T, 3) RoPE positions.
+            guidance: (B,) distilled guidance scale, for models that embed one.
+            kv_in: keys and values by block name that replace the block's own, from token `kv_from` on.
+            kv_out: buffers by block name that receive the block's own, from token `kv_from` on.
+        """
+        x = self.x_embedder(hidden_states)
+        t = timestep.to(x.dtype) * 1000
+        if guidance is None:
+            temb = self.time_text_embed(t, pooled_projections)
+        else:
+            temb = self.time_text_embed(t, guidance.to(x.dtype) * 1000, pooled_projections)
+        text = self.context_embedder(encoder_hidden_states)
+        rope = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
+        for name, block in zip(self.block_names(), self._blocks(), strict=True):
+            routes: dict[str, Any] = {}
+            if kv_in is not None and name in kv_in:
+                routes["kv_in"] = kv_in[name]
+            if kv_out is not None and name in kv_out:
+                routes["kv_out"] = kv_out[name]
+            if routes:
+                routes["kv_from"] = kv_from
+            text, x = block(
+                hidden_states=x,
+                encoder_hidden_states=text,
+                temb=temb,
+                image_rotary_emb=rope,
+                joint_attention_kwargs=routes,
+            )
+        out = self.proj_out(self.norm_out(x, temb))
+        return Transformer2DModelOutput(sample=out) if return_dict else (out,)
+
+    def _blocks(self) -> list[torch.nn.Module]:
+        return [*self.transformer_blocks, *self.single_transformer_blocks]
+
+
+def select_blocks(names: Sequence[str], spec: str | Sequence[str]) -> list[str]:
+    """The blocks that `teacher.injection.blocks` names.
+
+    Args:
+        names: all block names of the model.
+        spec: all, double, single, late_single (single blocks 20 and up), or a list of names.
+
+    Raises:
+        ConfigError: for an unknown name, or `late_single` on a model too shallow to have any.
+    """
+    single = [n for n in names if n.startswith("single_")]
+    groups = {
+        "all": list(names),
+        "double": [n for n in names if not n.startswith("single_")],
+        "single": single,
+        "late_single": single[LATE_SINGLE:],
+    }
+    if isinstance(spec, str):
+        if spec not in groups:
+            raise ConfigError(f"teacher.injection.blocks={spec!r}: {nearest(spec, groups)}, or a list of block names")
+        if not groups[spec]:
+            raise ConfigError(
+                f"teacher.injection.blocks={spec}: this model has {len(single)} single blocks, none of that group; "
+                "use all, single, double or a list"
+            )
+        return groups[spec]
+    for name in spec:
+        if name not in names:
+            raise ConfigError(f"teacher.injection.blocks: no block {name!r}; {nearest(name, names)}")
+    return list(spec)

@@ -1,0 +1,153 @@
+"""The FLUX teacher: a diffusers directory, null-prompt inversion, guided reconstruction with injected attention."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from gmd_ray.config import TeacherConfig
+from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.images.tiling import tiled
+from gmd_ray.teachers.attention import InjectingFlux, select_blocks
+from gmd_ray.teachers.fingerprint import digest, weights_digest
+from gmd_ray.teachers.latents import image_ids, load_codec, pack, unpack
+from gmd_ray.teachers.ode import time_grid
+from gmd_ray.teachers.projection import FluxProjector, ProjectionPlan
+from gmd_ray.teachers.prompts import load_prompts
+
+
+class FluxTeacher:
+    """`FluxTransformer2DModel` and its codec as a `Teacher`.
+
+    The result for an image depends on its pixels and the settings; between batch shapes it differs by rounding only,
+    below 1e-4 in float32.
+    """
+
+    def __init__(self, cfg: TeacherConfig) -> None:
+        """Load from `cfg.path`.
+
+        Raises:
+            ModelError: a directory that is not a FLUX teacher's, or unsafe weights.
+            ConfigError: settings that the model cannot meet.
+        """
+        path = _directory(cfg.path)
+        self.device = torch.device(_device(cfg.device))
+        dtype = _dtype(cfg.dtype, self.device)
+        self.model = _load_transformer(path / "transformer", dtype, self.device)
+        self.codec = load_codec(path / "vae", dtype, self.device)
+        self.scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
+        self.multiple = 2 * self.codec.factor
+        if cfg.tile and (cfg.tile % self.multiple or cfg.tile_overlap % self.multiple or cfg.tile_overlap >= cfg.tile):
+            raise ConfigError(
+                f"teacher.tile={cfg.tile}, teacher.tile_overlap={cfg.tile_overlap}: both must be multiples of "
+                f"{self.multiple}, the overlap below the tile"
+            )
+        injection = cfg.injection
+        self.blocks = select_blocks(self.model.block_names(), injection.blocks) if injection.steps else []
+        if injection.steps > cfg.steps:
+            raise ConfigError(f"teacher.injection.steps={injection.steps}: at most teacher.steps={cfg.steps}")
+        prompts = load_prompts(path, [cfg.prompt, cfg.inversion_prompt], cfg.max_sequence_length)
+        self.prompt, self.inversion_prompt = prompts[cfg.prompt], prompts[cfg.inversion_prompt]
+        self.cfg = cfg
+        self.projector = FluxProjector(self.model)
+        pixel_settings = {
+            "steps": cfg.steps, "strength": cfg.strength, "prompt": cfg.prompt,
+            "inversion_prompt": cfg.inversion_prompt, "guidance": cfg.guidance,
+            "inversion_guidance": cfg.inversion_guidance, "true_cfg": cfg.true_cfg,
+            "injection": [injection.tensors, self.blocks, injection.tokens, injection.steps],
+            "tile": [cfg.tile, cfg.tile_overlap], "dtype": str(dtype),
+            "max_sequence_length": cfg.max_sequence_length,
+        }  # fmt: skip
+        self.fingerprint = digest(weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
+
+    def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
+        """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape; `ids` are not used, nothing is drawn."""
+        assert len(ids) == restored.shape[0]
+        return tiled(self._project_whole, restored.to(self.device), self.cfg.tile, self.cfg.tile_overlap).cpu()
+
+    @torch.no_grad()
+    def _project_whole(self, restored: torch.Tensor) -> torch.Tensor:
+        height, width = restored.shape[-2:]
+        padded = _pad_to_multiple(restored, self.multiple)
+        z = self.codec.encode(padded * 2 - 1)
+        h, w = z.shape[-2:]
+        tokens = self.projector(pack(z), image_ids(h, w, z.device), self._plan(h * w // 4))
+        pixels = self.codec.decode(unpack(tokens, h, w))
+        return ((pixels + 1) / 2).clamp(0, 1)[..., :height, :width]
+
+    def _plan(self, tokens: int) -> ProjectionPlan:
+        cfg = self.cfg
+        embeds_guidance = self.model.config.guidance_embeds
+        return ProjectionPlan(
+            times=time_grid(cfg.steps, tokens, self.scheduler, cfg.strength),
+            inversion_prompt=self.inversion_prompt,
+            prompt=self.prompt,
+            inversion_guidance=cfg.inversion_guidance if embeds_guidance else None,
+            guidance=cfg.guidance if embeds_guidance else None,
+            true_cfg=cfg.true_cfg,
+            blocks=self.blocks,
+            inject_keys=cfg.injection.tensors == "kv",
+            inject_text=cfg.injection.tokens == "all",
+            inject_steps=cfg.injection.steps,
+        )
+
+
+def _directory(path: str | None) -> Path:
+    if not path:
+        raise ConfigError("teacher.path: give a local directory or a hub id in the diffusers layout")
+    local = Path(path)
+    if local.is_dir():
+        return local
+    if local.is_absolute() or path.startswith(".") or path.count("/") != 1:
+        raise ModelError(f"teacher.path={path}: no such directory")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*/*", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        line = str(error).splitlines()[0]
+        raise ModelError(f"teacher.path={path}: neither a local directory nor a hub id in reach ({line})") from error
+
+
+def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device) -> InjectingFlux:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path}: no config.json; a teacher directory holds transformer/, vae/ and scheduler/")
+    kind = _read_json(path / "config.json").get("_class_name")
+    if kind not in ("FluxTransformer2DModel", "InjectingFlux"):
+        raise ModelError(f"{path}: transformer class {kind!r}; this teacher needs FluxTransformer2DModel")
+    try:
+        model = InjectingFlux.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{path}: cannot load the weights ({str(error).splitlines()[0]})") from error
+    model.use_injecting_attention()
+    return model.requires_grad_(False).eval().to(device)
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise ModelError(f"{path}: not found; a teacher directory holds transformer/, vae/ and scheduler/")
+    return json.loads(path.read_text())
+
+
+def _device(name: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def _pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Reflect on the right and below; repeat the edge where the image is too small to reflect."""
+    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    if not (bottom or right):
+        return x
+    mode = "reflect" if bottom < x.shape[-2] and right < x.shape[-1] else "replicate"
+    return F.pad(x, (0, right, 0, bottom), mode=mode)
