@@ -1,0 +1,73 @@
+"""No-reference gate and quality metrics: PSNR and SSIM of its own, everything else by pyiqa's names."""
+
+from __future__ import annotations
+
+from gmd_ray.config import ScorerConfig
+from gmd_ray.errors import ConfigError
+from gmd_ray.quality.catalogue import MetricUnavailable, known_metrics, metric_info
+from gmd_ray.quality.protocol import Metric, Scorer
+
+__all__ = ["Metric", "MetricUnavailable", "Scorer", "known_metrics", "load_metric", "load_scorer"]
+
+
+def load_metric(name: str, *, weights: str | None = None, device: str = "auto", crop_border: int = 0) -> Metric:
+    """A metric, ready to measure.
+
+    `psnr`, `psnr_y`, `ssim` and `ssim_y` are computed here (RGB, or Y of BT.601 YCbCr); every other name is pyiqa's.
+
+    Args:
+        weights: local weight file, used instead of the metric's cache or a download.
+        device: auto, cpu, cuda or cuda:N.
+        crop_border: pixels cut from each side before a full-reference metric.
+
+    Raises:
+        ConfigError: a name, device or border that does not exist.
+        MetricUnavailable: what the metric needs cannot be had here; says what, and how to mend it.
+    """
+    info = metric_info(name, "evaluation.metrics")
+    if crop_border < 0:
+        raise ConfigError(f"evaluation.crop_border={crop_border}: a number of pixels, at least 0")
+    if not info.architecture:
+        if weights is not None:
+            raise ConfigError(f"evaluation.weights.{name}={weights}: {name} is a formula and has no weights; leave it out")
+        from gmd_ray.quality.full_reference import FullReference
+
+        return FullReference(name, device, crop_border)
+    from gmd_ray.quality.pyiqa_metrics import PyiqaMetric
+
+    return PyiqaMetric(
+        name,
+        weights=weights,
+        device=device,
+        crop_border=crop_border if info.needs_reference else 0,
+        weights_setting=f"evaluation.weights.{name}",
+        device_setting="evaluation.device",
+    )
+
+
+def load_scorer(cfg: ScorerConfig) -> Scorer:
+    """The gate that the settings name: a NIMA-form directory (`path`), else a pyiqa no-reference metric.
+
+    Raises:
+        ConfigError: no such metric, or one that needs a ground truth.
+        ModelError: a directory that is not a NIMA-form scorer.
+        MetricUnavailable: what the metric needs cannot be had here.
+    """
+    if cfg.path is not None:
+        from gmd_ray.quality.inputs import pick_device
+        from gmd_ray.quality.nima import NimaScorer
+
+        return NimaScorer.from_pretrained(cfg.path).to(pick_device(cfg.device, "scorer.device"))
+    if metric_info(cfg.metric, "scorer.metric").needs_reference:
+        raise ConfigError(
+            f"scorer.metric={cfg.metric!r} needs a ground truth, which target images lack; name a no-reference metric, e.g. nima"
+        )
+    from gmd_ray.quality.pyiqa_metrics import PyiqaMetric
+
+    return PyiqaMetric(
+        cfg.metric,
+        weights=cfg.weights,
+        device=cfg.device,
+        weights_setting="scorer.weights",
+        device_setting="scorer.device",
+    )

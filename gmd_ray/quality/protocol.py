@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
+if TYPE_CHECKING:  # names must be known to a config check that never needs torch
+    import torch
 
 
 @runtime_checkable
@@ -16,7 +17,13 @@ class Scorer(Protocol):
     """Metric, weights and settings, as a short hex digest."""
 
     def score(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 RGB in [0, 1], (B, 3, H, W) -> (B,) float32."""
+        """float32 RGB in [0, 1], (B, 3, H, W) -> (B,) float32, on the device of `images`.
+
+        The value of an image does not depend on the batch it rides in.
+
+        Raises:
+            DataError: an image that this score cannot measure, e.g. one that holds NaN.
+        """
         ...
 
 
@@ -29,5 +36,9 @@ class Metric(Protocol):
     needs_reference: bool
 
     def __call__(self, image: torch.Tensor, reference: torch.Tensor | None = None) -> float:
-        """One image, float32 RGB in [0, 1], (3, H, W), and its ground truth where `needs_reference`."""
+        """One image, float32 RGB in [0, 1], (3, H, W), and its ground truth where `needs_reference`.
+
+        Raises:
+            DataError: an image that this metric cannot measure (too small, another size than its reference, NaN).
+        """
         ...

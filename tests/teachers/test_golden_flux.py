@@ -62,7 +62,7 @@ def test_schedule(golden: Golden) -> None:
 def test_velocity(golden: Golden, index: int) -> None:
     t, guidance = golden.vectors[f"velocity_{index}_t_guidance"].tolist()
     v = FluxProjector(golden.model).velocity(
-        golden.vectors["packed"], t, golden.vectors["img_ids"], golden.prompt, guidance
+        golden.vectors["packed"], t, golden.vectors["img_ids"], golden.null, guidance
     )
     torch.testing.assert_close(v, golden.vectors[f"velocity_{index}"], atol=1e-4, rtol=0)
 

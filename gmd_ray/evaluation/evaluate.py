@@ -1,0 +1,139 @@
+"""Baseline against adapted students, on held-out images."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from gmd_ray.config import Config
+from gmd_ray.errors import ConfigError, GmdError, nearest
+from gmd_ray.evaluation.items import Item, held_out_items
+from gmd_ray.evaluation.judge import ADAPTED, SCHEMA, Judge
+from gmd_ray.evaluation.results import PICTURES, ROWS, Evaluation
+from gmd_ray.evaluation.store import open_store, pair_items
+from gmd_ray.evaluation.table import write_table
+from gmd_ray.progress import NullRecorder, Progress, Recorder
+from gmd_ray.quality import known_metrics
+
+log = logging.getLogger("gmd_ray.evaluation")
+
+
+def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = None) -> Evaluation:
+    """Measure students on the test sets of `cfg.evaluation`.
+
+    One Ray Data stream over the test images; each actor holds every student and every metric. Writes
+    `<out>/evaluation/metrics.parquet` (a row for each image, student and metric), `pictures.parquet` (what the report
+    shows) and `table.md`, and leaves the means with the recorder as `<dataset>/<student>/<metric>`.
+
+    Args:
+        cfg: the run.
+        students: name -> checkpoint, `baseline` first. Where the students keep the size of their input, the input
+            itself is measured too, as `lq`.
+        recorder: where figures go.
+
+    Raises:
+        ConfigError: no test set, an unknown metric, or a student called `lq`.
+        DataError: test images without their partner.
+        ModelError: a checkpoint that does not load.
+    """
+    recorder = recorder or NullRecorder()
+    _check(cfg, students)
+    items = held_out_items(cfg)
+    if not items:
+        raise ConfigError("the test sets of evaluation.* hold no images")
+    measured = len(items)
+    store = open_store(cfg) if ADAPTED in students else None
+    if store is not None:
+        items += pair_items(store, cfg.evaluation.report_images)
+    rows, pictures = _stream(cfg, students, items, measured)
+    named = set(rows["student"].unique().to_pylist())
+    evaluation = Evaluation(
+        rows=rows,
+        pictures=pictures,
+        students=tuple(name for name in ["lq", *students] if name in named),
+        metrics=tuple(cfg.evaluation.metrics),
+        settings=f"crop_border={cfg.evaluation.crop_border}",
+    )
+    evaluation.save(cfg.out)
+    recorder.artifact(write_table(cfg.out, evaluation), "evaluation")
+    recorder.metrics(_means(evaluation))
+    for metric, reason in evaluation.unavailable.items():
+        log.warning("metric %s is unavailable: %s", metric, reason)
+    return evaluation
+
+
+def _check(cfg: Config, students: Mapping[str, str]) -> None:
+    if not students:
+        raise ConfigError("no students to evaluate")
+    if "lq" in students:
+        raise ConfigError("a student cannot be called 'lq': that is the name of the unprocessed input")
+    if not cfg.evaluation.metrics:
+        raise ConfigError("evaluation.metrics is empty: name at least one metric")
+    known = known_metrics()
+    for name in cfg.evaluation.metrics:
+        if name not in known:
+            raise ConfigError(f"evaluation.metrics: no metric {name!r}; {nearest(name, known)}")
+
+
+def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measured: int) -> tuple[pa.Table, pa.Table]:
+    """Rows of values and rows of pictures, each sorted."""
+    import ray.data
+    from ray.exceptions import RayError
+
+    pool = cfg.evaluation.pool
+    blocks = math.ceil(len(items) / pool.batch_size)
+    stream = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+        Judge,
+        fn_constructor_args=(cfg, dict(students)),
+        batch_format="pyarrow",
+        batch_size=pool.batch_size,
+        compute=ray.data.ActorPoolStrategy(min_size=pool.min, max_size=pool.max),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+        max_restarts=2,
+        max_task_retries=2,
+    )
+    stream.context.enable_progress_bars = False
+    tables = []
+    try:
+        with Progress("evaluate", measured, interval_s=cfg.log_interval_s) as progress:
+            for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
+                tables.append(table.select(SCHEMA.names).cast(SCHEMA))
+                values = tables[-1].filter(pa.compute.field("metric").is_valid())
+                progress.update(len(values.group_by(["dataset", "id"]).aggregate([])))
+    except RayError as error:
+        raise _own(error) from error
+    table = pa.concat_tables(tables)
+    has_metric = pa.compute.field("metric").is_valid()
+    # By name and not by arrival, so that the same run writes the same file.
+    rows = table.filter(has_metric).select(ROWS.names).sort_by(
+        [(name, "ascending") for name in ("dataset", "id", "student", "metric")]
+    )
+    order = {(item["dataset"], item["id"]): i for i, item in enumerate(items)}
+    pictures = table.filter(~has_metric).select(PICTURES.names).to_pylist()
+    pictures.sort(key=lambda row: (order[row["dataset"], row["id"]], row["name"]))
+    return rows, pa.Table.from_pylist(pictures, schema=PICTURES)
+
+
+def _own(error: Exception) -> Exception:
+    """The error of ours that made the stream fail, out of Ray's wrapping; else the error itself."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, GmdError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return error
+
+
+def _means(evaluation: Evaluation) -> dict[str, float]:
+    means = {}
+    for dataset in evaluation.datasets:
+        for student in evaluation.students:
+            for metric in evaluation.metrics:
+                mean = evaluation.mean(student, dataset, metric)
+                if mean is not None:
+                    means[f"{dataset}/{student}/{metric}"] = mean
+    return means

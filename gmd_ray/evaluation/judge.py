@@ -1,0 +1,161 @@
+"""The actor of an evaluation: every student and every metric over one image after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from gmd_ray.config import Config
+from gmd_ray.errors import GmdError
+from gmd_ray.evaluation.items import Item
+from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
+from gmd_ray.images.decode import decode_image
+from gmd_ray.images.degradations import make_degradation
+from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.images.listing import read_file
+from gmd_ray.images.pairs import PairFile, load_pair
+from gmd_ray.quality import MetricUnavailable, load_metric
+from gmd_ray.quality.protocol import Metric
+from gmd_ray.students import load_student
+from gmd_ray.students.protocol import Student
+
+SCHEMA = pa.schema([*ROWS, *(column for column in PICTURES if column.name not in ROWS.names)])
+"""Rows of values and rows of pictures in one stream; the latter have `png` and `name`, and no metric."""
+
+PICTURE_SIDE = 320
+"""Pictures of larger images are cut to a centre square of this many HQ pixels, at their own resolution."""
+
+ADAPTED = "adapted"
+
+
+class Judge:
+    """Restores each image with every student and measures what comes out.
+
+    Restored images are rounded to 8 bits first, as a saved file would be. One image at a time: a value depends on
+    neither the batch it rides in nor its neighbours, and what fails is one value.
+    """
+
+    def __init__(self, cfg: Config, students: Mapping[str, str]) -> None:
+        self.cfg = cfg
+        self.students: dict[str, Student] = {}
+        self.metrics: dict[str, Metric | str] = {}
+        # An error raised here would have the actor started again and again; it is raised with the first batch.
+        self.failure: GmdError | None = None
+        torch.set_num_threads(max(1, int(cfg.evaluation.pool.num_cpus)))
+        try:
+            self._load(students)
+        except GmdError as error:
+            self.failure = error
+
+    def _load(self, students: Mapping[str, str]) -> None:
+        cfg = self.cfg.evaluation
+        for name, path in students.items():
+            self.students[name] = load_student(replace(self.cfg.student, path=path, device=cfg.device))
+        for name in cfg.metrics:
+            try:
+                self.metrics[name] = load_metric(
+                    name, weights=cfg.weights.get(name), device=cfg.device, crop_border=cfg.crop_border
+                )
+            except MetricUnavailable as error:
+                self.metrics[name] = str(error)
+        source = self.cfg.source
+        self.degradation = make_degradation(source.degradation, source.degradation_args) if source.degradation else None
+
+    @property
+    def scale(self) -> int:
+        return next(iter(self.students.values())).scale
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if self.failure is not None:
+            raise self.failure
+        rows: list[dict[str, Any]] = []
+        for item in batch.to_pylist():
+            known = {"dataset": item["dataset"], "id": item["id"]}
+            rows += [{**known, **row} for row in self._judge(item)]
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+    def _judge(self, item: Item) -> Iterator[dict[str, Any]]:
+        if item["dataset"] == "pairs":
+            lq = decode_png(item["data"])
+            yield {"name": ADAPTED, "png": self._picture(self._restore(ADAPTED, lq), 1)}
+            return
+        names = [*(["lq"] if self.scale == 1 else []), *self.students]
+        try:
+            lq, hq = self._read(item)
+        except Exception as error:  # noqa: BLE001 - one unreadable image must not end the evaluation
+            for name in names:
+                yield from self._failed(name, error)
+            return
+        if item["picture"]:
+            yield {"name": "lq", "png": self._picture(lq, self.scale)}
+            if hq is not None:
+                yield {"name": "hq", "png": self._picture(hq, 1)}
+        reference = None if hq is None else to_tensor([hq])[0]
+        for name in names:
+            try:
+                image = lq if name == "lq" else self._restore(name, lq)
+            except Exception as error:  # noqa: BLE001 - the same, for one student on one image
+                yield from self._failed(name, error)
+                continue
+            if item["picture"] and name != "lq":
+                yield {"name": name, "png": self._picture(image, 1)}
+            yield from self._measure(name, to_tensor([image])[0], reference)
+
+    def _read(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
+        """The input and, where known, the ground truth: float32 RGB in [0, 1], (H, W, 3)."""
+        gray = self.cfg.target.gray if item["dataset"] == "target" else self.cfg.source.gray
+        if not item["hq"]:
+            return decode_image(read_file(item["lq"]), gray=gray), None
+        pair = PairFile(item["id"], item["lq"] or None, item["hq"])
+        key = ("source-test", self.cfg.seed, item["id"])
+        return load_pair(pair, None if pair.lq else self.degradation, gray, key)
+
+    def _restore(self, name: str, lq: np.ndarray) -> np.ndarray:
+        restored = to_images(self.students[name].restore(to_tensor([lq])))[0]
+        if not np.isfinite(restored).all():
+            raise ValueError("the restored image has values that are not finite")
+        return (np.rint(np.clip(restored, 0, 1) * 255) / 255).astype(np.float32)
+
+    def _measure(self, student: str, image: torch.Tensor, reference: torch.Tensor | None) -> Iterator[dict[str, Any]]:
+        for name, metric in self.metrics.items():
+            if isinstance(metric, str):
+                yield {"student": student, "metric": name, "error": UNAVAILABLE + metric}
+            elif reference is not None or not metric.needs_reference:
+                row: dict[str, Any] = {
+                    "student": student,
+                    "metric": name,
+                    "higher_is_better": metric.higher_is_better,
+                }
+                try:
+                    row["value"] = float(metric(image, reference if metric.needs_reference else None))
+                except Exception as error:  # noqa: BLE001 - NIQE on a small image, a shape that does not match
+                    row["error"] = _reason(error)
+                yield row
+
+    def _failed(self, student: str, error: Exception) -> Iterator[dict[str, Any]]:
+        for name, metric in self.metrics.items():
+            if isinstance(metric, str):
+                yield {"student": student, "metric": name, "error": UNAVAILABLE + metric}
+            else:
+                higher = metric.higher_is_better
+                yield {"student": student, "metric": name, "error": _reason(error), "higher_is_better": higher}
+
+    def _picture(self, image: np.ndarray, scale: int) -> bytes:
+        return encode_png(centre(image, PICTURE_SIDE // scale), level=6)
+
+
+def centre(image: np.ndarray, side: int) -> np.ndarray:
+    """The middle of an (H, W, 3) image, at most `side` pixels each way."""
+    top, left = max(0, image.shape[0] - side) // 2, max(0, image.shape[1] - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def _reason(error: Exception) -> str:
+    """One line, short enough for a table."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, GmdError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,98 @@
+"""What the report wants to know of the pair store: counts, scores, failures, and a few pairs to look at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.compute as pc
+
+from gmd_ray.config import Config
+from gmd_ray.errors import DataError
+from gmd_ray.evaluation.files import read_bytes
+from gmd_ray.evaluation.items import Item, spread
+from gmd_ray.images.records import rows_dataset
+
+FAILED_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class PairStore:
+    """The pair store under a run directory, as the report sees it."""
+
+    threshold: float
+    higher_is_better: bool
+    manifest: dict[str, Any]
+    scores: list[tuple[str, float]]
+    """(id, score) of every `ok` row, best first."""
+    failed: list[dict[str, str]]
+    """The first `FAILED_SHOWN` failed rows by id: id, uri, error_stage, error_type, error."""
+    failed_count: int
+    _data: Any = field(repr=False)
+
+    @property
+    def accepted(self) -> list[tuple[str, float]]:
+        """(id, score) of pairs on the good side of the threshold, best first."""
+        return [pair for pair in self.scores if self._passes(pair[1])]
+
+    @property
+    def rejected(self) -> list[tuple[str, float]]:
+        """(id, score) of the others, best first."""
+        return [pair for pair in self.scores if not self._passes(pair[1])]
+
+    @property
+    def inputs(self) -> int:
+        return len(self.scores) + self.failed_count
+
+    def _passes(self, score: float) -> bool:
+        return score >= self.threshold if self.higher_is_better else score <= self.threshold
+
+    def images(self, ids: list[str]) -> dict[str, dict[str, Any]]:
+        """Rows of some pairs by id: `lq`, `restored`, `pseudo_target` (PNG or None) and `score`."""
+        columns = ["id", "lq", "restored", "pseudo_target", "score"]
+        rows = self._data.to_table(columns=columns, filter=pc.field("id").isin(ids)).to_pylist()
+        return {row["id"]: row for row in rows}
+
+
+def open_store(cfg: Config) -> PairStore | None:
+    """The pair store under `cfg.out`, or None where none was finished (the manifest is written last)."""
+    url = f"{cfg.out.rstrip('/')}/pairs"
+    data = read_bytes(f"{url}/manifest.json")
+    if data is None:
+        return None
+    try:
+        manifest = json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{url}/manifest.json is damaged ({error}): run the generation again") from error
+    rows = rows_dataset(url)
+    higher = bool(manifest.get("higher_is_better", True))
+    ok = rows.to_table(columns=["id", "score"], filter=pc.field("status") == "ok")
+    scores = list(zip(ok["id"].to_pylist(), ok["score"].to_pylist(), strict=True))
+    scores.sort(key=lambda pair: (-pair[1] if higher else pair[1], pair[0]))
+    columns = ["id", "uri", "error_stage", "error_type", "error"]
+    failed = rows.to_table(columns=columns, filter=pc.field("status") == "failed").sort_by("id")
+    return PairStore(
+        threshold=cfg.scorer.threshold,
+        higher_is_better=higher,
+        manifest=manifest,
+        scores=scores,
+        failed=failed.slice(0, FAILED_SHOWN).to_pylist(),
+        failed_count=len(failed),
+        _data=rows,
+    )
+
+
+def shown_pairs(store: PairStore, n: int) -> list[str]:
+    """Ids of at most n accepted and n rejected pairs, evenly over the scores."""
+    return [image for image, _ in [*spread(store.accepted, n), *spread(store.rejected, n)]]
+
+
+def pair_items(store: PairStore, n: int) -> list[Item]:
+    """The pairs that the report shows, for the adapted student to restore."""
+    ids = shown_pairs(store, n)
+    rows = store.images(ids)
+    return [
+        {"dataset": "pairs", "id": image, "lq": "", "hq": "", "data": rows[image]["lq"], "picture": True}
+        for image in ids
+    ]

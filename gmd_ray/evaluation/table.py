@@ -1,0 +1,74 @@
+"""The figures of an evaluation as a Markdown table."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from gmd_ray.evaluation.files import write_bytes
+from gmd_ray.evaluation.results import Difference, Evaluation
+
+BASELINE = "baseline"
+
+
+def measured(evaluation: Evaluation, dataset: str) -> list[str]:
+    """The metrics that have a value on a test set, in the order of the config."""
+    return [
+        metric
+        for metric in evaluation.metrics
+        if any(evaluation.values(student, dataset, metric) for student in evaluation.students)
+    ]
+
+
+def number(value: float) -> str:
+    """Four significant digits or two decimals, whichever shows more: 24.31, 0.7214, 15.66."""
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}" if abs(value) < 1 else f"{value:.3f}"
+
+
+def change(difference: Difference, unit: float) -> str:
+    """`+0.42 ± 0.03`, with the decimals that `number(unit)` has."""
+    decimals = len(number(unit).rsplit(".", 1)[1])
+    spread = "" if difference.standard_error is None else f" ± {difference.standard_error:.{decimals}f}"
+    return f"{difference.mean:+.{decimals}f}{spread}"
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """A table for each test set; under it, what was not measured and why."""
+    lines = ["# Evaluation", ""]
+    for dataset in evaluation.datasets:
+        metrics = measured(evaluation, dataset)
+        lines += [f"## {dataset} ({len(evaluation.images(dataset))} images)", ""]
+        arrows = [f"{metric} {'↑' if evaluation.directions[metric] else '↓'}" for metric in metrics]
+        lines.append(f"| {' | '.join(['student', *arrows])} |")
+        lines.append(f"|{' --- |' * (len(metrics) + 1)}")
+        for student in evaluation.students:
+            cells = [_cell(evaluation, student, dataset, metric) for metric in metrics]
+            lines.append(f"| {' | '.join([student, *cells])} |")
+        lines.append("")
+        for student, metric, reason, n in evaluation.failures(dataset):
+            lines.append(f"- {student}, {metric}: no value on {n} images: {reason}")
+        if lines[-1]:
+            lines.append("")
+    if BASELINE in evaluation.students:
+        lines += [f"In brackets: difference to {BASELINE} ± its standard error over images. ↑ higher is better.", ""]
+    lines += [f"- {metric}: unavailable: {reason}" for metric, reason in evaluation.unavailable.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _cell(evaluation: Evaluation, student: str, dataset: str, metric: str) -> str:
+    mean = evaluation.mean(student, dataset, metric)
+    if mean is None:
+        return "–"
+    difference = evaluation.difference(student, dataset, metric, against=BASELINE)
+    if student == BASELINE or difference is None:
+        return number(mean)
+    return f"{number(mean)} ({change(difference, mean)})"
+
+
+def write_table(out: str, evaluation: Evaluation) -> str:
+    """Write `<out>/evaluation/table.md`.
+
+    Returns:
+        The path of a local copy.
+    """
+    ...

@@ -1,0 +1,79 @@
+"""What the workers of one run must agree on, kept in a process of its own so that it survives any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gmd_ray.errors import GmdError
+
+
+@dataclass(frozen=True)
+class Begun:
+    """How often work on a row was begun and not finished."""
+
+    times: int = 0
+    alone: int = 0
+    """Of these, how often with no other row in the batch, so that nothing else can be to blame."""
+
+
+class Ledger:
+    """Begun and unfinished rows, the facts of the models, and the first error that ends the run.
+
+    Ray restarts a dead worker and repeats its task for ever. What stops a row that kills its worker from being tried
+    for ever is this ledger: a row is entered before the work and struck out after it, so a repeated task finds its
+    suspects. The ledger dies with the driver; the row is then tried afresh by the next run.
+    """
+
+    def __init__(self, facts: dict[str, dict[str, Any]]) -> None:
+        """`facts`: stage -> facts of the model that made the rows already in the store."""
+        self._open: dict[tuple[str, str], Begun] = {}
+        self._facts = dict(facts)
+        self._error: GmdError | None = None
+
+    def history(self, stage: str, ids: Sequence[str]) -> list[Begun]:
+        """What earlier attempts left unfinished; in the order of `ids`."""
+        return [self._open.get((stage, key), Begun()) for key in ids]
+
+    def begin(self, stage: str, ids: Sequence[str]) -> list[int]:
+        """Enter a batch; returns how often each of its rows has now been begun."""
+        alone = int(len(ids) == 1)
+        counts = []
+        for key in ids:
+            old = self._open.get((stage, key), Begun())
+            self._open[stage, key] = Begun(old.times + 1, old.alone + alone)
+            counts.append(old.times + 1)
+        return counts
+
+    def done(self, stage: str, ids: Sequence[str]) -> None:
+        """Strike out rows whose work ended, well or with an exception of their own."""
+        for key in ids:
+            self._open.pop((stage, key), None)
+
+    def agree(self, stage: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """The facts that every worker of a stage must share: the store's, else those of the first worker to speak."""
+        return self._facts.setdefault(stage, facts)
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        return self._facts
+
+    def fail(self, error: GmdError) -> None:
+        """Leave the reason why the run cannot go on; the first one counts."""
+        self._error = self._error or error
+
+    def error(self) -> GmdError | None:
+        return self._error
+
+
+def open_ledger(facts: dict[str, dict[str, Any]]) -> ray.actor.ActorHandle:
+    """The ledger as an actor, owned by the driver and on its node, away from the nodes that come and go.
+
+    Should it die all the same it restarts empty: rows get their attempts again, nothing is lost.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(Ledger).options(**options).remote(facts)

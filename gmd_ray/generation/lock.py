@@ -1,0 +1,130 @@
+"""One driver per pair store."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from types import TracebackType
+
+from pyarrow import fs
+
+from gmd_ray.errors import GmdError
+from gmd_ray.generation.files import get, put, remove
+
+log = logging.getLogger("gmd_ray.generation")
+
+BEAT_S = 10.0
+STALE_S = 60.0
+"""A lock this long without a heartbeat belongs to nobody."""
+SETTLE_S = 0.3
+"""Object stores have no exclusive creation: of two drivers that start together the later write stands."""
+
+
+class StoreLockedError(GmdError):
+    """Another driver is at work on the store."""
+
+
+class StoreLostError(GmdError):
+    """Another driver took the store over, or the driver of this worker is gone."""
+
+
+class StoreLock:
+    """A lock file with a heartbeat, held for the length of a `with` block.
+
+    A lock is stale, and taken over, when its process is dead on this host or its heartbeat is `STALE_S` old. The
+    worker that writes a part of the store checks the token first (`held`), so that the late writes of a driver that
+    was killed or overtaken never land.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, store: str, name: str) -> None:
+        """`store`: path of the pair store inside `filesystem`; `name`: its URL, for messages."""
+        self.token = uuid.uuid4().hex
+        self.lost = False
+        self._filesystem, self._path, self._name = filesystem, lock_path(store), name
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="gmd-store-lock", daemon=True)
+
+    def __enter__(self) -> StoreLock:
+        """Raises StoreLockedError, naming the holder, where another driver is at work."""
+        holder = _read(self._filesystem, self._path)
+        if holder is not None:
+            self._refuse_unless_stale(holder)
+            log.info("taking over the lock that process %s on %s left behind", holder["pid"], holder["host"])
+        self._write()
+        time.sleep(SETTLE_S)
+        holder = _read(self._filesystem, self._path)
+        if holder is None or holder["token"] != self.token:
+            raise StoreLockedError(f"{self._name}: another driver took this store at the same moment; let it finish")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if held(self._filesystem, self._path, self.token):
+            remove(self._filesystem, self._path)
+
+    def check(self) -> None:
+        """Raises StoreLostError once the heartbeat has found another driver's lock."""
+        if self.lost:
+            raise StoreLostError(f"{self._name}: another driver took this store over while this one was stalled")
+
+    def _refuse_unless_stale(self, holder: dict[str, str]) -> None:
+        age = time.time() - float(holder["beat"])
+        dead = holder["host"] == socket.gethostname() and not _alive(int(holder["pid"]))
+        if not dead and age < STALE_S:
+            raise StoreLockedError(
+                f"{self._name}: process {holder['pid']} on {holder['host']} is at work here (seen {age:.0f} s ago); "
+                f"wait for it, stop it, or give another out="
+            )
+
+    def _write(self) -> None:
+        beat = {
+            "token": self.token,
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+            "beat": f"{time.time():.3f}",
+        }
+        put(self._filesystem, self._path, json.dumps(beat).encode())
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            try:
+                if not held(self._filesystem, self._path, self.token):
+                    self.lost = True
+                    return
+                self._write()
+            except OSError as error:
+                log.warning("%s: heartbeat not written: %s", self._name, error)
+
+
+def lock_path(store: str) -> str:
+    return f"{store}/lock.json"
+
+
+def held(filesystem: fs.FileSystem, path: str, token: str) -> bool:
+    """Whether the lock file at `path` carries this token."""
+    holder = _read(filesystem, path)
+    return holder is not None and holder["token"] == token
+
+
+def _read(filesystem: fs.FileSystem, path: str) -> dict[str, str] | None:
+    data = get(filesystem, path)
+    return None if data is None else json.loads(data)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,113 @@
+"""The pair store: one row for every input, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from gmd_ray.errors import DataError
+from gmd_ray.generation.files import TEMPORARY, absolute, get, put_json, remove
+from gmd_ray.generation.parts import SCALARS, drop_rows
+from gmd_ray.generation.quarantine import one_line
+from gmd_ray.images.listing import open_filesystem
+from gmd_ray.images.records import PAIR_SCHEMA, rows_dataset
+
+log = logging.getLogger("gmd_ray.generation")
+
+PART = "__filename"
+"""Arrow's name for the file that a row was read from."""
+
+
+def store_url(out: str) -> str:
+    """Where a run keeps its pairs; options at the end of a URL stay at its end."""
+    base, mark, query = absolute(out).partition("?")
+    return f"{base.rstrip('/')}/pairs{mark}{query}"
+
+
+class PairStore:
+    """`rows/part-*.parquet`, `settings.json` and `manifest.json` below one directory of any filesystem."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.filesystem, self.path = open_filesystem(url)
+        self.rows_path = f"{self.path}/rows"
+
+    def index(self) -> pa.Table:
+        """Every column but the images, of every row, with the path of its part file in column `PART`.
+
+        Raises:
+            DataError: naming the file that is not a whole part.
+        """
+        empty = pa.schema([*(PAIR_SCHEMA.field(name) for name in SCALARS), (PART, pa.string())]).empty_table()
+        if not self._names():
+            return empty
+        try:
+            return rows_dataset(self.path, self.filesystem).to_table(columns=[*SCALARS, PART])
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.url}: a part file is torn or foreign; remove it: {one_line(error)}") from error
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed left half written."""
+        for name in self._names(TEMPORARY):
+            remove(self.filesystem, f"{self.rows_path}/{name}")
+
+    def repair(self) -> int:
+        """Keep one row of every id that has several, an ok one where there is one; returns how many went.
+
+        Two rows of one id come of a crash while a part was rewritten, or of a late write of a killed run: they were
+        made with the same settings, so either will do.
+        """
+        rows = self.index().select(["id", "status", PART]).to_pylist()
+        copies: dict[str, list[tuple[bool, str]]] = defaultdict(list)
+        for row in rows:
+            copies[row["id"]].append((row["status"] != "ok", _base(row[PART])))
+        unwanted: dict[str, set[str]] = defaultdict(set)
+        for key, found in copies.items():
+            for _, part in sorted(found)[1:]:
+                unwanted[part].add(key)
+        drop_rows(self.filesystem, self.rows_path, unwanted)
+        dropped = sum(len(ids) for ids in unwanted.values())
+        if dropped:
+            log.warning("%s: %d rows were there twice after a crash; one of each is kept", self.url, dropped)
+        return dropped
+
+    def drop_failed(self, ids: Collection[str]) -> int:
+        """Forget the failed rows among these ids, so that they are tried again; returns how many."""
+        unwanted: dict[str, set[str]] = defaultdict(set)
+        for row in self.index().select(["id", "status", PART]).to_pylist():
+            if row["status"] == "failed" and row["id"] in ids:
+                unwanted[_base(row[PART])].add(row["id"])
+        drop_rows(self.filesystem, self.rows_path, unwanted)
+        return sum(len(keys) for keys in unwanted.values())
+
+    def read(self, name: str) -> Any:
+        """A JSON document of the store, None where it is not there.
+
+        Raises:
+            DataError: where it is not JSON.
+        """
+        data = get(self.filesystem, f"{self.path}/{name}")
+        try:
+            return None if data is None else json.loads(data)
+        except ValueError as error:
+            raise DataError(f"{self.url}/{name}: not a JSON document ({error}); remove it or restore it") from error
+
+    def write(self, name: str, value: Any) -> None:
+        put_json(self.filesystem, f"{self.path}/{name}", value)
+
+    def forget(self, name: str) -> None:
+        remove(self.filesystem, f"{self.path}/{name}")
+
+    def _names(self, prefix: str = "part-") -> list[str]:
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.rows_path, allow_not_found=True))
+        return [info.base_name for info in infos if info.base_name.startswith(prefix)]
+
+
+def _base(path: str) -> str:
+    return path.rsplit("/", 1)[-1]

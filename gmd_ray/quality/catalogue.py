@@ -1,0 +1,90 @@
+"""Which metrics there are and which way they point, without importing torch or pyiqa (seconds each)."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmd_ray.errors import ConfigError, GmdError, nearest
+
+
+class MetricUnavailable(GmdError):
+    """A known metric that cannot be had here: its weights, its package or its backbone are missing."""
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What is known of a metric before it is loaded."""
+
+    architecture: str
+    """pyiqa's class; empty for the metrics of this package."""
+    needs_reference: bool
+    higher_is_better: bool
+
+
+OWN = {name: MetricInfo("", needs_reference=True, higher_is_better=True) for name in ("psnr", "psnr_y", "ssim", "ssim_y")}
+"""Computed here, in the conventions of the restoration papers; `psnr` and `ssim` shadow pyiqa's."""
+
+PAPER = {
+    "lpips": MetricInfo("LPIPS", needs_reference=True, higher_is_better=False),
+    "nima": MetricInfo("NIMA", needs_reference=False, higher_is_better=True),
+    "musiq": MetricInfo("MUSIQ", needs_reference=False, higher_is_better=True),
+    "niqe": MetricInfo("NIQE", needs_reference=False, higher_is_better=False),
+    "brisque": MetricInfo("BRISQUE", needs_reference=False, higher_is_better=False),
+    "clipiqa": MetricInfo("CLIPIQA", needs_reference=False, higher_is_better=True),
+    "maniqa": MetricInfo("MANIQA", needs_reference=False, higher_is_better=True),
+}
+"""The paper's metrics, known by name even where pyiqa is absent, so that they end as unavailable, not as a typo."""
+
+
+@functools.cache
+def catalogue() -> dict[str, MetricInfo]:
+    """Every metric by name: this package's own, and those of the installed pyiqa."""
+    return {**PAPER, **_pyiqa_catalogue(), **OWN}
+
+
+def known_metrics() -> list[str]:
+    """Names that `load_metric` knows, sorted; takes milliseconds."""
+    return sorted(catalogue())
+
+
+def metric_info(name: str, setting: str) -> MetricInfo:
+    """The entry of a name.
+
+    Args:
+        setting: the config key that holds the name, for the error line.
+
+    Raises:
+        ConfigError: no such metric; names the nearest.
+    """
+    if name not in catalogue():
+        raise ConfigError(f"{setting}: no metric {name!r}; {nearest(name, catalogue())}")
+    return catalogue()[name]
+
+
+def pyiqa_installed() -> bool:
+    return importlib.util.find_spec("pyiqa") is not None
+
+
+def _pyiqa_catalogue() -> dict[str, MetricInfo]:
+    """Read from the source of pyiqa's table of models: importing the package takes many seconds."""
+    spec = importlib.util.find_spec("pyiqa")
+    if spec is None or not spec.submodule_search_locations:
+        return {}
+    source = Path(spec.submodule_search_locations[0]) / "default_model_configs.py"
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            if [getattr(target, "id", None) for target in node.targets] == ["DEFAULT_CONFIGS"]:
+                table = ast.literal_eval(node.value.args[0])
+                return {
+                    name: MetricInfo(
+                        architecture=entry["metric_opts"]["type"],
+                        needs_reference=entry["metric_mode"] == "FR",
+                        higher_is_better=not entry.get("lower_better", False),
+                    )
+                    for name, entry in table.items()
+                }
+    raise MetricUnavailable(f"{source}: pyiqa's table of metrics is not in the form of 0.1.16; install pyiqa==0.1.16")

@@ -1,0 +1,65 @@
+"""What every metric does to its input first."""
+
+from __future__ import annotations
+
+import torch
+
+from gmd_ray.errors import ConfigError, DataError
+
+
+def pick_device(device: str, setting: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: a device that does not exist here; names `setting`.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"{setting}={device!r}: no such device; use auto, cpu, cuda or cuda:N") from error
+    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"{setting}={device!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto")
+    return picked
+
+
+def eight_bit(image: torch.Tensor) -> torch.Tensor:
+    """Clamp to [0, 1] and round to 8 bits, half to even: what a saved PNG holds. Same shape, same dtype.
+
+    Raises:
+        DataError: NaN or infinity, which a clamp would hide or keep.
+    """
+    if not torch.isfinite(image).all():
+        raise DataError("the image holds NaN or infinity; it cannot be measured")
+    return torch.round(image.clamp(0, 1) * 255) / 255
+
+
+def prepare(image: torch.Tensor, device: torch.device, crop_border: int = 0) -> torch.Tensor:
+    """One image (3, H, W) in [0, 1] -> (1, 3, H - 2c, W - 2c), rounded to 8 bits, on `device`.
+
+    Raises:
+        DataError: another shape, NaN, or a border that leaves nothing.
+    """
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise DataError(f"a metric takes one RGB image of shape (3, H, W), not {tuple(image.shape)}")
+    height, width = image.shape[-2:]
+    if min(height, width) <= 2 * crop_border:
+        raise DataError(f"crop_border={crop_border} leaves nothing of a {width}x{height} image")
+    cropped = image[:, crop_border : height - crop_border, crop_border : width - crop_border]
+    return eight_bit(cropped.detach().to(device)).unsqueeze(0)
+
+
+def prepare_pair(
+    name: str, image: torch.Tensor, reference: torch.Tensor | None, device: torch.device, crop_border: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both images of a full-reference metric, as `prepare` gives them.
+
+    Raises:
+        DataError: no reference, or one of another size.
+    """
+    if reference is None:
+        raise DataError(f"metric {name!r} needs a ground truth image")
+    if image.shape != reference.shape:
+        raise DataError(f"metric {name!r}: image {tuple(image.shape)} and reference {tuple(reference.shape)} differ in size")
+    return prepare(image, device, crop_border), prepare(reference, device, crop_border)

@@ -1,0 +1,61 @@
+"""A restoration network of any channel count and size requirement behind one RGB interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LUMA = (0.299, 0.587, 0.114)
+"""BT.601 weights of R, G and B."""
+
+
+def luma(rgb: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 1, H, W), BT.601."""
+    weights = torch.tensor(_LUMA, dtype=rgb.dtype, device=rgb.device).view(1, 3, 1, 1)
+    return (rgb * weights).sum(1, keepdim=True)
+
+
+class RgbNetwork(nn.Module):
+    """The network of a spandrel descriptor, callable on any batch of RGB images, with gradients.
+
+    The descriptor's own call runs in inference mode, clamps and promises one image only, so training goes through
+    this. Images are padded at the right and bottom to what the network asks for (reflected, and replicated where the
+    image is too small to reflect) and the result is cropped. A one-channel network sees the BT.601 luma and its result
+    is replicated to RGB.
+    """
+
+    def __init__(self, descriptor: Any) -> None:
+        super().__init__()
+        self.network: nn.Module = descriptor.model
+        self.scale: int = descriptor.scale
+        self.input_channels: int = descriptor.input_channels
+        self.output_channels: int = descriptor.output_channels
+        self._sizes = descriptor.size_requirements
+        # Ten architectures do not take or return a plain image; how to call them is only there (spandrel is pinned).
+        self._call = descriptor._call_fn
+        # These two make their noise-level map for one image only.
+        self._one_by_one: bool = descriptor.architecture.id == "DRUNet" or "FDnCNN" in descriptor.tags
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """float RGB in [0, 1], (B, 3, H, W) -> (B, 3, H * scale, W * scale), same dtype, not clamped."""
+        height, width = lq.shape[-2:]
+        x = self._padded(luma(lq) if self.input_channels == 1 else lq)
+        if self._one_by_one:
+            y = torch.cat([self._call(self.network, image) for image in x.split(1)])
+        else:
+            y = self._call(self.network, x)
+        y = y[..., : height * self.scale, : width * self.scale].to(lq.dtype)
+        return y.expand(-1, 3, -1, -1) if self.output_channels == 1 else y
+
+    def _padded(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        right, bottom = self._sizes.get_padding(width, height)
+        reflect_right, reflect_bottom = min(right, width - 1), min(bottom, height - 1)
+        if reflect_right or reflect_bottom:
+            x = F.pad(x, (0, reflect_right, 0, reflect_bottom), "reflect")
+        if right > reflect_right or bottom > reflect_bottom:
+            x = F.pad(x, (0, right - reflect_right, 0, bottom - reflect_bottom), "replicate")
+        return x

@@ -1,0 +1,162 @@
+"""The recorder that stages are given when MLflow tracks the run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gmd_ray.tracking.client import is_refusal, redact, store_errors
+from gmd_ray.tracking.outbox import Entry, Outbox
+
+log = logging.getLogger("gmd_ray.tracking")
+
+PARENT_TAG = "mlflow.parentRunId"
+STAGE_TAG = "gmd_ray.stage"
+
+_MAX_KEY = 250
+_MAX_TAG = 8000
+_MAX_PARAM = 6000
+_MAX_METRICS = 1000
+_MAX_TAGS = 100
+# changed.<key> must fit in a tag key too.
+_MAX_PARAM_KEY = _MAX_KEY - len("changed.")
+
+
+class MlflowRecorder:
+    """Writes to one MLflow run; picklable, and safe to use from any process that reaches `uri`.
+
+    Never raises once the run exists: see `Outbox` for what happens while the server is away.
+    """
+
+    def __init__(self, uri: str, run_id: str, *, prefix: str = "", outbox: Outbox | None = None) -> None:
+        self.uri, self.run_id, self.prefix = uri, run_id, prefix
+        self.outbox = outbox or Outbox(uri)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Nested mappings become dotted keys; values longer than MLflow takes are cut and end in '...'."""
+        flat = {_key(self.prefix + k, _MAX_PARAM_KEY): _cut(v, _MAX_PARAM) for k, v in flatten(values).items()}
+        if flat:
+            self._put("params", (flat,), f"parameters {_some(flat)}")
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Values that are not finite are left out with a warning."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        kept = []
+        for key, value in values.items():
+            if math.isfinite(value):
+                kept.append(Metric(_key(self.prefix + key), float(value), now, step or 0))
+            else:
+                log.warning("metric %s is %s%s: not logged", key, value, "" if step is None else f" at step {step}")
+        for start in range(0, len(kept), _MAX_METRICS):
+            part = kept[start : start + _MAX_METRICS]
+            self._put("batch", (part, []), f"metrics {_some([metric.key for metric in part])}")
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(_key(self.prefix + key), _cut(str(value), _MAX_TAG)) for key, value in values.items()]
+        for start in range(0, len(tags), _MAX_TAGS):
+            part = tags[start : start + _MAX_TAGS]
+            self._put("batch", ([], part), f"tags {_some([tag.key for tag in part])}")
+
+    def artifact(self, path: str, folder: str | None = None) -> None:
+        """Keep a copy of a local file, under `folder` of the run's artifacts."""
+        self._put("artifact", (str(path), folder), f"file {path}")
+
+    def text(self, content: str, name: str) -> None:
+        """Keep `content` as the artifact `name`."""
+        self._put("text", (content, name), f"file {name}")
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[MlflowRecorder]:
+        """A child run, continued where this run has one of that name already.
+
+        Ends as FINISHED, FAILED, or KILLED (interrupted from outside). Where MLflow cannot make the child now, its
+        figures go to this run with `name.` before their keys.
+        """
+        child = self._child(name)
+        with child.ending() if child.run_id != self.run_id else contextlib.nullcontext():
+            yield child
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Give the run its final status when the block ends."""
+        status = "FAILED"
+        try:
+            yield
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        finally:
+            self._put("status", (status,), f"status {status}")
+
+    def _put(self, kind: str, payload: tuple[Any, ...], label: str) -> None:
+        self.outbox.put(Entry(self.run_id, kind, payload, label))
+
+    def _child(self, name: str) -> MlflowRecorder:
+        try:
+            if self.outbox.away:
+                raise ConnectionError("it did not answer a moment ago")
+            return MlflowRecorder(self.uri, self._child_id(name), outbox=self.outbox)
+        except store_errors() as error:
+            kind = "refuses" if is_refusal(error) else "cannot make"
+            log.warning(
+                "MLflow at %s %s the run of stage %s (%s); its figures go to the parent run as %s.*",
+                redact(self.uri),
+                kind,
+                name,
+                redact(" ".join(str(error).split()))[:200],
+                name,
+            )
+            return MlflowRecorder(self.uri, self.run_id, prefix=f"{self.prefix}{name}.", outbox=self.outbox)
+
+    def _child_id(self, name: str) -> str:
+        client = self.outbox.client
+        experiment = client.get_run(self.run_id).info.experiment_id
+        children = client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{self.run_id}'", max_results=1000)
+        for run in children:
+            if run.data.tags.get(STAGE_TAG) == name:
+                client.update_run(run.info.run_id, status="RUNNING")
+                return run.info.run_id
+        tags = {PARENT_TAG: self.run_id, STAGE_TAG: name}
+        return client.create_run(experiment, tags=tags, run_name=name).info.run_id
+
+
+def flatten(values: Mapping[str, Any], head: str = "") -> dict[str, str]:
+    """A nested mapping as dotted keys: `{"a": {"b": 1}}` -> `{"a.b": "1"}`; lists as JSON, None as `null`.
+
+    Credentials in URLs are replaced by `***`.
+    """
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{head}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        elif isinstance(value, str):
+            flat[name] = redact(value)
+        else:
+            flat[name] = redact(json.dumps(value, default=str))
+    return flat
+
+
+def _key(name: str, limit: int = _MAX_KEY) -> str:
+    """`name` in the characters and length that MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "_", name)[:limit]
+
+
+def _cut(value: str, limit: int) -> str:
+    return value if len(value) <= limit else f"{value[: limit - 3]}..."
+
+
+def _some(names: Any) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

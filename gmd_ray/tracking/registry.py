@@ -1,0 +1,230 @@
+"""Model versions of adapted students, and the gates between `challenger` and `champion`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gmd_ray.config import Config, GateConfig
+from gmd_ray.images.listing import open_filesystem
+from gmd_ray.images.records import rows_dataset
+from gmd_ray.tracking.client import TrackingError, connect, default_uri, is_remote, local_path, tracking_errors
+from gmd_ray.tracking.recorder import MlflowRecorder
+from gmd_ray.tracking.runs import package_version, sha256
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+    from gmd_ray.evaluation import Evaluation
+
+log = logging.getLogger("gmd_ray.tracking")
+
+CANDIDATE = "adapted"
+"""The student that is registered and judged."""
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous_champion"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gates said of a version."""
+
+    promoted: bool
+    reasons: list[str]
+    """One line for every gate, in the order of the config; those that refuse begin with `refused`."""
+    version: str
+
+
+def register(cfg: Config, recorder: MlflowRecorder, student_path: str, evaluation: Evaluation) -> str:
+    """Make the file at `student_path` a version of `cfg.tracking.model`, under the alias `challenger`.
+
+    The file becomes the artifact `student/<first 12 digits of its sha256>/<file name>` of the recorder's run, so that
+    a run directory resumed with other settings cannot change the file of an earlier version. The same file from the
+    same run gives the same version again. Tags: `sha256`, `run_id`, `file`, fingerprints of the models that made it
+    (`teacher`, `student`, `scorer`), counts of the pair store (`pairs.*`), and for each test set its digest
+    (`test_set.*`) and the student's means (`metric.<dataset>.<metric>`).
+
+    Returns:
+        The version's number, as a string.
+
+    Raises:
+        TrackingError: MLflow refuses or cannot be reached.
+    """
+    model, uri, run_id = cfg.tracking.model, recorder.uri, recorder.run_id
+    client = connect(uri)
+    with _local_file(student_path) as path, tracking_errors(uri, f"registering {model}"):
+        digest = sha256(path)
+        tags = {"sha256": digest, "run_id": run_id, "file": path.name, "gmd_ray.version": package_version()}
+        tags |= _lineage(cfg) | _measured(evaluation)
+        found = _same_version(client, model, run_id, digest)
+        if found is None:
+            folder = f"student/{digest[:12]}"
+            client.log_artifact(run_id, str(path), folder)
+            _create_model(client, model)
+            source = f"{client.get_run(run_id).info.artifact_uri}/{folder}"
+            found = str(client.create_model_version(model, source, run_id=run_id, tags=tags).version)
+            log.info("registered %s version %s", model, found)
+        else:
+            for key, value in tags.items():
+                client.set_model_version_tag(model, found, key, value)
+            log.info("%s version %s holds this file already", model, found)
+        client.set_registered_model_alias(model, CHALLENGER, found)
+    recorder.tags({"registered_version": found})
+    return found
+
+
+def promote(cfg: Config, version: str, evaluation: Evaluation) -> Decision:
+    """Move the alias `champion` to `version` if every gate of `cfg.tracking.gates` holds.
+
+    The old champion stays reachable as `previous_champion`. The decision is kept as the version's tag `promotion`.
+    Reading the champion and moving the alias are two requests: promotions of one model must not run side by side.
+
+    Raises:
+        TrackingError: MLflow refuses or cannot be reached.
+    """
+    model = cfg.tracking.model
+    uri = cfg.tracking.uri or default_uri(cfg.out)
+    client = connect(uri)
+    with tracking_errors(uri, f"promoting {model} version {version}"):
+        champion = _champion(client, model)
+        if champion is not None and str(champion.version) == version:
+            return Decision(True, [f"version {version} is the champion already"], version)
+        verdicts = [_judge(gate, evaluation, champion) for gate in cfg.tracking.gates]
+        promoted = all(holds for holds, _ in verdicts)
+        reasons = [reason for _, reason in verdicts] or ["no gates are set"]
+        if promoted:
+            if champion is not None:
+                client.set_registered_model_alias(model, PREVIOUS, champion.version)
+            client.set_registered_model_alias(model, CHAMPION, version)
+        outcome = f"{'accepted' if promoted else 'refused'}: {'; '.join(reasons)}"
+        client.set_model_version_tag(model, version, "promotion", outcome)
+    for reason in reasons:
+        log.info("gate: %s", reason)
+    log.info("%s version %s %s", model, version, "is champion now" if promoted else "stays challenger")
+    return Decision(promoted, reasons, version)
+
+
+def _judge(gate: GateConfig, evaluation: Evaluation, champion: ModelVersion | None) -> tuple[bool, str]:
+    """Whether the gate holds, and a line that says why."""
+    what = f"{gate.dataset} {gate.metric}"
+    mean = evaluation.mean(CANDIDATE, gate.dataset, gate.metric)
+    if gate.dataset not in evaluation.datasets:
+        return False, f"refused: {what}: no test set {gate.dataset!r} was evaluated"
+    if mean is None:
+        why = evaluation.unavailable.get(gate.metric, "it was not measured")
+        return False, f"refused: {what}: no value of {CANDIDATE} ({why})"
+    higher = evaluation.directions[gate.metric]
+    if gate.against == "champion":
+        if champion is None:
+            return True, f"holds: {what} {mean:.4g}: there is no champion to beat yet"
+        return _against_champion(gate, mean, higher, evaluation.test_set(gate.dataset), champion)
+    pairs = evaluation.difference(CANDIDATE, gate.dataset, gate.metric, against=gate.against)
+    if pairs is None:
+        return False, f"refused: {what}: no value of {gate.against} to compare with"
+    if missing := pairs.only_reference:
+        return False, f"refused: {what}: {CANDIDATE} has no value on {missing} images where {gate.against} has one"
+    gain = pairs.mean if higher else -pairs.mean
+    spread = "" if pairs.standard_error is None else f" +- {pairs.standard_error:.2g}"
+    return _verdict(what, mean, gain, gate, f"{gate.against} (n={pairs.n})", spread)
+
+
+def _against_champion(
+    gate: GateConfig, mean: float, higher: bool, test_set: str, champion: ModelVersion
+) -> tuple[bool, str]:
+    what, name = f"{gate.dataset} {gate.metric}", f"champion (version {champion.version})"
+    theirs = champion.tags.get(f"metric.{gate.dataset}.{gate.metric}")
+    if theirs is None:
+        return False, f"refused: {what}: {name} has no value to compare with"
+    if champion.tags.get(f"test_set.{gate.dataset}") != test_set:
+        return False, f"refused: {what}: {name} was measured on another test set; evaluate it on this one first"
+    gain = mean - float(theirs) if higher else float(theirs) - mean
+    return _verdict(what, mean, gain, gate, name, "")
+
+
+def _verdict(what: str, mean: float, gain: float, gate: GateConfig, name: str, spread: str) -> tuple[bool, str]:
+    # A gain that is not a number (two infinite means) must refuse, hence >= and not a negated <.
+    holds = gain >= gate.min_gain
+    word, sign = ("holds", ">=") if holds else ("refused", "is not >=")
+    return holds, f"{word}: {what} {mean:.4g}: gain {gain:+.4g}{spread} over {name} {sign} {gate.min_gain:g}"
+
+
+def _measured(evaluation: Evaluation) -> dict[str, str]:
+    tags = {}
+    for dataset in evaluation.datasets:
+        tags[f"test_set.{dataset}"] = evaluation.test_set(dataset)
+        for metric in evaluation.metrics:
+            mean = evaluation.mean(CANDIDATE, dataset, metric)
+            if mean is not None and math.isfinite(mean):
+                tags[f"metric.{dataset}.{metric}"] = repr(mean)
+    return tags
+
+
+def _lineage(cfg: Config) -> dict[str, str]:
+    """Which models and how many pairs the student was adapted with, from the pair store of the run."""
+    store = f"{cfg.out.rstrip('/')}/pairs"
+    filesystem, root = open_filesystem(store)
+    try:
+        with filesystem.open_input_stream(f"{root}/manifest.json") as file:
+            manifest: dict[str, Any] = json.loads(file.read())
+    except FileNotFoundError:
+        return {}
+    import pyarrow.compute as pc
+
+    names = ["teacher", "student", "scorer"]
+    rows = rows_dataset(store).head(1, columns=names, filter=pc.field("status") == "ok").to_pylist()
+    tags = {name: str(rows[0][name]) for name in names} if rows else {}
+    counts = manifest.get("counts", manifest)
+    for name in ("inputs", "accepted", "rejected", "failed"):
+        if name in counts:
+            tags[f"pairs.{name}"] = str(counts[name])
+    if "threshold" in manifest:
+        tags["pairs.threshold"] = str(manifest["threshold"])
+    return tags
+
+
+def _same_version(client: MlflowClient, model: str, run_id: str, digest: str) -> str | None:
+    for found in client.search_model_versions(f"run_id='{run_id}'"):
+        if found.name == model and found.tags.get("sha256") == digest:
+            return str(found.version)
+    return None
+
+
+def _create_model(client: MlflowClient, model: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _champion(client: MlflowClient, model: str) -> ModelVersion | None:
+    # A missing alias is an error with one of two codes, depending on the store; the list of aliases is neither.
+    number = client.get_registered_model(model).aliases.get(CHAMPION)
+    return None if number is None else client.get_model_version(model, str(number))
+
+
+@contextmanager
+def _local_file(path: str) -> Iterator[Path]:
+    """`path` itself where it is local, else a temporary copy."""
+    if not is_remote(path):
+        local = local_path(path)
+        if not local.is_file():
+            raise TrackingError(f"{path}: no such file to register")
+        yield local
+        return
+    filesystem, inner = open_filesystem(path)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / inner.rsplit("/", 1)[-1]
+        with filesystem.open_input_stream(inner) as source, open(copy, "wb") as target:
+            shutil.copyfileobj(source, target)
+        yield copy

@@ -1,0 +1,173 @@
+"""One MLflow run for one run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import importlib.metadata
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gmd_ray.config import Config
+from gmd_ray.images.listing import open_filesystem
+from gmd_ray.progress import NullRecorder
+from gmd_ray.tracking.client import (
+    TrackingError,
+    artifact_location,
+    default_uri,
+    is_remote,
+    local_path,
+    redact,
+    tracking_errors,
+)
+from gmd_ray.tracking.outbox import Outbox
+from gmd_ray.tracking.recorder import MlflowRecorder
+
+log = logging.getLogger("gmd_ray.tracking")
+
+MEMO = "mlflow_run.json"
+
+
+@contextlib.contextmanager
+def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecorder | NullRecorder]:
+    """The parent run of `cfg.out`: a new one, or the one that an earlier start of this directory made.
+
+    `resolved` (the merged settings) becomes the run's parameters and its artifact `config.json`. Without
+    `tracking.uri` the run lives in `<out>/mlflow.db`, its files in `<out>/mlartifacts`.
+
+    A server that fails after this point does not stop the run: figures are kept and sent when it answers again, and
+    what never got there is named in the log when the run ends.
+
+    Raises:
+        TrackingError: MLflow cannot be reached at the start (within about a minute), or refuses the experiment.
+    """
+    if not cfg.tracking.enabled:
+        yield NullRecorder()
+        return
+    uri = cfg.tracking.uri or default_uri(cfg.out)
+    if not is_remote(cfg.out):
+        local_path(cfg.out).mkdir(parents=True, exist_ok=True)
+    outbox = Outbox(uri)
+    # MLflow narrates the creation of its database at INFO, table by table.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    with tracking_errors(uri, "starting the run"):
+        run_id = _open_run(cfg, outbox)
+    recorder = MlflowRecorder(uri, run_id, outbox=outbox)
+    log.info("MLflow run %s in experiment %r at %s", run_id, cfg.tracking.experiment, redact(uri))
+    try:
+        with recorder.ending():
+            recorder.tags(_origin(cfg))
+            recorder.params(resolved)
+            recorder.text(redact(json.dumps(resolved, indent=2, default=str)), "config.json")
+            yield recorder
+    finally:
+        outbox.close()
+
+
+def _open_run(cfg: Config, outbox: Outbox) -> str:
+    client = outbox.client
+    experiment = client.get_experiment_by_name(cfg.tracking.experiment)
+    if experiment is None:
+        experiment_id = client.create_experiment(cfg.tracking.experiment, artifact_location(outbox.uri, cfg.out))
+    elif experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"tracking.experiment={cfg.tracking.experiment!r} was deleted at {redact(outbox.uri)}: "
+            "restore it with `mlflow experiments restore`, or choose another name"
+        )
+    else:
+        experiment_id = experiment.experiment_id
+    known = _read_memo(cfg.out)
+    if known.get("uri") == redact(outbox.uri) and known.get("experiment_id") == experiment_id:
+        run = _find_run(outbox, experiment_id, known["run_id"])
+        if run is not None:
+            client.update_run(run, status="RUNNING")
+            return run
+        log.warning("MLflow run %s of this run directory is gone; a new one takes its place", known["run_id"])
+    name = cfg.out.rstrip("/").rsplit("/", 1)[-1]
+    run_id = client.create_run(experiment_id, run_name=name).info.run_id
+    _write_memo(cfg.out, {"uri": redact(outbox.uri), "experiment_id": experiment_id, "run_id": run_id})
+    return run_id
+
+
+def _find_run(outbox: Outbox, experiment_id: str, run_id: str) -> str | None:
+    """`run_id` where it still exists and is not deleted."""
+    runs = outbox.client.search_runs([experiment_id], f"attributes.run_id = '{run_id}'", max_results=1)
+    return run_id if runs else None
+
+
+def _read_memo(out: str) -> dict[str, str]:
+    filesystem, root = open_filesystem(out)
+    try:
+        with filesystem.open_input_stream(f"{root}/{MEMO}") as file:
+            memo = json.loads(file.read())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise TrackingError(f"{out}/{MEMO} is damaged ({error}): delete it to start a new MLflow run") from error
+    return dict(memo)
+
+
+def _write_memo(out: str, memo: Mapping[str, str]) -> None:
+    filesystem, root = open_filesystem(out)
+    with filesystem.open_output_stream(f"{root}/{MEMO}") as file:
+        file.write(json.dumps(memo, indent=2).encode())
+
+
+def _origin(cfg: Config) -> dict[str, str]:
+    """What made this run: code, person, models."""
+    tags = {
+        "mlflow.user": _user(),
+        "mlflow.source.name": Path(sys.argv[0]).name or "python",
+        "gmd_ray.version": package_version(),
+        "gmd_ray.out": cfg.out,
+    }
+    if commit := _git_commit():
+        tags["mlflow.source.git.commit"] = commit
+    if cfg.teacher.path:
+        tags["teacher.path"] = cfg.teacher.path
+    if cfg.student.path:
+        tags["student.path"] = cfg.student.path
+        if Path(cfg.student.path).is_file():
+            tags["student.sha256"] = sha256(cfg.student.path)
+    return tags
+
+
+def package_version() -> str:
+    """The installed version of gmd_ray."""
+    try:
+        return importlib.metadata.version("gmd_ray")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a local file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without a name
+        return "unknown"
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this package is imported from, where it is one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
