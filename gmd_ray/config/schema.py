@@ -210,6 +210,8 @@ class EvaluationConfig:
     pool: PoolConfig = field(default_factory=PoolConfig)
     report_images: int = 12
     """Rows of pictures in report.html, of each kind."""
+    pairs_hq: str | None = None
+    """Ground truth of the target images where it exists: for the report only, never for training."""
 
 
 @dataclass
@@ -263,6 +265,8 @@ class Config:
     seed: int = 0
     log_interval_s: float = 10.0
     """Seconds between progress lines in a job log."""
+    prepare: str | None = None
+    """Data made before the run: `demo` draws the toy world under `<out>/world`."""
     controls: list[str] = field(default_factory=list)
     """Fine-tunes to run beside the adapted one for comparison: source_only, median (median-filtered `restored`)."""
     source: SourceConfig = field(default_factory=SourceConfig)

@@ -1,0 +1,91 @@
+"""The whole run, read top to bottom: generate, fine-tune, evaluate, register."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmd_ray.config import Config
+from gmd_ray.config.load import require, resolved, save_config
+from gmd_ray.errors import ConfigError
+from gmd_ray.session import ray_session
+
+log = logging.getLogger("gmd_ray")
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What a run leaves, below `out`."""
+
+    student: str
+    """The adapted checkpoint, in the layout of `student.path`."""
+    table: str
+    """Markdown."""
+    report: str
+    """Self-contained HTML."""
+    version: str | None
+    """Of the registered model; None without tracking."""
+    promoted: bool
+    reasons: list[str]
+    """What each gate said."""
+
+
+def adapt(cfg: Config) -> Adapted:
+    """Adapt `student.path` to the photos in `target.path`; the same call again takes up where the last one stopped.
+
+    Raises:
+        GmdError: whatever a user can mend, in one line.
+    """
+    from gmd_ray.evaluation import evaluate, write_report
+    from gmd_ray.generation import generate
+    from gmd_ray.tracking import promote, register, start_run
+    from gmd_ray.training import finetune
+
+    settle(cfg)
+    require(cfg, "adapt")
+    with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
+        # Stages 0, 1, 1b: restore, project and score every target photo.
+        with run.stage("generate") as recorder:
+            books = generate(cfg, recorder)
+        log.info("%s", books)
+
+        # Stage 2: the student again, on source pairs and accepted pairs; then the controls it must beat.
+        students = {"baseline": str(cfg.student.path)}
+        for name in ["adapted", *cfg.controls]:
+            with run.stage(f"finetune-{name}") as recorder:
+                students[name] = str(finetune(cfg, name, recorder).path)
+
+        # Held-out target and source images, all students side by side.
+        with run.stage("evaluate") as recorder:
+            evaluation = evaluate(cfg, students, recorder)
+
+        # A model version; champion only if every gate holds.
+        version = register(cfg, run, students["adapted"], evaluation)
+        decision = promote(cfg, run, version, evaluation)
+        report = write_report(cfg, evaluation, run, decision="\n".join(decision.reasons))
+        run.artifact(str(Path(cfg.out) / "config.yaml"))
+        return Adapted(
+            student=students["adapted"],
+            table=evaluation.table(),
+            report=str(report),
+            version=version,
+            promoted=decision.promoted,
+            reasons=decision.reasons,
+        )
+
+
+def settle(cfg: Config) -> None:
+    """Make the run directory and the data that the preset asks for, and write the resolved config there.
+
+    Raises:
+        ConfigError: a run directory that is not local; models and reports are files (the pair store alone is not).
+    """
+    if "://" in cfg.out:
+        raise ConfigError(f"out={cfg.out}: the run directory must be a path that every node sees")
+    if cfg.prepare == "demo":
+        from gmd_ray.demo.prepare import prepare
+
+        prepare(Path(cfg.out) / "world")
+    Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    save_config(cfg, Path(cfg.out) / "config.yaml")

@@ -1,0 +1,75 @@
+"""Draws the toy world's data set as folders of PNG files, so that the demo runs as any other preset does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gmd_ray.demo import world
+from gmd_ray.errors import DataError
+from gmd_ray.images.degradations import Degradation, sample_rng
+from gmd_ray.images.encode import encode_png
+
+log = logging.getLogger("gmd_ray")
+
+SEVERE = Degradation(
+    blur_prob=1, blur_sigma=(2.0, 3.2), noise_prob=1, noise_sigma=(35, 70), jpeg_prob=1, jpeg_quality=(12, 30)
+)
+"""A few target photos that nobody could restore: what the gate is for."""
+
+
+@dataclass
+class WorldSize:
+    """Images per folder."""
+
+    seed: int = 100
+    target: int = 300
+    severe: int = 30
+    """Of the target photos, so many are beyond repair."""
+    source: int = 600
+    target_test: int = 200
+    source_test: int = 100
+
+
+def prepare(root: str | Path, size: WorldSize | None = None) -> None:
+    """Write the demo's folders under `root`; a finished call is not repeated.
+
+    Folders: target_lq (all that the run may learn from), target_hq (ground truth for the report alone),
+    source_lq / source_hq, and held out target_test_lq / _hq, source_test_lq / _hq.
+
+    Raises:
+        DataError: `root` holds another world.
+    """
+    root, size = Path(root), size or WorldSize()
+    marker = root / "world.json"
+    if marker.is_file():
+        if json.loads(marker.read_text()) != asdict(size):
+            raise DataError(f"{marker}: drawn with other settings; remove {root} or choose another `out`")
+        return
+
+    def target(index: int) -> Degradation:
+        return SEVERE if index >= size.target - size.severe else world.TARGET
+
+    log.info("drawing the toy world under %s", root)
+    _pairs(root, "target_lq", "target_hq", "target", size.target, size.seed, target)
+    _pairs(root, "source_lq", "source_hq", "source", size.source, size.seed, lambda _: world.SOURCE)
+    _pairs(root, "target_test_lq", "target_test_hq", "target test", size.target_test, size.seed, lambda _: world.TARGET)
+    _pairs(root, "source_test_lq", "source_test_hq", "source test", size.source_test, size.seed, lambda _: world.SOURCE)
+    marker.write_text(json.dumps(asdict(size)))
+
+
+def _pairs(
+    root: Path, lq: str, hq: str, split: str, count: int, seed: int, degradation: Callable[[int], Degradation]
+) -> None:
+    for folder in (lq, hq):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        clean = world.draw(seed, split, index)
+        low: np.ndarray = degradation(index)(clean, sample_rng(seed, split, index, "lq"))
+        (root / lq / f"{index:05d}.png").write_bytes(encode_png(low))
+        (root / hq / f"{index:05d}.png").write_bytes(encode_png(clean))

@@ -1,0 +1,63 @@
+"""The Ray session of a run: the cluster that it finds itself on, else a private one on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from gmd_ray.config import Config
+from gmd_ray.config.load import in_job
+from gmd_ray.errors import GmdError
+
+log = logging.getLogger("gmd_ray")
+
+# Set before ray is imported. Bars of its own would fight ours; one footer reader is enough for small folders; Train's
+# controller commits checkpoints when it polls, two seconds by default (research/ray.md 0.1, 3).
+_ENVIRONMENT = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextlib.contextmanager
+def ray_session(cfg: Config) -> Iterator[None]:
+    """Join `ray.address` or the job's own cluster, else start a private one; left as it was found.
+
+    Raises:
+        GmdError: the cluster named by `ray.address` cannot be joined.
+    """
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = cfg.ray.address or ("auto" if in_job() or os.environ.get("RAY_ADDRESS") else None)
+    # Ray warns on stderr about things a user of this tool can do nothing about.
+    common = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address is None:
+        ray.init(
+            address="local",
+            num_cpus=cfg.ray.num_cpus,
+            object_store_memory=cfg.ray.object_store_memory,
+            include_dashboard=False,
+            **common,
+        )
+        log.info("started a private Ray session with %g CPUs", ray.cluster_resources().get("CPU", 0))
+    else:
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            line = str(error).splitlines()[0]
+            raise GmdError(f"ray.address={address}: cannot join this cluster ({line})") from error
+        log.info("joined the Ray cluster at %s", ray.get_runtime_context().gcs_address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
