@@ -147,10 +147,10 @@ def _config(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     cfg = _load(args)
-    from gmd_ray.generation import export_store
+    from gmd_ray.generation import export_pairs
 
     store = f"{cfg.out}/pairs"
-    count = export_store(store, args.to, cfg.scorer.threshold, args.layout)
+    count = export_pairs(store, args.to, cfg.scorer.threshold, args.layout)
     print(f"{count} accepted pairs at threshold {cfg.scorer.threshold:g} written to {args.to} ({args.layout})")
     return 0
 

@@ -1,0 +1,58 @@
+"""What the stream needs of the cluster, checked before it starts; the one file that looks into Ray's internals."""
+
+from __future__ import annotations
+
+import logging
+
+import ray
+from ray._private.state import state
+
+from gmd_ray.config import Config, PoolConfig
+from gmd_ray.errors import ConfigError
+
+log = logging.getLogger("gmd_ray.generation")
+
+TASK_CPUS = 0.25
+"""Of a read or write task: it waits for storage most of the time."""
+
+
+def read_cpus(student: PoolConfig) -> float:
+    """CPUs of a read task, never equal to those of a student actor: Ray would fuse the two, and decode in the pool."""
+    return TASK_CPUS if student.num_cpus != TASK_CPUS else 0.2
+
+
+def check_capacity(cfg: Config) -> None:
+    """See that the smallest pools and one read and one write task fit together.
+
+    Where they do not, the pools take every CPU, no image can be read, and the run waits for ever.
+
+    Raises:
+        ConfigError: with the numbers. On a cluster that can grow it is a warning.
+    """
+    pools = {"student": cfg.student.pool, "teacher": cfg.teacher.pool, "scorer": cfg.scorer.pool}
+    for name, pool in pools.items():
+        if not 1 <= pool.min <= pool.max:
+            raise ConfigError(f"{name}.pool: min={pool.min}, max={pool.max}: 1 <= min <= max")
+        if pool.batch_size < 1:
+            raise ConfigError(f"{name}.pool.batch_size={pool.batch_size}: at least 1")
+    needs = {
+        "CPU": sum(pool.min * pool.num_cpus for pool in pools.values()) + read_cpus(cfg.student.pool) + TASK_CPUS,
+        "GPU": sum(pool.min * pool.num_gpus for pool in pools.values()),
+    }
+    has = ray.cluster_resources()
+    for kind, need in needs.items():
+        if need <= has.get(kind, 0):
+            continue
+        sizes = ", ".join(f"{name} {pool.min} x {getattr(pool, f'num_{kind.lower()}s'):g}" for name, pool in pools.items())
+        line = (
+            f"the smallest pools need {need:g} {kind}s ({sizes}"
+            f"{', reading and writing' if kind == 'CPU' else ''}), the cluster has {has.get(kind, 0):g}"
+        )
+        if not _can_grow():
+            raise ConfigError(f"{line}; lower <stage>.pool.min or .num_{kind.lower()}s, or give Ray more")
+        log.warning("%s; waiting for it to grow", line)
+
+
+def _can_grow() -> bool:
+    """Whether an autoscaler stands behind the cluster."""
+    return state.get_max_resources_from_cluster_config() is not None

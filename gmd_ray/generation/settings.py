@@ -1,0 +1,89 @@
+"""The settings that a store was made with: changed ones that alter pixels or scores are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gmd_ray.config import Config
+from gmd_ray.errors import ResumeMismatchError
+
+NAME = "settings.json"
+
+MODELS = ("student", "teacher", "scorer")
+PLACES = ("target.path", "student.path", "teacher.path", "scorer.path", "scorer.weights")
+"""Where things lie. What counts is what lies there, so a changed place is looked into, not refused."""
+_HARMLESS = ("pool", "device", "threshold")
+"""Of a model's section: what changes neither pixels nor scores."""
+
+
+def relevant(cfg: Config) -> dict[str, Any]:
+    """Dotted key -> value of every setting that alters a pixel or a score, places apart."""
+    values: dict[str, Any] = {"target.gray": cfg.target.gray}
+    for section in MODELS:
+        for key, value in asdict(getattr(cfg, section)).items():
+            if key not in _HARMLESS and f"{section}.{key}" not in PLACES:
+                values.update(_flat(f"{section}.{key}", value))
+    # As JSON gives them back, so that they compare equal to what was saved.
+    return json.loads(json.dumps(values))
+
+
+def places(cfg: Config) -> dict[str, dict[str, Any]]:
+    """Dotted key -> path, and for a local one its size in bytes and time of change."""
+    sections: dict[str, Any] = asdict(cfg)
+    found = {}
+    for key in PLACES:
+        section, field = key.split(".")
+        path = sections[section][field]
+        # Photos may be added to the target folder: only its path is looked at.
+        found[key] = {"path": path} if key == "target.path" or path is None else {"path": path, **_stat(Path(path))}
+    return found
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Short digest of `relevant` settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Compare settings with those a store was made with.
+
+    A setting that the store does not know yet is taken to have had its default.
+
+    Raises:
+        ResumeMismatchError: naming each differing key with its old and new value.
+    """
+    defaults = relevant(Config())
+    changes = []
+    for key in sorted({*saved, *now}):
+        old, new = saved.get(key, defaults.get(key)), now.get(key)
+        if old != new:
+            changes.append(f"{key}: {old!r} -> {new!r}")
+    if changes:
+        raise ResumeMismatchError(
+            f"{where} was made with other settings: {'; '.join(changes)}; give another out=, or the old values"
+        )
+
+
+def moved(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The places that are not what they were."""
+    return [key for key in now if saved.get(key) != now[key]]
+
+
+def _flat(key: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for name, inner in value.items() for k, v in _flat(f"{key}.{name}", inner).items()}
+    return {key: value}
+
+
+def _stat(path: Path) -> dict[str, Any]:
+    """Size and latest change of a file, or of all files below a directory; nothing for a hub id or URL."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+    stats = [file.stat() for file in files]
+    if not stats:
+        return {}
+    return {"bytes": sum(stat.st_size for stat in stats), "changed_ns": max(stat.st_mtime_ns for stat in stats)}
