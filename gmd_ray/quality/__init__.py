@@ -29,7 +29,9 @@ def load_metric(name: str, *, weights: str | None = None, device: str = "auto", 
         raise ConfigError(f"evaluation.crop_border={crop_border}: a number of pixels, at least 0")
     if not info.architecture:
         if weights is not None:
-            raise ConfigError(f"evaluation.weights.{name}={weights}: {name} is a formula and has no weights; leave it out")
+            raise ConfigError(
+                f"evaluation.weights.{name}={weights}: {name} is a formula and has no weights; leave it out"
+            )
         from gmd_ray.quality.full_reference import FullReference
 
         return FullReference(name, device, crop_border)
@@ -60,7 +62,8 @@ def load_scorer(cfg: ScorerConfig) -> Scorer:
         return NimaScorer.from_pretrained(cfg.path).to(pick_device(cfg.device, "scorer.device"))
     if metric_info(cfg.metric, "scorer.metric").needs_reference:
         raise ConfigError(
-            f"scorer.metric={cfg.metric!r} needs a ground truth, which target images lack; name a no-reference metric, e.g. nima"
+            f"scorer.metric={cfg.metric!r} needs a ground truth, which target images lack; "
+            "name a no-reference metric, e.g. nima"
         )
     from gmd_ray.quality.pyiqa_metrics import PyiqaMetric
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from gmd_ray.errors import ConfigError, GmdError, nearest
 
 
-class MetricUnavailable(GmdError):
+class MetricUnavailable(GmdError):  # noqa: N818 (a state that a table reports, more than a mistake)
     """A known metric that cannot be had here: its weights, its package or its backbone are missing."""
 
 
@@ -25,7 +25,9 @@ class MetricInfo:
     higher_is_better: bool
 
 
-OWN = {name: MetricInfo("", needs_reference=True, higher_is_better=True) for name in ("psnr", "psnr_y", "ssim", "ssim_y")}
+OWN = {
+    name: MetricInfo("", needs_reference=True, higher_is_better=True) for name in ("psnr", "psnr_y", "ssim", "ssim_y")
+}
 """Computed here, in the conventions of the restoration papers; `psnr` and `ssim` shadow pyiqa's."""
 
 PAPER = {
@@ -76,15 +78,16 @@ def _pyiqa_catalogue() -> dict[str, MetricInfo]:
         return {}
     source = Path(spec.submodule_search_locations[0]) / "default_model_configs.py"
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            if [getattr(target, "id", None) for target in node.targets] == ["DEFAULT_CONFIGS"]:
-                table = ast.literal_eval(node.value.args[0])
-                return {
-                    name: MetricInfo(
-                        architecture=entry["metric_opts"]["type"],
-                        needs_reference=entry["metric_mode"] == "FR",
-                        higher_is_better=not entry.get("lower_better", False),
-                    )
-                    for name, entry in table.items()
-                }
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+            continue
+        if [getattr(target, "id", None) for target in node.targets] == ["DEFAULT_CONFIGS"]:
+            table = ast.literal_eval(node.value.args[0])
+            return {
+                name: MetricInfo(
+                    architecture=entry["metric_opts"]["type"],
+                    needs_reference=entry["metric_mode"] == "FR",
+                    higher_is_better=not entry.get("lower_better", False),
+                )
+                for name, entry in table.items()
+            }
     raise MetricUnavailable(f"{source}: pyiqa's table of metrics is not in the form of 0.1.16; install pyiqa==0.1.16")

@@ -128,7 +128,7 @@ def safe_and_quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_timm_pretraining() -> Iterator[None]:
-    """timm builds backbones untrained: for checkpoints that bring their own (NIMA downloads 220 MB to overwrite them)."""
+    """timm builds backbones untrained: for checkpoints that bring their own (NIMA fetches 220 MB to overwrite them)."""
     import timm
 
     create = timm.create_model

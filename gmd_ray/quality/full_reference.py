@@ -23,7 +23,7 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def luma(levels: torch.Tensor) -> torch.Tensor:
-    """Y of ITU-R BT.601 YCbCr in studio range, as MATLAB's rgb2ycbcr: (B, 3, H, W) in 0..255 -> (B, 1, H, W) in 16..235."""
+    """(B, 3, H, W) in 0..255 -> (B, 1, H, W) in 16..235: Y of BT.601 YCbCr, as MATLAB's rgb2ycbcr but not rounded."""
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=levels.dtype, device=levels.device) / 255
     return 16 + (levels * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
 

@@ -61,5 +61,7 @@ def prepare_pair(
     if reference is None:
         raise DataError(f"metric {name!r} needs a ground truth image")
     if image.shape != reference.shape:
-        raise DataError(f"metric {name!r}: image {tuple(image.shape)} and reference {tuple(reference.shape)} differ in size")
+        raise DataError(
+            f"metric {name!r}: image {tuple(image.shape)} and reference {tuple(reference.shape)} differ in size"
+        )
     return prepare(image, device, crop_border), prepare(reference, device, crop_border)

@@ -9,6 +9,7 @@ standard deviation, so that sharpness and noise are one step away.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ class NimaScorer(nn.Module):
             nn.Sequential(
                 nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
             )
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in itertools.pairwise(widths)
         )
         self.head = nn.Linear(2 * widths[-1], BINS)
 
@@ -111,7 +112,9 @@ class NimaScorer(nn.Module):
         config_file, weights_file = folder / "config.json", folder / "model.safetensors"
         for file in (config_file, weights_file):
             if not file.is_file():
-                raise ModelError(f"scorer {folder}: no {file.name}; give a directory written by NimaScorer.save_pretrained")
+                raise ModelError(
+                    f"scorer {folder}: no {file.name}; give a directory written by NimaScorer.save_pretrained"
+                )
         try:
             config = json.loads(config_file.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -123,7 +126,9 @@ class NimaScorer(nn.Module):
             model.load_state_dict(load_file(weights_file))
         except (TypeError, SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"scorer {weights_file}: does not hold the weights that config.json describes: {reason}") from error
+            raise ModelError(
+                f"scorer {weights_file}: does not hold the weights that config.json describes: {reason}"
+            ) from error
         return model.eval()
 
 

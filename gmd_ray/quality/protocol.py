@@ -13,8 +13,11 @@ class Scorer(Protocol):
     """A no-reference quality score."""
 
     higher_is_better: bool
-    fingerprint: str
-    """Metric, weights and settings, as a short hex digest."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Metric, weights and settings, as a short hex digest."""
+        ...
 
     def score(self, images: torch.Tensor) -> torch.Tensor:
         """float32 RGB in [0, 1], (B, 3, H, W) -> (B,) float32, on the device of `images`.

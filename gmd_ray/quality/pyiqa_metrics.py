@@ -92,6 +92,7 @@ class PyiqaMetric:
         Raises:
             DataError: an image that this metric cannot measure.
         """
+        inputs: tuple[torch.Tensor, ...]
         if self.needs_reference:
             inputs = prepare_pair(self.name, image, reference, self._device, self._crop_border)
         else:
@@ -99,7 +100,9 @@ class PyiqaMetric:
         height, width = inputs[0].shape[-2:]
         smallest = MIN_SIDE.get(self.name, 1)
         if min(height, width) < smallest:
-            raise DataError(f"metric {self.name!r} needs {smallest} pixels on each side; this image has {width}x{height}")
+            raise DataError(
+                f"metric {self.name!r} needs {smallest} pixels on each side; this image has {width}x{height}"
+            )
         try:
             with _fixed_draws(self._device):
                 output = self._model(*inputs)
@@ -122,7 +125,9 @@ class PyiqaMetric:
         if self.name == "clipscore":
             raise self._unavailable("it needs a caption for each image")
         if not pyiqa_installed():
-            raise self._unavailable("pyiqa is not installed; `pip install pyiqa` (its licence is non-commercial)")
+            raise self._unavailable(
+                "pyiqa is not installed; pip install 'gmd_ray[metrics]' (its licence is non-commercial)"
+            )
         if self._weights is not None and not Path(self._weights).is_file():
             raise self._unavailable(f"{self._setting}={self._weights}: no such file")
 
@@ -181,14 +186,14 @@ class PyiqaMetric:
     def _digest(self) -> str:
         """Name, pyiqa's version and every tensor of the model: the same weights from a cache or a path are the same."""
         digest = hashlib.sha256(f"{self.name} pyiqa {importlib.metadata.version('pyiqa')} {self._crop_border}".encode())
-        for label, tensor in _tensors(self._model.net):
+        for label, tensor in _tensors(self._model.get_submodule("net")):
             digest.update(label.encode())
             digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The state dict, and what pyiqa keeps beside it: plain tensor attributes (NIQE, BRISQUE), models in a list (CLIP)."""
+    """The state dict, and what pyiqa keeps beside it: plain tensors (NIQE, BRISQUE), models in a list (CLIP)."""
     yield from sorted(module.state_dict().items())
     for path, part in module.named_modules():
         for key, value in sorted(vars(part).items()):
