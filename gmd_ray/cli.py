@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     settings = argparse.ArgumentParser(add_help=False)
     settings.add_argument("settings", nargs="*", metavar="key=value", help="preset=NAME, config=FILE, then overrides")
 
-    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str, **kwargs: object) -> argparse.ArgumentParser:
+    def verb(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, **kwargs: object
+    ) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text, **kwargs)  # type: ignore[arg-type]
         sub.set_defaults(run=run)
         return sub

@@ -6,10 +6,9 @@ Nothing heavy is imported here, so that a mistake is told within a second.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,64 +17,22 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gmd_ray.config.schema import Config, PoolConfig
+from gmd_ray.config.rules import PATHS, check, flatten, require
+from gmd_ray.config.schema import Config
 from gmd_ray.errors import ConfigError, nearest
 
+__all__ = [
+    "check",
+    "in_job",
+    "load_config",
+    "preset_names",
+    "require",
+    "resolve_out",
+    "resolved",
+    "save_config",
+]
+
 _PACKAGE = resources.files("gmd_ray")
-
-CHOICES: dict[str, tuple[str | None, ...]] = {
-    "prepare": (None, "demo"),
-    "student.dtype": ("float32", "bfloat16"),
-    "teacher.dtype": ("auto", "float32", "bfloat16"),
-    "teacher.injection.tensors": ("kv", "v"),
-    "teacher.injection.tokens": ("all", "image"),
-    "training.optimizer": ("adam", "adamw"),
-    "training.loss": ("l1", "l2", "charbonnier"),
-    "training.schedule": ("constant", "cosine"),
-}
-CONTROLS = ("source_only", "median")
-
-# key -> (lowest, highest), both allowed
-RANGES: dict[str, tuple[float, float]] = {
-    "log_interval_s": (0.1, math.inf),
-    "target.max_pixels": (1, math.inf),
-    "teacher.steps": (1, math.inf),
-    "teacher.strength": (1e-6, 1),
-    "teacher.injection.steps": (0, math.inf),
-    "teacher.max_sequence_length": (1, 512),
-    "generation.rows_per_block": (1, math.inf),
-    "generation.max_attempts": (1, math.inf),
-    "generation.no_progress_timeout_s": (1, math.inf),
-    "training.steps": (1, math.inf),
-    "training.batch_size": (1, math.inf),
-    "training.source_ratio": (0, 1),
-    "training.patch": (1, math.inf),
-    "training.lr": (0, math.inf),
-    "training.warmup_steps": (0, math.inf),
-    "training.ema": (0, 1),
-    "training.clip_grad_norm": (0, math.inf),
-    "training.num_workers": (1, math.inf),
-    "training.cpus_per_worker": (0, math.inf),
-    "training.checkpoint_every": (1, math.inf),
-    "training.log_every": (1, math.inf),
-    "training.max_failures": (-1, math.inf),
-    "evaluation.crop_border": (0, math.inf),
-    "evaluation.report_images": (0, math.inf),
-}
-
-PATHS = (
-    "source.hq", "source.lq", "target.path", "student.path", "scorer.path", "scorer.weights",
-    "evaluation.target_lq", "evaluation.target_hq", "evaluation.source_hq", "evaluation.source_lq",
-    "evaluation.pairs_hq",
-)  # fmt: skip
-"""Local paths that must exist; `teacher.path` may be a hub id and is looked up when it is loaded."""
-
-NEEDED = {
-    "generate": ("target.path", "student.path", "teacher.path"),
-    "finetune": ("student.path", "source.hq"),
-    "evaluate": ("student.path",),
-    "adapt": ("target.path", "student.path", "teacher.path", "source.hq"),
-}
 
 
 def preset_names() -> list[str]:
@@ -159,68 +116,6 @@ def resolve_out(out: str) -> str:
     return str(base / out)
 
 
-def check(
-    cfg: Config, *, check_paths: bool = True, known_metrics: Callable[[], Sequence[str]] | None = None
-) -> None:
-    """Hold every value against its rule.
-
-    Raises:
-        ConfigError: for the first that breaks one.
-    """
-    values = dict(_flatten(cfg))
-    for key, choices in CHOICES.items():
-        if values[key] not in choices:
-            names = [c for c in choices if c is not None]
-            raise ConfigError(f"{key}={values[key]}: {nearest(str(values[key]), names)}")
-    for key, (low, high) in RANGES.items():
-        if not low <= values[key] <= high:
-            bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-            raise ConfigError(f"{key}={values[key]}: must be {bounds}")
-    for key, pool in _pools(cfg):
-        if not 1 <= pool.min <= pool.max:
-            raise ConfigError(f"{key}.min={pool.min}, {key}.max={pool.max}: 1 <= min <= max is needed")
-        if pool.batch_size < 1 or pool.num_cpus < 0 or pool.num_gpus < 0:
-            raise ConfigError(f"{key}: batch_size must be at least 1, num_cpus and num_gpus at least 0")
-    for control in cfg.controls:
-        if control not in CONTROLS:
-            raise ConfigError(f"controls: no control {control!r}; {nearest(control, CONTROLS)}")
-    if "median" in cfg.controls and not cfg.generation.keep_restored:
-        raise ConfigError("controls: median filters the `restored` images; set generation.keep_restored=true")
-    for gate in cfg.tracking.gates:
-        against = ("baseline", "champion", *cfg.controls)
-        if gate.against not in against:
-            raise ConfigError(f"tracking.gates: against={gate.against}: {nearest(gate.against, against)}")
-        if gate.dataset not in ("target", "source"):
-            raise ConfigError(f"tracking.gates: dataset={gate.dataset}: target or source")
-    if known_metrics is not None:
-        names = list(known_metrics())
-        for key, wanted in (("evaluation.metrics", cfg.evaluation.metrics), ("scorer.metric", [cfg.scorer.metric])):
-            for name in wanted:
-                if name not in names:
-                    close = nearest(name, names)
-                    hint = close if close.startswith("did") else "`gmd-ray ls metrics` lists them"
-                    raise ConfigError(f"{key}: no metric {name!r}; {hint}")
-    if check_paths:
-        for key in PATHS:
-            path = values.get(key)
-            if path and "://" not in path and not _made_by_run(path, cfg.out) and not Path(path).exists():
-                raise ConfigError(f"{key}={path}: no such file or folder")
-
-
-def require(cfg: Config, verb: str) -> None:
-    """Refuse a run that lacks what its verb needs.
-
-    Raises:
-        ConfigError: listing every missing key.
-    """
-    values = dict(_flatten(cfg))
-    missing = [key for key in NEEDED[verb] if not values[key]]
-    if missing:
-        raise ConfigError(f"{verb} needs {', '.join(f'{key}=...' for key in missing)}")
-    if "source.hq" in NEEDED[verb] and not cfg.source.lq and not cfg.source.degradation:
-        raise ConfigError(f"{verb} needs source.lq=... (pairs) or source.degradation=... (a preset to make them)")
-
-
 def resolved(cfg: Config) -> dict[str, Any]:
     """Plain nested dict of every setting."""
     return dataclasses.asdict(cfg)
@@ -259,30 +154,31 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _refuse_unknown(schema: type, layer: dict[str, Any], head: str, where: str) -> None:
+    """Compare names before OmegaConf does: it knows only the siblings, not the same name in another section."""
     hints = typing.get_type_hints(schema)
     for key, value in layer.items():
-        if key not in hints:
-            every = [name for name, _ in _flatten(Config())] + [f.name for f in dataclasses.fields(Config)]
-            close = nearest(f"{head}{key}", every)
-            if not close.startswith("did"):
-                close = f"known here: {', '.join(sorted(hints))}"
-            raise ConfigError(f"{where}: no setting {head}{key}; {close}")
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
-            _refuse_unknown(typing.cast(type, hints[key]), value, f"{head}{key}.", where)
+        hint = hints.get(key)
+        if hint is None:
+            raise ConfigError(f"{where}: no setting {head}{key}; {_nearest_key(key, value, head, hints)}")
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                example = f"{head}{key}.{dataclasses.fields(hint)[0].name}=..."
+                raise ConfigError(f"{where}: {head}{key} is a section; set single keys of it, as {example}")
+            _refuse_unknown(typing.cast(type, hint), value, f"{head}{key}.", where)
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                for kind in typing.get_args(hint):
+                    if dataclasses.is_dataclass(kind) and isinstance(item, dict):
+                        _refuse_unknown(typing.cast(type, kind), item, f"{head}{key}[{i}].", where)
 
 
-def _flatten(node: Any, head: str = "") -> Iterator[tuple[str, Any]]:
-    for item in dataclasses.fields(node):
-        value = getattr(node, item.name)
-        if dataclasses.is_dataclass(value):
-            yield from _flatten(value, f"{head}{item.name}.")
-        else:
-            yield f"{head}{item.name}", value
-
-
-def _pools(cfg: Config) -> Iterator[tuple[str, PoolConfig]]:
-    for section in ("student", "teacher", "scorer", "evaluation"):
-        yield f"{section}.pool", getattr(cfg, section).pool
+def _nearest_key(key: str, value: Any, head: str, siblings: Iterable[str]) -> str:
+    siblings = [f"{head}{name}" for name in siblings]
+    for known in (siblings, [name for name, _ in flatten(Config())]):
+        close = nearest(f"{head}{key}", known)
+        if close.startswith("did"):
+            return close
+    return f"known here: {', '.join(sorted(siblings))}"
 
 
 def _make_absolute(cfg: Config, key: str) -> None:
@@ -294,10 +190,6 @@ def _make_absolute(cfg: Config, key: str) -> None:
     path = getattr(node, name)
     if path and "://" not in path and Path(path).exists():
         setattr(node, name, os.path.abspath(path))
-
-
-def _made_by_run(path: str, out: str) -> bool:
-    return Path(path).is_relative_to(out)
 
 
 def _line(error: Exception) -> str:

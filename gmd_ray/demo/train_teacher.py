@@ -89,7 +89,9 @@ def clean_pool(seed: int, count: int) -> np.ndarray:
     return np.stack([np.rint(world.draw(seed, "teacher", i) * 255).astype(np.uint8) for i in range(count)])
 
 
-def sample_batch(pool: np.ndarray, rng: np.random.Generator, batch: int, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
+def sample_batch(
+    pool: np.ndarray, rng: np.random.Generator, batch: int, crop: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels in [-1, 1], (batch, 3, crop, crop), and prompt indices (batch,) into PROMPTS."""
     size = pool.shape[1]
     pixels = np.empty((batch, crop, crop, 3), np.float32)

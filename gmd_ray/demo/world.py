@@ -92,7 +92,13 @@ def _shape_mask(rng: np.random.Generator, n: int) -> np.ndarray:
         angle = rng.uniform(0, 2 * np.pi)
         d, t = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         corner = np.array([cx, cy])
-        pen.polygon([tuple(p) for p in (corner - 3 * n * t, corner + 3 * n * t, corner + 3 * n * (t + d), corner + 3 * n * (d - t))], fill=255)
+        pen.polygon(
+            [
+                tuple(p)
+                for p in (corner - 3 * n * t, corner + 3 * n * t, corner + 3 * n * (t + d), corner + 3 * n * (d - t))
+            ],
+            fill=255,
+        )
     else:
         sides = 4 if kind == 2 else 3
         angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(sides) / sides

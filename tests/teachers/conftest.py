@@ -1,0 +1,79 @@
+"""Tiny FLUX directories of the real classes, in the real layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+TEXT_DIM, POOLED_DIM = 24, 16
+
+
+def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Weights away from their initial zeros and ones, so that nothing is tested on a dead path."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise * 0.1 + (1.0 if parameter.ndim == 1 and "norm" in str(parameter) else 0.0))
+    return model
+
+
+def write_prompts(path: Path, prompts: list[str]) -> None:
+    generator = torch.Generator().manual_seed(9)
+    table = {}
+    for prompt in prompts:
+        table[f"{prompt}.prompt_embeds"] = torch.randn(5, TEXT_DIM, generator=generator)
+        table[f"{prompt}.pooled"] = torch.randn(POOLED_DIM, generator=generator)
+    save_file(table, path / "prompt_embeddings.safetensors")
+
+
+def make_flux(path: Path, *, autoencoder: bool, guidance: bool = True) -> Path:
+    """A FLUX directory: space-to-depth codec, or a real AutoencoderKL of downscale 4."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+    from gmd_ray.teachers.latents import SpaceToDepthCodec
+
+    channels = 4 if autoencoder else 12
+    transformer = FluxTransformer2DModel(
+        in_channels=channels * 4,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT_DIM,
+        pooled_projection_dim=POOLED_DIM,
+        guidance_embeds=guidance,
+        axes_dims_rope=(4, 6, 6),
+    )
+    randomise(transformer, 1).save_pretrained(path / "transformer")
+    if autoencoder:
+        torch.manual_seed(2)
+        AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * 3,
+            up_block_types=["UpDecoderBlock2D"] * 3,
+            block_out_channels=[8, 8, 8],
+            norm_num_groups=4,
+            latent_channels=channels,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            scaling_factor=0.3611,
+            shift_factor=0.1159,
+        ).save_pretrained(path / "vae")
+    else:
+        SpaceToDepthCodec(2, shift=0.1, scale=1.6).save_pretrained(path / "vae")
+    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(path / "scheduler")
+    write_prompts(path, ["", "a sharp photo"])
+    return path
+
+
+@pytest.fixture(scope="session")
+def flux_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_flux(tmp_path_factory.mktemp("flux"), autoencoder=False)
+
+
+@pytest.fixture(scope="session")
+def flux_vae_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_flux(tmp_path_factory.mktemp("flux_vae"), autoencoder=True)
