@@ -59,7 +59,7 @@ def load_config(
     preset, file, overrides = "base", None, []
     for arg in args:
         key, sign, value = arg.partition("=")
-        if not sign:
+        if not key or not sign:
             raise ConfigError(f"{arg!r}: settings are given as key=value")
         if key == "preset":
             preset = value
@@ -67,36 +67,13 @@ def load_config(
             file = value
         else:
             overrides.append(arg)
-    OmegaConf.clear_resolver("package")
-    OmegaConf.register_resolver("package", lambda path: str(_PACKAGE / path))
     layers: list[tuple[str, Any]] = [(f"preset={preset}", _read_preset(preset))]
     if file is not None:
         layers.append((f"config={file}", _read_yaml(Path(file), f"config={file}")))
-    for override in overrides:
-        try:
-            layers.append((override, OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
-        except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"{override}: {_line(error)}") from error
-    merged = OmegaConf.structured(Config)
-    for where, layer in layers:
-        if layer is None:
-            continue
-        if not isinstance(layer, dict):
-            raise ConfigError(f"{where}: a mapping of settings is needed")
-        _refuse_unknown(Config, layer, "", where)
-        try:
-            merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{where}: {error.full_key or ''}: {_line(error)}".replace(": : ", ": ")) from error
-    try:
-        merged.out = resolve_out(merged.out)  # before the paths that are built on it
-        cfg = typing.cast(Config, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {_line(error)}") from error
-    cfg.training.betas = (float(cfg.training.betas[0]), float(cfg.training.betas[1]))
+    layers += [(override, _parse_override(override)) for override in overrides]
+    cfg = _merge(layers)
     check(cfg, check_paths=check_paths, known_metrics=known_metrics)
-    for key in (*PATHS, "teacher.path"):
-        _make_absolute(cfg, key)
+    _make_absolute(cfg)
     return cfg
 
 
@@ -123,9 +100,28 @@ def resolved(cfg: Config) -> dict[str, Any]:
 
 def save_config(cfg: Config, path: str | Path) -> None:
     """Write a file that `config=` reads back to the same Config."""
-    plain = resolved(cfg)
-    plain["training"]["betas"] = list(plain["training"]["betas"])
-    Path(path).write_text(yaml.safe_dump(plain, sort_keys=False))
+    Path(path).write_text(yaml.safe_dump(resolved(cfg), sort_keys=False), encoding="utf-8")
+
+
+def _merge(layers: Sequence[tuple[str, Any]]) -> Config:
+    """Lay (where it comes from, nested dict) over the defaults, in order."""
+    OmegaConf.register_resolver("package", lambda path: str(_PACKAGE / path), replace=True)
+    merged = OmegaConf.structured(Config)
+    for where, layer in layers:
+        if not isinstance(layer, dict):
+            raise ConfigError(f"{where}: must hold settings as key: value")
+        _refuse_unknown(Config, layer, "", where)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            raise ConfigError(_blame(where, error)) from error
+    try:
+        merged.out = resolve_out(merged.out)  # before the paths that are built on it
+        cfg = typing.cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {_line(error)}") from error
+    cfg.training.betas = (cfg.training.betas[0], cfg.training.betas[1])  # OmegaConf gives a list
+    return cfg
 
 
 def _presets() -> Any:
@@ -143,14 +139,24 @@ def _read_preset(name: str) -> Any:
 def _read_yaml(path: Path, where: str) -> Any:
     if not path.is_file():
         raise ConfigError(f"{where}: no such file")
-    return _parse(path.read_text(), where)
+    try:
+        return _parse(path.read_text(encoding="utf-8"), where)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not a text file") from error
 
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else {}
+        return OmegaConf.to_container(OmegaConf.create(text))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{where}: not YAML ({_line(error)})") from error
+
+
+def _parse_override(override: str) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{override}: cannot be read ({_line(error)}); quote the value") from error
 
 
 def _refuse_unknown(schema: type, layer: dict[str, Any], head: str, where: str) -> None:
@@ -160,6 +166,8 @@ def _refuse_unknown(schema: type, layer: dict[str, Any], head: str, where: str) 
         hint = hints.get(key)
         if hint is None:
             raise ConfigError(f"{where}: no setting {head}{key}; {_nearest_key(key, value, head, hints)}")
+        if typing.get_origin(hint) is list and not isinstance(value, list) and "${" not in str(value):
+            raise ConfigError(f"{where}: {head}{key} is a list; give the whole of it, as {head}{key}=[...]")
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):
                 example = f"{head}{key}.{dataclasses.fields(hint)[0].name}=..."
@@ -173,23 +181,38 @@ def _refuse_unknown(schema: type, layer: dict[str, Any], head: str, where: str) 
 
 
 def _nearest_key(key: str, value: Any, head: str, siblings: Iterable[str]) -> str:
+    """A hint: the nearest sibling or setting, else settings of that name in other sections, else all siblings."""
     siblings = [f"{head}{name}" for name in siblings]
-    for known in (siblings, [name for name, _ in flatten(Config())]):
-        close = nearest(f"{head}{key}", known)
-        if close.startswith("did"):
-            return close
-    return f"known here: {', '.join(sorted(siblings))}"
+    leaves = [name for name, _ in flatten(Config())]
+    full = f"{head}{key}"
+    if isinstance(value, dict) and len(value) == 1:  # `teachr.steps=3` is {"teachr": {"steps": 3}}
+        full += f".{next(iter(value))}"
+    close = nearest(full, [*siblings, *leaves])
+    if close.startswith("did"):
+        return close
+    namesakes = [repr(leaf) for leaf in leaves if leaf.endswith(f".{key}")]
+    return f"did you mean {' or '.join(namesakes)}?" if namesakes else f"known here: {', '.join(sorted(siblings))}"
 
 
-def _make_absolute(cfg: Config, key: str) -> None:
-    """A local path from the working directory of the driver, which the workers do not share."""
-    *sections, name = key.split(".")
-    node: Any = cfg
-    for section in sections:
-        node = getattr(node, section)
-    path = getattr(node, name)
-    if path and "://" not in path and Path(path).exists():
-        setattr(node, name, os.path.abspath(path))
+def _make_absolute(cfg: Config) -> None:
+    """Local paths hold from the working directory of the driver, which the workers do not share."""
+    for key in (*PATHS, "teacher.path"):
+        *sections, name = key.split(".")
+        node: Any = cfg
+        for section in sections:
+            node = getattr(node, section)
+        setattr(node, name, _absolute(getattr(node, name)))
+    cfg.evaluation.weights = {name: str(_absolute(path)) for name, path in cfg.evaluation.weights.items()}
+
+
+def _absolute(path: str | None) -> str | None:
+    """What does not exist here stays as it is: a URL, or a hub id."""
+    return os.path.abspath(path) if path and Path(path).exists() else path
+
+
+def _blame(where: str, error: OmegaConfBaseException) -> str:
+    key = error.full_key or ""
+    return f"{where}: {_line(error)}" if not key or where.startswith(f"{key}=") else f"{where}: {key}: {_line(error)}"
 
 
 def _line(error: Exception) -> str:

@@ -1,0 +1,235 @@
+"""What a merged Config must hold to: choices, ranges, paths, and what each verb needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gmd_ray.config.schema import Config
+from gmd_ray.errors import ConfigError, nearest
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "prepare": ("demo",),
+    "student.dtype": ("float32", "bfloat16"),
+    "teacher.dtype": ("auto", "float32", "bfloat16"),
+    "teacher.injection.tensors": ("kv", "v"),
+    "teacher.injection.tokens": ("all", "image"),
+    "training.optimizer": ("adam", "adamw"),
+    "training.schedule": ("constant", "cosine"),
+    "training.loss": ("l1", "l2", "charbonnier"),
+}
+CONTROLS = ("source_only", "median")
+BLOCKS = ("all", "single", "double", "late_single")
+DATASETS = ("target", "source")
+
+_POOLS = ("student.pool", "teacher.pool", "scorer.pool", "evaluation.pool")
+RANGES: dict[str, str] = {
+    "log_interval_s": "(0, inf)",
+    "source.limit": "[1, inf)",
+    "target.limit": "[1, inf)",
+    "target.max_pixels": "[1, inf)",
+    "student.tile": "[0, inf)",
+    "student.tile_overlap": "[0, inf)",
+    "teacher.steps": "[1, inf)",
+    "teacher.strength": "(0, 1]",
+    "teacher.guidance": "[0, inf)",
+    "teacher.inversion_guidance": "[0, inf)",
+    "teacher.true_cfg": "[0, inf)",
+    "teacher.injection.steps": "[0, inf)",
+    "teacher.max_sequence_length": "[1, 512]",
+    "teacher.tile": "[0, inf)",
+    "teacher.tile_overlap": "[0, inf)",
+    "scorer.threshold": "(-inf, inf)",
+    "generation.rows_per_block": "[1, inf)",
+    "generation.max_attempts": "[1, inf)",
+    "generation.no_progress_timeout_s": "[1, inf)",
+    "training.steps": "[1, inf)",
+    "training.batch_size": "[1, inf)",
+    "training.source_ratio": "[0, 1]",
+    "training.patch": "[1, inf)",
+    "training.lr": "(0, inf)",
+    "training.weight_decay": "[0, inf)",
+    "training.warmup_steps": "[0, inf)",
+    "training.ema": "[0, 1)",
+    "training.clip_grad_norm": "[0, inf)",
+    "training.num_workers": "[1, inf)",
+    "training.cpus_per_worker": "[0, inf)",
+    "training.checkpoint_every": "[1, inf)",
+    "training.log_every": "[1, inf)",
+    "training.max_failures": "[-1, inf)",  # -1: without end, as Ray Train has it
+    "evaluation.limit": "[1, inf)",
+    "evaluation.crop_border": "[0, inf)",
+    "evaluation.report_images": "[0, inf)",
+    "ray.num_cpus": "[1, inf)",
+    "ray.object_store_memory": "[78643200, inf)",  # Ray's own minimum, 75 MiB
+    **{f"{pool}.min": "[1, inf)" for pool in _POOLS},
+    **{f"{pool}.max": "[1, inf)" for pool in _POOLS},
+    **{f"{pool}.num_cpus": "[0, inf)" for pool in _POOLS},
+    **{f"{pool}.num_gpus": "[0, inf)" for pool in _POOLS},
+    **{f"{pool}.batch_size": "[1, inf)" for pool in _POOLS},
+}
+"""key -> interval; a value that is None is not held against it."""
+
+PATHS = (
+    "source.hq",
+    "source.lq",
+    "target.path",
+    "student.path",
+    "scorer.path",
+    "scorer.weights",
+    "evaluation.target_lq",
+    "evaluation.target_hq",
+    "evaluation.source_hq",
+    "evaluation.source_lq",
+    "evaluation.pairs_hq",
+)
+"""Local paths that must exist; `teacher.path` may be a hub id and is looked up when it is loaded."""
+
+DEVICES = ("student.device", "teacher.device", "scorer.device", "evaluation.device")
+TEMPLATES = ("source.lq_template", "evaluation.target_template", "evaluation.source_template")
+
+NEEDED: dict[str, tuple[str, ...]] = {
+    "generate": ("target.path", "student.path", "teacher.path"),
+    "finetune": ("student.path",),
+    "evaluate": ("student.path",),
+    "adapt": ("target.path", "student.path", "teacher.path"),
+}
+
+
+def check(cfg: Config, *, check_paths: bool = True, known_metrics: Callable[[], Sequence[str]] | None = None) -> None:
+    """Hold every value against its rule.
+
+    Args:
+        check_paths: refuse local paths that do not exist, except below `out`, which the run itself fills.
+        known_metrics: gives the names that metrics may have; without it they are not checked.
+
+    Raises:
+        ConfigError: for the first value that breaks one.
+    """
+    values = dict(flatten(cfg))
+    _check_values(values)
+    _check_together(cfg, values)
+    _check_gates(cfg)
+    if known_metrics is not None:
+        _check_metrics(cfg, list(known_metrics()))
+    if check_paths:
+        weights = {f"evaluation.weights.{name}": path for name, path in cfg.evaluation.weights.items()}
+        for key, path in ({key: values[key] for key in PATHS} | weights).items():
+            if path and "://" not in path and not Path(path).is_relative_to(cfg.out) and not Path(path).exists():
+                raise ConfigError(f"{key}={path}: no such file or folder")
+
+
+def require(cfg: Config, verb: str) -> None:
+    """Refuse a run that lacks what its verb needs.
+
+    Raises:
+        ConfigError: listing every missing key.
+    """
+    values = dict(flatten(cfg))
+    missing = [f"{key}=..." for key in NEEDED[verb] if not values[key]]
+    trains = verb in ("finetune", "adapt")
+    if trains and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls):
+        if not cfg.source.hq:
+            missing.append("source.hq=...")
+        if not cfg.source.lq and not cfg.source.degradation:
+            missing.append("source.lq=... (or source.degradation=... to make it)")
+    if verb == "evaluate" and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
+        missing.append("evaluation.target_lq=... (or evaluation.source_hq=...)")
+    if missing:
+        raise ConfigError(f"{verb} needs {', '.join(missing)}")
+
+
+def flatten(node: Any, head: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a settings dataclass as (dotted key, value)."""
+    for item in dataclasses.fields(node):
+        value = getattr(node, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from flatten(value, f"{head}{item.name}.")
+        else:
+            yield f"{head}{item.name}", value
+
+
+def _check_values(values: dict[str, Any]) -> None:
+    """Rules of one key each."""
+    for key, choices in CHOICES.items():
+        if values[key] is not None and values[key] not in choices:
+            raise ConfigError(f"{key}={values[key]}: {nearest(values[key], choices)}")
+    for key, interval in RANGES.items():
+        if values[key] is not None and not _inside(values[key], interval):
+            raise ConfigError(f"{key}={values[key]}: must lie in {interval}")
+    for beta in values["training.betas"]:
+        if not 0 <= beta < 1:
+            raise ConfigError(f"training.betas={values['training.betas']}: both must lie in [0, 1)")
+    for key in DEVICES:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", values[key]):
+            raise ConfigError(f"{key}={values[key]}: known: auto, cpu, cuda, cuda:N")
+    for key in TEMPLATES:
+        if values[key].count("{}") != 1:
+            raise ConfigError(f"{key}={values[key]}: must hold {{}} once, for the stem of the HQ file")
+    blocks = values["teacher.injection.blocks"]
+    if isinstance(blocks, str) and blocks not in BLOCKS:
+        raise ConfigError(f"teacher.injection.blocks={blocks}: {nearest(blocks, BLOCKS)}")
+    if not isinstance(blocks, str) and not (isinstance(blocks, list) and all(isinstance(b, str) for b in blocks)):
+        raise ConfigError(f"teacher.injection.blocks={blocks}: known: {', '.join(BLOCKS)}, or a list of module names")
+    for key in ("controls", "evaluation.metrics"):
+        for name in values[key]:
+            if not isinstance(name, str):
+                raise ConfigError(f"{key}: {name!r} is not a name")
+
+
+def _check_together(cfg: Config, values: dict[str, Any]) -> None:
+    """Rules between keys."""
+    for pool in _POOLS:
+        if values[f"{pool}.min"] > values[f"{pool}.max"]:
+            low, high = values[f"{pool}.min"], values[f"{pool}.max"]
+            raise ConfigError(f"{pool}.min={low}: more than {pool}.max={high}; raise {pool}.max too")
+    for room in ("student", "teacher"):
+        tile, overlap = values[f"{room}.tile"], values[f"{room}.tile_overlap"]
+        if tile and overlap >= tile:
+            raise ConfigError(f"{room}.tile_overlap={overlap}: must be less than {room}.tile={tile}")
+    for control in cfg.controls:
+        if control not in CONTROLS:
+            raise ConfigError(f"controls: no control {control!r}; {nearest(control, CONTROLS)}")
+    if "median" in cfg.controls and not cfg.generation.keep_restored:
+        raise ConfigError("controls: median filters the `restored` images; set generation.keep_restored=true")
+    for key, other in (("target_hq", "target_lq"), ("source_lq", "source_hq")):
+        if getattr(cfg.evaluation, key) and not getattr(cfg.evaluation, other):
+            raise ConfigError(f"evaluation.{key}: set evaluation.{other} too")
+    if cfg.evaluation.source_hq and not cfg.evaluation.source_lq and not cfg.source.degradation:
+        raise ConfigError("evaluation.source_hq: set evaluation.source_lq, or source.degradation to make it")
+
+
+def _check_gates(cfg: Config) -> None:
+    against = ("baseline", "champion", *cfg.controls)
+    for i, gate in enumerate(cfg.tracking.gates):
+        key = f"tracking.gates[{i}]"
+        if gate.against not in against:
+            raise ConfigError(f"{key}.against={gate.against}: {nearest(gate.against, against)}")
+        if gate.dataset not in DATASETS:
+            raise ConfigError(f"{key}.dataset={gate.dataset}: {nearest(gate.dataset, DATASETS)}")
+        if not math.isfinite(gate.min_gain):
+            raise ConfigError(f"{key}.min_gain={gate.min_gain}: must be a finite number")
+
+
+def _check_metrics(cfg: Config, known: Sequence[str]) -> None:
+    wanted = [("scorer.metric", cfg.scorer.metric)]
+    wanted += [("evaluation.metrics", name) for name in cfg.evaluation.metrics]
+    wanted += [("evaluation.weights", name) for name in cfg.evaluation.weights]
+    wanted += [(f"tracking.gates[{i}].metric", gate.metric) for i, gate in enumerate(cfg.tracking.gates)]
+    for key, name in wanted:
+        if name not in known:
+            close = nearest(name, known)
+            hint = close if close.startswith("did") else "`gmd-ray ls metrics` lists them"
+            raise ConfigError(f"{key}: no metric {name!r}; {hint}")
+
+
+def _inside(value: float, interval: str) -> bool:
+    """Whether a value lies in an interval in the usual notation; NaN lies in none."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value > low if interval[0] == "(" else value >= low
+    below = value < high if interval[-1] == ")" else value <= high
+    return above and below
