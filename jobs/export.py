@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/export.py [preset=NAME] [key=value ...]`: `gmd-ray export` on a cluster."""
+"""`gmd-ray export` on a cluster: `ray job submit --working-dir . -- python jobs/export.py [preset=NAME] [key=value ...]`."""
 
 import sys
 from pathlib import Path

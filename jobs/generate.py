@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/generate.py [preset=NAME] [key=value ...]`: `gmd-ray generate` on a cluster."""
+"""`gmd-ray generate` on a cluster: `ray job submit --working-dir . -- python jobs/generate.py [preset=NAME] [key=value ...]`."""
 
 import sys
 from pathlib import Path
