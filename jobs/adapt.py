@@ -1,4 +1,4 @@
-"""`gmd-ray adapt` on a cluster: `ray job submit --working-dir . -- python jobs/adapt.py [preset=NAME] [key=value ...]`."""
+"""`gmd-ray adapt` for a cluster: `ray job submit --working-dir . -- python jobs/adapt.py [key=value ...]`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`gmd-ray evaluate` on a cluster: `ray job submit --working-dir . -- python jobs/evaluate.py [preset=NAME] [key=value ...]`."""
+"""`gmd-ray evaluate` for a cluster: `ray job submit --working-dir . -- python jobs/evaluate.py [key=value ...]`."""
 
 import sys
 from pathlib import Path

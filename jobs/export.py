@@ -1,4 +1,4 @@
-"""`gmd-ray export` on a cluster: `ray job submit --working-dir . -- python jobs/export.py [preset=NAME] [key=value ...]`."""
+"""`gmd-ray export` for a cluster: `ray job submit --working-dir . -- python jobs/export.py [key=value ...]`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`gmd-ray finetune` on a cluster: `ray job submit --working-dir . -- python jobs/finetune.py [preset=NAME] [key=value ...]`."""
+"""`gmd-ray finetune` for a cluster: `ray job submit --working-dir . -- python jobs/finetune.py [key=value ...]`."""
 
 import sys
 from pathlib import Path

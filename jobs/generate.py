@@ -1,4 +1,4 @@
-"""`gmd-ray generate` on a cluster: `ray job submit --working-dir . -- python jobs/generate.py [preset=NAME] [key=value ...]`."""
+"""`gmd-ray generate` for a cluster: `ray job submit --working-dir . -- python jobs/generate.py [key=value ...]`."""
 
 import sys
 from pathlib import Path

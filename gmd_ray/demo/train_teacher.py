@@ -11,6 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gmd_ray.demo import world
 from gmd_ray.images.degradations import sample_rng
 from gmd_ray.teachers.latents import SpaceToDepthCodec, image_ids, pack
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
 
 log = logging.getLogger("gmd_ray")
 
@@ -51,7 +55,7 @@ class TeacherRecipe:
     head_dim: int = 64
 
 
-def build_transformer(recipe: TeacherRecipe) -> torch.nn.Module:
+def build_transformer(recipe: TeacherRecipe) -> FluxTransformer2DModel:
     """A FluxTransformer2DModel whose modulations and output start at zero."""
     from diffusers import FluxTransformer2DModel
 
@@ -68,7 +72,7 @@ def build_transformer(recipe: TeacherRecipe) -> torch.nn.Module:
         axes_dims_rope=(2 * third, 3 * third, 3 * third),
     )
     for name, parameter in model.named_parameters():
-        if name.startswith("proj_out") or ".linear." in name and "norm" in name:
+        if name.startswith("proj_out") or (".linear." in name and "norm" in name):
             torch.nn.init.zeros_(parameter)
     return model
 
@@ -139,13 +143,13 @@ def train_teacher(dest: str | Path, recipe: TeacherRecipe, first_leg: int = 0) -
 
 
 def _run_leg(
-    master: torch.nn.Module,
+    master: FluxTransformer2DModel,
     recipe: TeacherRecipe,
     leg: int,
     pool: np.ndarray,
     codec: SpaceToDepthCodec,
     table: dict[str, torch.Tensor],
-) -> tuple[torch.nn.Module, list[float], int]:
+) -> tuple[FluxTransformer2DModel, list[float], int]:
     """The leg's weight average, its loss at each step, and the images it saw."""
     steps, schedule = recipe.legs[leg]
     # Master weights stay in fp32; the working copy is bf16, which small CPU kernels run about 1.7 times as fast.
@@ -181,9 +185,13 @@ def _run_leg(
         z = (1 - t[:, None, None]) * x0 + t[:, None, None] * eps
         with sdpa_kernel(SDPBackend.MATH):  # the CPU flash kernel's backward took 43% of a step at 68 tokens
             v = model(
-                hidden_states=z.to(torch.bfloat16), encoder_hidden_states=embeds[labels], pooled_projections=pooled[labels],
-                timestep=t.to(torch.bfloat16), img_ids=image_ids(crop // 2, crop // 2), txt_ids=txt_ids,
-            ).sample  # fmt: skip
+                hidden_states=z.to(torch.bfloat16),
+                encoder_hidden_states=embeds[labels],
+                pooled_projections=pooled[labels],
+                timestep=t.to(torch.bfloat16),
+                img_ids=image_ids(crop // 2, crop // 2),
+                txt_ids=txt_ids,
+            ).sample
         loss = (v.float() - (eps - x0)).pow(2).mean()
         loss.backward()
         for p, q in zip(master.parameters(), model.parameters(), strict=True):
@@ -205,7 +213,9 @@ def _run_leg(
     return average, losses, seen
 
 
-def write_teacher(dest: Path, model: torch.nn.Module, codec: SpaceToDepthCodec, table: dict[str, torch.Tensor]) -> None:
+def write_teacher(
+    dest: Path, model: FluxTransformer2DModel, codec: SpaceToDepthCodec, table: dict[str, torch.Tensor]
+) -> None:
     """The diffusers layout: transformer/ (bf16), vae/, scheduler/, and prompt_embeddings.safetensors."""
     from diffusers import FlowMatchEulerDiscreteScheduler
     from safetensors.torch import save_file

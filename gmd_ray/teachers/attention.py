@@ -30,7 +30,7 @@ class InjectingAttention(FluxAttnProcessor):
     `kv_from` is the first token that is copied or replaced: 0 for all tokens, the text length for image tokens alone.
     """
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         attn: FluxAttention,
         hidden_states: torch.Tensor,
@@ -97,7 +97,7 @@ class InjectingFlux(FluxTransformer2DModel):
         double = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
         return double + [f"single_transformer_blocks.{i}" for i in range(len(self.single_transformer_blocks))]
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,

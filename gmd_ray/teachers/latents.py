@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch.nn import functional as F
 
 from gmd_ray.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 class Codec(Protocol):
@@ -51,7 +54,7 @@ class SpaceToDepthCodec:
 class AutoencoderCodec:
     """A frozen `AutoencoderKL`; the posterior mean, so that the projection draws no noise."""
 
-    def __init__(self, vae: torch.nn.Module) -> None:
+    def __init__(self, vae: AutoencoderKL) -> None:
         self.vae = vae
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.shift = vae.config.shift_factor or 0.0
