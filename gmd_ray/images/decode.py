@@ -120,16 +120,13 @@ def _read_shallow(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     if image.mode == "F":
         raise DataError("float samples have no declared range: save as 8 or 16 bit")
     try:
+        wanted = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
         alpha = None
         if image.has_transparency_data:
-            profile_info = image.info
             image = image.convert("RGBA")
             alpha = np.asarray(image.getchannel("A"))
-            image.info = profile_info
-        if image.mode in ("1", "LA", "La"):
-            image = image.convert("L")
-        elif image.mode not in ("L", "RGB", "CMYK"):
-            image = image.convert("RGB")
+        if image.mode != wanted:
+            image = image.convert(wanted)
         return np.asarray(_to_srgb(image)), alpha
     except _BROKEN as error:
         raise DataError(f"cannot convert {image.format} mode {image.mode} to RGB: {_line(error)}") from error
@@ -171,6 +168,8 @@ def _to_srgb(image: Image.Image) -> Image.Image:
             space = {"GRAY": "L", "CMYK": "CMYK"}.get(profile.profile.xcolor_space.strip(), "RGB")
             if image.mode == "L" and space == "RGB":
                 image = image.convert("RGB")
+            # lcms's precomputed table loses up to 7 levels in gray shadows, and gray is as fast without one.
+            exact = ImageCms.Flags.NOOPTIMIZE if image.mode == "L" else ImageCms.Flags.NONE
             if not ImageCms.getProfileDescription(profile).startswith("sRGB"):
                 converted = ImageCms.profileToProfile(
                     image,
@@ -178,7 +177,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
                     ImageCms.createProfile("sRGB"),
                     renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
                     outputMode="RGB",
-                    flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+                    flags=ImageCms.Flags.BLACKPOINTCOMPENSATION | exact,
                 )
                 assert converted is not None
                 return converted

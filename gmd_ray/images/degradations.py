@@ -52,11 +52,13 @@ class Degradation:
     def __post_init__(self) -> None:
         for name in ("blur_sigma", "noise_sigma", "shot_noise", "jpeg_quality"):
             low, high = getattr(self, name)
-            if not 0 <= low <= high:
+            if not 0 <= low <= high < np.inf:
                 raise ConfigError(f"degradation {name}=({low}, {high}): give (low, high) with 0 <= low <= high")
         for name in ("blur_prob", "noise_prob", "gray_noise_prob", "jpeg_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"degradation {name}={getattr(self, name)}: a probability lies in [0, 1]")
+        if self.jpeg_quality[1] > 100:
+            raise ConfigError(f"degradation jpeg_quality={self.jpeg_quality}: JPEG knows 0 to 100")
         if self.scale < 1:
             raise ConfigError(f"degradation scale={self.scale}: an integer of at least 1")
 
@@ -125,10 +127,27 @@ def make_degradation(name: str, overrides: dict[str, Any] | None = None) -> Degr
     """
     if name not in PRESETS:
         raise ConfigError(f"source.degradation={name!r}: no such preset; {nearest(name, PRESETS)}")
-    known = {f.name: f for f in fields(Degradation)}
+    known = {f.name: f.type for f in fields(Degradation)}
     values: dict[str, Any] = {}
     for key, value in (overrides or {}).items():
         if key not in known:
             raise ConfigError(f"source.degradation_args.{key}: no such field; {nearest(key, known)}")
-        values[key] = tuple(float(v) for v in value) if isinstance(value, (list, tuple)) else value
+        values[key] = _parse(key, value, str(known[key]))
     return replace(PRESETS[name], **values)
+
+
+def _parse(key: str, value: Any, kind: str) -> int | float | Range:
+    """A setting as it comes from YAML or the command line, in the field's own type."""
+    wanted = {"int": "a whole number", "float": "a number"}.get(kind, "two numbers, [low, high]")
+    try:
+        if kind == "Range" and not isinstance(value, str):
+            low, high = (float(part) for part in value)
+            return low, high
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"source.degradation_args.{key}={value!r}: give {wanted}") from error
+    if kind == "float":
+        return number
+    if not number.is_integer():
+        raise ConfigError(f"source.degradation_args.{key}={value!r}: give {wanted}")
+    return int(number)
