@@ -46,6 +46,7 @@ class Books:
 def close_books(
     rows: pa.Table,
     inputs: Collection[str],
+    *,
     resumed: int,
     threshold: float,
     higher_is_better: bool,

@@ -12,13 +12,13 @@ from gmd_ray.errors import ConfigError
 
 log = logging.getLogger("gmd_ray.generation")
 
-TASK_CPUS = 0.25
+TASK_CPUS = 0.2
 """Of a read or write task: it waits for storage most of the time."""
 
 
 def read_cpus(student: PoolConfig) -> float:
     """CPUs of a read task, never equal to those of a student actor: Ray would fuse the two, and decode in the pool."""
-    return TASK_CPUS if student.num_cpus != TASK_CPUS else 0.2
+    return TASK_CPUS if student.num_cpus != TASK_CPUS else 0.25
 
 
 def check_capacity(cfg: Config) -> None:
@@ -43,7 +43,9 @@ def check_capacity(cfg: Config) -> None:
     for kind, need in needs.items():
         if need <= has.get(kind, 0):
             continue
-        sizes = ", ".join(f"{name} {pool.min} x {getattr(pool, f'num_{kind.lower()}s'):g}" for name, pool in pools.items())
+        sizes = ", ".join(
+            f"{name} {pool.min} x {getattr(pool, f'num_{kind.lower()}s'):g}" for name, pool in pools.items()
+        )
         line = (
             f"the smallest pools need {need:g} {kind}s ({sizes}"
             f"{', reading and writing' if kind == 'CPU' else ''}), the cluster has {has.get(kind, 0):g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
@@ -17,6 +18,11 @@ TEMPORARY = ".tmp-"
 def absolute(url: str) -> str:
     """A relative local path made absolute: workers need not share the driver's directory."""
     return url if "://" in url else os.path.abspath(url)
+
+
+def located(path: str | None) -> str | None:
+    """`absolute` for what exists on this machine; a hub id stays as it is."""
+    return os.path.abspath(path) if path is not None and os.path.exists(path) else path
 
 
 def put(filesystem: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
@@ -56,7 +62,5 @@ def put_json(filesystem: fs.FileSystem, path: str, value: Any) -> None:
 
 def remove(filesystem: fs.FileSystem, path: str) -> None:
     """Delete a file that may be gone already."""
-    try:
+    with contextlib.suppress(FileNotFoundError):
         filesystem.delete_file(path)
-    except FileNotFoundError:
-        pass

@@ -56,7 +56,8 @@ class Ledger:
 
     def agree(self, stage: str, facts: dict[str, Any]) -> dict[str, Any]:
         """The facts that every worker of a stage must share: the store's, else those of the first worker to speak."""
-        return self._facts.setdefault(stage, facts)
+        self._facts[stage] = {**facts, **self._facts.get(stage, {})}
+        return self._facts[stage]
 
     def facts(self) -> dict[str, dict[str, Any]]:
         return self._facts

@@ -68,7 +68,7 @@ class Quarantine:
         start = time.perf_counter()
         try:
             columns = work(batch)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever it is, it is this batch's alone
             _leave_if_lost(error)
             if len(batch) > 1:
                 for row in batch:

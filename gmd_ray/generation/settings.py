@@ -12,8 +12,6 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.errors import ResumeMismatchError
 
-NAME = "settings.json"
-
 MODELS = ("student", "teacher", "scorer")
 PLACES = ("target.path", "student.path", "teacher.path", "scorer.path", "scorer.weights")
 """Where things lie. What counts is what lies there, so a changed place is looked into, not refused."""
@@ -23,11 +21,16 @@ _HARMLESS = ("pool", "device", "threshold")
 
 def relevant(cfg: Config) -> dict[str, Any]:
     """Dotted key -> value of every setting that alters a pixel or a score, places apart."""
-    values: dict[str, Any] = {"target.gray": cfg.target.gray}
+    values: dict[str, Any] = {
+        "target.gray": cfg.target.gray,
+        "generation.keep_restored": cfg.generation.keep_restored,
+    }
     for section in MODELS:
         for key, value in asdict(getattr(cfg, section)).items():
             if key not in _HARMLESS and f"{section}.{key}" not in PLACES:
                 values.update(_flat(f"{section}.{key}", value))
+    if cfg.scorer.path is not None:
+        del values["scorer.metric"]  # unused then
     # As JSON gives them back, so that they compare equal to what was saved.
     return json.loads(json.dumps(values))
 
@@ -41,6 +44,8 @@ def places(cfg: Config) -> dict[str, dict[str, Any]]:
         path = sections[section][field]
         # Photos may be added to the target folder: only its path is looked at.
         found[key] = {"path": path} if key == "target.path" or path is None else {"path": path, **_stat(Path(path))}
+    if cfg.scorer.path is not None:
+        found["scorer.weights"] = {"path": None}  # unused then
     return found
 
 
@@ -60,7 +65,7 @@ def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str)
     defaults = relevant(Config())
     changes = []
     for key in sorted({*saved, *now}):
-        old, new = saved.get(key, defaults.get(key)), now.get(key)
+        old, new = saved.get(key, defaults.get(key)), now.get(key, defaults.get(key))
         if old != new:
             changes.append(f"{key}: {old!r} -> {new!r}")
     if changes:

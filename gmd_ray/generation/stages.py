@@ -132,8 +132,8 @@ def load_model(section: str, replica: Replica) -> Any:
         agreed = ray.get(ledger.agree.remote(section, facts))
         if agreed != facts:
             raise ResumeMismatchError(
-                f"{section}: this model is {facts['fingerprint']}, the rows in the store are of {agreed['fingerprint']} "
-                f"(other weights or precision); give another out=, or the old model"
+                f"{section}.path gives model {facts['fingerprint']}, the store's rows are of {agreed['fingerprint']} "
+                f"(other weights, settings or precision); give another out=, or the old model"
             )
     except GmdError as error:
         ray.get(ledger.fail.remote(error))

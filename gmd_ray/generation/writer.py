@@ -12,13 +12,13 @@ from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images.records import PAIR_SCHEMA
 
-SUMMARY = ["id", "status", "score"]
+SUMMARY = ["id", "status", "score", "seconds_restore", "seconds_project", "seconds_score"]
 
 
 def write_rows(
     table: pa.Table, store_url: str, token: str, keep_restored: bool, ledger: ray.actor.ActorHandle
 ) -> pa.Table:
-    """Inputs: rows of PAIR_SCHEMA. Outputs: columns id, status, score.
+    """Inputs: rows of PAIR_SCHEMA. Outputs: columns SUMMARY.
 
     A repeated task writes the same name again. A task of a driver that no longer holds the lock writes nothing: its
     rows may be in the store already, made by the driver that took over.

@@ -1,0 +1,42 @@
+"""What is said of a finished store, written last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gmd_ray.config import Config
+from gmd_ray.generation import settings
+from gmd_ray.generation.books import Books
+from gmd_ray.generation.resume import Facts, higher_is_better
+
+NAME = "manifest.json"
+STAGES = ("restore", "project", "score")
+
+
+def make_manifest(cfg: Config, books: Books, facts: Facts, rows: pa.Table) -> dict[str, Any]:
+    """Counts, settings, models, versions and timings.
+
+    Args:
+        rows: every column but the images, of the whole store.
+    """
+    used = settings.relevant(cfg)
+    made = books.inputs - books.resumed
+    failed = rows.filter(pc.field("status") == "failed").select(["error_stage", "error_type"]).to_pylist()
+    return {
+        **books.counts(),
+        "higher_is_better": higher_is_better(facts),
+        "failures": dict(Counter(f"{row['error_stage']}: {row['error_type']}" for row in failed)),
+        "models": facts,
+        "settings": used,
+        "settings_fingerprint": settings.fingerprint(used),
+        "versions": {name: version(name) for name in ("gmd_ray", "ray", "torch", "diffusers", "spandrel")},
+        "images_this_run": made,
+        "images_per_second": made / books.seconds if made else None,
+        # Of all rows, earlier runs included; time inside the models and their coding, summed over workers.
+        "seconds_by_stage": {stage: pc.sum(rows[f"seconds_{stage}"]).as_py() or 0.0 for stage in STAGES},
+    }

@@ -1,0 +1,132 @@
+"""Going on with a store: only with the settings, the models and the photos that its rows were made with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from gmd_ray.config import Config
+from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
+from gmd_ray.generation import settings
+from gmd_ray.generation.cluster import check_capacity
+from gmd_ray.generation.stages import facts_of
+from gmd_ray.generation.store import PairStore
+from gmd_ray.generation.stream import Models, model_configs
+from gmd_ray.images.decode import decode_image
+from gmd_ray.images.encode import encode_png
+from gmd_ray.images.listing import ImageFile, read_file
+from gmd_ray.images.records import rows_dataset
+
+log = logging.getLogger("gmd_ray.generation")
+
+Facts = dict[str, dict[str, Any]]
+"""student, teacher, scorer -> fingerprint, and the scorer's higher_is_better."""
+
+SETTINGS = "settings.json"
+_SAMPLE = 3
+
+
+def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models) -> Facts:
+    """Compare this run with what the store was made with, and leave its settings there.
+
+    Settings are compared by value. A path that changed, or a model file whose size or date did, may still hold the
+    same: the model is loaded once to compare fingerprints, and some photos are compared with the rows made of them.
+
+    Returns:
+        the facts of the models behind the store's rows; empty for a store without ok rows, where anything goes.
+
+    Raises:
+        ResumeMismatchError: naming the keys that differ.
+    """
+    saved = store.read(SETTINGS) or {}
+    facts = known_facts(store, saved.get("models", {}))
+    now, places = settings.relevant(cfg), settings.places(cfg)
+    if facts:
+        settings.refuse_changes(saved.get("settings", now), now, store.url)
+        changed = settings.moved(saved.get("places", places), places)
+        if "target.path" in changed:
+            _refuse_other_images(store, cfg, images)
+        for section in settings.MODELS:
+            keys = [key for key in changed if key.startswith(f"{section}.")]
+            if keys or (section == "scorer" and "higher_is_better" not in facts[section]):
+                facts[section] = _same_model(store, section, keys, facts.get(section), cfg, models)
+    store.write(SETTINGS, {"settings": now, "places": places, "models": facts})
+    return facts
+
+
+def remember(store: PairStore, facts: Facts) -> None:
+    """Leave what the workers said of their models beside the settings."""
+    store.write(SETTINGS, {**store.read(SETTINGS), "models": facts})
+
+
+def known_facts(store: PairStore, remembered: Facts) -> Facts:
+    """The facts of the models that made the store's ok rows: fingerprints from the rows, the rest as remembered.
+
+    Raises:
+        DataError: rows of two models of a kind.
+    """
+    rows = store.index()
+    ok = rows.filter(pc.field("status") == "ok")
+    facts: Facts = {}
+    for section in settings.MODELS:
+        prints = sorted(pc.unique(ok[section]).drop_null().to_pylist())
+        if len(prints) > 1:
+            raise DataError(
+                f"{store.url}: rows of several {section}s ({', '.join(prints)}); remove the wrong part files"
+            )
+        if prints:
+            old = remembered.get(section, {})
+            facts[section] = {**(old if old.get("fingerprint") == prints[0] else {}), "fingerprint": prints[0]}
+    return facts
+
+
+def higher_is_better(facts: Facts) -> bool:
+    """Direction of the score; of no consequence where nothing was scored."""
+    return bool(facts.get("scorer", {}).get("higher_is_better", True))
+
+
+def _refuse_other_images(store: PairStore, cfg: Config, images: list[ImageFile]) -> None:
+    """Compare some photos of the folder with the `lq` of the rows of the same ids."""
+    by_id = {image.id: image for image in images}
+    view = (pc.field("status") == "ok") & pc.field("id").isin(pa.array(sorted(by_id), pa.string()))
+    rows = rows_dataset(store.path, store.filesystem).head(_SAMPLE, columns=["id", "lq"], filter=view)
+    for row in rows.to_pylist():
+        uri = by_id[row["id"]].uri
+        data = read_file(uri)
+        image = decode_image(data, gray=cfg.target.gray, max_pixels=cfg.target.max_pixels)
+        if encode_png(image) != row["lq"]:
+            raise ResumeMismatchError(
+                f"{store.url} holds pairs of another target.path: {uri} is not the image its row {row['id']!r} was "
+                f"made of; give another out=, or the old folder"
+            )
+    log.info("target.path has moved, its images are the same")
+
+
+def _same_model(
+    store: PairStore, section: str, keys: list[str], known: dict[str, Any] | None, cfg: Config, models: Models
+) -> dict[str, Any]:
+    """Load a model where a worker of its pool would, and compare it with the one behind the rows."""
+    check_capacity(cfg)
+    config = model_configs(cfg)[section]
+    options = {"num_cpus": config.pool.num_cpus, "num_gpus": config.pool.num_gpus or None}
+    answer = ray.get(ray.remote(_load_facts).options(**options).remote(getattr(models, section), config))
+    if isinstance(answer, GmdError):
+        raise answer
+    if known is not None and answer["fingerprint"] != known["fingerprint"]:
+        raise ResumeMismatchError(
+            f"{store.url} was made with another {section}: {', '.join(keys)} now gives model {answer['fingerprint']}, "
+            f"its rows are of {known['fingerprint']}; give another out=, or the old model"
+        )
+    return dict(answer)
+
+
+def _load_facts(load: Callable[[Any], Any], config: Any) -> dict[str, Any] | GmdError:
+    try:
+        return facts_of(load(config))
+    except GmdError as error:
+        return error  # raised here it would come back wrapped in a traceback
