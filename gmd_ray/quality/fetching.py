@@ -10,12 +10,15 @@ import contextlib
 import importlib.util
 import io
 import os
+import pickle
 import re
 import socket
+import struct
 import sys
 import types
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,17 @@ class _Refused(urllib.request.OpenerDirector):
     def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:
         self.url = fullurl if isinstance(fullurl, str) else fullurl.full_url
         raise urllib.error.URLError(f"download of {self.url} refused")
+
+
+def load_errors() -> tuple[type[Exception], ...]:
+    """What building a metric raises for missing, foreign or damaged weights, across the libraries that read them."""
+    from safetensors import SafetensorError
+    from scipy.io.matlab import MatReadError
+
+    return (
+        *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError),
+        *(EOFError, pickle.UnpicklingError, struct.error, zlib.error, MatReadError, SafetensorError),
+    )
 
 
 @contextlib.contextmanager

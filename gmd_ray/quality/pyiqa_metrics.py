@@ -34,18 +34,6 @@ LOCAL_OPTIONS: dict[str, dict[str, Any]] = {"musiq-ava": {"num_class": 10}}
 """What pyiqa infers from its own file names and must be told for a local file."""
 SEED = 123
 
-_LOAD_ERRORS = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ImportError,
-    EOFError,
-    pickle.UnpicklingError,
-)
 _MEASURE_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, ArithmeticError)
 
 
@@ -104,7 +92,7 @@ class PyiqaMetric:
                 f"metric {self.name!r} needs {smallest} pixels on each side; this image has {width}x{height}"
             )
         try:
-            with _fixed_draws(self._device):
+            with fixed_draws(self._device):
                 output = self._model(*inputs)
         except torch.OutOfMemoryError:
             raise
@@ -136,7 +124,7 @@ class PyiqaMetric:
         with fetching.refused_downloads() as refused:
             try:
                 return self._build()
-            except _LOAD_ERRORS as error:
+            except fetching.load_errors() as error:
                 url = fetching.wanted_url(error, refused)
                 if url is None:
                     raise self._unavailable(self._reason(error)) from error
@@ -148,7 +136,7 @@ class PyiqaMetric:
         with fetching.bounded_downloads():
             try:
                 return self._build()
-            except _LOAD_ERRORS as error:
+            except fetching.load_errors() as error:
                 raise self._unavailable(
                     f"{self._reason(error)}; put {Path(url).name} at {fetching.cache_place(url)}{self._or_local(url)}"
                 ) from error
@@ -206,7 +194,7 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 @contextlib.contextmanager
-def _fixed_draws(device: torch.device) -> Iterator[None]:
+def fixed_draws(device: torch.device) -> Iterator[None]:
     """Metrics that look at random crops look at the same ones each time; the caller's generators are left as found."""
     before = np.random.get_state()
     devices = [device] if device.type == "cuda" else []
