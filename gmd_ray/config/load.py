@@ -181,17 +181,17 @@ def _refuse_unknown(schema: type, layer: dict[str, Any], head: str, where: str) 
 
 
 def _nearest_key(key: str, value: Any, head: str, siblings: Iterable[str]) -> str:
-    """A hint: the nearest sibling or setting, else settings of that name in other sections, else all siblings."""
+    """A hint: settings of that name in other sections, else the nearest setting, else all siblings."""
     siblings = [f"{head}{name}" for name in siblings]
     leaves = [name for name, _ in flatten(Config())]
+    namesakes = [repr(leaf) for leaf in leaves if leaf.endswith(f".{key}")]
+    if namesakes:
+        return f"did you mean {' or '.join(namesakes)}?"
     full = f"{head}{key}"
     if isinstance(value, dict) and len(value) == 1:  # `teachr.steps=3` is {"teachr": {"steps": 3}}
         full += f".{next(iter(value))}"
     close = nearest(full, [*siblings, *leaves])
-    if close.startswith("did"):
-        return close
-    namesakes = [repr(leaf) for leaf in leaves if leaf.endswith(f".{key}")]
-    return f"did you mean {' or '.join(namesakes)}?" if namesakes else f"known here: {', '.join(sorted(siblings))}"
+    return close if close.startswith("did") else f"known here: {', '.join(sorted(siblings))}"
 
 
 def _make_absolute(cfg: Config) -> None:

@@ -58,6 +58,7 @@ RANGES: dict[str, str] = {
     "training.clip_grad_norm": "[0, inf)",
     "training.num_workers": "[1, inf)",
     "training.cpus_per_worker": "[0, inf)",
+    "training.cache_gb": "[0, inf)",
     "training.checkpoint_every": "[1, inf)",
     "training.log_every": "[1, inf)",
     "training.max_failures": "[-1, inf)",  # -1: without end, as Ray Train has it

@@ -181,7 +181,9 @@ class TrainingConfig:
     num_workers: int = 1
     use_gpu: bool = False
     cpus_per_worker: float = 1.0
-    """Also the number of torch threads of a worker, at least 1."""
+    """Also the number of torch threads of a worker, and of threads that load data, at least 1."""
+    cache_gb: float = 2.0
+    """Decoded source images that each worker keeps in memory, in GB."""
     checkpoint_every: int = 1000
     log_every: int = 50
     max_failures: int = 3

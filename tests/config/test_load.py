@@ -1,0 +1,199 @@
+"""Settings from presets, files and overrides; what is refused, and in which words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gmd_ray.config import Config
+from gmd_ray.config.load import load_config, resolved, save_config
+from gmd_ray.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def refusal(*args: str) -> str:
+    """The error line that these arguments earn."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(args)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_defaults_are_the_schema() -> None:
+    cfg = load_config([])
+    cfg.out = Config().out  # made absolute on loading
+    assert cfg == Config()
+
+
+def test_overrides_go_over_file_over_preset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("training: {steps: 7, batch_size: 5}\n")
+    cfg = load_config(["training.steps=9", f"config={file}", "preset=demo"])
+    assert (cfg.training.steps, cfg.training.batch_size, cfg.training.lr) == (9, 5, 5e-4)
+
+
+def test_a_preset_may_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("seed: 3\n")
+    assert load_config([f"preset={file}"]).seed == 3
+
+
+def test_values_are_typed() -> None:
+    cfg = load_config(
+        ["training.lr=2e-5", "training.betas=[0.8,0.95]", "source.limit=3", "generation.keep_restored=false"]
+    )
+    assert cfg.training.lr == 2e-5
+    assert cfg.training.betas == (0.8, 0.95)
+    assert cfg.source.limit == 3
+    assert cfg.generation.keep_restored is False
+
+
+def test_a_value_may_hold_an_equals_sign_and_a_comma() -> None:
+    cfg = load_config(["teacher.prompt=a photo, f=2.8", "target.path=s3://bucket/a?region=b"])
+    assert (cfg.teacher.prompt, cfg.target.path) == ("a photo, f=2.8", "s3://bucket/a?region=b")
+
+
+def test_gates_are_dataclasses() -> None:
+    cfg = load_config(["tracking.gates=[{metric: ssim, min_gain: 0.01}]"])
+    (gate,) = cfg.tracking.gates
+    assert (gate.metric, gate.dataset, gate.min_gain) == ("ssim", "target", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("teacher.stps=3", "did you mean 'teacher.steps'?"),
+        ("teachr.steps=3", "did you mean 'teacher.steps'?"),
+        ("student.pool.mx=2", "did you mean 'student.pool.max'?"),
+        ("source_ratio=0.5", "did you mean 'training.source_ratio'?"),
+        ("steps=9", "did you mean 'teacher.steps' or 'teacher.injection.steps' or 'training.steps'?"),
+        ("tracking.gates=[{metrc: psnr}]", "did you mean 'tracking.gates[0].metric'?"),
+        ("zzz=1", "known here: controls, evaluation, generation,"),
+        ("preset=dem", "did you mean 'demo'?"),
+    ],
+)
+def test_unknown_names_get_the_nearest(override: str, hint: str) -> None:
+    line = refusal(override)
+    assert line.startswith(override)
+    assert hint in line
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("teacher.steps=abc", "teacher.steps=abc: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("training.steps=2.5", "could not be converted to Integer"),
+        ("generation.keep_restored=maybe", "not a valid bool"),
+        ("seed=null", "Incompatible value 'None'"),
+        ("training.betas=[0.9]", "length 1 does not match"),
+        ("teacher=5", "teacher is a section; set single keys of it, as teacher.path=..."),
+        ("tracking.gates.0.metric=ssim", "tracking.gates is a list"),
+        ("evaluation.metrics=psnr", "evaluation.metrics=[...]"),
+        ("out=${nowhere}", "out: Interpolation key 'nowhere' not found"),
+        ("out=${teacher.steps", "cannot be read"),
+        ("teacher.steps=[1", "cannot be read"),
+        ("foo", "key=value"),
+        ("=3", "key=value"),
+    ],
+)
+def test_wrong_types_and_wrong_syntax(override: str, words: str) -> None:
+    line = refusal(override)
+    assert words in line
+    assert override.split("=")[0] in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"teacher: {stps: 1}", "did you mean 'teacher.steps'?"),
+        (b"- 1\n- 2\n", "must hold settings as key: value"),
+        (b"a: [1", "not YAML"),
+        (b"\xff\xfe\x00", "not a text file"),
+        (None, "no such file"),
+    ],
+)
+def test_files_that_are_no_settings(tmp_path: Path, content: bytes | None, words: str) -> None:
+    file = tmp_path / "x.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    line = refusal(f"config={file}")
+    assert words in line
+    assert f"config={file}" in line
+
+
+def test_saved_settings_read_back_the_same(tmp_path: Path) -> None:
+    cfg = load_config(
+        [
+            "preset=demo",
+            "training.betas=[0.5,0.6]",
+            "source.degradation_args={noise_sigma: [5, 10]}",
+            "teacher.injection.blocks=[a,b]",
+            "teacher.prompt='yes: \"1\" \u00e9'",
+        ]
+    )
+    save_config(cfg, tmp_path / "config.yaml")
+    assert load_config([f"config={tmp_path / 'config.yaml'}"]) == cfg
+    assert resolved(cfg)["training"]["betas"] == (0.5, 0.6)
+
+
+def test_local_paths_become_absolute_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "lpips.pth").touch()
+    cfg = load_config(
+        [
+            "out=runs/x",
+            "target.path=photos",
+            "source.hq=s3://bucket/hq",
+            "teacher.path=owner/model",
+            "evaluation.weights.lpips=lpips.pth",
+        ]
+    )
+    assert cfg.out == str(tmp_path / "runs/x")
+    assert cfg.target.path == str(tmp_path / "photos")
+    assert cfg.source.hq == "s3://bucket/hq"
+    assert cfg.teacher.path == "owner/model"
+    assert cfg.evaluation.weights == {"lpips": str(tmp_path / "lpips.pth")}
+
+
+def test_a_job_writes_outside_its_throw_away_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert load_config(["out=runs/x"]).out == str(tmp_path / "gmd_ray/runs/x")
+    assert load_config(["out=/elsewhere"]).out == "/elsewhere"
+
+
+def test_a_mistake_is_told_before_anything_heavy_is_imported() -> None:
+    code = """
+import sys
+from gmd_ray.config.load import load_config
+from gmd_ray.errors import ConfigError
+try:
+    load_config(["preset=demo", "teacher.stps=3"])
+except ConfigError as error:
+    print(error)
+heavy = {"torch", "ray", "pyiqa", "diffusers", "transformers", "mlflow", "pyarrow", "numpy", "cv2"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    start = time.monotonic()
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    seconds = time.monotonic() - start
+    assert run.stdout.splitlines() == [
+        "teacher.stps=3: no setting teacher.stps; did you mean 'teacher.steps'?",
+        "[]",
+    ]
+    assert seconds < 10  # 0.4 s on an idle core; torch alone would take longer than this on a busy one

@@ -1,0 +1,154 @@
+"""Ranges, choices, paths, and what each verb needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gmd_ray.config import Config
+from gmd_ray.config.load import load_config
+from gmd_ray.config.rules import CHOICES, DEVICES, PATHS, RANGES, TEMPLATES, check, flatten, require
+from gmd_ray.errors import ConfigError
+
+METRICS = ["psnr", "ssim", "lpips", "nima", "niqe", "brisque"]
+
+
+def test_every_number_has_a_range() -> None:
+    def is_number(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    numbers = {key for key, value in flatten(Config()) if is_number(value)}
+    assert numbers - set(RANGES) == {"seed"}
+
+
+def test_every_rule_is_about_a_setting() -> None:
+    known = {key for key, _ in flatten(Config())}
+    assert {*RANGES, *CHOICES, *PATHS, *DEVICES, *TEMPLATES} <= known
+
+
+def test_the_defaults_are_their_own_choice() -> None:
+    values = dict(flatten(Config()))
+    for key, choices in CHOICES.items():
+        assert values[key] is None or values[key] in choices
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.source_ratio=1.01", "must lie in [0, 1]"),
+        ("training.source_ratio=-0.1", "must lie in [0, 1]"),
+        ("training.source_ratio=nan", "must lie in [0, 1]"),
+        ("training.steps=0", "must lie in [1, inf)"),
+        ("training.lr=0", "must lie in (0, inf)"),
+        ("training.ema=1", "must lie in [0, 1)"),
+        ("training.betas=[0.9,1.0]", "both must lie in [0, 1)"),
+        ("teacher.strength=0", "must lie in (0, 1]"),
+        ("teacher.strength=1.1", "must lie in (0, 1]"),
+        ("source.limit=0", "must lie in [1, inf)"),
+        ("scorer.threshold=inf", "must lie in (-inf, inf)"),
+        ("teacher.pool.min=0", "must lie in [1, inf)"),
+        ("teacher.pool.min=3", "more than teacher.pool.max=1"),
+        ("teacher.tile=64", "teacher.tile_overlap=64: must be less than teacher.tile=64"),
+        ("teacher.injection.tensors=vk", "did you mean 'v'?"),
+        ("teacher.injection.blocks=lat_single", "did you mean 'late_single'?"),
+        ("teacher.injection.blocks=[1,2]", "or a list of module names"),
+        ("training.optimizer=adamv", "did you mean 'adam"),
+        ("training.loss=l3", "known: charbonnier, l1, l2"),
+        ("training.schedule=linear", "known: constant, cosine"),
+        ("teacher.dtype=float16", "did you mean 'bfloat16'?"),
+        ("student.device=gpu", "known: auto, cpu, cuda, cuda:N"),
+        ("controls=[sourceonly]", "did you mean 'source_only'?"),
+        ("source.lq_template=x4", "must hold {} once"),
+        ("tracking.gates=[{against: basline}]", "tracking.gates[0].against=basline: did you mean 'baseline'?"),
+        ("tracking.gates=[{against: median}]", "tracking.gates[0].against=median: known: baseline, champion"),
+        ("tracking.gates=[{dataset: targt}]", "did you mean 'target'?"),
+        ("evaluation.metrics=[psnr,[x]]", "is not a name"),
+        ("evaluation.target_hq=s3://b/hq", "set evaluation.target_lq too"),
+        ("evaluation.source_hq=s3://b/hq", "set evaluation.source_lq, or source.degradation"),
+    ],
+)
+def test_values_out_of_bounds(override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config([override])
+    line = str(caught.value)
+    assert words in line
+    assert "\n" not in line
+    assert any(key in line for key, _ in flatten(Config()))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.source_ratio=0",
+        "training.source_ratio=1",
+        "teacher.strength=1",
+        "training.ema=0",
+        "student.device=cuda:3",
+        "teacher.injection.blocks=[single_transformer_blocks.3]",
+        "training.max_failures=-1",
+    ],
+)
+def test_values_on_the_bound(override: str) -> None:
+    load_config([override])
+
+
+def test_median_needs_the_restored_images() -> None:
+    with pytest.raises(ConfigError, match=r"set generation\.keep_restored=true"):
+        load_config(["controls=[median]", "generation.keep_restored=false"])
+
+
+def test_paths_must_exist_unless_remote_or_made_by_the_run(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    for key in PATHS:
+        if key.startswith("evaluation."):
+            continue  # these come in twos
+        with pytest.raises(ConfigError, match=f"{key}={missing}: no such file or folder"):
+            load_config([f"{key}={missing}"])
+    with pytest.raises(ConfigError, match=r"evaluation\.weights\.lpips=.*: no such file or folder"):
+        load_config([f"evaluation.weights.lpips={missing}"])
+    load_config([f"target.path={missing}"], check_paths=False)
+    load_config(["target.path=s3://bucket/photos"])
+    load_config([f"out={tmp_path}/run", f"target.path={tmp_path}/run/world/lq"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("evaluation.metrics=[psnr,ssimm]", "evaluation.metrics: no metric 'ssimm'; did you mean 'ssim'?"),
+        ("evaluation.metrics=[zzzzzzzz]", "`gmd-ray ls metrics` lists them"),
+        ("scorer.metric=nimma", "scorer.metric: no metric 'nimma'; did you mean 'nima'?"),
+        ("evaluation.weights={lpisp: s3://x}", "did you mean 'lpips'?"),
+        ("tracking.gates=[{metric: pnsr}]", "tracking.gates[0].metric: no metric 'pnsr'; did you mean 'psnr'?"),
+    ],
+)
+def test_metrics_are_checked_by_whoever_knows_them(override: str, words: str) -> None:
+    cfg = load_config([override])  # config knows no metrics of its own
+    with pytest.raises(ConfigError) as caught:
+        check(cfg, known_metrics=lambda: METRICS)
+    assert words in str(caught.value)
+
+
+def test_each_verb_says_all_that_it_lacks() -> None:
+    cfg = load_config([])
+    expected = {
+        "generate": "generate needs target.path=..., student.path=..., teacher.path=...",
+        "finetune": "finetune needs student.path=..., source.hq=..., "
+        "source.lq=... (or source.degradation=... to make it)",
+        "evaluate": "evaluate needs student.path=..., evaluation.target_lq=... (or evaluation.source_hq=...)",
+        "adapt": "adapt needs target.path=..., student.path=..., teacher.path=..., source.hq=..., "
+        "source.lq=... (or source.degradation=... to make it)",
+    }
+    for verb, line in expected.items():
+        with pytest.raises(ConfigError) as caught:
+            require(cfg, verb)
+        assert str(caught.value) == line
+        require(load_config(["preset=demo"]), verb)
+
+
+def test_training_on_pseudo_pairs_alone_needs_no_source() -> None:
+    cfg = load_config(["student.path=s3://b/x.pth", "training.source_ratio=0"])
+    require(cfg, "finetune")
+    cfg.controls = ["source_only"]
+    with pytest.raises(ConfigError, match=r"finetune needs source\.hq"):
+        require(cfg, "finetune")
