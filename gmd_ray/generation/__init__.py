@@ -1,8 +1,23 @@
 """Stages 0, 1 and 1b as one Ray Data stream into the pair store."""
 
-from gmd_ray.generation.books import Books
-from gmd_ray.generation.export import export_pairs
-from gmd_ray.generation.generate import generate
-from gmd_ray.generation.stream import Models
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gmd_ray.generation.books import Books
+    from gmd_ray.generation.export import export_pairs
+    from gmd_ray.generation.run import generate
+    from gmd_ray.generation.stream import Models
 
 __all__ = ["Books", "Models", "export_pairs", "generate"]
+
+_HOMES = {"Books": "books", "Models": "stream", "export_pairs": "export", "generate": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name when it is asked for: the workers that read and write need neither torch nor the model rooms."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

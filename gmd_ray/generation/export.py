@@ -6,8 +6,8 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gmd_ray.errors import ConfigError, DataError, nearest
+from gmd_ray.generation import settings
 from gmd_ray.generation.files import put
-from gmd_ray.generation.resume import higher_is_better as direction
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.records import accepted, rows_dataset
@@ -41,7 +41,7 @@ def export_pairs(
         raise ConfigError(f"layout={layout}: {nearest(layout, LAYOUTS)}")
     rows = rows_dataset(store)
     if higher_is_better is None:
-        higher_is_better = direction((PairStore(store).read("settings.json") or {}).get("models", {}))
+        higher_is_better = settings.higher_is_better((PairStore(store).read(settings.NAME) or {}).get("models", {}))
     view = accepted(threshold, higher_is_better)
     ids = rows.to_table(columns=["id"], filter=view)["id"].to_pylist()
     if not ids:

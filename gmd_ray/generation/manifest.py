@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from gmd_ray.config import Config
 from gmd_ray.generation import settings
 from gmd_ray.generation.books import Books
-from gmd_ray.generation.resume import Facts, higher_is_better
+from gmd_ray.generation.settings import Facts, higher_is_better
 
 NAME = "manifest.json"
 STAGES = ("restore", "project", "score")

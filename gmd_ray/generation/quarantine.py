@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
 import ray
-import torch
 
 from gmd_ray.generation.ledger import Begun
+from gmd_ray.images.records import PAIR_SCHEMA
 
 Row = dict[str, Any]
 """One row of PAIR_SCHEMA on its way; `status` is ok until a stage fails it."""
@@ -94,6 +95,10 @@ def one_line(error: BaseException, limit: int = 500) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def to_table(rows: list[Row]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
+
+
 def batches_by_size(column: str, batch_size: int) -> Callable[[list[Row]], Iterator[list[Row]]]:
     """Group rows by the size of their image in `column` (PNG bytes), at most `batch_size` each, in the order given."""
 
@@ -124,5 +129,6 @@ def _leave_if_lost(error: BaseException) -> None:
     After a CUDA error every later call in the process fails, which would fail innocent rows. A SystemExit from Ray
     itself (the node is going away) says nothing of the row; only a plain exit is retried by Ray as a crash.
     """
-    if isinstance(error, torch.AcceleratorError) or hasattr(error, "ray_terminate_msg"):
+    # By name: read tasks run without torch, whose import would take longer than they do.
+    if type(error).__name__ == "AcceleratorError" or hasattr(error, "ray_terminate_msg"):
         os._exit(1)

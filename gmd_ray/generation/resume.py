@@ -14,6 +14,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
 from gmd_ray.generation import settings
 from gmd_ray.generation.cluster import check_capacity
+from gmd_ray.generation.settings import Facts
 from gmd_ray.generation.stages import facts_of
 from gmd_ray.generation.store import PairStore
 from gmd_ray.generation.stream import Models, model_configs
@@ -24,10 +25,6 @@ from gmd_ray.images.records import rows_dataset
 
 log = logging.getLogger("gmd_ray.generation")
 
-Facts = dict[str, dict[str, Any]]
-"""student, teacher, scorer -> fingerprint, and the scorer's higher_is_better."""
-
-SETTINGS = "settings.json"
 _SAMPLE = 3
 
 
@@ -43,7 +40,7 @@ def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models
     Raises:
         ResumeMismatchError: naming the keys that differ.
     """
-    saved = store.read(SETTINGS) or {}
+    saved = store.read(settings.NAME) or {}
     facts = known_facts(store, saved.get("models", {}))
     now, places = settings.relevant(cfg), settings.places(cfg)
     if facts:
@@ -55,13 +52,13 @@ def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models
             keys = [key for key in changed if key.startswith(f"{section}.")]
             if keys or (section == "scorer" and "higher_is_better" not in facts[section]):
                 facts[section] = _same_model(store, section, keys, facts.get(section), cfg, models)
-    store.write(SETTINGS, {"settings": now, "places": places, "models": facts})
+    store.write(settings.NAME, {"settings": now, "places": places, "models": facts})
     return facts
 
 
 def remember(store: PairStore, facts: Facts) -> None:
     """Leave what the workers said of their models beside the settings."""
-    store.write(SETTINGS, {**store.read(SETTINGS), "models": facts})
+    store.write(settings.NAME, {**store.read(settings.NAME), "models": facts})
 
 
 def known_facts(store: PairStore, remembered: Facts) -> Facts:
@@ -83,11 +80,6 @@ def known_facts(store: PairStore, remembered: Facts) -> Facts:
             old = remembered.get(section, {})
             facts[section] = {**(old if old.get("fingerprint") == prints[0] else {}), "fingerprint": prints[0]}
     return facts
-
-
-def higher_is_better(facts: Facts) -> bool:
-    """Direction of the score; of no consequence where nothing was scored."""
-    return bool(facts.get("scorer", {}).get("higher_is_better", True))
 
 
 def _refuse_other_images(store: PairStore, cfg: Config, images: list[ImageFile]) -> None:

@@ -12,6 +12,11 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.errors import ResumeMismatchError
 
+NAME = "settings.json"
+
+Facts = dict[str, dict[str, Any]]
+"""student, teacher, scorer -> fingerprint, and the scorer's higher_is_better."""
+
 MODELS = ("student", "teacher", "scorer")
 PLACES = ("target.path", "student.path", "teacher.path", "scorer.path", "scorer.weights")
 """Where things lie. What counts is what lies there, so a changed place is looked into, not refused."""
@@ -77,6 +82,11 @@ def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str)
 def moved(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The places that are not what they were."""
     return [key for key in now if saved.get(key) != now[key]]
+
+
+def higher_is_better(facts: Facts) -> bool:
+    """Direction of the score; of no consequence where nothing was scored."""
+    return bool(facts.get("scorer", {}).get("higher_is_better", True))
 
 
 def _flat(key: str, value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The stages of the stream: each takes a block of rows in PAIR_SCHEMA and fills in its own columns."""
+"""Stages 0, 1 and 1b: each takes a block of rows in PAIR_SCHEMA and fills in its own columns."""
 
 from __future__ import annotations
 
@@ -11,28 +11,11 @@ import ray
 import torch
 
 from gmd_ray.errors import GmdError, ModelError, ResumeMismatchError
-from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_by_one, one_line
-from gmd_ray.images.decode import decode_image
+from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_line, to_table
 from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
-from gmd_ray.images.listing import read_file
-from gmd_ray.images.records import PAIR_SCHEMA
 
 MAX_STARTS = 3
 """Times a worker may die while it loads its model (out of memory, say) before the run ends."""
-
-
-def read_images(
-    table: pa.Table, gray: bool, max_pixels: int, ledger: ray.actor.ActorHandle, max_attempts: int
-) -> pa.Table:
-    """Inputs: columns id, uri. Outputs: rows of PAIR_SCHEMA with `lq`, or failed at stage `read`."""
-
-    def work(rows: list[Row]) -> list[Row]:
-        images = [decode_image(read_file(row["uri"]), gray=gray, max_pixels=max_pixels) for row in rows]
-        return [{"lq": encode_png(image)} for image in images]
-
-    rows = [{"status": "ok", "attempts": 0, **row} for row in table.to_pylist()]
-    Quarantine("read", ledger, max_attempts).run(rows, work, one_by_one)
-    return to_table(rows)
 
 
 @dataclass(frozen=True)
@@ -148,10 +131,6 @@ def facts_of(model: Any) -> dict[str, Any]:
     if hasattr(model, "higher_is_better"):
         facts["higher_is_better"] = model.higher_is_better
     return facts
-
-
-def to_table(rows: list[Row]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
 
 
 def _finite(values: torch.Tensor, what: str) -> torch.Tensor:

@@ -19,7 +19,8 @@ from gmd_ray.errors import GmdError
 from gmd_ray.generation.cluster import TASK_CPUS, read_cpus
 from gmd_ray.generation.files import located
 from gmd_ray.generation.quarantine import one_line
-from gmd_ray.generation.stages import Project, Replica, Restore, Score, read_images
+from gmd_ray.generation.reading import read_images
+from gmd_ray.generation.stages import Project, Replica, Restore, Score
 from gmd_ray.generation.writer import write_rows
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.quality import Scorer, load_scorer

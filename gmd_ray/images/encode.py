@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 
 from gmd_ray.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def encode_png(image: np.ndarray, level: int = 1) -> bytes:
@@ -46,6 +49,8 @@ def decode_png(data: bytes) -> np.ndarray:
 
 def to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
     """Images of one size, each (H, W, 3), as one float32 tensor (B, 3, H, W)."""
+    import torch  # only here: tasks that read and encode files start ten times as fast without it
+
     return torch.from_numpy(np.stack(images).astype(np.float32, copy=False)).permute(0, 3, 1, 2).contiguous()
 
 

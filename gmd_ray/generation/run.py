@@ -20,7 +20,8 @@ from gmd_ray.generation.books import Books, close_books
 from gmd_ray.generation.cluster import check_capacity
 from gmd_ray.generation.ledger import open_ledger
 from gmd_ray.generation.lock import StoreLock
-from gmd_ray.generation.resume import Facts, claim, higher_is_better, remember
+from gmd_ray.generation.resume import claim, remember
+from gmd_ray.generation.settings import Facts, higher_is_better
 from gmd_ray.generation.store import PairStore, store_url
 from gmd_ray.generation.stream import Models, build_stream, run_stream
 from gmd_ray.images.listing import ImageFile, list_images

@@ -1,0 +1,25 @@
+"""The first stage of the stream: files become rows."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import ray
+
+from gmd_ray.generation.quarantine import Quarantine, Row, one_by_one, to_table
+from gmd_ray.images.decode import decode_image
+from gmd_ray.images.encode import encode_png
+from gmd_ray.images.listing import read_file
+
+
+def read_images(
+    table: pa.Table, gray: bool, max_pixels: int, ledger: ray.actor.ActorHandle, max_attempts: int
+) -> pa.Table:
+    """Inputs: columns id, uri. Outputs: rows of PAIR_SCHEMA with `lq`, or failed at stage `read`."""
+
+    def work(rows: list[Row]) -> list[Row]:
+        images = [decode_image(read_file(row["uri"]), gray=gray, max_pixels=max_pixels) for row in rows]
+        return [{"lq": encode_png(image)} for image in images]
+
+    rows = [{"status": "ok", "attempts": 0, **row} for row in table.to_pylist()]
+    Quarantine("read", ledger, max_attempts).run(rows, work, one_by_one)
+    return to_table(rows)
