@@ -1,0 +1,7 @@
+"""Held-out tests of students, their tables and the report."""
+
+from gmd_ray.evaluation.evaluate import evaluate
+from gmd_ray.evaluation.report import write_report
+from gmd_ray.evaluation.results import Difference, Evaluation, load_evaluation
+
+__all__ = ["Difference", "Evaluation", "evaluate", "load_evaluation", "write_report"]

@@ -14,7 +14,6 @@ from gmd_ray.evaluation.items import Item, held_out_items
 from gmd_ray.evaluation.judge import ADAPTED, SCHEMA, Judge
 from gmd_ray.evaluation.results import PICTURES, ROWS, Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
-from gmd_ray.evaluation.table import write_table
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.quality import known_metrics
 
@@ -32,7 +31,7 @@ def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = 
         cfg: the run.
         students: name -> checkpoint, `baseline` first. Where the students keep the size of their input, the input
             itself is measured too, as `lq`.
-        recorder: where figures go.
+        recorder: where figures and tables go.
 
     Raises:
         ConfigError: no test set, an unknown metric, or a student called `lq`.
@@ -58,8 +57,9 @@ def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = 
         settings=f"crop_border={cfg.evaluation.crop_border}",
     )
     evaluation.save(cfg.out)
-    recorder.artifact(write_table(cfg.out, evaluation), "evaluation")
     recorder.metrics(_means(evaluation))
+    for name in ("table.md", "metrics.parquet"):
+        recorder.artifact(f"{cfg.out}/evaluation/{name}", "evaluation")
     for metric, reason in evaluation.unavailable.items():
         log.warning("metric %s is unavailable: %s", metric, reason)
     return evaluation
@@ -109,8 +109,10 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
     table = pa.concat_tables(tables)
     has_metric = pa.compute.field("metric").is_valid()
     # By name and not by arrival, so that the same run writes the same file.
-    rows = table.filter(has_metric).select(ROWS.names).sort_by(
-        [(name, "ascending") for name in ("dataset", "id", "student", "metric")]
+    rows = (
+        table.filter(has_metric)
+        .select(ROWS.names)
+        .sort_by([(name, "ascending") for name in ("dataset", "id", "student", "metric")])
     )
     order = {(item["dataset"], item["id"]): i for i, item in enumerate(items)}
     pictures = table.filter(~has_metric).select(PICTURES.names).to_pylist()

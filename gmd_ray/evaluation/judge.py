@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from gmd_ray.config import Config
-from gmd_ray.errors import GmdError
+from gmd_ray.errors import ConfigError, GmdError
 from gmd_ray.evaluation.items import Item
 from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
 from gmd_ray.images.decode import decode_image
@@ -62,9 +62,15 @@ class Judge:
                     name, weights=cfg.weights.get(name), device=cfg.device, crop_border=cfg.crop_border
                 )
             except MetricUnavailable as error:
-                self.metrics[name] = str(error)
+                self.metrics[name] = str(error).removeprefix(f"metric {name!r} is unavailable: ")
         source = self.cfg.source
         self.degradation = make_degradation(source.degradation, source.degradation_args) if source.degradation else None
+        makes_inputs = cfg.source_hq is not None and cfg.source_lq is None
+        if makes_inputs and self.degradation is not None and self.degradation.scale != self.scale:
+            raise ConfigError(
+                f"source.degradation={source.degradation} shrinks by {self.degradation.scale}, the student enlarges by "
+                f"{self.scale}: set source.degradation_args.scale={self.scale}"
+            )
 
     @property
     def scale(self) -> int:
@@ -113,7 +119,7 @@ class Judge:
             return decode_image(read_file(item["lq"]), gray=gray), None
         pair = PairFile(item["id"], item["lq"] or None, item["hq"])
         key = ("source-test", self.cfg.seed, item["id"])
-        return load_pair(pair, None if pair.lq else self.degradation, gray, key)
+        return load_pair(pair, None if pair.lq else self.degradation, gray, key, self.scale)
 
     def _restore(self, name: str, lq: np.ndarray) -> np.ndarray:
         restored = to_images(self.students[name].restore(to_tensor([lq])))[0]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation.files import read_bytes, write_bytes
+from gmd_ray.evaluation.table import markdown
 
 ROWS = pa.schema(
     [
@@ -143,14 +144,19 @@ class Evaluation:
     def _pictures(self) -> dict[tuple[str, str, str], bytes]:
         return {(row["dataset"], row["id"], row["name"]): row["png"] for row in self.pictures.to_pylist()}
 
+    def table(self) -> str:
+        """Markdown: for each test set a row of means for every student, and what was not measured and why."""
+        return markdown(self)
+
     def save(self, out: str) -> None:
-        """Write `<out>/evaluation/metrics.parquet` and `pictures.parquet`."""
+        """Write `metrics.parquet`, `pictures.parquet` and `table.md` below `<out>/evaluation`."""
         about = {"students": list(self.students), "metrics": list(self.metrics), "settings": self.settings}
         rows = self.rows.replace_schema_metadata({"gmd_ray": json.dumps(about)})
         for name, table in (("metrics", rows), ("pictures", self.pictures)):
             sink = io.BytesIO()
             pq.write_table(table, sink)
             write_bytes(f"{_folder(out)}/{name}.parquet", sink.getvalue())
+        write_bytes(f"{_folder(out)}/table.md", self.table().encode())
 
 
 def load_evaluation(out: str) -> Evaluation:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from gmd_ray.config import Config
@@ -46,7 +47,9 @@ class PairStore:
         return len(self.scores) + self.failed_count
 
     def _passes(self, score: float) -> bool:
-        return score >= self.threshold if self.higher_is_better else score <= self.threshold
+        # As `images.records.accepted`: the threshold in the scores' own float32.
+        threshold = float(np.float32(self.threshold))
+        return score >= threshold if self.higher_is_better else score <= threshold
 
     def images(self, ids: list[str]) -> dict[str, dict[str, Any]]:
         """Rows of some pairs by id: `lq`, `restored`, `pseudo_target` (PNG or None) and `score`."""

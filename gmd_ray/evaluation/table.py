@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gmd_ray.evaluation.files import write_bytes
-from gmd_ray.evaluation.results import Difference, Evaluation
+if TYPE_CHECKING:
+    from gmd_ray.evaluation.results import Difference, Evaluation
 
 BASELINE = "baseline"
 
@@ -63,12 +62,3 @@ def _cell(evaluation: Evaluation, student: str, dataset: str, metric: str) -> st
     if student == BASELINE or difference is None:
         return number(mean)
     return f"{number(mean)} ({change(difference, mean)})"
-
-
-def write_table(out: str, evaluation: Evaluation) -> str:
-    """Write `<out>/evaluation/table.md`.
-
-    Returns:
-        The path of a local copy.
-    """
-    ...

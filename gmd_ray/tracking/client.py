@@ -122,5 +122,6 @@ def tracking_errors(uri: str, doing: str) -> Iterator[None]:
     except store_errors() as error:
         reason = redact(" ".join(str(error).split()))[:200]
         raise TrackingError(
-            f"MLflow at {redact(uri)} failed while {doing}: {reason} (check tracking.uri, or set tracking.enabled=false)"
+            f"MLflow at {redact(uri)} failed while {doing}: {reason} "
+            "(check tracking.uri, or set tracking.enabled=false)"
         ) from error

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from gmd_ray.config import Config, GateConfig
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.records import rows_dataset
-from gmd_ray.tracking.client import TrackingError, connect, default_uri, is_remote, local_path, tracking_errors
+from gmd_ray.progress import NullRecorder
+from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
 from gmd_ray.tracking.recorder import MlflowRecorder
 from gmd_ray.tracking.runs import package_version, sha256
 
@@ -40,10 +41,13 @@ class Decision:
     promoted: bool
     reasons: list[str]
     """One line for every gate, in the order of the config; those that refuse begin with `refused`."""
-    version: str
+    version: str | None
+    """None where the run is not tracked."""
 
 
-def register(cfg: Config, recorder: MlflowRecorder, student_path: str, evaluation: Evaluation) -> str:
+def register(
+    cfg: Config, recorder: MlflowRecorder | NullRecorder, student_path: str, evaluation: Evaluation
+) -> str | None:
     """Make the file at `student_path` a version of `cfg.tracking.model`, under the alias `challenger`.
 
     The file becomes the artifact `student/<first 12 digits of its sha256>/<file name>` of the recorder's run, so that
@@ -53,11 +57,13 @@ def register(cfg: Config, recorder: MlflowRecorder, student_path: str, evaluatio
     (`test_set.*`) and the student's means (`metric.<dataset>.<metric>`).
 
     Returns:
-        The version's number, as a string.
+        The version's number, as a string; None where the run is not tracked.
 
     Raises:
         TrackingError: MLflow refuses or cannot be reached.
     """
+    if not isinstance(recorder, MlflowRecorder):
+        return None
     model, uri, run_id = cfg.tracking.model, recorder.uri, recorder.run_id
     client = connect(uri)
     with _local_file(student_path) as path, tracking_errors(uri, f"registering {model}"):
@@ -81,7 +87,9 @@ def register(cfg: Config, recorder: MlflowRecorder, student_path: str, evaluatio
     return found
 
 
-def promote(cfg: Config, version: str, evaluation: Evaluation) -> Decision:
+def promote(
+    cfg: Config, recorder: MlflowRecorder | NullRecorder, version: str | None, evaluation: Evaluation
+) -> Decision:
     """Move the alias `champion` to `version` if every gate of `cfg.tracking.gates` holds.
 
     The old champion stays reachable as `previous_champion`. The decision is kept as the version's tag `promotion`.
@@ -90,8 +98,9 @@ def promote(cfg: Config, version: str, evaluation: Evaluation) -> Decision:
     Raises:
         TrackingError: MLflow refuses or cannot be reached.
     """
-    model = cfg.tracking.model
-    uri = cfg.tracking.uri or default_uri(cfg.out)
+    if not isinstance(recorder, MlflowRecorder) or version is None:
+        return Decision(False, ["tracking.enabled=false: nothing was registered, so nothing can be promoted"], None)
+    model, uri = cfg.tracking.model, recorder.uri
     client = connect(uri)
     with tracking_errors(uri, f"promoting {model} version {version}"):
         champion = _champion(client, model)
@@ -106,6 +115,7 @@ def promote(cfg: Config, version: str, evaluation: Evaluation) -> Decision:
             client.set_registered_model_alias(model, CHAMPION, version)
         outcome = f"{'accepted' if promoted else 'refused'}: {'; '.join(reasons)}"
         client.set_model_version_tag(model, version, "promotion", outcome)
+    recorder.tags({"promotion": outcome})
     for reason in reasons:
         log.info("gate: %s", reason)
     log.info("%s version %s %s", model, version, "is champion now" if promoted else "stays challenger")
@@ -132,7 +142,7 @@ def _judge(gate: GateConfig, evaluation: Evaluation, champion: ModelVersion | No
     if missing := pairs.only_reference:
         return False, f"refused: {what}: {CANDIDATE} has no value on {missing} images where {gate.against} has one"
     gain = pairs.mean if higher else -pairs.mean
-    spread = "" if pairs.standard_error is None else f" +- {pairs.standard_error:.2g}"
+    spread = "" if pairs.standard_error is None else f" ± {pairs.standard_error:.2g}"
     return _verdict(what, mean, gain, gate, f"{gate.against} (n={pairs.n})", spread)
 
 

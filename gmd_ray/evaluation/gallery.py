@@ -1,0 +1,133 @@
+"""Rows of pictures for the report."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from gmd_ray.config import Config
+from gmd_ray.errors import GmdError
+from gmd_ray.evaluation.judge import ADAPTED, PICTURE_SIDE, centre
+from gmd_ray.evaluation.results import Evaluation
+from gmd_ray.evaluation.store import PairStore, shown_pairs
+from gmd_ray.evaluation.table import BASELINE
+from gmd_ray.images.decode import decode_image
+from gmd_ray.images.encode import decode_png, encode_png
+from gmd_ray.images.listing import list_images, read_file
+
+NAMES = {"lq": "LQ input", BASELINE: "restored (baseline)", "pseudo_target": "pseudo-target", "hq": "ground truth"}
+SHOWN = ("lq", "restored", "pseudo_target")
+"""Of a row of the pair store."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture with its caption."""
+
+    name: str
+    src: str
+    """data: URI of a PNG."""
+    width: int
+    """CSS pixels."""
+    note: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """The versions of one image side by side."""
+
+    id: str
+    figures: list[Figure]
+    note: str = ""
+
+
+def held_out_rows(evaluation: Evaluation, dataset: str) -> list[Row]:
+    """Input, every student's output and the ground truth, with the PSNR of each where it was measured."""
+    rows = []
+    for image in evaluation.pictured(dataset):
+        pngs = {name: evaluation.picture(dataset, image, name) for name in ("lq", *evaluation.students, "hq")}
+        psnr = {name: evaluation.values(name, dataset, "psnr").get(image) for name in pngs}
+        best = max((value for value in psnr.values() if value is not None), default=None)
+        # All at the width of an output, the input too where a student enlarges.
+        width = max(_width(png) for png in pngs.values() if png is not None)
+        figures = [
+            Figure(NAMES.get(name, name), _uri(png), width, _db(psnr[name]), best is not None and psnr[name] == best)
+            for name, png in pngs.items()
+            if png is not None
+        ]
+        rows.append(Row(image, figures))
+    return rows
+
+
+def pair_rows(cfg: Config, store: PairStore, evaluation: Evaluation) -> tuple[list[Row], list[Row]]:
+    """Accepted and rejected pairs of the store: LQ, restored, pseudo-target, the adapted student's output, truth."""
+    shown = shown_pairs(store, cfg.evaluation.report_images)
+    images = store.images(shown)
+    truth = _truths(cfg, shown)
+    accepted = {image for image, _ in store.accepted}
+    rows: tuple[list[Row], list[Row]] = ([], [])
+    for image in shown:
+        parts = {name: decode_png(images[image][name]) for name in SHOWN if images[image][name] is not None}
+        scale = parts["pseudo_target"].shape[1] // parts["lq"].shape[1]
+        parts = {name: centre(part, PICTURE_SIDE // (scale if name == "lq" else 1)) for name, part in parts.items()}
+        if (png := evaluation.picture("pairs", image, ADAPTED)) is not None:
+            parts[ADAPTED] = decode_png(png)
+        if image in truth and (hq := _read(truth[image], cfg.target.gray)) is not None:
+            parts["hq"] = centre(hq, PICTURE_SIDE)
+        width = _zoom(parts["pseudo_target"].shape[1])
+        figures = [
+            Figure(NAMES.get(name, name), _uri(encode_png(part, 6)), width, _psnr(part, parts.get("hq")))
+            for name, part in parts.items()
+        ]
+        rows[0 if image in accepted else 1].append(Row(image, figures, f"score {images[image]['score']:.3g}"))
+    return rows
+
+
+def _truths(cfg: Config, ids: Sequence[str]) -> Mapping[str, str]:
+    """URIs of the ground truth of target images by their id, paired by path without extension."""
+    if cfg.evaluation.pairs_hq is None:
+        return {}
+    by_stem = {_stem(file.id): file.uri for file in list_images(cfg.evaluation.pairs_hq)}
+    return {image: by_stem[_stem(image)] for image in ids if _stem(image) in by_stem}
+
+
+def _stem(image: str) -> str:
+    return str(PurePosixPath(image).with_suffix(""))
+
+
+def _read(uri: str, gray: bool) -> np.ndarray | None:
+    try:
+        return decode_image(read_file(uri), gray=gray)
+    except GmdError:  # what the report cannot show it leaves out; the ground truth plays no part in the run
+        return None
+
+
+def _psnr(part: np.ndarray, hq: np.ndarray | None) -> str:
+    """PSNR in dB over RGB where there is a ground truth of the same size, and another picture than it."""
+    if hq is None or hq is part or hq.shape != part.shape:
+        return ""
+    error = float(np.mean((part.astype(np.float64) - hq) ** 2))
+    return "identical" if error == 0 else _db(-10 * math.log10(error))
+
+
+def _db(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} dB"
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _width(png: bytes) -> int:
+    """CSS width of a picture: the PNG header says how wide it is."""
+    return _zoom(int.from_bytes(png[16:20], "big"))
+
+
+def _zoom(width: int) -> int:
+    return width * (3 if width <= 96 else 2 if width <= 160 else 1)

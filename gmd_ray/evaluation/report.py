@@ -1,0 +1,210 @@
+"""The visual report: one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.metadata
+import io
+import json
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from gmd_ray.config import Config
+from gmd_ray.evaluation import svg
+from gmd_ray.evaluation.files import read_bytes, write_bytes
+from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
+from gmd_ray.evaluation.judge import ADAPTED
+from gmd_ray.evaluation.results import Difference, Evaluation
+from gmd_ray.evaluation.store import FAILED_SHOWN, PairStore, open_store
+from gmd_ray.evaluation.table import BASELINE, change, measured, number
+from gmd_ray.progress import NullRecorder, Recorder
+
+PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
+SIGNIFICANT = 2.0
+"""Standard errors from zero at which a difference is coloured."""
+
+
+class Decision(Protocol):
+    """What the promotion gates said; `gmd_ray.tracking.Decision` is one."""
+
+    @property
+    def promoted(self) -> bool: ...
+    @property
+    def reasons(self) -> Sequence[str]: ...
+    @property
+    def version(self) -> str | None: ...
+
+
+def write_report(
+    cfg: Config, evaluation: Evaluation, recorder: Recorder | None = None, *, decision: Decision | None = None
+) -> str:
+    """Write `<out>/report.html`: figures, gate, pair store and pictures of a run.
+
+    Everything is optional but the evaluation: what a run does not have (a pair store, ground truth, a training log, a
+    registry) is left out.
+
+    Returns:
+        the report's path.
+
+    Raises:
+        DataError: the pair store is damaged.
+    """
+    store = open_store(cfg)
+    accepted, rejected = pair_rows(cfg, store, evaluation) if store is not None else ([], [])
+    environment = Environment(
+        loader=PackageLoader("gmd_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        out=cfg.out,
+        written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        headline=_headline(evaluation, evaluation.datasets),
+        side_note=_headline(evaluation, evaluation.datasets[1:]),
+        decision=decision,
+        model=cfg.tracking.model,
+        pairs=None if store is None else _counts(store),
+        tables=[_table(evaluation, dataset) for dataset in evaluation.datasets],
+        baseline=BASELINE,
+        unavailable=evaluation.unavailable,
+        charts=_charts(cfg, store),
+        failed=[] if store is None else store.failed,
+        failed_shown=FAILED_SHOWN,
+        target_rows=held_out_rows(evaluation, "target"),
+        source_rows=held_out_rows(evaluation, "source"),
+        accepted=accepted,
+        rejected=rejected,
+        config=_config(cfg),
+        manifest="" if store is None else json.dumps(store.manifest, indent=2),
+        versions=_versions(),
+    )
+    path = f"{cfg.out.rstrip('/')}/report.html"
+    write_bytes(path, page.encode())
+    (recorder or NullRecorder()).artifact(path)
+    return path
+
+
+def _headline(evaluation: Evaluation, datasets: Sequence[str]) -> dict[str, Any] | None:
+    """The gain of the adapted student in the first metric of the first test set that has one."""
+    for dataset in datasets:
+        for metric in evaluation.metrics:
+            found = evaluation.difference(ADAPTED, dataset, metric, against=BASELINE)
+            if found is None:
+                continue
+            unit = " dB" if metric.startswith("psnr") else ""
+            means = [evaluation.mean(student, dataset, metric) for student in (BASELINE, ADAPTED)]
+            gain, _, error = change(found, 10.0 if unit else 0.1).partition(" ± ")
+            return {
+                "gain": f"{gain.replace('-', '−')}{unit}",
+                "metric": metric.upper(),
+                "where": f"{found.n} held-out {dataset} images",
+                "means": " → ".join(number(mean) for mean in means if mean is not None),
+                "spread": f"± {error}{unit} standard error" if error else "",
+                "verdict": _verdict(found, evaluation.directions[metric]),
+            }
+    return None
+
+
+def _verdict(found: Difference, higher_is_better: bool) -> str:
+    """Which way a difference points, where it is large enough to say."""
+    if found.standard_error is None or abs(found.mean) <= SIGNIFICANT * found.standard_error:
+        return "unclear"
+    return "better" if (found.mean > 0) == higher_is_better else "worse"
+
+
+def _counts(store: PairStore) -> dict[str, Any]:
+    accepted, rejected = len(store.accepted), len(store.rejected)
+    scored = accepted + rejected
+    seconds = store.manifest.get("seconds")
+    return {
+        "inputs": store.inputs,
+        "accepted": accepted,
+        "rejected": rejected,
+        "failed": store.failed_count,
+        "pass_rate": f"{100 * accepted / scored:.1f} %" if scored else "–",
+        "threshold": f"{'≥' if store.higher_is_better else '≤'} {store.threshold:g}",
+        "seconds": f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else "",
+    }
+
+
+def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
+    """Cells of a metric table; the best mean of a column is marked, and differences beyond two standard errors."""
+    metrics = measured(evaluation, dataset)
+    best: dict[str, float] = {}
+    for metric in metrics:
+        means = [evaluation.mean(student, dataset, metric) for student in evaluation.students]
+        pick = max if evaluation.directions[metric] else min
+        best[metric] = pick(mean for mean in means if mean is not None)
+    rows = []
+    for student in evaluation.students:
+        cells = []
+        for metric in metrics:
+            mean = evaluation.mean(student, dataset, metric)
+            found = evaluation.difference(student, dataset, metric, against=BASELINE) if student != BASELINE else None
+            cells.append(
+                {
+                    "mean": "–" if mean is None else number(mean),
+                    "change": "" if found is None or mean is None else change(found, mean).replace("-", "−"),
+                    "verdict": "" if found is None else _verdict(found, evaluation.directions[metric]),
+                    "best": mean is not None and mean == best[metric],
+                }
+            )
+        rows.append({"student": student, "cells": cells})
+    return {
+        "dataset": dataset,
+        "images": len(evaluation.images(dataset)),
+        "columns": [(metric, "↑" if evaluation.directions[metric] else "↓") for metric in metrics],
+        "rows": rows,
+        "failures": evaluation.failures(dataset),
+    }
+
+
+def _charts(cfg: Config, store: PairStore | None) -> list[dict[str, Any]]:
+    charts = []
+    if store is not None and store.scores:
+        accepted, rejected = ([score for _, score in pairs] for pairs in (store.accepted, store.rejected))
+        charts.append({"title": "Gate scores", "svg": svg.histogram(accepted, rejected, store.threshold)})
+    losses = _losses(cfg)
+    if losses:
+        charts.append({"title": "Fine-tuning loss", "svg": svg.curves(losses)})
+    return charts
+
+
+def _losses(cfg: Config) -> dict[str, list[tuple[float, float]]]:
+    """(step, loss) of every fine-tune that left a log, from `<out>/finetune/<name>/log.csv`."""
+    series = {}
+    for name in (ADAPTED, *cfg.controls):
+        data = read_bytes(f"{cfg.out.rstrip('/')}/finetune/{name}/log.csv")
+        rows = [] if data is None else list(csv.DictReader(io.StringIO(data.decode())))
+        line = [(float(row["step"]), float(row["loss"])) for row in rows if row.get("step") and row.get("loss")]
+        if line:
+            series[name] = line
+    return series
+
+
+def _config(cfg: Config) -> str:
+    text = yaml.safe_dump(_plain(asdict(cfg)), sort_keys=False, allow_unicode=True)
+    # A server URI may carry a password, and reports are passed around.
+    return re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", text)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: YAML has a tag of Python's for them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
