@@ -52,18 +52,19 @@ class Progress:
     """A bar on a terminal; elsewhere one log line per interval with counts, rate and time left.
 
     Used as a context manager; `update(n, **counts)` adds n done items and sets the counts shown beside them.
+    `initial` items were done by an earlier run; they count as done, not towards the rate.
     """
 
-    def __init__(self, label: str, total: int, unit: str = "img", interval_s: float = 10.0) -> None:
+    def __init__(self, label: str, total: int, unit: str = "img", interval_s: float = 10.0, initial: int = 0) -> None:
         self.label, self.total, self.unit, self.interval_s = label, total, unit, interval_s
-        self.done = 0
+        self.done = self._initial = initial
         self.counts: dict[str, Any] = {}
         self._start = self._last = time.monotonic()
         self._bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=initial, desc=label, unit=unit, dynamic_ncols=True)
 
     def __enter__(self) -> Progress:
         return self
@@ -88,7 +89,7 @@ class Progress:
     def line(self) -> str:
         """The log line: `label 120/600 img (20%) | ok=118 failed=2 | 4.1 img/s | 1m57s left`."""
         elapsed = max(time.monotonic() - self._start, 1e-9)
-        rate = self.done / elapsed
+        rate = (self.done - self._initial) / elapsed
         parts = [f"{self.label} {self.done}/{self.total} {self.unit} ({100 * self.done / max(self.total, 1):.0f}%)"]
         if self.counts:
             parts.append(" ".join(f"{key}={value}" for key, value in self.counts.items()))

@@ -1,0 +1,241 @@
+"""What a fine-tune is made of, found out before any worker starts; and what it leaves behind.
+
+No torch here: the driver and Ray Train's controller read this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gmd_ray.config import Config
+from gmd_ray.errors import ConfigError, DataError, ResumeMismatchError, nearest
+from gmd_ray.images.listing import read_file
+from gmd_ray.images.pairs import PairFile, list_pairs
+from gmd_ray.images.records import accepted, rows_dataset
+
+CURVE = "curve.jsonl"
+"""In a fine-tune's directory: see `gmd_ray.training.curve`."""
+
+NAMES = ("adapted", "source_only", "median")
+
+_NO_EFFECT = {
+    "num_workers", "use_gpu", "cpus_per_worker", "cache_gb", "checkpoint_every", "log_every", "max_failures",
+}  # fmt: skip
+"""Fields of `training` that leave the weights as they are, to the order of summation."""
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """The accepted view of a pair store, as the driver saw it."""
+
+    store_url: str
+    threshold: float
+    higher_is_better: bool
+    median: bool
+    """Take the median-filtered `restored` for the target, not the pseudo-target."""
+    ids: tuple[str, ...]
+    """Sorted; the order that `Draw.index` counts in."""
+    digest: str
+    """Of ids, scores and the fingerprints of the models that made the rows."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a worker needs; pickled to it."""
+
+    name: str
+    cfg: Config
+    """With `training.source_ratio` as this fine-tune uses it, and absolute paths."""
+    seed: int
+    source: tuple[PairFile, ...]
+    """Empty where the ratio is 0."""
+    target: TargetPlan | None
+    """None where the ratio is 1."""
+    directory: str
+    student: str
+    """Where the fine-tuned student goes."""
+
+    def settings(self) -> dict[str, Any]:
+        """What determines the weights, as flat JSON values."""
+        fields = dataclasses.asdict(self.cfg.training)
+        values = {f"training.{key}": value for key, value in fields.items() if key not in _NO_EFFECT}
+        values["training.betas"] = list(self.cfg.training.betas)
+        values["name"], values["seed"] = self.name, self.seed
+        values["student.path"] = digest_of_path(self.cfg.student.path or "")
+        if self.source:
+            for key in ("degradation", "degradation_args", "gray"):
+                values[f"source.{key}"] = getattr(self.cfg.source, key)
+            values["source.lq"] = self.cfg.source.lq is not None  # where the files lie does not matter, their names do
+            values["source pairs"] = _digest(pair.id for pair in self.source)
+        if self.target:
+            values["accepted pairs"] = self.target.digest
+        return values
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A finished fine-tune."""
+
+    path: str
+    """The student, in the layout of `student.path`."""
+    steps: int
+    final_loss: float
+    """Mean over the last logged interval."""
+    seconds: float
+    """Wall time of the call that finished it."""
+    resumed_from: int | None
+    """Step of the checkpoint that this call went on from; None where it started anew."""
+
+
+def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
+    """Where `finetune(cfg, name, seed=seed)` leaves the student.
+
+    Raises:
+        ConfigError: for a name that there is not.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"fine-tune {name!r}: no such one; {nearest(name, NAMES)}")
+    if cfg.student.path is None:
+        raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
+    folder = name if seed is None else f"{name}-seed{seed}"
+    suffix = Path(cfg.student.path).suffix
+    return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
+
+
+def make_plan(cfg: Config, name: str, seed: int | None) -> Plan:
+    """List the source pairs and the accepted pairs, and check that there are any.
+
+    Raises:
+        ConfigError: settings that cannot be met.
+        DataError: no source pairs, no finished pair store, or no accepted pairs.
+    """
+    student = finetuned_path(cfg, name, seed)
+    if "://" in cfg.out:
+        raise ConfigError(f"out={cfg.out}: checkpoints and students are files; give a path that every node sees")
+    if cfg.training.batch_size < cfg.training.num_workers:
+        raise ConfigError(
+            f"training.batch_size={cfg.training.batch_size} is the global batch: it needs a slot for each of "
+            f"training.num_workers={cfg.training.num_workers}"
+        )
+    ratio = 1.0 if name == "source_only" else cfg.training.source_ratio
+    if not 0 <= ratio <= 1:
+        raise ConfigError(f"training.source_ratio={ratio}: must be between 0 and 1")
+    source: list[PairFile] = []
+    if ratio > 0:
+        if cfg.source.hq is None or (cfg.source.lq is None and cfg.source.degradation is None):
+            raise ConfigError("source.hq with source.lq or source.degradation is needed at training.source_ratio > 0")
+        source = list_pairs(cfg.source.hq, cfg.source.lq, cfg.source.lq_template, cfg.source.limit)
+    return Plan(
+        name=name,
+        cfg=dataclasses.replace(
+            cfg,
+            training=dataclasses.replace(cfg.training, source_ratio=ratio),
+            student=dataclasses.replace(cfg.student, path=os.path.abspath(str(cfg.student.path))),
+        ),
+        seed=cfg.seed if seed is None else seed,
+        source=tuple(source),
+        target=_target_plan(cfg, median=name == "median") if ratio < 1 else None,
+        directory=os.path.dirname(student),
+        student=student,
+    )
+
+
+def check_settings(plan: Plan) -> dict[str, Any]:
+    """Hold the settings against those that the directory's checkpoints were made with, and write them down.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ResumeMismatchError: naming the keys that differ.
+    """
+    path = Path(plan.directory, "settings.json")
+    now = plan.settings()
+    if Path(plan.directory, "train", "checkpoint_manager_snapshot.json").is_file():
+        before = read_json(path)
+        differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        if differing:
+            changes = "; ".join(f"{key}: {before.get(key)} before, {now.get(key)} now" for key in differing)
+            raise ResumeMismatchError(
+                f"{plan.directory} was begun with other settings ({changes}): remove it, or give another out="
+            )
+    else:
+        if path.is_file() and read_json(path) != now:
+            Path(plan.directory, CURVE).unlink(missing_ok=True)  # of a run that never reached a checkpoint
+        write_json(path, now)
+    return now
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A document that `write_json` wrote.
+
+    Raises:
+        DataError: where it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON document ({error}); remove {path.parent} to train anew") from error
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a document so that no reader sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    draft.replace(path)
+
+
+def digest_of_path(path: str) -> str:
+    """Of a file's content, or of a folder's files and their names."""
+    root = Path(path)
+    if not root.exists():
+        raise ConfigError(f"student.path={path}: no such file or folder")
+    digest = hashlib.sha256()
+    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+        digest.update(f"\0{file.relative_to(root).as_posix()}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _target_plan(cfg: Config, median: bool) -> TargetPlan:
+    url = os.path.join(os.path.abspath(cfg.out), "pairs")
+    try:
+        manifest = json.loads(read_file(f"{url}/manifest.json"))
+    except DataError as error:
+        raise DataError(f"{url}: no finished pair store here (manifest.json is written last); run generate") from error
+    except ValueError as error:
+        raise DataError(f"{url}/manifest.json: damaged ({error}); run generate again") from error
+    if median and not cfg.generation.keep_restored:
+        raise ConfigError("the median control filters the `restored` images: set generation.keep_restored=true")
+    higher = bool(manifest.get("higher_is_better", True))
+    threshold = cfg.scorer.threshold
+    columns = ["id", "score", "teacher", "student", "scorer"]
+    rows = rows_dataset(url)
+    view = rows.to_table(columns=columns, filter=accepted(threshold, higher)).sort_by("id").to_pylist()
+    if not view:
+        scores = [score for score in rows.to_table(columns=["score"])["score"].to_pylist() if score is not None]
+        best = (
+            f"the best of {len(scores)} scores is {(max if higher else min)(scores):.4g}"
+            if scores
+            else "none has a score"
+        )
+        raise DataError(
+            f"{url}: no accepted pairs at threshold {threshold:g} ({best}); "
+            f"{'lower' if higher else 'raise'} scorer.threshold"
+        )
+    ids = tuple(row["id"] for row in view)
+    return TargetPlan(url, threshold, higher, median, ids, _digest(json.dumps(row, sort_keys=True) for row in view))
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
