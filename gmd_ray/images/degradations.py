@@ -140,8 +140,8 @@ def _parse(key: str, value: Any, kind: str) -> int | float | Range:
     """A setting as it comes from YAML or the command line, in the field's own type."""
     wanted = {"int": "a whole number", "float": "a number"}.get(kind, "two numbers, [low, high]")
     try:
-        if kind == "Range" and not isinstance(value, str):
-            low, high = (float(part) for part in value)
+        if kind == "Range":
+            low, high = map(float, [value] if isinstance(value, str) else value)
             return low, high
         number = float(value)
     except (TypeError, ValueError) as error:

@@ -112,11 +112,11 @@ def _files_below(filesystem: fs.FileSystem, root: str, url: str) -> list[str]:
         if kind == fs.FileType.File:
             raise DataError(f"{url}: is a file; give the folder that holds the images")
         infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+        return [info.path[len(root) :].lstrip("/") for info in infos if info.type == fs.FileType.File]
     except UnicodeDecodeError as error:
         raise DataError(f"{url}: a file name is not valid UTF-8; rename it") from error
     except OSError as error:
         raise DataError(f"{url}: cannot be listed: {' '.join(str(error).split())}") from error
-    return [info.path[len(root) :].lstrip("/") for info in infos if info.type == fs.FileType.File]
 
 
 def _join(url: str, name: str) -> str:

@@ -1,0 +1,126 @@
+"""Tiled against untiled."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gmd_ray.errors import ConfigError
+from gmd_ray.images.tiling import tile_starts, tiled
+
+SIZES = [(100, 150), (64, 65), (33, 200), (20, 90), (90, 20), (127, 128)]
+
+
+def picture(height: int, width: int, batch: int = 1) -> Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def convolutions(radius: int) -> nn.Module:
+    """A random float64 network that sees `radius` pixels far."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(radius):
+        conv = nn.Conv2d(3, 3, 3, padding=1)
+        nn.init.dirac_(conv.weight)
+        conv.weight.data += 0.1 * torch.randn_like(conv.weight)
+        layers += [conv, nn.LeakyReLU(0.5)]
+    return nn.Sequential(*layers).double().requires_grad_(False)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("overlap", [0, 1, 8, 24])
+def test_identity_comes_back(size: tuple[int, int], overlap: int) -> None:
+    image = picture(*size, batch=2)
+    assert (tiled(lambda x: x, image, 32, overlap) - image).abs().max() < 1e-6
+
+
+def test_constant_stays_constant() -> None:
+    out = tiled(lambda x: x, torch.full((1, 3, 75, 110), 0.7), 32, 12)
+    assert (out - 0.7).abs().max() <= 6e-8  # one unit in the last place
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_scale_2(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    out = tiled(lambda x: F.interpolate(x, scale_factor=2), image, 32, 8, scale=2)
+    assert (out - F.interpolate(image, scale_factor=2)).abs().max() < 1e-6
+
+
+def test_grid_covers_evenly_with_at_least_the_overlap() -> None:
+    for size in range(1, 300):
+        for tile, overlap in ((32, 0), (32, 8), (32, 31), (50, 25)):
+            starts = tile_starts(size, tile, overlap)
+            if size <= tile:
+                assert starts == [0]
+                continue
+            steps = [b - a for a, b in itertools.pairwise(starts)]
+            assert starts[0] == 0
+            assert starts[-1] + tile == size
+            assert 0 < min(steps) <= max(steps) <= tile - overlap
+            assert max(steps) - min(steps) <= 1
+
+
+def test_calls_depend_on_size_alone() -> None:
+    def calls(image: Tensor) -> list[tuple[int, ...]]:
+        seen = []
+
+        def fn(x: Tensor) -> Tensor:
+            seen.append((x.storage_offset(), *x.shape))
+            return x
+
+        tiled(fn, image, 32, 8)
+        return seen
+
+    assert calls(picture(70, 90)) == calls(torch.zeros(1, 3, 70, 90))
+    assert {call[-2:] for call in calls(picture(20, 90))} == {(20, 32)}
+
+
+def error_at(radius: int, overlap: int) -> float:
+    """RMS deviation of tiled from whole, relative to the contrast, where neighbours overlap by just `overlap`."""
+    model, image = convolutions(radius), picture(64, 64 + 2 * (64 - overlap)).double()
+    whole = model(image)
+    return float(((tiled(model, image, 64, overlap) - whole) ** 2).mean().sqrt() / whole.std())
+
+
+def test_exact_for_a_receptive_radius_of_a_quarter_of_the_overlap() -> None:
+    assert error_at(8, 32) < 1e-12
+    assert error_at(9, 32) > 1e-12
+
+
+def test_close_for_a_receptive_radius_of_half_the_overlap() -> None:
+    assert error_at(8, 16) < 1e-4
+    assert error_at(8, 16) < error_at(8, 8) / 5 < error_at(8, 0) / 25
+
+
+def test_no_step_at_a_seam_where_tiles_disagree() -> None:
+    """Each tile answers with a level of its own, as a generative model might: it has to fade, not jump."""
+    levels = iter(range(100))
+    out = tiled(lambda x: torch.full_like(x, float(next(levels))), torch.zeros(1, 3, 32, 120), 64, 32)
+    assert out.min() == 0
+    assert out.max() == 2
+    assert out.diff(dim=-1).abs().max() < 0.11  # a hard paste jumps by 1
+
+
+def test_whole_image_is_one_call() -> None:
+    image = picture(30, 32)
+    for tile in (0, 32, 100):
+        calls: list[Tensor] = []
+        tiled(lambda x, calls=calls: calls.append(x) or x, image, tile, 8)
+        assert len(calls) == 1
+        assert calls[0] is image
+
+
+def test_other_channels_and_types() -> None:
+    out = tiled(lambda x: x[:, :1].bfloat16(), picture(50, 50), 32, 8)
+    assert out.shape == (1, 1, 50, 50)
+    assert out.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(-1, 0), (32, 32), (32, -1)])
+def test_bad_settings(tile: int, overlap: int) -> None:
+    with pytest.raises(ConfigError, match=f"tile={tile}, tile_overlap={overlap}"):
+        tiled(lambda x: x, picture(8, 8), tile, overlap)
