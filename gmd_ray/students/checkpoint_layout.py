@@ -65,7 +65,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     trail, prefix = _find_weights(tree)
     weights = _at(tree, trail)
     if not any(isinstance(value, Tensor) for value in weights.values()):
-        raise ModelError(f"student checkpoint {path}: no weights in it, only {', '.join(map(str, weights)) or 'nothing'}")
+        found = ", ".join(map(str, [*weights][:5])) or "nothing"
+        raise ModelError(f"student checkpoint {path}: no weights in it, only {found}")
     return Checkpoint(suffix, tree, metadata, trail, prefix)
 
 

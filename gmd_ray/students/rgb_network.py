@@ -11,6 +11,10 @@ from torch import Tensor, nn
 _LUMA = (0.299, 0.587, 0.114)
 """BT.601 weights of R, G and B."""
 
+_ONE_BY_ONE = {"DRUNet", "IPT", "SeemoRe"}
+"""Architectures that mix up the images of a batch: DRUNet (like FDnCNN) makes its noise map for one image, IPT cuts
+patches of one, SeemoRe routes a batch through the experts of all its images."""
+
 
 def luma(rgb: Tensor) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W), BT.601."""
@@ -25,6 +29,9 @@ class RgbNetwork(nn.Module):
     this. Images are padded at the right and bottom to what the network asks for (reflected, and replicated where the
     image is too small to reflect) and the result is cropped. A one-channel network sees the BT.601 luma and its result
     is replicated to RGB.
+
+    In a few architectures training never reaches every parameter (SPAN's folded convolutions, an odd layer of FFTformer
+    and HVICIDNet); DDP needs `find_unused_parameters=True` for those.
     """
 
     def __init__(self, descriptor: Any) -> None:
@@ -36,8 +43,7 @@ class RgbNetwork(nn.Module):
         self._sizes = descriptor.size_requirements
         # Ten architectures do not take or return a plain image; how to call them is only there (spandrel is pinned).
         self._call = descriptor._call_fn
-        # These two make their noise-level map for one image only.
-        self._one_by_one: bool = descriptor.architecture.id == "DRUNet" or "FDnCNN" in descriptor.tags
+        self._one_by_one: bool = descriptor.architecture.id in _ONE_BY_ONE or "FDnCNN" in descriptor.tags
 
     def forward(self, lq: Tensor) -> Tensor:
         """float RGB in [0, 1], (B, 3, H, W) -> (B, 3, H * scale, W * scale), same dtype, not clamped."""

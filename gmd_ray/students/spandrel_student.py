@@ -52,7 +52,7 @@ class SpandrelStudent:
 
     def restore(self, lq: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 3, H * scale, W * scale) in [0, 1], float32, on the device of `lq`; any size from 1x1."""
-        assert lq.ndim == 4 and lq.shape[1] == 3, f"expected (B, 3, H, W), got {tuple(lq.shape)}"
+        assert lq.shape[1:-2] == (3,), f"expected (B, 3, H, W), got {tuple(lq.shape)}"
         device = next(self.module.parameters()).device
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._dtype == "bfloat16")
         with torch.no_grad(), _evaluating(self.module), autocast:
@@ -83,21 +83,27 @@ class SpandrelStudent:
         `params` and `params_ema` both get these weights.
 
         Raises:
-            ModelError: another file ending than the checkpoint's, or the file read back restores otherwise.
+            ModelError: another file ending than the checkpoint's, weights that diverged, or a file that restores
+                otherwise when read back.
         """
         path = Path(path)
         if path.suffix.lower() != self._layout.suffix:
-            raise ModelError(f"cannot save {path}: the student keeps the layout it came in, a {self._layout.suffix} file")
+            raise ModelError(
+                f"cannot save {path}: the student keeps the layout it came in, a {self._layout.suffix} file"
+            )
         network = copy.deepcopy(self._network).cpu().eval()
         self._layout.round_(network.network.state_dict())
         # Before the state is taken: some networks fold their training branches into inference weights when called.
         expected = _test_output(network)
+        if not expected.isfinite().all():
+            raise ModelError(f"cannot save {path}: the weights give values that are not finite; the training diverged")
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
         try:
             self._layout.write(draft, network.network.state_dict())
             written = RgbNetwork(_build(read_checkpoint(draft).weights, draft)).eval()
-            if not torch.allclose(_test_output(written), expected, rtol=0, atol=1e-5 * max(1.0, expected.abs().max())):
+            tolerance = 1e-5 * max(1.0, expected.abs().max().item())
+            if not torch.allclose(_test_output(written), expected, rtol=0, atol=tolerance):
                 raise ModelError(
                     f"cannot save {path}: {self.architecture} restores otherwise when read back; the file was not kept"
                 )
