@@ -63,7 +63,7 @@ def adapt(cfg: Config) -> Adapted:
         # A model version; champion only if every gate holds.
         version = register(cfg, run, students["adapted"], evaluation)
         decision = promote(cfg, run, version, evaluation)
-        report = write_report(cfg, evaluation, run, decision="\n".join(decision.reasons))
+        report = write_report(cfg, evaluation, run, decision=decision)
         run.artifact(str(Path(cfg.out) / "config.yaml"))
         return Adapted(
             student=students["adapted"],
