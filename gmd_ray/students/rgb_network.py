@@ -48,7 +48,8 @@ class RgbNetwork(nn.Module):
     def forward(self, lq: Tensor) -> Tensor:
         """float RGB in [0, 1], (B, 3, H, W) -> (B, 3, H * scale, W * scale), same dtype, not clamped."""
         height, width = lq.shape[-2:]
-        x = self._padded(luma(lq) if self.input_channels == 1 else lq)
+        # A copy, since some networks (RCAN) scale their input in place.
+        x = self._padded(luma(lq) if self.input_channels == 1 else lq.clone())
         if self._one_by_one:
             y = torch.cat([self._call(self.network, image) for image in x.split(1)])
         else:

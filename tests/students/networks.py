@@ -11,6 +11,7 @@ import torch
 from spandrel.architectures.DnCNN import DnCNN
 from spandrel.architectures.ESRGAN import ESRGAN
 from spandrel.architectures.NAFNet import NAFNet
+from spandrel.architectures.RCAN import RCAN
 from spandrel.architectures.SPAN import SPAN
 from spandrel.architectures.SwinIR import SwinIR
 from spandrel.architectures.Uformer import Uformer
@@ -49,6 +50,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "esrgan_basicsr": lambda: ESRGAN(num_filters=16, num_blocks=2, scale=4),
     "esrgan_bsrgan": lambda: ESRGAN(num_filters=16, num_blocks=2, scale=4),
     "realesrgan_x2": lambda: ESRGAN(in_nc=12, num_filters=16, num_blocks=2, scale=4, shuffle_factor=2),
+    "rcan": lambda: RCAN(scale=2, n_resgroups=1, n_resblocks=2, n_feats=16),
     "span": lambda: SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=2, norm=False),
     "uformer": lambda: Uformer(
         img_size=128,

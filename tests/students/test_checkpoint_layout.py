@@ -33,7 +33,7 @@ def train_a_step(student, lr=1e-2):
 def spandrel_restores(path, image):
     descriptor = ModelLoader("cpu").load_from_file(path)
     seen = image[:, :1] if descriptor.input_channels == 1 else image
-    return descriptor(seen).expand(-1, 3, -1, -1).clone()
+    return descriptor(seen.clone()).expand(-1, 3, -1, -1).clone()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
