@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from gmd_ray import errors
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, GmdError, nearest
 from gmd_ray.evaluation.items import Item, held_out_items
-from gmd_ray.evaluation.judge import ADAPTED, SCHEMA, Judge
+from gmd_ray.evaluation.judge import ADAPTED, FAILURE, SCHEMA, Judge
 from gmd_ray.evaluation.results import PICTURES, ROWS, Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.progress import NullRecorder, Progress, Recorder
@@ -47,15 +49,7 @@ def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = 
     store = open_store(cfg) if ADAPTED in students else None
     if store is not None:
         items += pair_items(store, cfg.evaluation.report_images)
-    rows, pictures = _stream(cfg, students, items, measured)
-    named = set(rows["student"].unique().to_pylist())
-    evaluation = Evaluation(
-        rows=rows,
-        pictures=pictures,
-        students=tuple(name for name in ["lq", *students] if name in named),
-        metrics=tuple(cfg.evaluation.metrics),
-        settings=f"crop_border={cfg.evaluation.crop_border}",
-    )
+    evaluation = collect(cfg, students, items, _stream(cfg, students, items, measured))
     evaluation.save(cfg.out)
     recorder.metrics(_means(evaluation))
     for name in ("table.md", "metrics.parquet"):
@@ -78,8 +72,8 @@ def _check(cfg: Config, students: Mapping[str, str]) -> None:
             raise ConfigError(f"evaluation.metrics: no metric {name!r}; {nearest(name, known)}")
 
 
-def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measured: int) -> tuple[pa.Table, pa.Table]:
-    """Rows of values and rows of pictures, each sorted."""
+def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measured: int) -> pa.Table:
+    """Rows of schema `judge.SCHEMA`, in the order of their arrival."""
     import ray.data
     from ray.exceptions import RayError
 
@@ -100,34 +94,40 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
     tables = []
     try:
         with Progress("evaluate", measured, interval_s=cfg.log_interval_s) as progress:
-            for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
-                tables.append(table.select(SCHEMA.names).cast(SCHEMA))
-                values = tables[-1].filter(pa.compute.field("metric").is_valid())
+            for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
+                table = batch.select(SCHEMA.names).cast(SCHEMA)
+                _raise_failure(table)
+                tables.append(table)
+                values = table.filter(pc.field("metric").is_valid())
                 progress.update(len(values.group_by(["dataset", "id"]).aggregate([])))
     except RayError as error:
-        raise _own(error) from error
-    table = pa.concat_tables(tables)
-    has_metric = pa.compute.field("metric").is_valid()
+        raise GmdError(f"the evaluation broke: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    return pa.concat_tables(tables)
+
+
+def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: pa.Table) -> Evaluation:
+    """Sort what `Judge` said of the items, in whatever order it came, into an evaluation."""
+    has_metric = pc.field("metric").is_valid()
     # By name and not by arrival, so that the same run writes the same file.
-    rows = (
-        table.filter(has_metric)
-        .select(ROWS.names)
-        .sort_by([(name, "ascending") for name in ("dataset", "id", "student", "metric")])
-    )
-    order = {(item["dataset"], item["id"]): i for i, item in enumerate(items)}
+    order = [(name, "ascending") for name in ("dataset", "id", "student", "metric")]
+    rows = table.filter(has_metric).select(ROWS.names).sort_by(order)
+    place = {(item["dataset"], item["id"]): i for i, item in enumerate(items)}
     pictures = table.filter(~has_metric).select(PICTURES.names).to_pylist()
-    pictures.sort(key=lambda row: (order[row["dataset"], row["id"]], row["name"]))
-    return rows, pa.Table.from_pylist(pictures, schema=PICTURES)
+    pictures.sort(key=lambda row: (place[row["dataset"], row["id"]], row["name"]))
+    named = set(rows["student"].unique().to_pylist())
+    return Evaluation(
+        rows=rows,
+        pictures=pa.Table.from_pylist(pictures, schema=PICTURES),
+        students=tuple(name for name in ["lq", *students] if name in named),
+        metrics=tuple(cfg.evaluation.metrics),
+        settings=f"crop_border={cfg.evaluation.crop_border}",
+    )
 
 
-def _own(error: Exception) -> Exception:
-    """The error of ours that made the stream fail, out of Ray's wrapping; else the error itself."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, GmdError):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
+def _raise_failure(table: pa.Table) -> None:
+    """Raise the error that an actor met while it loaded its models."""
+    for row in table.filter(pc.field("dataset") == FAILURE).slice(0, 1).to_pylist():
+        raise getattr(errors, row["id"], GmdError)(row["error"])
 
 
 def _means(evaluation: Evaluation) -> dict[str, float]:

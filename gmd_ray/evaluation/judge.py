@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,8 +25,13 @@ from gmd_ray.quality.protocol import Metric
 from gmd_ray.students import load_student
 from gmd_ray.students.protocol import Student
 
+log = logging.getLogger("gmd_ray.evaluation")
+
 SCHEMA = pa.schema([*ROWS, *(column for column in PICTURES if column.name not in ROWS.names)])
 """Rows of values and rows of pictures in one stream; the latter have `png` and `name`, and no metric."""
+
+FAILURE = "failure"
+"""`dataset` of a row that ends the evaluation: `id` is the type of the error, `error` its text."""
 
 PICTURE_SIDE = 320
 """Pictures of larger images are cut to a centre square of this many HQ pixels, at their own resolution."""
@@ -44,7 +50,6 @@ class Judge:
         self.cfg = cfg
         self.students: dict[str, Student] = {}
         self.metrics: dict[str, Metric | str] = {}
-        # An error raised here would have the actor started again and again; it is raised with the first batch.
         self.failure: GmdError | None = None
         torch.set_num_threads(max(1, int(cfg.evaluation.pool.num_cpus)))
         try:
@@ -78,7 +83,9 @@ class Judge:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.failure is not None:
-            raise self.failure
+            # As a row: Ray would start an actor that fails again and again, and lose an exception's type on its way.
+            row = {"dataset": FAILURE, "id": type(self.failure).__name__, "error": str(self.failure)}
+            return pa.Table.from_pylist([row], schema=SCHEMA)
         rows: list[dict[str, Any]] = []
         for item in batch.to_pylist():
             known = {"dataset": item["dataset"], "id": item["id"]}
@@ -87,8 +94,7 @@ class Judge:
 
     def _judge(self, item: Item) -> Iterator[dict[str, Any]]:
         if item["dataset"] == "pairs":
-            lq = decode_png(item["data"])
-            yield {"name": ADAPTED, "png": self._picture(self._restore(ADAPTED, lq), 1)}
+            yield from self._show_pair(item)
             return
         names = [*(["lq"] if self.scale == 1 else []), *self.students]
         try:
@@ -111,6 +117,15 @@ class Judge:
             if item["picture"] and name != "lq":
                 yield {"name": name, "png": self._picture(image, 1)}
             yield from self._measure(name, to_tensor([image])[0], reference)
+
+    def _show_pair(self, item: Item) -> Iterator[dict[str, Any]]:
+        """The adapted student's output for a row of the pair store."""
+        try:
+            restored = self._restore(ADAPTED, decode_png(item["data"]))
+        except Exception:  # a picture that the report does without
+            log.warning("%s: the adapted student cannot restore it", item["id"], exc_info=True)
+            return
+        yield {"name": ADAPTED, "png": self._picture(restored, 1)}
 
     def _read(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
         """The input and, where known, the ground truth: float32 RGB in [0, 1], (H, W, 3)."""

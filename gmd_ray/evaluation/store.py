@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from gmd_ray.config import Config
@@ -54,7 +55,7 @@ class PairStore:
     def images(self, ids: list[str]) -> dict[str, dict[str, Any]]:
         """Rows of some pairs by id: `lq`, `restored`, `pseudo_target` (PNG or None) and `score`."""
         columns = ["id", "lq", "restored", "pseudo_target", "score"]
-        rows = self._data.to_table(columns=columns, filter=pc.field("id").isin(ids)).to_pylist()
+        rows = self._data.to_table(columns=columns, filter=pc.field("id").isin(pa.array(ids, pa.string()))).to_pylist()
         return {row["id"]: row for row in rows}
 
 

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gmd_ray.config import Config
+from gmd_ray.errors import ConfigError, DataError, ModelError
+from gmd_ray.evaluation import Evaluation, evaluate, load_evaluation
+from gmd_ray.evaluation.evaluate import collect
+from gmd_ray.evaluation.items import held_out_items, spread
+from gmd_ray.evaluation.judge import Judge
+from gmd_ray.images.decode import decode_image
+from gmd_ray.images.degradations import make_degradation, sample_rng
+from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.students import load_student
+from tests.evaluation.conftest import save_student, write_store
+
+
+def judged(cfg: Config, students: dict[str, str]) -> Evaluation:
+    """What `evaluate` finds, without Ray."""
+    items = held_out_items(cfg)
+    table = pa.Table.from_pylist(items)
+    return collect(cfg, students, items, Judge(cfg, students)(table))
+
+
+def levels(image: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(image, 0, 1).astype(np.float64) * 255)
+
+
+def psnr(image: np.ndarray, hq: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((levels(image) - levels(hq)) ** 2)))
+
+
+def read(path: Path) -> np.ndarray:
+    return decode_image(path.read_bytes())
+
+
+def restored(cfg: Config, path: str, lq: np.ndarray) -> np.ndarray:
+    return to_images(load_student(replace(cfg.student, path=path)).restore(to_tensor([lq])))[0]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_values_are_those_of_a_plain_loop(run: Config, students: dict[str, str], tmp_path: Path) -> None:
+    write_store(tmp_path / "out", [5.0, 4.5, 4.0, None])
+    found = evaluate(run, students)
+    for dataset, count in (("target", 6), ("source", 4)):
+        assert len(found.images(dataset)) == count
+        for image in found.images(dataset):
+            lq, hq = (read(tmp_path / dataset / side / image) for side in ("lq", "hq"))
+            expected = {name: restored(run, path, lq) for name, path in students.items()} | {"lq": lq}
+            for name, output in expected.items():
+                assert found.values(name, dataset, "psnr")[image] == pytest.approx(psnr(output, hq), abs=1e-6)
+    assert found.students == ("lq", "baseline", "adapted")
+
+    # What is on disk is the same, complete, and pictures are kept of the images that the report will show.
+    rows = pq.read_table(tmp_path / "out" / "evaluation" / "metrics.parquet")
+    assert rows.num_rows == (6 + 4) * 3 * 2
+    assert rows["error"].null_count == rows.num_rows
+    assert load_evaluation(run.out).table() == found.table()
+    assert found.pictured("target") == ["00.png", "02.png", "05.png"]
+    shown = decode_png(found.picture("target", "02.png", "adapted") or b"")
+    assert np.array_equal(
+        levels(shown), levels(restored(run, students["adapted"], read(tmp_path / "target/lq/02.png")))
+    )
+    assert found.pictured("pairs") == ["00.png", "01.png", "02.png"]
+
+
+def test_without_ground_truth_only_no_reference_metrics_are_measured(run: Config, students: dict[str, str]) -> None:
+    run.evaluation.target_hq = run.evaluation.source_hq = run.evaluation.source_lq = None
+    run.evaluation.metrics = ["psnr", "niqe"]
+    run.evaluation.weights = {"niqe": "/nowhere/niqe.mat"}
+    found = judged(run, {"baseline": students["baseline"]})
+    assert found.datasets == ("target",)
+    assert found.values("baseline", "target", "psnr") == {}
+    assert "no such file" in found.unavailable["niqe"]
+    assert "niqe: unavailable" in found.table()
+
+
+def test_a_source_test_set_without_inputs_is_degraded_with_a_fixed_seed(
+    run: Config, students: dict[str, str], tmp_path: Path
+) -> None:
+    run.evaluation.target_lq = run.evaluation.target_hq = run.evaluation.source_lq = None
+    run.source.degradation, run.seed = "noise25", 3
+    found = judged(run, {"baseline": students["baseline"]})
+    for image in found.images("source"):
+        hq = read(tmp_path / "source" / "hq" / image)
+        lq = make_degradation("noise25")(hq, sample_rng("source-test", 3, image))
+        assert found.values("lq", "source", "psnr")[image] == pytest.approx(psnr(lq, hq), abs=1e-6)
+
+
+def test_an_image_that_fails_is_counted_and_the_rest_is_measured(
+    run: Config, students: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "target" / "lq" / "03.png").write_bytes(b"not a picture")
+    found = judged(run, students)
+    assert len(found.values("adapted", "target", "psnr")) == 5
+    failures = found.failures("target")
+    assert {(student, metric, n) for student, metric, _, n in failures} == {
+        (student, metric, 1) for student in ("lq", "baseline", "adapted") for metric in ("psnr", "ssim")
+    }
+    assert all("not an image" in reason for _, _, reason, _ in failures)
+    difference = found.difference("adapted", "target", "psnr")
+    assert difference is not None
+    assert difference.n == 5
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_checkpoint_that_does_not_load_is_one_line_of_ours(
+    run: Config, students: dict[str, str], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\x00" * 64)
+    with pytest.raises(ModelError, match=r"broken\.safetensors") as caught:
+        evaluate(run, {**students, "adapted": str(broken)})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": ["pnsr"]}, "did you mean 'psnr'"),
+        ({"metrics": []}, "evaluation.metrics is empty"),
+        ({"target_lq": None}, "evaluation.target_hq is set without"),
+        ({"target_lq": None, "target_hq": None, "source_hq": None, "source_lq": None}, "nothing to evaluate on"),
+        ({"source_lq": None}, "source.degradation"),
+    ],
+)
+def test_settings_that_cannot_be_met(
+    run: Config, students: dict[str, str], changes: dict[str, object], message: str
+) -> None:
+    for key, value in changes.items():
+        setattr(run.evaluation, key, value)
+    with pytest.raises(ConfigError, match=message):
+        evaluate(run, students)
+
+
+def test_missing_partners_are_named(run: Config, students: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "target" / "hq" / "04.png").unlink()
+    with pytest.raises(DataError, match=r"04\.png"):
+        evaluate(run, students)
+
+
+def test_the_name_lq_is_taken(run: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'lq'"):
+        evaluate(run, {"lq": save_student(tmp_path / "s.safetensors", 0, 1.0)})
+
+
+def test_pictures_are_spread_evenly_with_both_ends() -> None:
+    assert spread(list(range(101)), 5) == [0, 25, 50, 75, 100]
+    assert spread([3, 1], 5) == [3, 1]
+    assert spread([3, 1], 0) == []
+    assert spread([3, 1], 1) == [3]
+
+
+def test_the_picture_of_a_large_image_is_its_centre(run: Config, students: dict[str, str], tmp_path: Path) -> None:
+    run.evaluation.source_hq = run.evaluation.source_lq = None
+    wide = np.linspace(0, 1, 400 * 340 * 3, dtype=np.float32).reshape(340, 400, 3)
+    for side in ("lq", "hq"):
+        (tmp_path / "target" / side / "99.png").write_bytes(encode_png(wide))
+    found = judged(run, students)
+    picture = decode_png(found.picture("target", "99.png", "hq") or b"")
+    assert np.array_equal(levels(picture), levels(wide[10:330, 40:360]))

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from gmd_ray.config import Config
+from gmd_ray.evaluation import write_report
+from gmd_ray.evaluation.evaluate import collect
+from gmd_ray.evaluation.items import Item, held_out_items
+from gmd_ray.evaluation.judge import Judge
+from gmd_ray.evaluation.results import Evaluation
+from gmd_ray.evaluation.store import open_store, pair_items
+from gmd_ray.images.encode import decode_png
+from tests.evaluation.conftest import draw, write_store
+
+HOSTILE = "<script>alert(1)</script>&\"'{:02d}.png".replace("/", "⁄")
+
+
+@dataclass(frozen=True)
+class Decision:
+    promoted: bool
+    reasons: list[str]
+    version: str | None
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; refuses one that is not well formed."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def judge(cfg: Config, students: dict[str, str]) -> Evaluation:
+    items: list[Item] = held_out_items(cfg)
+    store = open_store(cfg)
+    if store is not None and "adapted" in students:
+        items += pair_items(store, cfg.evaluation.report_images)
+    return collect(cfg, students, items, Judge(cfg, students)(pa.Table.from_pylist(items)))
+
+
+def page(cfg: Config, students: dict[str, str], decision: Decision | None = None) -> Page:
+    path = write_report(cfg, judge(cfg, students), decision=decision)
+    assert path == f"{cfg.out}/report.html"
+    return Page(Path(path).read_text())
+
+
+def test_a_whole_run(run: Config, students: dict[str, str], tmp_path: Path) -> None:
+    write_store(tmp_path / "out", [5.5, 5.0, 4.5, 4.2, 4.0, 3.5, None])
+    draw(tmp_path / "truth", "lq", "hq", 7)
+    run.evaluation.pairs_hq = str(tmp_path / "truth" / "hq")
+    decision = Decision(False, ["holds: target psnr", "refused: source psnr 20: gain -1"], "3")
+    found = page(run, students, decision)
+    for words in (
+        "on 6 held-out target images",
+        "7 inputs 4 accepted 2 rejected 1 failed 66.7 % of scored pass ≥ 4.2",
+        "not promoted gmd-student version 3",
+        "00.png score 5.5",
+        "empty file",
+        "threshold 4.2",
+    ):
+        assert words in found.text
+    # Held-out: three images of target and source each, LQ + two students + ground truth. Pairs: three accepted and
+    # both rejected, LQ + restored + pseudo-target + adapted + ground truth.
+    pictures = found.named("img")
+    assert len(pictures) == 2 * 3 * 4 + 5 * 5
+    for picture in pictures:
+        head, _, data = str(picture["src"]).partition(",")
+        assert head == "data:image/png;base64"
+        image = decode_png(base64.b64decode(data))
+        assert picture["width"] == str(3 * image.shape[1])
+    assert [item["class"] for item in found.named("li") if item.get("class")] == ["no"]
+
+
+def test_the_page_needs_nothing_beside_itself(run: Config, students: dict[str, str], tmp_path: Path) -> None:
+    write_store(tmp_path / "out", [5.0, 4.0])
+    found = page(run, students)
+    assert not found.named("script")
+    assert not found.named("link")
+    sources = [value for _, attributes in found.tags for key, value in attributes.items() if key in ("src", "href")]
+    assert all(str(source).startswith("data:") for source in sources)
+    assert not re.search(r"url\(|@import|https?://", Path(f"{run.out}/report.html").read_text())
+
+
+def test_hostile_names_stay_text(run: Config, students: dict[str, str], tmp_path: Path) -> None:
+    write_store(tmp_path / "out", [5.0, None], HOSTILE)
+    draw(tmp_path / "odd", "lq", "hq", 2, HOSTILE)
+    run.evaluation.target_lq, run.evaluation.target_hq = str(tmp_path / "odd/lq"), str(tmp_path / "odd/hq")
+    found = page(run, students, Decision(True, ["holds: <b>x</b>"], "1"))
+    assert not found.named("script")
+    assert HOSTILE.format(0) in found.text
+    assert any(picture["alt"] == f"adapted of {HOSTILE.format(0)}" for picture in found.named("img"))
+    assert "holds: <b>x</b>" in found.text
+
+
+@pytest.mark.parametrize(("scores", "accepted"), [([5.0, 4.5], 2), ([1.0, 2.0], 0), ([None], 0)])
+def test_stores_with_one_kind_of_row(
+    run: Config, students: dict[str, str], tmp_path: Path, scores: list[float | None], accepted: int
+) -> None:
+    write_store(tmp_path / "out", scores)
+    found = page(run, students)
+    assert f"{len(scores)} inputs {accepted} accepted" in found.text
+    assert ("Accepted pairs" in found.text) == (accepted > 0)
+    assert ("Rejected pairs" in found.text) == (accepted == 0 and scores != [None])
+
+
+def test_without_ground_truth_pair_store_and_adapted_student(run: Config, students: dict[str, str]) -> None:
+    run.evaluation.target_hq = run.evaluation.source_hq = run.evaluation.source_lq = None
+    run.evaluation.metrics = ["psnr", "niqe"]
+    run.evaluation.weights = {"niqe": "/nowhere/niqe.mat"}
+    found = page(run, {"baseline": students["baseline"]})
+    assert "no adapted student" in found.text
+    assert "niqe : evaluation.weights.niqe=/nowhere/niqe.mat: no such file" in found.text
+    assert "No metric has a value on this set." in found.text
+    assert len(found.named("img")) == 3 * 2
+
+
+def test_the_training_log_becomes_a_curve_and_passwords_do_not_show(
+    run: Config, students: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "out" / "finetune" / "adapted" / "log.csv"
+    log.parent.mkdir(parents=True)
+    log.write_text("step,loss\n10,0.5\n20,0.25\n")
+    run.tracking.uri = "https://me:secret@mlflow.example:5000"
+    found = page(run, students)
+    assert len(found.named("polyline")) == 1
+    assert "secret" not in Path(f"{run.out}/report.html").read_text()
+    assert "***@mlflow.example:5000" in found.text

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gmd_ray.errors import DataError
+from gmd_ray.evaluation import Evaluation, load_evaluation
+from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
+from gmd_ray.evaluation.table import number
+
+
+def evaluation(
+    values: dict[tuple[str, str], list[float | None]],
+    *,
+    dataset: str = "target",
+    higher: bool = True,
+    extra: list[dict[str, object]] | None = None,
+    metrics: tuple[str, ...] = ("psnr",),
+) -> Evaluation:
+    """(student, metric) -> value of image 0, 1, ...; None is a failure."""
+    rows = [
+        {
+            "dataset": dataset,
+            "id": f"{i}.png",
+            "student": student,
+            "metric": metric,
+            "value": value,
+            "error": "no luck" if value is None else None,
+            "higher_is_better": higher,
+        }
+        for (student, metric), line in values.items()
+        for i, value in enumerate(line)
+    ]
+    students = tuple(dict.fromkeys(student for student, _ in values))
+    table = pa.Table.from_pylist(rows + (extra or []), schema=ROWS)
+    return Evaluation(table, PICTURES.empty_table(), students, metrics, "crop_border=0")
+
+
+def test_difference_is_paired_by_image_with_the_standard_error_of_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    baseline, gains = rng.normal(24, 5, 50), rng.normal(0.4, 0.2, 50)
+    found = evaluation({("baseline", "psnr"): list(baseline), ("adapted", "psnr"): list(baseline + gains)})
+    difference = found.difference("adapted", "target", "psnr")
+    assert difference is not None
+    assert difference.mean == pytest.approx(gains.mean(), abs=1e-12)
+    # Far below the spread of the images themselves: the pairing is what makes a small gain visible.
+    assert difference.standard_error == pytest.approx(gains.std(ddof=1) / math.sqrt(50), abs=1e-12)
+    assert (difference.n, difference.only_reference) == (50, 0)
+
+
+def test_difference_uses_the_images_that_both_have_and_counts_the_others() -> None:
+    found = evaluation({("baseline", "psnr"): [20, 21, 22, None], ("adapted", "psnr"): [21, None, 24, 30]})
+    difference = found.difference("adapted", "target", "psnr")
+    assert difference is not None
+    assert (difference.mean, difference.n, difference.only_reference) == (1.5, 2, 1)
+    assert found.mean("adapted", "target", "psnr") == 25.0
+    assert found.failures("target") == [("adapted", "psnr", "no luck", 1), ("baseline", "psnr", "no luck", 1)]
+
+
+def test_a_single_image_has_no_standard_error_and_a_stranger_no_difference() -> None:
+    found = evaluation({("baseline", "psnr"): [20], ("adapted", "psnr"): [21]})
+    difference = found.difference("adapted", "target", "psnr")
+    assert difference is not None
+    assert difference.standard_error is None
+    assert found.difference("adapted", "target", "psnr", against="median") is None
+    assert found.mean("adapted", "source", "psnr") is None
+
+
+def test_table_shows_means_differences_directions_and_what_is_unavailable() -> None:
+    unavailable = {"dataset": "target", "id": "0.png", "student": "adapted", "metric": "lpips"}
+    extra = [{**unavailable, "error": f"{UNAVAILABLE}no weights at hand"}]
+    values = {("baseline", "niqe"): [6.0, 8.0], ("adapted", "niqe"): [5.0, 6.5]}
+    found = evaluation(values, higher=False, extra=extra, metrics=("niqe", "lpips"))
+    lines = found.table().splitlines()
+    assert "| student | niqe ↓ |" in lines
+    assert "| baseline | 7.000 |" in lines
+    assert "| adapted | 5.750 (-1.250 ± 0.250) |" in lines
+    assert "- lpips: unavailable: no weights at hand" in lines
+    assert found.unavailable == {"lpips": "no weights at hand"}
+
+
+@pytest.mark.parametrize(("value", "text"), [(24.307, "24.31"), (0.72138, "0.7214"), (5.7, "5.700"), (-12.0, "-12.00")])
+def test_number(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_save_and_load_give_the_same_evaluation(tmp_path: Path) -> None:
+    found = evaluation({("lq", "psnr"): [19], ("baseline", "psnr"): [20], ("adapted", "psnr"): [21]})
+    found.save(str(tmp_path))
+    again = load_evaluation(str(tmp_path))
+    assert again.rows.equals(found.rows)
+    assert (again.students, again.metrics, again.settings) == (found.students, found.metrics, found.settings)
+    assert (tmp_path / "evaluation" / "table.md").read_text() == found.table()
+    with pytest.raises(DataError, match="evaluate this run first"):
+        load_evaluation(str(tmp_path / "elsewhere"))
+
+
+def test_test_set_digest_changes_with_images_and_settings() -> None:
+    one = evaluation({("baseline", "psnr"): [20, 21]})
+    other = evaluation({("baseline", "psnr"): [1, None]})
+    fewer = evaluation({("baseline", "psnr"): [20]})
+    cropped = Evaluation(one.rows, one.pictures, one.students, one.metrics, "crop_border=4")
+    assert one.test_set("target") == other.test_set("target")
+    assert len({one.test_set("target"), fewer.test_set("target"), cropped.test_set("target")}) == 3
