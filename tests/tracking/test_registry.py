@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from mlflow.tracking import MlflowClient
+
+from gmd_ray.config import Config, GateConfig
+from gmd_ray.evaluation import Evaluation
+from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
+from gmd_ray.progress import NullRecorder
+from gmd_ray.tracking import Decision, MlflowRecorder, TrackingError, promote, register, start_run
+from tests.evaluation.conftest import write_store
+
+HIGHER = {"psnr": True, "niqe": False}
+
+
+def measured(
+    values: Mapping[tuple[str, str, str], list[float | None]], unavailable: Mapping[str, str] | None = None
+) -> Evaluation:
+    """(student, dataset, metric) -> value of image 0, 1, ..."""
+    rows = [
+        {
+            "dataset": dataset,
+            "id": f"{i}.png",
+            "student": student,
+            "metric": metric,
+            "value": value,
+            "error": "no luck" if value is None else None,
+            "higher_is_better": HIGHER[metric],
+        }
+        for (student, dataset, metric), line in values.items()
+        for i, value in enumerate(line)
+    ]
+    rows += [
+        {"dataset": "target", "id": "0.png", "student": "adapted", "metric": metric, "error": UNAVAILABLE + reason}
+        for metric, reason in (unavailable or {}).items()
+    ]
+    students = tuple(dict.fromkeys(student for student, _, _ in values))
+    table = pa.Table.from_pylist(rows, schema=ROWS)
+    return Evaluation(table, PICTURES.empty_table(), students, ("psnr", "niqe", "lpips"), "crop_border=0")
+
+
+def figures(gain: float) -> Evaluation:
+    """A target test set on which the adapted student gains `gain` dB."""
+    return measured(
+        {("baseline", "target", "psnr"): [20, 22, 24], ("adapted", "target", "psnr"): [20 + gain, 22 + gain, 24 + gain]}
+    )
+
+
+def student_file(folder: Path, content: bytes = b"weights") -> str:
+    path = folder / "student.safetensors"
+    path.write_bytes(content)
+    return str(path)
+
+
+def version_of(cfg: Config, path: str, evaluation: Evaluation) -> tuple[str, Decision]:
+    """Register and judge within the run of `cfg.out`."""
+    with start_run(cfg, {}) as recorder:
+        version = register(cfg, recorder, path, evaluation)
+        assert version is not None
+        return version, promote(cfg, recorder, version, evaluation)
+
+
+def test_register_keeps_the_file_and_where_it_comes_from(run: Config, client: MlflowClient, tmp_path: Path) -> None:
+    write_store(tmp_path / "out", [5.0, 4.0, None])
+    path = student_file(tmp_path)
+    with start_run(run, {}) as recorder:
+        assert isinstance(recorder, MlflowRecorder)
+        version = register(run, recorder, path, figures(0.5))
+        again = register(run, recorder, path, figures(0.5))
+    assert version == again == "1"
+    found = client.get_model_version_by_alias(run.tracking.model, "challenger")
+    assert str(found.version) == version
+    assert found.run_id == recorder.run_id
+    assert {name: found.tags[name] for name in ("teacher", "student", "scorer")} == {
+        "teacher": "t0", "student": "s0", "scorer": "n0",
+    }  # fmt: skip
+    assert found.tags["pairs.inputs"] == "3"
+    assert found.tags["metric.target.psnr"] == "22.5"
+    folder = f"student/{found.tags['sha256'][:12]}"
+    assert found.source.endswith(folder)
+    kept = client.download_artifacts(recorder.run_id, f"{folder}/student.safetensors", str(tmp_path))
+    assert Path(kept).read_bytes() == b"weights"
+
+
+def test_other_weights_of_the_same_run_are_another_version_and_leave_the_first_alone(
+    run: Config, client: MlflowClient, tmp_path: Path
+) -> None:
+    one, _ = version_of(run, student_file(tmp_path), figures(0.5))
+    two, _ = version_of(run, student_file(tmp_path, b"other weights"), figures(0.6))
+    assert (one, two) == ("1", "2")
+    first = client.get_model_version(run.tracking.model, one)
+    folder = first.source[first.source.index("student/") :]
+    kept = client.download_artifacts(first.run_id, f"{folder}/student.safetensors", str(tmp_path))
+    assert Path(kept).read_bytes() == b"weights"
+
+
+def test_champion_changes_hands_only_for_a_gain(run: Config, client: MlflowClient, tmp_path: Path) -> None:
+    run.tracking.gates = [GateConfig(against="champion", min_gain=0.1)]
+    outcomes = []
+    for gain in (0.5, 0.55, 0.9):
+        run.out = str(tmp_path / f"run{gain}")
+        outcomes.append(version_of(run, student_file(tmp_path, str(gain).encode()), figures(gain)))
+    assert [(version, decision.promoted) for version, decision in outcomes] == [("1", True), ("2", False), ("3", True)]
+    assert "no champion to beat yet" in outcomes[0][1].reasons[0]
+    assert "gain +0.05 over champion (version 1) is not >= 0.1" in outcomes[1][1].reasons[0]
+    aliases = client.get_registered_model(run.tracking.model).aliases
+    assert {name: str(number) for name, number in aliases.items()} == {
+        "challenger": "3", "champion": "3", "previous_champion": "1",
+    }  # fmt: skip
+    assert client.get_model_version(run.tracking.model, "2").tags["promotion"].startswith("refused: refused: target")
+    # The last run again: nothing moves.
+    version, decision = version_of(run, student_file(tmp_path, b"0.9"), figures(0.9))
+    assert (version, decision.promoted) == ("3", True)
+    assert "champion already" in decision.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("gate", "holds", "reason"),
+    [
+        (GateConfig(), True, "gain +0.5 ± 0 over baseline (n=3) >= 0"),
+        (GateConfig(min_gain=0.6), False, "gain +0.5 ± 0 over baseline (n=3) is not >= 0.6"),
+        (GateConfig(metric="niqe"), True, "gain +1 ± 0 over baseline"),
+        (GateConfig(metric="niqe", min_gain=1.5), False, "is not >= 1.5"),
+        (GateConfig(against="median"), False, "gain -0.5"),
+        (GateConfig(against="source_only"), False, "no value of source_only"),
+        (GateConfig(dataset="source"), False, "no test set 'source'"),
+        (GateConfig(metric="lpips"), False, "no weights at hand"),
+        (GateConfig(metric="ssim"), False, "it was not measured"),
+    ],
+)
+def test_each_gate_says_why(gate: GateConfig, holds: bool, reason: str, run: Config, tmp_path: Path) -> None:
+    evaluation = measured(
+        {
+            ("baseline", "target", "psnr"): [20, 22, 24],
+            ("adapted", "target", "psnr"): [20.5, 22.5, 24.5],
+            ("median", "target", "psnr"): [21, 23, 25],
+            ("baseline", "target", "niqe"): [6, 7, 8],
+            ("adapted", "target", "niqe"): [5, 6, 7],
+        },
+        unavailable={"lpips": "no weights at hand"},
+    )
+    run.tracking.gates = [gate]
+    _, decision = version_of(run, student_file(tmp_path), evaluation)
+    assert decision.promoted == holds
+    assert len(decision.reasons) == 1
+    assert decision.reasons[0].startswith("holds" if holds else "refused")
+    assert reason in decision.reasons[0]
+
+
+def test_all_gates_must_hold(run: Config, client: MlflowClient, tmp_path: Path) -> None:
+    run.tracking.gates = [GateConfig(), GateConfig(min_gain=9)]
+    _, decision = version_of(run, student_file(tmp_path), figures(0.5))
+    assert not decision.promoted
+    assert [reason.split(":")[0] for reason in decision.reasons] == ["holds", "refused"]
+    assert "champion" not in client.get_registered_model(run.tracking.model).aliases
+
+
+def test_images_that_only_the_candidate_fails_on_refuse_it(run: Config, tmp_path: Path) -> None:
+    evaluation = measured({("baseline", "target", "psnr"): [20, 22], ("adapted", "target", "psnr"): [29, None]})
+    run.tracking.gates = [GateConfig()]
+    _, decision = version_of(run, student_file(tmp_path), evaluation)
+    assert "no value on 1 images where baseline has one" in decision.reasons[0]
+
+
+def test_a_champion_of_another_test_set_is_no_reference(run: Config, tmp_path: Path) -> None:
+    run.tracking.gates = [GateConfig(against="champion")]
+    version_of(run, student_file(tmp_path), figures(0.5))
+    longer = measured({("baseline", "target", "psnr"): [20] * 4, ("adapted", "target", "psnr"): [30] * 4})
+    _, decision = version_of(run, student_file(tmp_path, b"new"), longer)
+    assert not decision.promoted
+    assert "another test set" in decision.reasons[0]
+
+
+def test_an_untracked_run_registers_nothing(run: Config, tmp_path: Path) -> None:
+    version = register(run, NullRecorder(), student_file(tmp_path), figures(0.5))
+    decision = promote(run, NullRecorder(), version, figures(0.5))
+    assert version is None
+    assert not decision.promoted
+    assert "tracking.enabled=false" in decision.reasons[0]
+
+
+def test_a_missing_student_file_is_named(run: Config, tmp_path: Path) -> None:
+    with start_run(run, {}) as recorder, pytest.raises(TrackingError, match="no such file"):
+        register(run, recorder, str(tmp_path / "gone.safetensors"), figures(0.5))

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from gmd_ray.config import Config
+from gmd_ray.config.load import resolved
+from gmd_ray.progress import NullRecorder
+from gmd_ray.tracking import MlflowRecorder, TrackingError, start_run
+from gmd_ray.tracking.client import artifact_location, default_uri, redact
+
+
+def started(cfg: Config) -> MlflowRecorder:
+    """The run, begun and ended."""
+    with start_run(cfg, resolved(cfg)) as recorder:
+        assert isinstance(recorder, MlflowRecorder)
+    return recorder
+
+
+def test_run_tree(run: Config, client: MlflowClient, tmp_path: Path) -> None:
+    run.teacher.steps = 7
+    file = tmp_path / "manifest.json"
+    file.write_text("{}")
+    with start_run(run, resolved(run)) as parent:
+        assert isinstance(parent, MlflowRecorder)
+        with parent.stage("generate") as stage:
+            assert isinstance(stage, MlflowRecorder)
+            stage.params({"pool": {"min": 1, "sizes": [1, 2], "none": None}})
+            stage.metrics({"loss": 0.5}, step=3)
+            stage.metrics({"loss": 0.25, "psnr (dB)": 30.0}, step=4)
+            stage.tags({"teacher": "abc"})
+            stage.artifact(str(file), "pairs")
+            assert client.get_run(stage.run_id).info.status == "RUNNING"
+    top, child = client.get_run(parent.run_id), client.get_run(stage.run_id)
+    assert top.info.status == child.info.status == "FINISHED"
+    assert top.data.params["teacher.steps"] == "7"
+    assert top.data.params["out"] == run.out
+    assert child.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert child.info.run_name == "generate"
+    assert child.data.params == {"pool.min": "1", "pool.sizes": "[1, 2]", "pool.none": "null"}
+    assert [(m.step, m.value) for m in client.get_metric_history(stage.run_id, "loss")] == [(3, 0.5), (4, 0.25)]
+    assert child.data.metrics["psnr _dB_"] == 30.0
+    assert child.data.tags["teacher"] == "abc"
+    assert [item.path for item in client.list_artifacts(stage.run_id, "pairs")] == ["pairs/manifest.json"]
+    kept = client.download_artifacts(parent.run_id, "config.json", str(tmp_path))
+    assert json.loads(Path(kept).read_text())["teacher"]["steps"] == 7
+
+
+def test_the_same_directory_continues_the_same_runs(run: Config, client: MlflowClient) -> None:
+    ids = []
+    for steps in (5, 5, 6):
+        run.teacher.steps = steps
+        with start_run(run, resolved(run)) as parent, parent.stage("train") as stage:
+            assert isinstance(parent, MlflowRecorder)
+            assert isinstance(stage, MlflowRecorder)
+            stage.params({"lr": 0.1})
+            assert client.get_run(parent.run_id).info.status == "RUNNING"
+            ids.append((parent.run_id, stage.run_id))
+    assert len(set(ids)) == 1
+    # A parameter is written once in MLflow; what changed since then is a tag.
+    top = client.get_run(ids[0][0])
+    assert top.data.params["teacher.steps"] == "5"
+    assert top.data.tags["changed.teacher.steps"] == "6"
+    experiment = client.get_experiment_by_name(run.tracking.experiment)
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_another_directory_or_a_deleted_run_gets_a_new_run(run: Config, client: MlflowClient, tmp_path: Path) -> None:
+    first = started(run).run_id
+    client.delete_run(first)
+    second = started(run).run_id
+    run.out = str(tmp_path / "elsewhere")
+    assert len({first, second, started(run).run_id}) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED")]
+)
+def test_status_says_how_a_run_ended(run: Config, client: MlflowClient, error: BaseException, status: str) -> None:
+    ids: list[str] = []
+
+    def interrupted() -> None:
+        with start_run(run, {}) as parent, parent.stage("a") as stage:
+            ids.extend([parent.run_id, stage.run_id])  # type: ignore[union-attr]
+            raise error
+
+    with pytest.raises(type(error)):
+        interrupted()
+    assert [client.get_run(run_id).info.status for run_id in ids] == [status, status]
+
+
+def test_values_that_mlflow_refuses_do_not_end_a_run(
+    run: Config, client: MlflowClient, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    long = {"x" * 300: "y" * 10_000, "many": {f"k{i}": i for i in range(250)}}
+    with start_run(run, {}) as recorder:
+        assert isinstance(recorder, MlflowRecorder)
+        recorder.params(long)
+        recorder.params(long)
+        recorder.metrics({"loss": float("nan"), "psnr": 1.0, "top": float("inf")}, step=2)
+        recorder.metrics({f"m{i}": float(i) for i in range(1200)})
+        recorder.tags({f"t{i}": "z" * 9000 for i in range(120)})
+        recorder.artifact(str(tmp_path / "not there.txt"))
+        recorder.tags({"after": "yes"})
+    data = client.get_run(recorder.run_id).data
+    assert len(data.params) == 251
+    assert sorted(len(value) for value in data.params.values())[-1] == 6000
+    assert len(data.metrics) == 1201
+    assert "loss" not in data.metrics
+    assert data.tags["after"] == "yes"
+    assert data.tags["t119"].endswith("...")
+    assert "metric loss is nan at step 2: not logged" in caplog.text
+    assert "MLflow refused file" in caplog.text
+
+
+def test_a_pickled_recorder_writes_to_the_same_run(run: Config, client: MlflowClient) -> None:
+    with start_run(run, {}) as recorder:
+        copy = pickle.loads(pickle.dumps(recorder))
+        copy.metrics({"loss": 1.0}, step=1)
+    assert client.get_run(recorder.run_id).data.metrics == {"loss": 1.0}  # type: ignore[union-attr]
+
+
+def test_untracked(run: Config) -> None:
+    run.tracking.enabled = False
+    run.tracking.uri = "http://nobody.invalid"
+    with start_run(run, {}) as recorder:
+        assert isinstance(recorder, NullRecorder)
+
+
+def test_where_things_go_by_default(tmp_path: Path) -> None:
+    assert default_uri(str(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert artifact_location(default_uri(str(tmp_path)), "/runs/a") == f"file://{tmp_path}/mlartifacts"
+    assert artifact_location("http://server:5000", "/runs/a") is None
+    assert artifact_location("postgresql://db/x", "/runs/a") == "file:///runs/a/mlartifacts"
+    assert artifact_location("postgresql://db/x", "s3://bucket/a/") == "s3://bucket/a/mlartifacts"
+    with pytest.raises(TrackingError, match=r"set tracking\.uri"):
+        default_uri("s3://bucket/a")
+
+
+def test_a_server_that_is_not_there_is_one_line_soon(run: Config, closed_port: int) -> None:
+    run.tracking.uri = f"http://me:secret@127.0.0.1:{closed_port}"
+    start = time.monotonic()
+    with (
+        pytest.raises(TrackingError, match=r"MLflow at http://\*\*\*@127.*tracking\.uri") as caught,
+        start_run(run, {}),
+    ):
+        pytest.fail("the run began")
+    assert time.monotonic() - start < 30
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_goes_away_loses_nothing_if_it_comes_back(
+    run: Config,
+    client: MlflowClient,
+    broken_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with start_run(run, {}) as recorder:
+        assert isinstance(recorder, MlflowRecorder)
+        outbox = recorder.outbox
+        good, outbox._client = outbox.client, MlflowClient(broken_server)
+        recorder.metrics({"loss": 1.0}, step=1)
+        start = time.monotonic()
+        for step in range(2, 50):
+            recorder.metrics({"loss": 1.0}, step=step)
+        assert time.monotonic() - start < 1  # no further try for a while
+        with recorder.stage("evaluate") as stage:
+            stage.metrics({"psnr": 30.0})
+        assert client.get_run(recorder.run_id).data.metrics == {}
+        outbox._client = good
+    run_data = client.get_run(recorder.run_id)
+    assert [m.step for m in client.get_metric_history(recorder.run_id, "loss")] == list(range(1, 50))
+    # No child run could be made, so its figures are the parent's, under its name.
+    assert run_data.data.metrics["evaluate.psnr"] == 30.0
+    assert run_data.info.status == "FINISHED"
+    assert caplog.text.count("does not answer") == 1
+
+
+def test_what_is_lost_is_named(
+    run: Config, broken_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with start_run(run, {}) as recorder:
+        assert isinstance(recorder, MlflowRecorder)
+        recorder.outbox._client = MlflowClient(broken_server)
+        for step in range(3):
+            recorder.metrics({"loss": 1.0}, step=step)
+        recorder.artifact("report.html")
+    lost = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(lost) == 1
+    assert "lost: metrics loss (x3), file report.html, status FINISHED" in lost[0].getMessage()
+
+
+def test_importing_the_room_does_not_import_mlflow() -> None:
+    code = "import sys, gmd_ray.tracking; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ}, check=False).returncode == 0
+
+
+def test_redact() -> None:
+    assert redact("at https://a:b@host/x and s3://bucket/k@v") == "at https://***@host/x and s3://bucket/k@v"
