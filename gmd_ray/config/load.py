@@ -72,6 +72,7 @@ def load_config(
         layers.append((f"config={file}", _read_yaml(Path(file), f"config={file}")))
     layers += [(override, _parse_override(override)) for override in overrides]
     cfg = _merge(layers)
+    _expand_home(cfg)
     check(cfg, check_paths=check_paths, known_metrics=known_metrics)
     _make_absolute(cfg)
     return cfg
@@ -87,6 +88,7 @@ def resolve_out(out: str) -> str:
 
     A job's working directory is a throw-away copy, so there a relative path is taken from `~/gmd_ray`.
     """
+    out = os.path.expanduser(out)
     if "://" in out or os.path.isabs(out):
         return out
     base = Path.home() / "gmd_ray" if in_job() else Path.cwd()
@@ -168,6 +170,12 @@ def _refuse_unknown(schema: type, layer: dict[str, Any], head: str, where: str) 
             raise ConfigError(f"{where}: no setting {head}{key}; {_nearest_key(key, value, head, hints)}")
         if typing.get_origin(hint) is list and not isinstance(value, list) and "${" not in str(value):
             raise ConfigError(f"{where}: {head}{key} is a list; give the whole of it, as {head}{key}=[...]")
+        if typing.get_origin(hint) is dict and isinstance(value, list):
+            raise ConfigError(f"{where}: {head}{key} maps names to values; give them as {head}{key}.NAME=...")
+        if typing.get_origin(hint) is tuple and isinstance(value, list):
+            for item in value:
+                if isinstance(item, str) and "${" not in item:  # OmegaConf's own line names neither key nor value
+                    raise ConfigError(f"{where}: {head}{key}: {item!r} is not a number")
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):
                 example = f"{head}{key}.{dataclasses.fields(hint)[0].name}=..."
@@ -194,20 +202,30 @@ def _nearest_key(key: str, value: Any, head: str, siblings: Iterable[str]) -> st
     return close if close.startswith("did") else f"known here: {', '.join(sorted(siblings))}"
 
 
+def _expand_home(cfg: Config) -> None:
+    """`~` in local paths: no shell expands it behind `key=`."""
+    _map_paths(cfg, os.path.expanduser)
+
+
 def _make_absolute(cfg: Config) -> None:
     """Local paths hold from the working directory of the driver, which the workers do not share."""
+    _map_paths(cfg, _absolute)
+
+
+def _map_paths(cfg: Config, change: Callable[[str], str]) -> None:
     for key in (*PATHS, "teacher.path"):
         *sections, name = key.split(".")
         node: Any = cfg
         for section in sections:
             node = getattr(node, section)
-        setattr(node, name, _absolute(getattr(node, name)))
-    cfg.evaluation.weights = {name: str(_absolute(path)) for name, path in cfg.evaluation.weights.items()}
+        path = getattr(node, name)
+        setattr(node, name, change(path) if path else path)
+    cfg.evaluation.weights = {name: change(path) for name, path in cfg.evaluation.weights.items()}
 
 
-def _absolute(path: str | None) -> str | None:
+def _absolute(path: str) -> str:
     """What does not exist here stays as it is: a URL, or a hub id."""
-    return os.path.abspath(path) if path and Path(path).exists() else path
+    return os.path.abspath(path) if Path(path).exists() else path
 
 
 def _blame(where: str, error: OmegaConfBaseException) -> str:

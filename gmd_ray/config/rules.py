@@ -88,7 +88,7 @@ PATHS = (
     "evaluation.source_lq",
     "evaluation.pairs_hq",
 )
-"""Local paths that must exist; `teacher.path` may be a hub id and is looked up when it is loaded."""
+"""Local paths that must exist; `teacher.path` may be a hub id instead, see `_may_be_hub_id`."""
 
 DEVICES = ("student.device", "teacher.device", "scorer.device", "evaluation.device")
 TEMPLATES = ("source.lq_template", "evaluation.target_template", "evaluation.source_template")
@@ -119,7 +119,10 @@ def check(cfg: Config, *, check_paths: bool = True, known_metrics: Callable[[], 
         _check_metrics(cfg, list(known_metrics()))
     if check_paths:
         weights = {f"evaluation.weights.{name}": path for name, path in cfg.evaluation.weights.items()}
-        for key, path in ({key: values[key] for key in PATHS} | weights).items():
+        paths = {key: values[key] for key in PATHS} | weights
+        if not _may_be_hub_id(cfg.teacher.path):
+            paths["teacher.path"] = cfg.teacher.path
+        for key, path in paths.items():
             if path and "://" not in path and not Path(path).is_relative_to(cfg.out) and not Path(path).exists():
                 raise ConfigError(f"{key}={path}: no such file or folder")
 
@@ -226,6 +229,11 @@ def _check_metrics(cfg: Config, known: Sequence[str]) -> None:
             close = nearest(name, known)
             hint = close if close.startswith("did") else "`gmd-ray ls metrics` lists them"
             raise ConfigError(f"{key}: no metric {name!r}; {hint}")
+
+
+def _may_be_hub_id(path: str | None) -> bool:
+    """`owner/model` may; what is absolute, starts with a dot or is deeper can only be a folder."""
+    return path is None or re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None
 
 
 def _inside(value: float, interval: str) -> bool:

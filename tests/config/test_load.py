@@ -96,6 +96,8 @@ def test_unknown_names_get_the_nearest(override: str, hint: str) -> None:
         ("teacher=5", "teacher is a section; set single keys of it, as teacher.path=..."),
         ("tracking.gates.0.metric=ssim", "tracking.gates is a list"),
         ("evaluation.metrics=psnr", "evaluation.metrics=[...]"),
+        ("evaluation.weights=[x]", "as evaluation.weights.NAME=..."),
+        ("training.betas=[0.9,b]", "training.betas: 'b' is not a number"),
         ("out=${nowhere}", "out: Interpolation key 'nowhere' not found"),
         ("out=${teacher.steps", "cannot be read"),
         ("teacher.steps=[1", "cannot be read"),
@@ -161,6 +163,14 @@ def test_local_paths_become_absolute_and_others_stay(tmp_path: Path, monkeypatch
     assert cfg.source.hq == "s3://bucket/hq"
     assert cfg.teacher.path == "owner/model"
     assert cfg.evaluation.weights == {"lpips": str(tmp_path / "lpips.pth")}
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    cfg = load_config(["out=~/runs/x", "target.path=~/photos", "source.hq=s3://bucket/~a"])
+    assert (cfg.out, cfg.target.path) == (str(tmp_path / "runs/x"), str(tmp_path / "photos"))
+    assert cfg.source.hq == "s3://bucket/~a"
 
 
 def test_a_job_writes_outside_its_throw_away_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

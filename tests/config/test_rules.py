@@ -112,6 +112,17 @@ def test_paths_must_exist_unless_remote_or_made_by_the_run(tmp_path: Path) -> No
     load_config([f"out={tmp_path}/run", f"target.path={tmp_path}/run/world/lq"])
 
 
+@pytest.mark.parametrize("path", ["/nowhere/flux", "./nowhere", "models/flux/dev"])
+def test_a_teacher_folder_must_exist(path: str) -> None:
+    with pytest.raises(ConfigError, match=f"teacher.path={path}: no such file or folder"):
+        load_config([f"teacher.path={path}"])
+
+
+@pytest.mark.parametrize("path", ["black-forest-labs/FLUX.1-dev", "gpt2", "hf://a/b/c"])
+def test_a_teacher_of_the_hub_is_not_looked_up(path: str) -> None:
+    assert load_config([f"teacher.path={path}"]).teacher.path == path
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
