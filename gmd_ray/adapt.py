@@ -42,8 +42,8 @@ def adapt(cfg: Config) -> Adapted:
     from gmd_ray.tracking import promote, register, start_run
     from gmd_ray.training import finetune
 
-    settle(cfg)
     require(cfg, "adapt")
+    settle(cfg)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         # Stages 0, 1, 1b: restore, project and score every target photo.
         with run.stage("generate") as recorder:

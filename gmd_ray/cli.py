@@ -70,7 +70,12 @@ def _parser() -> argparse.ArgumentParser:
 def _load(args: argparse.Namespace) -> Config:
     from gmd_ray.quality import known_metrics
 
-    return load_config(args.settings, known_metrics=known_metrics)
+    cfg = load_config(args.settings, known_metrics=known_metrics)
+    if cfg.source.degradation is not None:
+        from gmd_ray.images.degradations import make_degradation
+
+        make_degradation(cfg.source.degradation, cfg.source.degradation_args)
+    return cfg
 
 
 def _adapt(args: argparse.Namespace) -> int:
@@ -93,8 +98,8 @@ def _generate(args: argparse.Namespace) -> int:
     from gmd_ray.session import ray_session
     from gmd_ray.tracking import start_run
 
-    settle(cfg)
     require(cfg, "generate")
+    settle(cfg)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("generate") as recorder:
         print(generate(cfg, recorder))
     return 0
@@ -107,8 +112,8 @@ def _finetune(args: argparse.Namespace) -> int:
     from gmd_ray.tracking import start_run
     from gmd_ray.training import finetune
 
-    settle(cfg)
     require(cfg, "finetune")
+    settle(cfg)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         for name in ["adapted", *cfg.controls]:
             with run.stage(f"finetune-{name}") as recorder:
@@ -124,8 +129,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from gmd_ray.tracking import start_run
     from gmd_ray.training import finetuned_path
 
-    settle(cfg)
     require(cfg, "evaluate")
+    settle(cfg)
     students = {"baseline": str(cfg.student.path)}
     for name in ["adapted", *cfg.controls]:
         path = finetuned_path(cfg, name)

@@ -1,0 +1,32 @@
+"""Progress lines: counts, rate and time left, once per interval."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+
+import pytest
+
+from gmd_ray.progress import NullRecorder, Progress
+
+
+def test_one_line_per_interval(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    clock = iter([0.0, *(float(t) for t in range(1, 200))])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    with caplog.at_level(logging.INFO, logger="gmd_ray"), Progress("generate", 12, interval_s=5) as progress:
+        for i in range(12):
+            progress.update(1, ok=i + 1, failed=0)
+    lines = [record.getMessage() for record in caplog.records]
+    assert 2 <= len(lines) <= 4
+    assert lines[0].startswith("generate ")
+    assert "failed=0" in lines[0]
+    assert "left" in lines[0]
+    assert "12/12 img (100%)" in lines[-1]
+    assert "done in" in lines[-1]
+
+
+def test_null_recorder_pickles_and_nests() -> None:
+    recorder = pickle.loads(pickle.dumps(NullRecorder()))
+    with recorder.stage("a") as child:
+        child.metrics({"x": 1.0}, step=3)
