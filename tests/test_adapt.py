@@ -23,7 +23,8 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setattr(preparation, "WorldSize", lambda: SMALL)
     return load_config(
         [
-            "preset=demo", f"out={tmp_path / 'run'}", "training.steps=6", "training.batch_size=4", "training.num_workers=1",
+            "preset=demo", f"out={tmp_path / 'run'}", "training.steps=6", "training.batch_size=4",
+            "training.num_workers=1",
             "training.checkpoint_every=3", "training.log_every=2", "teacher.steps=1", "teacher.injection.steps=1",
             "scorer.threshold=1", "generation.rows_per_block=4", "evaluation.metrics=[psnr,lpips]", "controls=[median]",
             "evaluation.report_images=2",

@@ -50,7 +50,8 @@ def main() -> None:
                 for seed in range(args.seeds):
                     other = reference if reference == "baseline" else f"{reference}-{seed}"
                     gap = evaluation.difference(f"adapted-{seed}", dataset, metric, other)
-                    assert gap is not None and gap.standard_error is not None
+                    assert gap is not None
+                    assert gap.standard_error is not None
                     cells.append(f"{gap.mean:+.4f} ± {gap.standard_error:.4f}")
                     means.append(gap.mean)
                 mean = math.fsum(means) / len(means)
