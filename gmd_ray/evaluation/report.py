@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import importlib.metadata
-import io
 import json
 import platform
 import re
@@ -176,14 +174,14 @@ def _charts(cfg: Config, store: PairStore | None) -> list[dict[str, Any]]:
 
 
 def _losses(cfg: Config) -> dict[str, list[tuple[float, float]]]:
-    """(step, loss) of every fine-tune that left a log, from `<out>/finetune/<name>/log.csv`."""
+    """(step, loss) of every fine-tune that left its `curve.jsonl` under `<out>/finetune/<name>`."""
     series = {}
     for name in (ADAPTED, *cfg.controls):
-        data = read_bytes(f"{cfg.out.rstrip('/')}/finetune/{name}/log.csv")
-        rows = [] if data is None else list(csv.DictReader(io.StringIO(data.decode())))
-        line = [(float(row["step"]), float(row["loss"])) for row in rows if row.get("step") and row.get("loss")]
-        if line:
-            series[name] = line
+        data = read_bytes(f"{cfg.out.rstrip('/')}/finetune/{name}/curve.jsonl") or b""
+        whole = data[: data.rfind(b"\n") + 1]  # a run that was killed may have left half a line
+        logged = [figures for figures in map(json.loads, whole.splitlines()) if "loss" in figures]
+        if logged:
+            series[name] = [(figures["step"], figures["loss"]) for figures in logged]
     return series
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gmd_ray
 from gmd_ray.config import Config, GateConfig
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.records import rows_dataset
 from gmd_ray.progress import NullRecorder
 from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
 from gmd_ray.tracking.recorder import MlflowRecorder
-from gmd_ray.tracking.runs import package_version, sha256
+from gmd_ray.tracking.runs import sha256
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -68,7 +69,7 @@ def register(
     client = connect(uri)
     with _local_file(student_path) as path, tracking_errors(uri, f"registering {model}"):
         digest = sha256(path)
-        tags = {"sha256": digest, "run_id": run_id, "file": path.name, "gmd_ray.version": package_version()}
+        tags = {"sha256": digest, "run_id": run_id, "file": path.name, "gmd_ray.version": gmd_ray.__version__}
         tags |= _lineage(cfg) | _measured(evaluation)
         found = _same_version(client, model, run_id, digest)
         if found is None:
@@ -191,13 +192,8 @@ def _lineage(cfg: Config) -> dict[str, str]:
     names = ["teacher", "student", "scorer"]
     rows = rows_dataset(store).head(1, columns=names, filter=pc.field("status") == "ok").to_pylist()
     tags = {name: str(rows[0][name]) for name in names} if rows else {}
-    counts = manifest.get("counts", manifest)
-    for name in ("inputs", "accepted", "rejected", "failed"):
-        if name in counts:
-            tags[f"pairs.{name}"] = str(counts[name])
-    if "threshold" in manifest:
-        tags["pairs.threshold"] = str(manifest["threshold"])
-    return tags
+    counts = ("inputs", "accepted", "rejected", "failed", "threshold", "settings_fingerprint")
+    return tags | {f"pairs.{name}": str(manifest[name]) for name in counts if name in manifest}
 
 
 def _same_version(client: MlflowClient, model: str, run_id: str, digest: str) -> str | None:

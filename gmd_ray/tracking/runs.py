@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import hashlib
-import importlib.metadata
 import json
 import logging
 import subprocess
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import gmd_ray
 from gmd_ray.config import Config
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.progress import NullRecorder
@@ -124,7 +124,7 @@ def _origin(cfg: Config) -> dict[str, str]:
     tags = {
         "mlflow.user": _user(),
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
-        "gmd_ray.version": package_version(),
+        "gmd_ray.version": gmd_ray.__version__,
         "gmd_ray.out": cfg.out,
     }
     if commit := _git_commit():
@@ -136,14 +136,6 @@ def _origin(cfg: Config) -> dict[str, str]:
         if Path(cfg.student.path).is_file():
             tags["student.sha256"] = sha256(cfg.student.path)
     return tags
-
-
-def package_version() -> str:
-    """The installed version of gmd_ray."""
-    try:
-        return importlib.metadata.version("gmd_ray")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def sha256(path: str | Path) -> str:

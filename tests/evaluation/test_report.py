@@ -151,9 +151,9 @@ def test_without_ground_truth_pair_store_and_adapted_student(run: Config, studen
 def test_the_training_log_becomes_a_curve_and_passwords_do_not_show(
     run: Config, students: dict[str, str], tmp_path: Path
 ) -> None:
-    log = tmp_path / "out" / "finetune" / "adapted" / "log.csv"
+    log = tmp_path / "out" / "finetune" / "adapted" / "curve.jsonl"
     log.parent.mkdir(parents=True)
-    log.write_text("step,loss\n10,0.5\n20,0.25\n")
+    log.write_text('{"step": 10, "loss": 0.5}\n{"died": 1, "error": "x"}\n{"step": 20, "loss": 0.25}\n{"step": 3')
     run.tracking.uri = "https://me:secret@mlflow.example:5000"
     found = page(run, students)
     assert len(found.named("polyline")) == 1
