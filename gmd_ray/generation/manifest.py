@@ -9,12 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+import gmd_ray
 from gmd_ray.config import Config
 from gmd_ray.generation import settings
 from gmd_ray.generation.books import Books
 from gmd_ray.generation.settings import Facts, higher_is_better
 
 NAME = "manifest.json"
+LIBRARIES = ("ray", "torch", "diffusers", "spandrel", "pyarrow")
 STAGES = ("restore", "project", "score")
 
 
@@ -34,7 +36,7 @@ def make_manifest(cfg: Config, books: Books, facts: Facts, rows: pa.Table) -> di
         "models": facts,
         "settings": used,
         "settings_fingerprint": settings.fingerprint(used),
-        "versions": {name: version(name) for name in ("gmd_ray", "ray", "torch", "diffusers", "spandrel")},
+        "versions": {"gmd_ray": gmd_ray.__version__, **{name: version(name) for name in LIBRARIES}},
         "images_this_run": made,
         "images_per_second": made / books.seconds if made else None,
         # Of all rows, earlier runs included; time inside the models and their coding, summed over workers.

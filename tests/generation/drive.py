@@ -1,0 +1,26 @@
+"""A driver process of its own, to be killed: python -m tests.generation.drive ROOT ADDRESS"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import ray
+
+from gmd_ray.errors import GmdError
+from gmd_ray.generation import generate
+from tests.generation.world import World
+
+
+def main() -> None:
+    world = World(Path(sys.argv[1]))
+    ray.init(address=sys.argv[2], log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        print(generate(world.cfg, models=world.models(seconds=0.5)))
+    except GmdError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

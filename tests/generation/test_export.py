@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.generation import Books, export_pairs
+from gmd_ray.images.records import PAIR_SCHEMA
+from tests.generation.world import World
+
+Finished = tuple[World, Books]
+
+
+def accepted_ids(world: World, threshold: float) -> set[str]:
+    return {key for key, row in world.rows().items() if row["status"] == "ok" and float(row["score"]) >= threshold}  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def threshold(finished: Finished) -> float:
+    """The middle score: half of the pairs are accepted, the one at the threshold among them."""
+    scores = sorted(float(row["score"]) for row in finished[0].rows().values() if row["status"] == "ok")  # type: ignore[arg-type]
+    return scores[len(scores) // 2]
+
+
+def test_parquet(finished: Finished, threshold: float, tmp_path: Path) -> None:
+    world, _ = finished
+    count = export_pairs(world.store, str(tmp_path / "out"), threshold, "parquet")
+    table = pq.read_table(tmp_path / "out")
+    assert set(table["id"].to_pylist()) == accepted_ids(world, threshold)
+    assert count == table.num_rows == len(accepted_ids(world, threshold))
+    assert table.schema.equals(PAIR_SCHEMA)
+    rows = world.rows()
+    for row in table.to_pylist():
+        assert row == rows[row["id"]]
+
+
+def test_folders(finished: Finished, threshold: float, tmp_path: Path) -> None:
+    world, _ = finished
+    wanted = accepted_ids(world, threshold)
+    assert export_pairs(world.store, str(tmp_path), threshold, "folders") == len(wanted)
+    names = {key if key.endswith(".png") else f"{key}.png" for key in wanted}
+    assert any("/" in name for name in names)
+    for folder in ("lq", "pseudo_target"):
+        assert {file.relative_to(tmp_path / folder).as_posix() for file in (tmp_path / folder).rglob("*.png")} == names
+    key = next(key for key in wanted if key.startswith("deep/er/"))
+    assert (tmp_path / "pseudo_target" / key).read_bytes() == world.rows()[key]["pseudo_target"]
+    assert (tmp_path / "lq" / key).read_bytes() == world.rows()[key]["lq"]
+
+
+def test_lower_may_be_better(finished: Finished, threshold: float, tmp_path: Path) -> None:
+    world, books = finished
+    count = export_pairs(world.store, str(tmp_path), threshold, "parquet", higher_is_better=False)
+    assert count == books.ok - len(accepted_ids(world, threshold)) + 1  # the one at the threshold is in both
+
+
+def test_refusals(finished: Finished, tmp_path: Path) -> None:
+    store = finished[0].store
+    with pytest.raises(ConfigError, match="layout=folder: did you mean 'folders'"):
+        export_pairs(store, str(tmp_path), 1.0, "folder")
+    with pytest.raises(DataError, match="no pair is accepted at threshold 10"):
+        export_pairs(store, str(tmp_path), 10.0)
+    with pytest.raises(DataError, match="no pair store here"):
+        export_pairs(str(tmp_path), str(tmp_path / "out"), 1.0)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="is not empty"):
+        export_pairs(store, str(tmp_path), 1.0)

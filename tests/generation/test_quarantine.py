@@ -1,0 +1,132 @@
+"""Isolation of rows, with the ledger in a process of its own as in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from gmd_ray.errors import GmdError, ModelError
+from gmd_ray.generation.ledger import Begun, Ledger, open_ledger
+from gmd_ray.generation.lock import StoreLock, StoreLostError
+from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_by_one, one_line, png_size, to_table
+from gmd_ray.generation.store import PairStore
+from gmd_ray.generation.writer import SUMMARY, write_rows
+from gmd_ray.images.encode import encode_png
+
+
+@pytest.fixture
+def ledger(ray_session: None) -> ray.actor.ActorHandle:
+    return open_ledger({})
+
+
+def rows(*ids: str) -> list[Row]:
+    return [{"id": key, "status": "ok", "attempts": 0} for key in ids]
+
+
+def whole(rows: list[Row]) -> Iterator[list[Row]]:
+    if rows:
+        yield rows
+
+
+class Died(BaseException):
+    """Ends the work as a killed process does: nothing after it runs."""
+
+
+def test_ledger_counts_what_was_not_finished() -> None:
+    ledger = Ledger({"teacher": {"fingerprint": "old"}})
+    assert ledger.begin("project", ["a", "b"]) == [1, 1]
+    assert ledger.begin("project", ["a"]) == [2]
+    assert ledger.history("project", ["a", "b", "c"]) == [Begun(2, 1), Begun(1, 0), Begun()]
+    assert ledger.history("restore", ["a"]) == [Begun()]
+    ledger.done("project", ["a", "c"])
+    assert ledger.history("project", ["a", "b"]) == [Begun(), Begun(1, 0)]
+
+
+def test_ledger_keeps_the_first_facts_and_the_first_error() -> None:
+    ledger = Ledger({"scorer": {"fingerprint": "old"}})
+    assert ledger.agree("teacher", {"fingerprint": "x"}) == {"fingerprint": "x"}
+    assert ledger.agree("teacher", {"fingerprint": "y"}) == {"fingerprint": "x"}
+    # The store's rows know the fingerprint, the worker the direction.
+    known = {"fingerprint": "old", "higher_is_better": True}
+    assert ledger.agree("scorer", {"fingerprint": "old", "higher_is_better": True}) == known
+    assert ledger.agree("scorer", {"fingerprint": "new", "higher_is_better": True}) == known
+    ledger.fail(ModelError("first"))
+    ledger.fail(GmdError("second"))
+    assert str(ledger.error()) == "first"
+
+
+@pytest.mark.parametrize(("max_attempts", "tries"), [(1, 2), (2, 2), (3, 3)])
+def test_a_row_that_kills_is_convicted_alone(ledger: ray.actor.ActorHandle, max_attempts: int, tries: int) -> None:
+    worked: list[list[str]] = []
+
+    def work(batch: list[Row]) -> list[Row]:
+        ids = [row["id"] for row in batch]
+        worked.append(ids)
+        if "bad" in ids:
+            raise Died
+        return [{"score": 1.0} for _ in batch]
+
+    quarantine = Quarantine("project", ledger, max_attempts)
+    for _ in range(tries):
+        with pytest.raises(Died):
+            quarantine.run(rows("a", "bad", "z"), work, whole)
+    last = rows("a", "bad", "z")
+    quarantine.run(last, work, whole)
+    assert [row["status"] for row in last] == ["ok", "failed", "ok"]
+    assert (last[1]["error_type"], last[1]["attempts"]) == ("WorkerDied", tries)
+    assert worked[0] == ["a", "bad", "z"]
+    assert all(len(ids) == 1 for ids in worked[1:] if "bad" in ids)
+    assert sum("bad" in ids for ids in worked) == tries
+    # Nothing is left open: the next rows of these names start afresh.
+    assert ray.get(ledger.history.remote("project", ["a", "bad", "z"])) == [Begun()] * 3
+
+
+def test_a_batch_that_raises_is_repeated_row_by_row(ledger: ray.actor.ActorHandle) -> None:
+    def work(batch: list[Row]) -> list[Row]:
+        if any(row["id"] == "bad" for row in batch):
+            raise KeyError("no such\n  thing")
+        return [{"score": len(batch)} for _ in batch]
+
+    batch = [*rows("a", "bad"), {"id": "gone", "status": "failed", "attempts": 1}]
+    Quarantine("score", ledger, 2).run(batch, work, whole)
+    assert batch[0] | {"seconds_score": 0} == {**rows("a")[0], "score": 1, "seconds_score": 0, "attempts": 2}
+    assert (batch[1]["error_stage"], batch[1]["error_type"], batch[1]["error"]) == (
+        "score",
+        "KeyError",
+        r"'no such\n thing'",
+    )
+    assert batch[2] == {"id": "gone", "status": "failed", "attempts": 1}
+
+
+def test_one_line() -> None:
+    assert one_line(ValueError("a\n b")) == "a b"
+    assert one_line(ValueError()) == "ValueError"
+    assert one_line(ValueError("x" * 900)) == "x" * 497 + "..."
+
+
+def test_batches_hold_images_of_one_size() -> None:
+    sizes = [(4, 6), (6, 4), (4, 6), (4, 6), (6, 4), (4, 6)]
+    images = [{"id": str(n), "lq": encode_png(np.zeros((*size, 3), np.float32))} for n, size in enumerate(sizes)]
+    assert png_size(images[0]["lq"]) == (6, 4)
+    batches = [[row["id"] for row in batch] for batch in batches_by_size("lq", 3)(images)]
+    assert batches == [["0", "2", "3"], ["5"], ["1", "4"]]
+    assert [len(batch) for batch in one_by_one(images)] == [1] * 6
+
+
+def test_a_late_write_of_another_driver_does_not_land(ledger: ray.actor.ActorHandle, tmp_path: Path) -> None:
+    store = PairStore(str(tmp_path))
+    table = to_table([{**row, "lq": b"x", "restored": b"y"} for row in rows("a")])
+    with StoreLock(store.filesystem, store.path, store.url) as lock:
+        with pytest.raises(StoreLostError):
+            write_rows(table, store.url, "token of a dead driver", False, ledger)
+        assert store.index().num_rows == 0
+        summary = write_rows(table, store.url, lock.token, False, ledger)
+    assert summary.column_names == SUMMARY
+    assert store.index()["id"].to_pylist() == ["a"]
+    with pytest.raises(StoreLostError):
+        write_rows(table, store.url, lock.token, False, ledger)
+    assert isinstance(ray.get(ledger.error.remote()), StoreLostError)

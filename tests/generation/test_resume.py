@@ -1,0 +1,114 @@
+"""Settings, models and photos that changed under a store."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gmd_ray.config import Config, PoolConfig
+from gmd_ray.errors import ResumeMismatchError
+from gmd_ray.generation import generate, settings
+from tests.generation.world import World, write_photo, write_scorer, write_student
+
+
+def test_changed_settings_are_refused_by_name(world: World) -> None:
+    world.cfg.teacher.steps = 8
+    world.cfg.teacher.injection.tensors = "v"
+    with pytest.raises(
+        ResumeMismatchError,
+        match=r"made with other settings: teacher\.injection\.tensors: 'kv' -> 'v'; teacher\.steps: 25 -> 8; give",
+    ):
+        generate(world.cfg, models=world.models())
+    assert not Path(world.store, "lock.json").exists()
+
+
+def test_settings_that_change_no_pixel_are_accepted(world: World) -> None:
+    for model in (world.cfg.student, world.cfg.teacher, world.cfg.scorer):
+        model.pool = PoolConfig(num_cpus=0.3, batch_size=5, max=2)
+        model.device = "cpu"
+    world.cfg.generation.rows_per_block = 3
+    world.cfg.generation.max_attempts = 4
+    world.cfg.scorer.threshold = 1.0
+    books = generate(world.cfg, models=world.models())
+    assert (books.resumed, books.rejected) == (31, 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("target.gray", True),
+        ("student.tile", 64),
+        ("student.dtype", "bfloat16"),
+        ("teacher.prompt", "sharp"),
+        ("teacher.true_cfg", 2.0),
+        ("teacher.injection.blocks", ["a", "b"]),
+        ("scorer.metric", "musiq"),
+    ],
+)
+def test_relevant_settings(key: str, value: Any) -> None:
+    changed = Config()
+    node: Any = changed
+    *sections, field = key.split(".")
+    for section in sections:
+        node = getattr(node, section)
+    setattr(node, field, value)
+    before, after = settings.relevant(Config()), settings.relevant(changed)
+    assert {name for name in before if before[name] != after[name]} == {key}
+    assert settings.fingerprint(before) != settings.fingerprint(after)
+    with pytest.raises(ResumeMismatchError, match=f"the store was made with other settings: {key}: "):
+        settings.refuse_changes(before, after, "the store")
+
+
+def test_a_setting_that_an_old_store_does_not_know_had_its_default() -> None:
+    now = settings.relevant(Config())
+    old = {key: value for key, value in now.items() if key != "teacher.strength"}
+    settings.refuse_changes(old, now, "the store")
+    with pytest.raises(ResumeMismatchError, match=r"teacher\.strength: 1\.0 -> 0\.5"):
+        settings.refuse_changes(old, {**now, "teacher.strength": 0.5}, "the store")
+
+
+def test_models_may_move_but_not_change(world: World, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(world.weights / "scorer", moved / "scorer")
+    shutil.copy(world.weights / "student.pth", moved / "student.pth")
+    world.cfg.student.path, world.cfg.scorer.path = str(moved / "student.pth"), str(moved / "scorer")
+    assert generate(world.cfg, models=world.models()).resumed == 31
+
+    # Other weights at the same place, on a store with nothing left to do.
+    write_student(moved / "student.pth", seed=1)
+    with pytest.raises(ResumeMismatchError, match=r"another student: student\.path now gives model"):
+        generate(world.cfg, models=world.models())
+    shutil.copy(world.weights / "student.pth", moved / "student.pth")
+    write_scorer(moved / "scorer", seed=1)
+    with pytest.raises(ResumeMismatchError, match=r"another scorer: scorer\.path now gives model"):
+        generate(world.cfg, models=world.models())
+
+
+def test_a_worker_with_another_model_is_refused(world: World) -> None:
+    """The loader gives other weights though nothing in the settings says so."""
+    write_photo(world.photos / "new.png")
+    with pytest.raises(
+        ResumeMismatchError, match=r"teacher\.path gives model sharpen-25-9\.0-.*store's rows are of sharpen-25-1\.5"
+    ):
+        generate(world.cfg, models=world.models(higher=9.0))
+    assert "new.png" not in world.rows()
+
+
+def test_other_photos_of_the_same_names_are_refused(world: World, tmp_path: Path) -> None:
+    other = tmp_path / "other photos"
+    for number, key in enumerate(world.ids()):
+        write_photo(other / key, (8, 9 + number))
+    world.cfg.target.path = str(other)
+    with pytest.raises(ResumeMismatchError, match=r"pairs of another target\.path: .* is not the image its row"):
+        generate(world.cfg, models=world.models())
+
+
+def test_a_store_without_finished_rows_binds_to_nothing(world: World) -> None:
+    shutil.rmtree(Path(world.store, "rows"))
+    world.cfg.target.limit = 1
+    world.cfg.teacher.steps = 3
+    assert generate(world.cfg, models=world.models()).ok == 1
+    assert world.table()["teacher"].to_pylist() == ["sharpen-3-1.5-"]

@@ -1,0 +1,174 @@
+"""What a run leaves, and what running it again does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from gmd_ray.config import PoolConfig
+from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.generation import Books, generate
+from gmd_ray.images.decode import decode_image
+from gmd_ray.images.encode import decode_png, to_images, to_tensor
+from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.progress import NullRecorder
+from gmd_ray.quality import load_scorer
+from gmd_ray.students import load_student
+from tests.generation.world import BROKEN, SharpenTeacher, TeacherSpec, World, write_photo
+
+Finished = tuple[World, Books]
+
+
+def test_every_file_is_one_row(finished: Finished) -> None:
+    world, books = finished
+    rows = world.rows()
+    assert sorted(rows) == world.ids()
+    assert {key for key, row in rows.items() if row["status"] == "failed"} == BROKEN
+    assert (books.inputs, books.failed, books.ok, books.resumed) == (31, 3, 28, 0)
+    assert books.accepted + books.rejected + books.failed == books.inputs
+    assert world.projected() == {key: 1 for key in world.ids() if key not in BROKEN}
+    assert world.table().schema.equals(PAIR_SCHEMA)
+
+
+def test_broken_files_say_why(finished: Finished) -> None:
+    rows = finished[0].rows()
+    for key, reason in {"truncated.jpg": "truncated", "empty.png": "empty", "text.png": "not an image"}.items():
+        row = rows[key]
+        assert (row["error_stage"], row["error_type"], row["attempts"]) == ("read", "DataError", 1)
+        assert reason in str(row["error"])
+        assert "\n" not in str(row["error"])
+        assert row["pseudo_target"] is row["score"] is row["teacher"] is None
+
+
+def test_rows_hold_what_the_models_make(finished: Finished) -> None:
+    world, _ = finished
+    student, scorer = load_student(world.cfg.student), load_scorer(world.cfg.scorer)
+    teacher = SharpenTeacher(TeacherSpec(str(world.log)), world.cfg.teacher)
+    rows = world.rows()
+    for key in ("001.png", "deep/er/004.png", "one pixel.png", "sixteen bit.png", "twin a.jpg"):
+        row = rows[key]
+        lq, restored, projected = (decode_png(row[name]) for name in ("lq", "restored", "pseudo_target"))  # type: ignore[arg-type]
+        assert np.abs(lq - decode_image((world.photos / key).read_bytes())).max() <= 0.5 / 255 + 1e-6
+        expected = to_images(student.restore(to_tensor([lq])))[0]
+        assert np.abs(restored - expected).max() <= 0.51 / 255
+        expected = to_images(teacher.project(to_tensor([restored]), ["x"]))[0]
+        assert np.abs(projected - expected).max() <= 0.51 / 255
+        assert row["score"] == pytest.approx(float(scorer.score(to_tensor([projected]))[0]), abs=1e-5)
+        assert (row["height"], row["width"]) == projected.shape[:2]
+        assert (row["student"], row["teacher"], row["scorer"]) == (
+            student.fingerprint,
+            teacher.fingerprint,
+            scorer.fingerprint,
+        )
+    assert rows["twin a.jpg"]["pseudo_target"] == rows["twin b.jpg"]["pseudo_target"]
+
+
+def test_manifest(finished: Finished) -> None:
+    world, books = finished
+    manifest = json.loads(Path(world.store, "manifest.json").read_text())
+    assert {key: manifest[key] for key in ("inputs", "accepted", "rejected", "failed")} == {
+        "inputs": books.inputs,
+        "accepted": books.accepted,
+        "rejected": books.rejected,
+        "failed": 3,
+    }
+    assert manifest["failures"] == {"read: DataError": 3}
+    assert manifest["threshold"] == world.cfg.scorer.threshold
+    assert manifest["higher_is_better"] is True
+    assert manifest["settings"]["teacher.injection.tensors"] == "kv"
+    assert manifest["versions"]["ray"] == ray.__version__
+    assert manifest["images_per_second"] > 0
+    assert not Path(world.store, "lock.json").exists()
+
+
+def test_a_finished_store_is_left_alone_and_the_threshold_moves_for_free(world: World, tmp_path: Path) -> None:
+    class Recording(NullRecorder):
+        def __init__(self) -> None:
+            self.seen: dict[str, float] = {}
+            self.files: list[str] = []
+
+        def metrics(self, values, step=None) -> None:  # type: ignore[no-untyped-def]
+            self.seen.update(values)
+
+        def artifact(self, path, folder=None) -> None:  # type: ignore[no-untyped-def]
+            self.files.append(path)
+
+    parts = {file: file.stat().st_mtime_ns for file in Path(world.store, "rows").iterdir()}
+    scores = sorted(float(row["score"]) for row in world.rows().values() if row["status"] == "ok")  # type: ignore[arg-type]
+    world.cfg.scorer.threshold = scores[10]
+    recorder = Recording()
+    books = generate(world.cfg, recorder, models=world.models())
+    assert books.resumed == books.inputs == 31
+    assert (books.accepted, books.rejected) == (
+        sum(s >= scores[10] for s in scores),
+        sum(s < scores[10] for s in scores),
+    )
+    assert not world.projected()
+    assert parts == {file: file.stat().st_mtime_ns for file in Path(world.store, "rows").iterdir()}
+    assert recorder.seen["accepted"] == books.accepted
+    assert recorder.files == [f"{world.store}/manifest.json"]
+
+
+def test_only_missing_and_new_photos_are_projected(world: World) -> None:
+    lost = sorted(Path(world.store, "rows").glob("part-*"))[0]
+    before = world.rows()
+    lost.unlink()
+    left = world.rows()
+    write_photo(world.photos / "new.png")
+    (world.photos / "001.png").unlink()
+    world.cfg.teacher.pool = PoolConfig(num_cpus=0.5, batch_size=1)  # pools may change
+    books = generate(world.cfg, models=world.models())
+    assert set(world.projected()) == (set(before) - set(left) | {"new.png"}) - BROKEN - {"001.png"}
+    assert books.strangers == ("001.png" in left)
+    assert books.inputs == 31
+    for key, row in world.rows().items():
+        if key in before:
+            assert row["pseudo_target"] == before[key]["pseudo_target"]
+
+
+def test_failed_rows_are_tried_again_on_request_only(world: World) -> None:
+    write_photo(world.photos / "mended.png")
+    (world.photos / "mended.png").replace(world.photos / "empty.png")
+    assert generate(world.cfg, models=world.models()).failed == 3
+    world.cfg.generation.retry_failed = True
+    books = generate(world.cfg, models=world.models())
+    assert books.failed == 2
+    assert world.projected() == {"empty.png": 1}
+    assert world.rows()["empty.png"]["status"] == "ok"
+
+
+def test_a_smaller_limit_counts_the_rest_as_strangers(world: World) -> None:
+    world.cfg.target.limit = 5
+    books = generate(world.cfg, models=world.models())
+    assert (books.inputs, books.strangers) == (5, 26)
+
+
+def test_restored_can_be_left_out(fresh: World) -> None:
+    fresh.cfg.generation.keep_restored = False
+    fresh.cfg.target.limit = 4
+    generate(fresh.cfg, models=fresh.models())
+    rows = fresh.rows().values()
+    assert [row["restored"] for row in rows] == [None] * 4
+    assert all(row["pseudo_target"] for row in rows)
+
+
+def test_pools_that_leave_no_room_to_read_are_refused(fresh: World) -> None:
+    fresh.cfg.student.pool = PoolConfig(min=2, max=2, num_cpus=1.5)
+    with pytest.raises(ConfigError, match=r"need 4\.4 CPUs \(student 2 x 1\.5.* has 4"):
+        generate(fresh.cfg, models=fresh.models())
+    fresh.cfg.student.pool = PoolConfig(num_gpus=1)
+    with pytest.raises(ConfigError, match=r"need 1 GPUs .* has 0"):
+        generate(fresh.cfg, models=fresh.models())
+    fresh.cfg.student.pool = PoolConfig(min=3, max=2)
+    with pytest.raises(ConfigError, match=r"student\.pool: min=3, max=2"):
+        generate(fresh.cfg, models=fresh.models())
+
+
+def test_an_empty_folder_is_refused(fresh: World, tmp_path: Path) -> None:
+    fresh.cfg.target.path = str(tmp_path / "nothing")
+    with pytest.raises(DataError, match="no such folder"):
+        generate(fresh.cfg, models=fresh.models())

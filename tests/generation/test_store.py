@@ -1,0 +1,226 @@
+"""The store's files: atomic, repaired, locked; and the books over them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from gmd_ray.errors import BooksError, DataError
+from gmd_ray.generation import lock as lock_module
+from gmd_ray.generation.books import close_books
+from gmd_ray.generation.files import put
+from gmd_ray.generation.lock import StoreLock, StoreLockedError, StoreLostError
+from gmd_ray.generation.parts import part_name, write_part
+from gmd_ray.generation.store import PairStore, store_url
+from gmd_ray.images.records import PAIR_SCHEMA
+
+
+def table(**status: str) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {"id": key, "status": value, "lq": b"png", "score": 5.0 if value == "ok" else None}
+            for key, value in status.items()
+        ],
+        schema=PAIR_SCHEMA,
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PairStore:
+    return PairStore(str(tmp_path / "run" / "pairs"))
+
+
+def add(store: PairStore, **status: str) -> str:
+    return write_part(store.filesystem, store.rows_path, table(**status))
+
+
+def statuses(store: PairStore) -> list[tuple[str, str]]:
+    return sorted((row["id"], row["status"]) for row in store.index().to_pylist())
+
+
+def test_a_part_is_named_after_its_rows_and_sorted(store: PairStore) -> None:
+    name = add(store, b="ok", a="ok")
+    assert add(store, a="failed", b="ok") == name == part_name(["b", "a"])  # written again: replaced
+    assert statuses(store) == [("a", "failed"), ("b", "ok")]
+    file = pq.ParquetFile(Path(store.rows_path, name))
+    assert file.read()["id"].to_pylist() == ["a", "b"]
+    codecs = {
+        file.metadata.row_group(0).column(i).path_in_schema: file.metadata.row_group(0).column(i).compression
+        for i in range(19)
+    }
+    assert (codecs["lq"], codecs["id"]) == ("UNCOMPRESSED", "ZSTD")
+    assert part_name(["ab", "c"]) != part_name(["a", "bc"])
+
+
+def test_nothing_half_written_is_seen(store: PairStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    add(store, a="ok")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        add(store, b="ok")
+    assert os.listdir(store.rows_path) == [part_name(["a"])]
+
+
+def test_sweep_removes_what_killed_writers_left(store: PairStore) -> None:
+    name = add(store, a="ok")
+    Path(store.rows_path, ".tmp-0123").write_bytes(b"half")
+    assert statuses(store) == [("a", "ok")]
+    store.sweep()
+    assert os.listdir(store.rows_path) == [name]
+
+
+def test_repair_keeps_one_row_of_each_and_an_ok_one(store: PairStore) -> None:
+    add(store, a="ok", b="failed", c="ok")
+    add(store, b="ok", c="ok")
+    add(store, d="ok")
+    assert store.repair() == 2
+    assert statuses(store) == [("a", "ok"), ("b", "ok"), ("c", "ok"), ("d", "ok")]
+    assert store.repair() == 0
+
+
+def test_repair_loses_nothing_where_a_rewritten_part_takes_the_name_of_another(store: PairStore) -> None:
+    for left, right in (("a", "b"), ("x", "y")):
+        add(store, **{left: "ok", right: "ok"})
+        add(store, **{left: "ok"})
+        add(store, **{right: "ok"})
+    store.repair()
+    assert statuses(store) == [(key, "ok") for key in "abxy"]
+
+
+def test_a_crash_in_the_middle_of_a_rewrite_is_repaired(store: PairStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(store, a="ok", b="failed", c="failed")
+    from gmd_ray.generation import parts
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.drop_failed({"b"})
+    assert len(os.listdir(store.rows_path)) == 2
+    store.repair()
+    assert statuses(store) == [("a", "ok"), ("b", "failed"), ("c", "failed")]
+    assert store.drop_failed({"b"}) == 1
+    assert statuses(store) == [("a", "ok"), ("c", "failed")]
+
+
+def test_a_foreign_part_is_named(store: PairStore) -> None:
+    add(store, a="ok")
+    Path(store.rows_path, "part-foreign.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(DataError, match=r"part-foreign\.parquet") as caught:
+        store.index()
+    assert "\n" not in str(caught.value)
+
+
+def test_documents(store: PairStore) -> None:
+    assert store.read("settings.json") is None
+    store.write("settings.json", {"a": 1})
+    assert store.read("settings.json") == {"a": 1}
+    put(store.filesystem, f"{store.path}/settings.json", b"{")
+    with pytest.raises(DataError, match=r"settings\.json: not a JSON document"):
+        store.read("settings.json")
+
+
+def test_store_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert store_url("runs/a") == f"{tmp_path}/runs/a/pairs"
+    assert store_url("s3://bucket/a/?endpoint_override=x") == "s3://bucket/a/pairs?endpoint_override=x"
+
+
+def test_the_store_lives_on_any_filesystem(tmp_path: Path) -> None:
+    """Not a LocalFileSystem: the path that object stores take."""
+    store = PairStore("memory://bucket/run/pairs")
+    assert not isinstance(store.filesystem, fs.LocalFileSystem)
+    with StoreLock(store.filesystem, store.path, store.url):
+        add(store, a="ok", b="failed")
+        add(store, a="ok")
+        assert store.repair() == 1
+        assert store.drop_failed({"b"}) == 1
+        assert statuses(store) == [("a", "ok")]
+    assert store.read("lock.json") is None
+
+
+def held_by(store: PairStore, *, pid: int, host: str, age: float) -> None:
+    beat = {"token": "other", "pid": str(pid), "host": host, "beat": f"{time.time() - age:.3f}"}
+    put(store.filesystem, f"{store.path}/lock.json", json.dumps(beat).encode())
+
+
+def locked(store: PairStore) -> StoreLock:
+    return StoreLock(store.filesystem, store.path, store.url)
+
+
+def test_lock_refuses_the_living_and_buries_the_dead(store: PairStore) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    held_by(store, pid=os.getppid(), host=socket.gethostname(), age=5)
+    with (
+        pytest.raises(StoreLockedError, match=f"process {os.getppid()} on .* is at work here .seen 5 s ago."),
+        locked(store),
+    ):
+        pass
+    held_by(store, pid=dead.pid, host="elsewhere", age=5)  # a process of another host cannot be looked for
+    with pytest.raises(StoreLockedError, match="on elsewhere is at work"), locked(store):
+        pass
+    for pid, host, age in (
+        (dead.pid, socket.gethostname(), 5),
+        (dead.pid, "elsewhere", 61),
+        (1, socket.gethostname(), 61),
+    ):
+        held_by(store, pid=pid, host=host, age=age)
+        with locked(store) as lock:
+            assert store.read("lock.json")["token"] == lock.token
+        assert store.read("lock.json") is None
+
+
+def test_of_two_drivers_at_once_the_later_stands(store: PairStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module.time, "sleep", lambda _: held_by(store, pid=1, host="other", age=0))
+    with pytest.raises(StoreLockedError, match="at the same moment"), locked(store):
+        pass
+    assert store.read("lock.json")["token"] == "other"
+
+
+def test_a_lost_lock_is_noticed_and_the_new_holder_left_alone(
+    store: PairStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "BEAT_S", 0.05)
+    with locked(store) as lock:
+        first = store.read("lock.json")["beat"]
+        end = time.monotonic() + 10
+        while store.read("lock.json")["beat"] == first:  # it beats
+            assert time.monotonic() < end
+        lock.check()
+        held_by(store, pid=1, host="other", age=0)
+        while not lock.lost:
+            assert time.monotonic() < end
+        with pytest.raises(StoreLostError, match="took this store over"):
+            lock.check()
+    assert store.read("lock.json")["token"] == "other"
+
+
+def test_books_balance() -> None:
+    rows = table(a="ok", b="ok", c="failed", gone="ok")
+    rows = rows.set_column(rows.schema.get_field_index("score"), "score", pa.array([4.2, 4.1, None, 9.0], pa.float32()))
+
+    def close(rows: pa.Table, *inputs: str, threshold: float = 4.2, higher: bool = True):  # type: ignore[no-untyped-def]
+        return close_books(rows, inputs, resumed=1, threshold=threshold, higher_is_better=higher, seconds=2.0)
+
+    books = close(rows, "a", "b", "c")
+    assert (books.accepted, books.rejected, books.failed, books.strangers) == (1, 1, 1, 1)
+    assert str(books) == "3 inputs = 1 accepted + 1 rejected + 1 failed at threshold 4.2 (1 from earlier runs, 2 s)"
+    assert close(rows, "a", "b", "c", threshold=4.1, higher=False).accepted == 1
+    with pytest.raises(BooksError, match=r"1 of 4 inputs have no row \(lost\)"):
+        close(rows, "a", "b", "c", "lost")
+    with pytest.raises(BooksError, match=r"more than one row \(a\)"):
+        close(pa.concat_tables([rows, rows.slice(0, 1)]), "a", "b", "c")
+    with pytest.raises(BooksError, match="0 ok"):
+        close(table(a="odd"), "a")
