@@ -23,6 +23,8 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     # Usage reports to MLflow's makers are for whoever runs gmd_ray to switch on.
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Standard output belongs to the command that the user ran.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -35,7 +37,7 @@ class TrackingError(GmdError):
 def connect(uri: str) -> MlflowClient:
     """A client for tracking and registry at `uri`; reaches nothing yet.
 
-    Sets MLflow's environment variables for retries and telemetry where the user has not.
+    Sets MLflow's environment variables for retries, telemetry and prints where the user has not.
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
