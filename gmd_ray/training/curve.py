@@ -7,6 +7,7 @@ says what was logged even after the driver was killed, so no step is ever logged
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -69,10 +70,9 @@ class CurveWatcher:
     """Runs in the driver: shows the curve as it grows, and says when a worker died."""
 
     def __init__(self, path: Path, label: str, total: int, interval_s: float) -> None:
-        points = read_curve(path)
-        self._path, self._offset = path, path.stat().st_size if path.is_file() else 0
-        self._progress = Progress(label, total, "step", interval_s, initial=points[-1]["step"] if points else 0)
-        self._label = label
+        self._path, self._label, self._total, self._interval_s = path, label, total, interval_s
+        self._offset = path.stat().st_size if path.is_file() else 0
+        self._progress: Progress | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="curve", daemon=True)
 
@@ -87,12 +87,12 @@ class CurveWatcher:
         self._thread.join()
 
     def _watch(self) -> None:
-        with self._progress:
+        with contextlib.ExitStack() as stack:
             while not self._done.wait(POLL_S):
-                self._show()
-            self._show()
+                self._show(stack)
+            self._show(stack)
 
-    def _show(self) -> None:
+    def _show(self, stack: contextlib.ExitStack) -> None:
         if not self._path.is_file():
             return
         with self._path.open("rb") as file:
@@ -102,6 +102,9 @@ class CurveWatcher:
         self._offset += len(whole)
         for line in map(json.loads, whole.splitlines()):
             if "step" in line:
+                if self._progress is None:  # its clock starts when the workers have
+                    progress = Progress(self._label, self._total, "step", self._interval_s, initial=line["step"])
+                    self._progress = stack.enter_context(progress)
                 self._progress.update(line["step"] - self._progress.done, loss=f"{line['loss']:.4g}")
             else:
                 log.warning("%s: worker %s died (%s)", self._label, line["died"], line["error"])

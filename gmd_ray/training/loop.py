@@ -141,7 +141,8 @@ class _Worker:
         part = loss * (len(lq) / cfg.batch_size)
         self._optimizer.zero_grad()
         # DDP takes the mean over workers; times their number it is the sum of the parts, however uneven these are.
-        (part * self.world_size).backward()
+        # A loss that is no number must show in every worker's gradient; that of |NaN| is 0.
+        (part * torch.where(part.isfinite(), self.world_size, torch.nan)).backward()
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if torch.isfinite(norm):

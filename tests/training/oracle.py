@@ -1,0 +1,44 @@
+"""Stage 2 in the fewest words: one process, no Ray, no DDP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gmd_ray.students import load_student
+from gmd_ray.training.batches import Batches
+from gmd_ray.training.data import SourcePairs, TargetPairs
+from gmd_ray.training.mixing import Mixture
+from gmd_ray.training.optim import learning_rate
+from gmd_ray.training.plan import Plan
+
+
+def batches_of(plan: Plan, rank: int = 0, world_size: int = 1) -> Batches:
+    cfg = plan.cfg.training
+    assert plan.target is not None
+    source = SourcePairs(
+        plan.cfg.source, plan.source, scale=1, patch=cfg.patch, flip=True, seed=plan.seed, cache_bytes=1 << 20
+    )
+    target = TargetPairs(plan.target, scale=1, patch=cfg.patch, flip=True)
+    mixture = Mixture(cfg.batch_size, cfg.source_ratio, len(plan.source), len(plan.target.ids), plan.seed)
+    return Batches(mixture, {"source": source, "target": target}, plan.seed, rank, world_size)
+
+
+def plain_training(plan: Plan) -> dict[str, Tensor]:
+    """What the loop promises, in the fewest words."""
+    cfg = plan.cfg.training
+    module = load_student(plan.cfg.student).module.train()
+    average = {key: value.clone() for key, value in module.state_dict().items()}
+    optimizer = torch.optim.Adam(module.parameters(), lr=cfg.lr, betas=cfg.betas)
+    batches = batches_of(plan)
+    for step in range(cfg.steps):
+        lq, hq = batches(step)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, cfg)
+        optimizer.zero_grad()
+        difference = module(lq) - hq
+        (difference.abs() if cfg.loss == "l1" else difference.square()).mean().backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), cfg.clip_grad_norm)
+        optimizer.step()
+        for key, value in module.state_dict().items():
+            average[key] = cfg.ema * average[key] + (1 - cfg.ema) * value
+    return {key.removeprefix("network."): value for key, value in average.items()}

@@ -1,0 +1,166 @@
+"""`finetune` through Ray Train: several workers, failures, resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+
+from gmd_ray.config import Config
+from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
+from gmd_ray.training import finetune, finetuned_path
+from gmd_ray.training.curve import read_curve
+from gmd_ray.training.plan import make_plan
+from tests.training.oracle import plain_training
+from tests.training.toys import FileRecorder, make_config
+
+LONG = {"steps": 400, "checkpoint_every": 20, "log_every": 10, "batch_size": 8, "patch": 16, "lr": 2e-5, "loss": "l2"}
+"""Some seconds of training: time to be killed in. Smooth and slow, so that sums in another order stay close: with L1 at
+lr 1e-4, one process that adds two half batches and one that takes them whole are 5e-3 apart after these steps."""
+
+
+def _assert_is_plain_training(cfg: Config) -> None:
+    expected = plain_training(make_plan(cfg, "adapted", None))
+    after = torch.load(finetuned_path(cfg, "adapted"), weights_only=True)
+    assert after.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(after[key], value, rtol=0, atol=1e-5)
+
+
+def _assert_curve_is_whole(cfg: Config, recorder: FileRecorder) -> list[dict[str, Any]]:
+    every = cfg.training.log_every
+    steps = list(range(every, cfg.training.steps + 1, every))
+    points = read_curve(Path(finetuned_path(cfg, "adapted")).parent / "curve.jsonl")
+    assert [point["step"] for point in points] == steps
+    assert recorder.read() == points
+    return points
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_two_uneven_workers_are_one(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, num_workers=2, batch_size=5)
+    recorder = FileRecorder(tmp_path / "metrics.jsonl")
+    handler = signal.getsignal(signal.SIGINT)
+    finetuned = finetune(cfg, "adapted", recorder)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+    _assert_is_plain_training(cfg)
+    points = _assert_curve_is_whole(cfg, recorder)
+    assert [(p["n_source"], p["n_target"]) for p in points] == [(3, 2)] * 6
+    assert all(p["grad_norm"] > 0 and p["images_per_s"] > 0 and 0 <= p["data_wait"] <= 1 for p in points)
+    assert finetuned.path == finetuned_path(cfg, "adapted")
+    assert (finetuned.steps, finetuned.resumed_from) == (12, None)
+    assert finetuned.final_loss == points[-1]["loss"]
+    checkpoints = sorted(p.name for p in (Path(finetuned.path).parent / "train").glob("step_*"))
+    assert checkpoints == ["step_00000008", "step_00000012"]
+
+    started = time.monotonic()
+    assert finetune(cfg, "adapted", recorder) == finetuned
+    assert time.monotonic() - started < 2
+    assert len(recorder.read()) == len(points)
+    cfg.training.lr = 0.5
+    with pytest.raises(ResumeMismatchError, match=r"training\.lr"):
+        finetune(cfg, "adapted", recorder)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_an_image_that_one_worker_cannot_read_stops_both_at_once(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, num_workers=2)
+    (tmp_path / "source" / "lq" / "4.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"4\.png"):
+        finetune(cfg, "adapted")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_errors_that_are_nobodys_setting_are_tried_again_and_then_told(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, max_failures=0)
+    folder = Path(finetuned_path(cfg, "adapted"))
+    folder.mkdir(parents=True)  # where the student's file has to go
+    with pytest.raises(GmdError, match=r"training\.max_failures=0 times, .*IsADirectoryError") as caught:
+        finetune(cfg, "adapted")
+    assert "\n" not in str(caught.value)
+    folder.rmdir()
+    assert finetune(cfg, "adapted").resumed_from == 12  # only the export was left to do
+    _assert_is_plain_training(cfg)
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("ray_session")
+def test_killed_worker(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, num_workers=2, **LONG)
+    recorder = FileRecorder(tmp_path / "metrics.jsonl")
+    killed: list[int] = []
+
+    def kill() -> None:
+        _wait_for_step(cfg, 100)
+        below = psutil.Process().children(recursive=True)
+        workers = [process for process in below if "RayTrainWorker" in " ".join(process.cmdline())]
+        workers[0].kill()
+        killed.append(workers[0].pid)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    finetuned = finetune(cfg, "adapted", recorder)
+    killer.join(1)
+    assert killed
+    assert finetuned.resumed_from is not None
+    assert finetuned.resumed_from >= 20
+    assert finetuned.resumed_from % 20 == 0
+    _assert_curve_is_whole(cfg, recorder)
+    _assert_is_plain_training(cfg)
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("ray_session")
+def test_killed_driver(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, num_workers=2, **LONG)
+    recorder = FileRecorder(tmp_path / "metrics.jsonl")
+    code = f"""
+import ray
+from pathlib import Path
+from gmd_ray.training import finetune
+from tests.training.toys import FileRecorder, make_config
+ray.init(address={ray.get_runtime_context().gcs_address!r}, log_to_driver=False)
+cfg = make_config(Path({str(tmp_path)!r}), num_workers=2, **{LONG!r})
+finetune(cfg, "adapted", FileRecorder(Path({str(recorder.path)!r})))
+"""
+    root = Path(__file__).parents[2]
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, env=os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(root)}
+    )
+    try:
+        _wait_for_step(cfg, 100)
+    finally:
+        driver.kill()
+        driver.wait()
+    logged = len(recorder.read())
+    assert 10 <= logged < 40
+    cfg.training.num_workers = 1
+    finetuned = finetune(cfg, "adapted", recorder)
+    assert finetuned.resumed_from is not None
+    assert finetuned.resumed_from >= 20
+    _assert_curve_is_whole(cfg, recorder)
+    _assert_is_plain_training(cfg)
+
+
+def _wait_for_step(cfg: Config, step: int) -> None:
+    curve = Path(finetuned_path(cfg, "adapted")).parent / "curve.jsonl"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if curve.is_file() and any(f'"step": {done},' in curve.read_text() for done in range(step, step + 50)):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"no step {step} in {curve}")
