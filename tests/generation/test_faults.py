@@ -12,6 +12,8 @@ from gmd_ray.errors import GmdError, ModelError
 from gmd_ray.generation import Books, generate
 from tests.generation.world import World, wait_for
 
+pytestmark = pytest.mark.slow
+
 FAULTS = {"002.png": "raise", "deep/er/008.png": "kill", "013.png": "exit", "022.png": "nan"}
 
 

@@ -187,7 +187,7 @@ class World:
 
     def projected(self) -> Counter[str]:
         """How often each id was handed to the teacher."""
-        return Counter(key for file in self.log.glob("[0-9]*") for key in file.read_text().split())
+        return Counter(key for file in self.log.glob("[0-9]*") for key in file.read_text().splitlines())
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
