@@ -178,6 +178,9 @@ class TrainingConfig:
     """0 switches clipping off."""
     bf16: bool = True
     """Autocast where the accelerator supports it; never on CPU."""
+    channels_last: bool = False
+    """Memory layout of feature maps: about 1.4 times as fast for plain CNNs on CPU; architectures that `view` feature
+    maps refuse it."""
     num_workers: int = 1
     use_gpu: bool = False
     cpus_per_worker: float = 1.0

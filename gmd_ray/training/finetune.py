@@ -40,7 +40,8 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
         name: `adapted`; or a control: `source_only` (the same steps on source pairs alone), `median` (the same pairs
             with a 3x3 median of `restored` for a target).
         recorder: gets `loss`, `lr`, `grad_norm`, `images_per_s`, `data_wait` (share of time spent waiting for data),
-            `n_source` and `n_target` every `training.log_every` steps; it is pickled to Ray Train's controller.
+            `n_source` and `n_target`, each the mean over the last `training.log_every` steps, which also is how often;
+            it is pickled to Ray Train's controller.
         seed: of sample order, crops and degradations; one that is given has an output directory of its own,
             `<out>/finetune/<name>-seed<seed>`. Default: `cfg.seed`, in `<out>/finetune/<name>`.
 
@@ -88,6 +89,10 @@ def _fit(plan: Plan, label: str, recorder: Recorder) -> int | None:
     from ray.train.torch import TorchTrainer
 
     from gmd_ray.training.curve import CurveKeeper, CurveWatcher, read_curve
+
+    if len(ray.nodes()) == 1:
+        # The watch for nodes about to be reclaimed: a process to start for nothing where no other would be left.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
     cfg = plan.cfg.training
     curve = Path(plan.directory, CURVE)

@@ -74,6 +74,7 @@ class _Worker:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self._plan, self._cfg = plan, plan.cfg.training
         self._device = _device()
+        self._layout = torch.channels_last if self._cfg.channels_last else torch.contiguous_format
         # Loaded on the CPU: which device is this worker's, Ray Train knows.
         student = dataclasses.replace(plan.cfg.student, device="cpu")
         self._student: Student = load_student(student, self._cfg.loss)
@@ -84,9 +85,12 @@ class _Worker:
     def wrap(self) -> None:
         """Put the model on its device and under DDP, and take up the checkpoint's state."""
         module = self._student.module.train()
+        module.to(memory_format=self._layout)  # type: ignore[call-overload]
         if self._state is not None:
             module.load_state_dict(self._state["module"])
-        self._model = ray.train.torch.prepare_model(module)
+        # SPAN, FFTformer and others hold parameters that a training forward never reaches; plain DDP stops at those.
+        unused = {"find_unused_parameters": True}
+        self._model = ray.train.torch.prepare_model(module, parallel_strategy_kwargs=unused)
         self._ema = Ema(module, self._cfg.ema)
         self._optimizer = make_optimizer(module, self._cfg)
         if self._state is not None:
@@ -113,14 +117,12 @@ class _Worker:
                     f"lower training.lr={cfg.lr:g}"
                 )
                 return _first_of_all(failure) or nan
-            meter.add(loss, norm)
+            meter.add(loss, norm, self._mixture.composition(step))
             done = step + 1
             last = done == cfg.steps
             figures: dict[str, float] = {"step": done}
             if last or done % cfg.log_every == 0:
-                n_source, n_target = self._mixture.composition(step)
-                figures |= meter.read(cfg.batch_size, prefetcher.waited_s)
-                figures |= {"lr": lr, "n_source": n_source, "n_target": n_target}
+                figures |= meter.read(prefetcher.waited_s) | {"lr": lr}
             save = last or done % cfg.checkpoint_every == 0
             if save or len(figures) > 1:
                 self._report(figures, save)
@@ -128,6 +130,7 @@ class _Worker:
 
     def export(self) -> None:
         """Write the student with the averaged weights, in the layout that it came in."""
+        self._student.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self._student.module.load_state_dict(self._ema.state)
         self._student.save(self._plan.student)
 
@@ -135,7 +138,7 @@ class _Worker:
         """One optimiser step: this worker's part of the global batch's mean loss, and the global gradient's norm."""
         cfg = self._cfg
         torch.manual_seed(_step_seed(self._plan.seed, step, self.rank))  # for dropout; so a resumed run draws the same
-        lq, hq = (side.to(self._device, non_blocking=True) for side in batch)
+        lq, hq = (side.to(self._device, non_blocking=True, memory_format=self._layout) for side in batch)
         with _autocast(self._device, cfg.bf16):
             loss, _ = self._student.training_loss(lq, hq, self._model)
         part = loss * (len(lq) / cfg.batch_size)
@@ -200,14 +203,17 @@ class _Meter:
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
-        self._steps, self._since, self._waited = 0, time.monotonic(), 0.0
+        self._steps = self._n_source = self._n_target = 0
+        self._since, self._waited = time.monotonic(), 0.0
 
-    def add(self, part: Tensor, norm: Tensor) -> None:
-        """A worker's part of the loss, and the gradient norm, which is the same for all."""
+    def add(self, part: Tensor, norm: Tensor, composition: tuple[int, int]) -> None:
+        """A worker's part of the loss; the gradient norm and the global batch's composition are the same for all."""
         self._sums += torch.stack([part, norm]).to(self._sums)
         self._steps += 1
+        self._n_source += composition[0]
+        self._n_target += composition[1]
 
-    def read(self, batch_size: int, waited_s: float) -> dict[str, float]:
+    def read(self, waited_s: float) -> dict[str, float]:
         """Global figures; every worker has to call it at the same step."""
         sums = self._sums.clone()
         if dist.is_initialized() and dist.get_world_size() > 1:
@@ -219,11 +225,14 @@ class _Meter:
         figures = {
             "loss": loss,
             "grad_norm": norm,
-            "images_per_s": self._steps * batch_size / seconds,
+            "images_per_s": (self._n_source + self._n_target) / seconds,
+            "n_source": self._n_source / self._steps,
+            "n_target": self._n_target / self._steps,
             "data_wait": (waited_s - self._waited) / seconds,
         }
         self._sums.zero_()
-        self._steps, self._since, self._waited = 0, now, waited_s
+        self._steps = self._n_source = self._n_target = 0
+        self._since, self._waited = now, waited_s
         return figures
 
 

@@ -26,7 +26,8 @@ CURVE = "curve.jsonl"
 NAMES = ("adapted", "source_only", "median")
 
 _NO_EFFECT = {
-    "num_workers", "use_gpu", "cpus_per_worker", "cache_gb", "checkpoint_every", "log_every", "max_failures",
+    "num_workers", "use_gpu", "cpus_per_worker", "cache_gb", "channels_last",
+    "checkpoint_every", "log_every", "max_failures",
 }  # fmt: skip
 """Fields of `training` that leave the weights as they are, to the order of summation."""
 

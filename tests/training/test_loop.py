@@ -38,6 +38,15 @@ def test_loop_is_plain_training_and_exports_the_average(tmp_path: Path) -> None:
     assert max(float((after[key] - before[key]).abs().max()) for key in before) > 1e-4
 
 
+def test_memory_layout_changes_nothing_but_time(tmp_path: Path) -> None:
+    plan, outcome = _train_here(make_config(tmp_path, channels_last=True))
+    assert outcome is None
+    after, expected = torch.load(plan.student, weights_only=True), plain_training(plan)
+    for key, value in expected.items():
+        torch.testing.assert_close(after[key], value, rtol=0, atol=1e-5)
+        assert after[key].is_contiguous()
+
+
 def test_parts_of_uneven_ranks_add_up_to_the_gradient_of_the_global_batch(tmp_path: Path) -> None:
     plan = make_plan(make_config(tmp_path, batch_size=5), "adapted", None)
     student = load_student(plan.cfg.student)
