@@ -42,17 +42,17 @@ def parts(world: World) -> int:
 def test_killed_then_stopped_then_finished(fresh: World) -> None:
     lock = Path(fresh.store, "lock.json")
     with driver(fresh) as first:
-        wait_for(lambda: parts(fresh) >= 1 or first.poll() is not None, 120)
+        wait_for(lambda: parts(fresh) >= 1 or first.poll() is not None, 400)  # a ceiling for crowded machines
         assert first.poll() is None, first.communicate()[0]
         first.kill()
     assert lock.exists()  # left behind; its process is dead, so it is taken over
 
     with driver(fresh) as second:
         before = parts(fresh)
-        wait_for(lambda: parts(fresh) > before or second.poll() is not None, 120)
+        wait_for(lambda: parts(fresh) > before or second.poll() is not None, 400)  # a ceiling for crowded machines
         assert second.poll() is None, second.communicate()[0]
         second.send_signal(signal.SIGTERM)
-        assert second.wait(60) == 143
+        assert second.wait(120) == 143
         assert not lock.exists()
         assert not Path(fresh.store, "manifest.json").exists()
 
@@ -68,9 +68,11 @@ def test_killed_then_stopped_then_finished(fresh: World) -> None:
 
 def test_a_second_driver_is_refused(fresh: World) -> None:
     with driver(fresh) as first:
-        wait_for(lambda: Path(fresh.store, "lock.json").exists() or first.poll() is not None, 120)
+        wait_for(
+            lambda: Path(fresh.store, "lock.json").exists() or first.poll() is not None, 400
+        )  # a ceiling for crowded machines
         with driver(fresh) as second:
-            output = second.communicate(timeout=120)[0]
+            output = second.communicate(timeout=400)[0]
         assert second.returncode == 1
         assert f"StoreLockedError: {fresh.store}: process {first.pid} on " in output
         assert "Traceback" not in output
