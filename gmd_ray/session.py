@@ -42,13 +42,21 @@ def ray_session(cfg: Config) -> Iterator[None]:
     # Ray warns on stderr about things a user of this tool can do nothing about.
     common = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address is None:
-        ray.init(
-            address="local",
-            num_cpus=cfg.ray.num_cpus,
-            object_store_memory=cfg.ray.object_store_memory,
-            include_dashboard=False,
-            **common,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cfg.ray.num_cpus,
+                object_store_memory=cfg.ray.object_store_memory,
+                include_dashboard=False,
+                **common,
+            )
+        except Exception as error:
+            # Ray raises a bare Exception where its own processes take longer than its fixed 30 s to start.
+            if "timed out during startup" not in str(error):
+                raise
+            raise GmdError(
+                "Ray did not start within 30 s: this machine is too busy; try again when it is not"
+            ) from error
         log.info("started a private Ray session with %g CPUs", ray.cluster_resources().get("CPU", 0))
     else:
         try:
