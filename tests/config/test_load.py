@@ -36,7 +36,8 @@ def test_overrides_go_over_file_over_preset(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("training: {steps: 7, batch_size: 5}\n")
     cfg = load_config(["training.steps=9", f"config={file}", "preset=demo"])
-    assert (cfg.training.steps, cfg.training.batch_size, cfg.training.lr) == (9, 5, 5e-4)
+    assert (cfg.training.steps, cfg.training.batch_size) == (9, 5)
+    assert cfg.training.lr == load_config(["preset=demo"]).training.lr != load_config([]).training.lr
 
 
 def test_a_preset_may_be_a_file(tmp_path: Path) -> None:
