@@ -26,11 +26,12 @@ type: $(INSTALLED)
 
 # Debian's Python has no ensurepip unless python3-venv is there; pip outside then installs uv inside.
 # --no-deps: the lock is complete, and leaves out on purpose what [tool.uv] in pyproject.toml excludes.
+# --compile-bytecode: once here, not in every worker that starts.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gmd_ray needs Python 3.11 or newer: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --without-pip $(VENV)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv || $(PYTHON) -m pip --python $(BIN)/python install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode -r requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 

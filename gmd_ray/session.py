@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterator
 
@@ -13,14 +14,28 @@ from gmd_ray.errors import GmdError
 
 log = logging.getLogger("gmd_ray")
 
-# Set before ray is imported. Bars of its own would fight ours; one footer reader is enough for small folders; Train's
-# controller commits checkpoints when it polls, two seconds by default (research/ray.md 0.1, 3).
+READ_AND_WRITE_CPUS = 0.5
+"""Of the smallest stream, beside its pools (`generation.cluster`)."""
+
+# Set before ray is imported, and inherited by a private session's workers. Bars of its own would fight ours; one footer
+# reader is enough for small folders; Train's controller commits checkpoints when it polls, two seconds by default
+# (research/ray.md 0.1, 3).
 _ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # glibc gives the activations of a step back to the kernel and faults them in again at the next, a seventh of
+    # the time of a small training step; these are its largest mmap threshold and 256 MB kept for the next step.
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2),
+}
+
+_CHATTER = {
+    "ray._private.authentication.authentication_token_setup": logging.ERROR,  # on a private session it is a warning
+    "ray.data._internal.progress": logging.ERROR,  # "progress bars disabled": ours are shown
+    "ray.data._internal.execution.streaming_executor": logging.WARNING,  # plans and times of each data set
 }
 
 
@@ -40,12 +55,14 @@ def ray_session(cfg: Config) -> Iterator[None]:
         return
     address = cfg.ray.address or ("auto" if in_job() or os.environ.get("RAY_ADDRESS") else None)
     # Ray warns on stderr about things a user of this tool can do nothing about.
+    for name, level in _CHATTER.items():
+        logging.getLogger(name).setLevel(level)
     common = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address is None:
         try:
             ray.init(
                 address="local",
-                num_cpus=cfg.ray.num_cpus,
+                num_cpus=cfg.ray.num_cpus or _enough_cpus(cfg),
                 object_store_memory=cfg.ray.object_store_memory,
                 include_dashboard=False,
                 **common,
@@ -69,3 +86,17 @@ def ray_session(cfg: Config) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _enough_cpus(cfg: Config) -> int | None:
+    """CPUs to tell a private session of where this machine has too few for the smallest pools: they share them then.
+
+    None where it has enough: Ray counts for itself.
+    """
+    pools = (cfg.student.pool, cfg.teacher.pool, cfg.scorer.pool)
+    wanted = math.ceil(sum(pool.min * pool.num_cpus for pool in pools) + READ_AND_WRITE_CPUS)
+    has = os.cpu_count() or 1
+    if wanted <= has:
+        return None
+    log.info("%d CPUs shared by pools that want %d; ray.num_cpus says otherwise", has, wanted)
+    return wanted

@@ -67,11 +67,11 @@ def load_config(
             file = value
         else:
             overrides.append(arg)
-    layers: list[tuple[str, Any]] = [(f"preset={preset}", _read_preset(preset))]
+    sources: list[list[tuple[str, Any]]] = [[(f"preset={preset}", _read_preset(preset))]]
     if file is not None:
-        layers.append((f"config={file}", _read_yaml(Path(file), f"config={file}")))
-    layers += [(override, _parse_override(override)) for override in overrides]
-    cfg = _merge(layers)
+        sources.append([(f"config={file}", _read_yaml(Path(file), f"config={file}"))])
+    sources.append([(override, _parse_override(override)) for override in overrides])
+    cfg = _merge(_with_teacher_preset(sources))
     _expand_home(cfg)
     check(cfg, check_paths=check_paths, known_metrics=known_metrics)
     _make_absolute(cfg)
@@ -122,8 +122,29 @@ def _merge(layers: Sequence[tuple[str, Any]]) -> Config:
         cfg = typing.cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_line(error)}") from error
-    cfg.training.betas = (cfg.training.betas[0], cfg.training.betas[1])  # OmegaConf gives a list
+    # OmegaConf gives lists.
+    cfg.training.betas = (cfg.training.betas[0], cfg.training.betas[1])
+    cfg.teacher.true_cfg_interval = (cfg.teacher.true_cfg_interval[0], cfg.teacher.true_cfg_interval[1])
     return cfg
+
+
+def _with_teacher_preset(sources: Sequence[Sequence[tuple[str, Any]]]) -> list[tuple[str, Any]]:
+    """The layers of all sources, with the fields of `teacher.preset` laid under the last source that sets it."""
+    name, at, where = None, 0, ""
+    for i, source in enumerate(sources):
+        for origin, layer in source:
+            teacher = layer.get("teacher") if isinstance(layer, dict) else None
+            if isinstance(teacher, dict) and "preset" in teacher:
+                name, at, where = teacher["preset"], i, origin
+    layers = [layer for source in sources[:at] for layer in source]
+    if name is not None:
+        known = _parse((_PACKAGE / "config" / "teacher_presets.yaml").read_text(), "teacher presets")
+        if str(name) not in known:
+            key = "teacher.preset"
+            head = f"{key}={name}" if where.startswith(f"{key}=") else f"{where}: {key}={name}"
+            raise ConfigError(f"{head}: {nearest(str(name), known)}")
+        layers.append((f"teacher.preset={name}", {"teacher": known[name]}))
+    return layers + [layer for source in sources[at:] for layer in source]
 
 
 def _presets() -> Any:

@@ -16,6 +16,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "prepare": ("demo",),
     "student.dtype": ("float32", "bfloat16"),
     "teacher.dtype": ("auto", "float32", "bfloat16"),
+    "teacher.method": ("inversion", "sdedit"),
+    "teacher.solver": ("euler", "midpoint", "fireflow"),
+    "teacher.cache": ("kv", "input", "lockstep"),
     "teacher.injection.tensors": ("kv", "v"),
     "teacher.injection.tokens": ("all", "image"),
     "training.optimizer": ("adam", "adamw"),
@@ -36,6 +39,7 @@ RANGES: dict[str, str] = {
     "student.tile_overlap": "[0, inf)",
     "teacher.steps": "[1, inf)",
     "teacher.strength": "(0, 1]",
+    "teacher.nudge": "(0, inf)",
     "teacher.guidance": "[0, inf)",
     "teacher.inversion_guidance": "[0, inf)",
     "teacher.true_cfg": "[0, inf)",
@@ -168,6 +172,9 @@ def _check_values(values: dict[str, Any]) -> None:
     for beta in values["training.betas"]:
         if not 0 <= beta < 1:
             raise ConfigError(f"training.betas={values['training.betas']}: both must lie in [0, 1)")
+    low, high = values["teacher.true_cfg_interval"]
+    if not 0 <= low <= high <= 1:
+        raise ConfigError(f"teacher.true_cfg_interval=[{low}, {high}]: must be two noise levels in [0, 1], low to high")
     for key in DEVICES:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", values[key]):
             raise ConfigError(f"{key}={values[key]}: known: auto, cpu, cuda, cuda:N")

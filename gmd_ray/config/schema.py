@@ -82,8 +82,8 @@ class InjectionConfig:
     """all, single, double, late_single (single blocks 20 and up, as RF-Solver), or a list of module names."""
     tokens: str = "all"
     """all or image."""
-    steps: int = 5
-    """The first n (noisiest) reconstruction intervals."""
+    steps: int | None = 5
+    """The first n (noisiest) reconstruction intervals; None is all of them."""
 
 
 @dataclass
@@ -92,10 +92,19 @@ class TeacherConfig:
 
     path: str | None = None
     """Local directory or hub id in the diffusers layout."""
+    method: str = "inversion"
+    """inversion (paper), or sdedit: noise drawn to level `strength`, then the reconstruction alone."""
+    preset: str | None = None
+    """An inversion by name: gmd, gmd-literal, rf-solver, kv-edit, vital or none; fills the fields below when
+    settings are loaded. Fields given beside it or after it win."""
+    solver: str = "euler"
+    """euler (paper); midpoint (RF-Solver) and fireflow: second order, at two and one evaluations an interval."""
     steps: int = 25
-    """Euler intervals of each of the two passes."""
+    """Intervals of each of the two passes."""
     strength: float = 1.0
     """Noise level at which the inversion stops and the reconstruction starts; 1.0 is pure noise (paper)."""
+    nudge: float = 1.0
+    """Factor on the latents that are inverted, taken off the result again; 1.15 helps smooth images to invert."""
     prompt: str = ""
     """Prompt of the reconstruction; the empty string is the null prompt."""
     inversion_prompt: str = ""
@@ -104,7 +113,12 @@ class TeacherConfig:
     inversion_guidance: float = 1.0
     true_cfg: float | None = None
     """Weight w of v_null + w (v_prompt - v_null) in the reconstruction; None runs the prompt alone."""
+    true_cfg_interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels, both ends in, where `true_cfg` acts; elsewhere the prompt runs alone, at half the cost."""
     injection: InjectionConfig = field(default_factory=InjectionConfig)
+    cache: str = "kv"
+    """What the inversion leaves for injection: kv; input, half the memory where both are injected; lockstep, memory of
+    one evaluation for as many more forward passes as are injected. Equal up to rounding."""
     max_sequence_length: int = 512
     """T5 tokens; a shorter length is encoded anew, never sliced."""
     tile: int = 0
@@ -257,6 +271,7 @@ class RayConfig:
     address: str | None = None
     """auto or host:port to join a cluster; default: the job's own, else a private local one."""
     num_cpus: int | None = None
+    """Of a private local cluster; default: what the machine has, or what the smallest pools need where that is more."""
     object_store_memory: int | None = None
     """Bytes, of a private local cluster."""
 

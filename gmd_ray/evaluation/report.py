@@ -100,7 +100,7 @@ def _headline(evaluation: Evaluation, datasets: Sequence[str]) -> dict[str, Any]
             return {
                 "gain": f"{gain.replace('-', '−')}{unit}",
                 "metric": metric.upper(),
-                "where": f"{found.n} held-out {dataset} images",
+                "where": f"{found.n} {dataset} test images",
                 "means": " → ".join(number(mean) for mean in means if mean is not None),
                 "spread": f"± {error}{unit} standard error" if error else "",
                 "verdict": _verdict(found, evaluation.directions[metric]),

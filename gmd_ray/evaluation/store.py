@@ -71,11 +71,13 @@ def open_store(cfg: Config) -> PairStore | None:
         raise DataError(f"{url}/manifest.json is damaged ({error}): run the generation again") from error
     rows = rows_dataset(url)
     higher = bool(manifest.get("higher_is_better", True))
-    ok = rows.to_table(columns=["id", "score"], filter=pc.field("status") == "ok")
+    # Rows of images that have left the inputs are in no count.
+    inputs = ~pc.field("id").isin(pa.array(manifest.get("stranger_ids", []), pa.string()))
+    ok = rows.to_table(columns=["id", "score"], filter=inputs & (pc.field("status") == "ok"))
     scores = list(zip(ok["id"].to_pylist(), ok["score"].to_pylist(), strict=True))
     scores.sort(key=lambda pair: (-pair[1] if higher else pair[1], pair[0]))
     columns = ["id", "uri", "error_stage", "error_type", "error"]
-    failed = rows.to_table(columns=columns, filter=pc.field("status") == "failed").sort_by("id")
+    failed = rows.to_table(columns=columns, filter=inputs & (pc.field("status") == "failed")).sort_by("id")
     return PairStore(
         threshold=cfg.scorer.threshold,
         higher_is_better=higher,

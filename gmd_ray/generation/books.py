@@ -24,7 +24,7 @@ class Books:
     resumed: int
     """Of the inputs, done by earlier runs."""
     strangers: int
-    """Rows in the store whose input is no longer in the folder; in none of the counts above."""
+    """Rows in the store whose image is no longer among the inputs; in none of the counts above."""
     threshold: float
     seconds: float
     """Wall time of this run."""

@@ -6,7 +6,7 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gmd_ray.errors import ConfigError, DataError, nearest
-from gmd_ray.generation import settings
+from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.files import put
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images.listing import open_filesystem
@@ -42,7 +42,8 @@ def export_pairs(
     rows = rows_dataset(store)
     if higher_is_better is None:
         higher_is_better = settings.higher_is_better((PairStore(store).read(settings.NAME) or {}).get("models", {}))
-    view = accepted(threshold, higher_is_better)
+    strangers = (PairStore(store).read(manifest.NAME) or {}).get("stranger_ids", [])
+    view = accepted(threshold, higher_is_better, strangers)
     ids = rows.to_table(columns=["id"], filter=view)["id"].to_pylist()
     if not ids:
         raise DataError(f"{store}: no pair is accepted at threshold {threshold:g}; move scorer.threshold")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any
 
@@ -20,10 +21,11 @@ LIBRARIES = ("ray", "torch", "diffusers", "spandrel", "pyarrow")
 STAGES = ("restore", "project", "score")
 
 
-def make_manifest(cfg: Config, books: Books, facts: Facts, rows: pa.Table) -> dict[str, Any]:
+def make_manifest(cfg: Config, books: Books, facts: Facts, rows: pa.Table, inputs: Collection[str]) -> dict[str, Any]:
     """Counts, settings, models, versions and timings.
 
     Args:
+        inputs: ids of the input folder.
         rows: every column but the images, of the whole store.
     """
     used = settings.relevant(cfg)
@@ -31,6 +33,8 @@ def make_manifest(cfg: Config, books: Books, facts: Facts, rows: pa.Table) -> di
     failed = rows.filter(pc.field("status") == "failed").select(["error_stage", "error_type"]).to_pylist()
     return {
         **books.counts(),
+        # Rows of images that have left the inputs: in no count, and not in the accepted view.
+        "stranger_ids": sorted(set(rows["id"].to_pylist()) - set(inputs)),
         "higher_is_better": higher_is_better(facts),
         "failures": dict(Counter(f"{row['error_stage']}: {row['error_type']}" for row in failed)),
         "models": facts,

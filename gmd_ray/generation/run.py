@@ -78,8 +78,8 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
             seconds=time.monotonic() - start,
         )
         if books.strangers:
-            log.info("%s: %d rows of images that are no longer in the folder", store.url, books.strangers)
-        summary = manifest.make_manifest(cfg, books, facts, rows)
+            log.info("%s: %d rows of images that are no longer among the inputs, left out", store.url, books.strangers)
+        summary = manifest.make_manifest(cfg, books, facts, rows, ids)
         store.write(manifest.NAME, summary)
     figures = {**books.counts(), "images_per_second": summary["images_per_second"]}
     recorder.metrics({key: float(value) for key, value in figures.items() if value is not None})

@@ -20,15 +20,14 @@ Facts = dict[str, dict[str, Any]]
 MODELS = ("student", "teacher", "scorer")
 PLACES = ("target.path", "student.path", "teacher.path", "scorer.path", "scorer.weights")
 """Where things lie. What counts is what lies there, so a changed place is looked into, not refused."""
-_HARMLESS = ("pool", "device", "threshold")
-"""Of a model's section: what changes neither pixels nor scores."""
+_HARMLESS = ("pool", "device", "threshold", "preset", "cache")
+"""Of a model's section: what changes neither pixels nor scores; a preset counts by the fields it fills."""
 
 
 def relevant(cfg: Config) -> dict[str, Any]:
     """Dotted key -> value of every setting that alters a pixel or a score, places apart."""
     values: dict[str, Any] = {
         "target.gray": cfg.target.gray,
-        "generation.keep_restored": cfg.generation.keep_restored,
     }
     for section in MODELS:
         for key, value in asdict(getattr(cfg, section)).items():

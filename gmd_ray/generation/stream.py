@@ -84,6 +84,7 @@ def build_stream(
     )
     ds.context.execution_no_progress_timeout_s = generation.no_progress_timeout_s
     ds.context.enable_progress_bars = False  # they would fight ours
+    ds.context.issue_detectors_config.detectors = []  # advice for authors of Ray programs, in a user's log
     return ds
 
 

@@ -12,6 +12,7 @@ from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.degradations import Degradation, sample_rng
 from gmd_ray.images.listing import ImageFile, list_images, read_file
+from gmd_ray.images.second_order import SecondOrder
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
 
 
 def load_pair(
-    pair: PairFile, degradation: Degradation | None, gray: bool, key: tuple[object, ...], scale: int | None = None
+    pair: PairFile,
+    degradation: Degradation | SecondOrder | None,
+    gray: bool,
+    key: tuple[object, ...],
+    scale: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Load one pair, or its clean half and degrade that.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from fnmatch import fnmatch
 
 import pyarrow as pa
@@ -63,10 +64,14 @@ def rows_dataset(store_url: str, filesystem: fs.FileSystem | None = None) -> ds.
     return ds.dataset(sorted(files), schema=PAIR_SCHEMA, format="parquet", filesystem=filesystem)
 
 
-def accepted(threshold: float, higher_is_better: bool) -> pc.Expression:
+def accepted(threshold: float, higher_is_better: bool, strangers: Collection[str] = ()) -> pc.Expression:
     """The gate as a filter over `rows_dataset`: finished, and the score at the threshold or on its better side.
 
     The threshold is rounded to the score's own float32, so that a score equal to it is accepted.
+
+    Args:
+        strangers: ids to leave out: `stranger_ids` of the store's manifest, images that are no longer among its inputs.
     """
     score, limit = pc.field("score"), pa.scalar(threshold, pa.float32())
-    return (pc.field("status") == "ok") & (score >= limit if higher_is_better else score <= limit)
+    view = (pc.field("status") == "ok") & (score >= limit if higher_is_better else score <= limit)
+    return view & ~pc.field("id").isin(pa.array(list(strangers), pa.string())) if strangers else view

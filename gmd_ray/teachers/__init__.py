@@ -15,6 +15,10 @@ def load_teacher(cfg: TeacherConfig) -> Teacher:
         ModelError: weights that cannot be loaded.
         ConfigError: settings that the model cannot meet.
     """
+    if cfg.method == "sdedit":
+        from gmd_ray.teachers.sdedit import SDEditTeacher
+
+        return SDEditTeacher(cfg)
     from gmd_ray.teachers.flux import FluxTeacher
 
     return FluxTeacher(cfg)

@@ -47,18 +47,19 @@ class FluxTeacher:
                 f"{self.multiple}, the overlap below the tile"
             )
         injection = cfg.injection
-        self.blocks = select_blocks(self.model.block_names(), injection.blocks) if injection.steps else []
-        if injection.steps > cfg.steps:
+        self.inject_steps = cfg.steps if injection.steps is None else injection.steps
+        self.blocks = select_blocks(self.model.block_names(), injection.blocks) if self.inject_steps else []
+        if self.inject_steps > cfg.steps:
             raise ConfigError(f"teacher.injection.steps={injection.steps}: at most teacher.steps={cfg.steps}")
         prompts = load_prompts(path, [cfg.prompt, cfg.inversion_prompt], cfg.max_sequence_length)
         self.prompt, self.inversion_prompt = prompts[cfg.prompt], prompts[cfg.inversion_prompt]
         self.cfg = cfg
         self.projector = FluxProjector(self.model)
         pixel_settings = {
-            "steps": cfg.steps, "strength": cfg.strength, "prompt": cfg.prompt,
-            "inversion_prompt": cfg.inversion_prompt, "guidance": cfg.guidance,
-            "inversion_guidance": cfg.inversion_guidance, "true_cfg": cfg.true_cfg,
-            "injection": [injection.tensors, self.blocks, injection.tokens, injection.steps],
+            "steps": cfg.steps, "solver": cfg.solver, "strength": cfg.strength, "nudge": cfg.nudge,
+            "prompt": cfg.prompt, "inversion_prompt": cfg.inversion_prompt, "guidance": cfg.guidance,
+            "inversion_guidance": cfg.inversion_guidance, "true_cfg": [cfg.true_cfg, *cfg.true_cfg_interval],
+            "injection": [injection.tensors, self.blocks, injection.tokens, self.inject_steps],
             "tile": [cfg.tile, cfg.tile_overlap], "dtype": str(dtype),
             "max_sequence_length": cfg.max_sequence_length,
         }  # fmt: skip
@@ -72,7 +73,7 @@ class FluxTeacher:
     @torch.no_grad()
     def _project_whole(self, restored: torch.Tensor) -> torch.Tensor:
         height, width = restored.shape[-2:]
-        padded = _pad_to_multiple(restored, self.multiple)
+        padded = pad_to_multiple(restored, self.multiple)
         z = self.codec.encode(padded * 2 - 1)
         h, w = z.shape[-2:]
         tokens = self.projector(pack(z), image_ids(h, w, z.device), self._plan(h * w // 4))
@@ -92,7 +93,11 @@ class FluxTeacher:
             blocks=self.blocks,
             inject_keys=cfg.injection.tensors == "kv",
             inject_text=cfg.injection.tokens == "all",
-            inject_steps=cfg.injection.steps,
+            inject_steps=self.inject_steps,
+            solver=cfg.solver,
+            true_cfg_interval=cfg.true_cfg_interval,
+            nudge=cfg.nudge,
+            cache=cfg.cache,
         )
 
 
@@ -144,7 +149,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def _pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
+def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
     """Reflect on the right and below; repeat the edge where the image is too small to reflect."""
     bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     if not (bottom or right):

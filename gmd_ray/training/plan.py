@@ -41,6 +41,8 @@ class TargetPlan:
     higher_is_better: bool
     median: bool
     """Take the median-filtered `restored` for the target, not the pseudo-target."""
+    strangers: tuple[str, ...]
+    """Rows of images that are no longer among the store's inputs: left out."""
     ids: tuple[str, ...]
     """Sorted; the order that `Draw.index` counts in."""
     digest: str
@@ -222,7 +224,8 @@ def _target_plan(cfg: Config, median: bool) -> TargetPlan:
     threshold = cfg.scorer.threshold
     columns = ["id", "score", "teacher", "student", "scorer"]
     rows = rows_dataset(url)
-    view = rows.to_table(columns=columns, filter=accepted(threshold, higher)).sort_by("id").to_pylist()
+    strangers = tuple(manifest.get("stranger_ids", ()))
+    view = rows.to_table(columns=columns, filter=accepted(threshold, higher, strangers)).sort_by("id").to_pylist()
     if not view:
         scores = [score for score in rows.to_table(columns=["score"])["score"].to_pylist() if score is not None]
         best = (
@@ -235,7 +238,8 @@ def _target_plan(cfg: Config, median: bool) -> TargetPlan:
             f"{'lower' if higher else 'raise'} scorer.threshold"
         )
     ids = tuple(row["id"] for row in view)
-    return TargetPlan(url, threshold, higher, median, ids, _digest(json.dumps(row, sort_keys=True) for row in view))
+    digest = _digest(json.dumps(row, sort_keys=True) for row in view)
+    return TargetPlan(url, threshold, higher, median, strangers, ids, digest)
 
 
 def _digest(lines: Iterable[str]) -> str:

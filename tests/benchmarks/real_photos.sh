@@ -12,7 +12,7 @@ done
 models=$(python -c 'import gmd_ray, pathlib; print(pathlib.Path(gmd_ray.__file__).parent / "demo/weights")')
 exec gmd-ray adapt out="$out/run" \
   student.path="$data/weights/dncnn_25.pth" student.pool.num_cpus=0.25 student.pool.batch_size=2 \
-  teacher.path="$models/teacher" teacher.prompt=hq teacher.steps=4 teacher.strength=0.6 teacher.true_cfg=1.5 \
+  teacher.path="$models/teacher" teacher.prompt=hq teacher.steps=3 teacher.strength=0.6 teacher.true_cfg=1.5 \
   teacher.injection.blocks=all teacher.injection.tokens=image teacher.injection.steps=2 \
   teacher.tile=64 teacher.tile_overlap=16 \
   teacher.pool.min=2 teacher.pool.max=2 teacher.pool.num_cpus=0.5 teacher.pool.batch_size=1 \

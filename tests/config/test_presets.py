@@ -12,6 +12,7 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import load_config, preset_names, require, resolved
 from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError
+from gmd_ray.images.degradations import make_degradation
 
 FOLDER = Path(gmd_ray.config.__file__).parent / "presets"
 EXPERIMENTS = ["deblur_reds", "deblur_realblur", "sr_weak_to_strong", "sr_dped"]
@@ -60,7 +61,8 @@ def test_an_uncommented_key_is_seen() -> None:
 def test_base_holds_every_setting_with_its_default() -> None:
     plain = yaml.safe_load((FOLDER / "base.yaml").read_text())
     expected = resolved(Config())
-    expected["training"]["betas"] = list(expected["training"]["betas"])
+    for section, key in (("training", "betas"), ("teacher", "true_cfg_interval")):
+        expected[section][key] = list(expected[section][key])
     assert plain == expected
 
 
@@ -72,11 +74,21 @@ def test_experiments_follow_the_paper_and_ask_for_data_alone(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         require(cfg, "adapt")
     asked = {part.split("=")[0].strip() for part in str(caught.value).removeprefix("adapt needs ").split(", ")}
-    assert asked == {"target.path", "student.path", "source.hq", "source.lq"}
+    degrades = name.startswith("sr_")
+    assert asked == {"target.path", "student.path", "source.hq"} | (set() if degrades else {"source.lq"})
     text = (FOLDER / f"{name}.yaml").read_text()
     usage = next(line for line in text.splitlines() if "gmd-ray adapt" in line)
     assert f"preset={name}" in usage
     assert all(f"{key}=..." in usage for key in asked)
+
+
+def test_super_resolution_degrades_its_source_at_its_scale() -> None:
+    """DESIGN, section 7: weak x4, and Real-ESRGAN's at x2."""
+    found = {}
+    for name in ("sr_weak_to_strong", "sr_dped"):
+        source = load_config([f"preset={name}"]).source
+        found[name] = source.degradation, make_degradation(source.degradation or "", source.degradation_args).scale
+    assert found == {"sr_weak_to_strong": ("weak", 4), "sr_dped": ("realesrgan", 2)}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

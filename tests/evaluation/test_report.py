@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -85,7 +86,7 @@ def test_a_whole_run(run: Config, students: dict[str, str], tmp_path: Path) -> N
     decision = Decision(False, ["holds: target psnr", "refused: source psnr 20: gain -1"], "3")
     found = page(run, students, decision)
     for words in (
-        "on 6 held-out target images",
+        "on 6 target test images",
         "7 inputs 4 accepted 2 rejected 1 failed 66.7 % of scored pass ≥ 4.2",
         "not promoted gmd-student version 3",
         "00.png score 5.5",
@@ -103,6 +104,15 @@ def test_a_whole_run(run: Config, students: dict[str, str], tmp_path: Path) -> N
         image = decode_png(base64.b64decode(data))
         assert picture["width"] == str(3 * image.shape[1])
     assert [item["class"] for item in found.named("li") if item.get("class")] == ["no"]
+
+
+def test_images_that_have_left_the_inputs_are_not_counted(
+    run: Config, students: dict[str, str], tmp_path: Path
+) -> None:
+    write_store(tmp_path / "out", [5.5, 5.0, 4.0, None])
+    manifest = tmp_path / "out" / "pairs" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"stranger_ids": ["01.png", "03.png"]}))
+    assert "2 inputs 1 accepted 1 rejected 0 failed" in page(run, students).text
 
 
 def test_the_page_needs_nothing_beside_itself(run: Config, students: dict[str, str], tmp_path: Path) -> None:

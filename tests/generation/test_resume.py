@@ -44,6 +44,9 @@ def test_settings_that_change_no_pixel_are_accepted(world: World) -> None:
         ("student.dtype", "bfloat16"),
         ("teacher.prompt", "sharp"),
         ("teacher.true_cfg", 2.0),
+        ("teacher.true_cfg_interval", (0.2, 0.8)),
+        ("teacher.solver", "midpoint"),
+        ("teacher.nudge", 1.15),
         ("teacher.injection.blocks", ["a", "b"]),
         ("scorer.metric", "musiq"),
     ],
@@ -60,6 +63,12 @@ def test_relevant_settings(key: str, value: Any) -> None:
     assert settings.fingerprint(before) != settings.fingerprint(after)
     with pytest.raises(ResumeMismatchError, match=f"the store was made with other settings: {key}: "):
         settings.refuse_changes(before, after, "the store")
+
+
+def test_how_the_teacher_was_set_and_what_it_caches_is_of_no_consequence() -> None:
+    changed = Config()
+    changed.teacher.preset, changed.teacher.cache = "gmd", "lockstep"
+    assert settings.relevant(changed) == settings.relevant(Config())
 
 
 def test_a_setting_that_an_old_store_does_not_know_had_its_default() -> None:

@@ -11,7 +11,7 @@ import ray
 
 from gmd_ray.config import PoolConfig
 from gmd_ray.errors import ConfigError, DataError
-from gmd_ray.generation import Books, generate
+from gmd_ray.generation import Books, export_pairs, generate
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.encode import decode_png, to_images, to_tensor
 from gmd_ray.images.records import PAIR_SCHEMA
@@ -141,10 +141,26 @@ def test_failed_rows_are_tried_again_on_request_only(world: World) -> None:
     assert world.rows()["empty.png"]["status"] == "ok"
 
 
-def test_a_smaller_limit_counts_the_rest_as_strangers(world: World) -> None:
+def test_a_smaller_limit_makes_strangers_of_the_rest(world: World, tmp_path: Path) -> None:
+    """They stay in the store, and leave the counts and the accepted view."""
     world.cfg.target.limit = 5
     books = generate(world.cfg, models=world.models())
     assert (books.inputs, books.strangers) == (5, 26)
+    assert len(world.rows()) == 31
+    assert export_pairs(world.store, str(tmp_path / "all"), -100.0) == books.ok
+    world.cfg.target.limit = None
+    generate(world.cfg, models=world.models())
+    assert export_pairs(world.store, str(tmp_path / "again"), -100.0) > books.ok
+
+
+def test_keeping_restored_or_not_may_be_changed_on_an_existing_store(world: World) -> None:
+    """It alters neither pixels nor scores."""
+    write_photo(world.photos / "late.png")
+    world.cfg.generation.keep_restored = False
+    generate(world.cfg, models=world.models())
+    rows = world.rows()
+    assert rows.pop("late.png")["restored"] is None
+    assert all(row["restored"] for row in rows.values() if row["status"] == "ok")
 
 
 def test_restored_can_be_left_out(fresh: World) -> None:

@@ -104,6 +104,43 @@ def test_round_trip_tends_to_the_identity_at_first_order(flux_dir: Path) -> None
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.25)
 
 
+def test_nudge_comes_off_again(flux_dir: Path) -> None:
+    x = images(1, 16, 16)
+    settings = {"steps": 40, "solver": "midpoint", "guidance": 1.0, "injection": NONE}
+    plain = load_teacher(config(flux_dir, **settings)).project(x, ids(x))
+    nudged = load_teacher(config(flux_dir, nudge=1.15, **settings)).project(x, ids(x))
+    torch.testing.assert_close(nudged, x, atol=1e-2, rtol=0)
+    assert not torch.equal(nudged, plain)
+
+
+def test_true_cfg_acts_inside_its_interval_alone(flux_dir: Path) -> None:
+    x = images(1, 16, 24)
+    settings = {"prompt": "a sharp photo", "true_cfg": 4.0}
+    times = load_teacher(config(flux_dir))._plan(24).times
+
+    def run(low: float, high: float, **change: object) -> torch.Tensor:
+        cfg = config(flux_dir, **{**settings, "true_cfg_interval": (low, high), **change})
+        return load_teacher(cfg).project(x, ids(x))
+
+    everywhere, nowhere, part = run(0, 1), run(times[0] + 0.01, 1), run(times[1], 1)
+    assert torch.equal(nowhere, run(0, 1, true_cfg=None))
+    assert torch.equal(everywhere, run(times[2], times[0]))
+    assert (part - everywhere).abs().max() > 1e-4
+    assert (part - nowhere).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "fireflow"])
+def test_injection_of_no_count_is_injection_everywhere(flux_dir: Path, solver: str) -> None:
+    x = images(1, 16, 16)
+    every, counted, fewer = (
+        load_teacher(config(flux_dir, solver=solver, injection=InjectionConfig(blocks="all", steps=steps)))
+        for steps in (None, 3, 2)
+    )
+    assert every.fingerprint == counted.fingerprint
+    assert torch.equal(every.project(x, ids(x)), counted.project(x, ids(x)))
+    assert not torch.equal(every.project(x, ids(x)), fewer.project(x, ids(x)))
+
+
 def test_true_cfg_with_equal_prompts_is_the_plain_path(flux_dir: Path) -> None:
     x = images(2, 16, 24)
     plain = load_teacher(config(flux_dir)).project(x, ids(x))
@@ -178,6 +215,7 @@ def test_fingerprint_tells_settings_and_weights_apart(flux_dir: Path, tmp_path: 
     base = config(flux_dir)
     fingerprint = load_teacher(base).fingerprint
     assert load_teacher(replace(base, device="cpu", pool=replace(base.pool, max=7))).fingerprint == fingerprint
+    assert load_teacher(replace(base, cache="lockstep")).fingerprint == fingerprint
     copied = tmp_path / "copy"
     shutil.copytree(flux_dir, copied)
     assert load_teacher(replace(base, path=str(copied))).fingerprint == fingerprint
@@ -185,6 +223,11 @@ def test_fingerprint_tells_settings_and_weights_apart(flux_dir: Path, tmp_path: 
         replace(base, steps=4),
         replace(base, strength=0.4),
         replace(base, guidance=3.0),
+        replace(base, solver="midpoint"),
+        replace(base, solver="fireflow"),
+        replace(base, nudge=1.1),
+        replace(base, true_cfg=2.0),
+        replace(base, true_cfg=2.0, true_cfg_interval=(0.5, 1.0)),
         replace(base, prompt="a sharp photo"),
         replace(base, dtype="bfloat16"),
         replace(base, injection=InjectionConfig(blocks="single", steps=2)),

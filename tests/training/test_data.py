@@ -32,7 +32,7 @@ def _source(folder: Path, *, patch: int, cache_bytes: int = 1 << 30, **cfg: obje
 
 
 def _target_plan(store: Path, n: int = 4, *, use_median: bool = False) -> TargetPlan:
-    return TargetPlan(str(store), 0.0, True, use_median, tuple(f"{i:03d}.png" for i in range(n)), "digest")
+    return TargetPlan(str(store), 0.0, True, use_median, (), tuple(f"{i:03d}.png" for i in range(n)), "digest")
 
 
 def test_source_crops_are_of_the_right_pair_whether_cached_or_not(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def _batches(folder: Path, rank: int = 0, world_size: int = 1) -> Batches:
     pairs = list_pairs(cfg.source.hq or "", cfg.source.lq)
     source = SourcePairs(cfg.source, pairs, scale=1, patch=12, flip=True, seed=0, cache_bytes=1 << 20)
     ids = tuple(f"{i:03d}.png" for i in range(1, 8))
-    target = TargetPairs(TargetPlan(f"{cfg.out}/pairs", 1.0, True, False, ids, ""), scale=1, patch=12, flip=True)
+    target = TargetPairs(TargetPlan(f"{cfg.out}/pairs", 1.0, True, False, (), ids, ""), scale=1, patch=12, flip=True)
     mixture = Mixture(5, 0.6, len(pairs), len(ids), seed=0)
     return Batches(mixture, {"source": source, "target": target}, 0, rank, world_size)
 

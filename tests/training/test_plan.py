@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, ResumeMismatchError
 from gmd_ray.training import finetuned_path
 from gmd_ray.training.curve import read_curve
+from gmd_ray.training.data import TargetPairs
 from gmd_ray.training.plan import check_settings, make_plan
 from tests.training.toys import make_config, pair_row, write_store, write_student
 
@@ -37,6 +39,21 @@ def test_lower_is_better_is_read_from_the_manifest(tmp_path: Path) -> None:
     target = make_plan(cfg, "adapted", None).target
     assert target is not None
     assert target.ids == ("000.png", "001.png")
+
+
+def test_images_that_have_left_the_inputs_are_left_out(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    before = make_plan(cfg, "adapted", None).target
+    manifest = tmp_path / "run" / "pairs" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"stranger_ids": ["002.png", "005.png"]}))
+    target = make_plan(cfg, "adapted", None).target
+    assert target is not None
+    assert before is not None
+    assert target.ids == ("001.png", "003.png", "004.png", "006.png", "007.png")
+    assert target.digest != before.digest
+    pairs = TargetPairs(target, scale=1, patch=12, flip=False)
+    for index in range(len(target.ids)):
+        pairs.crop(index, 0, np.random.default_rng(0))
 
 
 def test_no_accepted_pairs(tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Settings of degradations: ranges that values are drawn from, and probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gmd_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Range = tuple[float, float]
+
+
+def check_settings(settings: DataclassInstance) -> None:
+    """Check what every degradation's fields have in common; a probability is known by `_prob` in its name.
+
+    Raises:
+        ConfigError: for a range that is not one, a probability beyond [0, 1], a JPEG quality beyond 100, a scale
+            below 1.
+    """
+    for field in fields(settings):
+        name, value = field.name, getattr(settings, field.name)
+        if field.type == "Range":
+            low, high = value
+            if not 0 <= low <= high < np.inf:
+                raise ConfigError(f"degradation {name}=({low}, {high}): give (low, high) with 0 <= low <= high")
+            if "jpeg_quality" in name and high > 100:
+                raise ConfigError(f"degradation {name}={value}: JPEG knows 0 to 100")
+        elif "_prob" in name and not 0 <= value <= 1:
+            raise ConfigError(f"degradation {name}={value}: a probability lies in [0, 1]")
+        elif name == "scale" and value < 1:
+            raise ConfigError(f"degradation scale={value}: an integer of at least 1")

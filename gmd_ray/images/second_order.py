@@ -1,0 +1,211 @@
+"""Real-ESRGAN's second-order degradation: blur, resize, noise and JPEG, twice, and a sinc filter at the end.
+
+After Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data", section 3, and
+its reference code's settings (options/train_realesrgan_x4plus.yml; restoration.md 2.1). Three things differ on purpose:
+every draw is a sample's own (there a batch shares resize factors, the second blur and the order at the end), JPEG is
+the real codec and not a differentiable model of it, and a resize maps whole image onto whole image (there sizes are
+rounded after the coordinates are fixed, which shifts the far border by less than a pixel).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from gmd_ray.errors import ConfigError
+from gmd_ray.images.filters import (
+    Resampling,
+    blur,
+    gaussian_kernel,
+    jpeg,
+    resize,
+    sharpen,
+    sinc_kernel,
+    to_levels,
+)
+from gmd_ray.images.ranges import Range, check_settings
+
+# (share, plateau, generalised, rotated and stretched)
+_KERNELS = (
+    (0.45, False, False, False),
+    (0.25, False, False, True),
+    (0.12, False, True, False),
+    (0.03, False, True, True),
+    (0.12, True, True, False),
+    (0.03, True, True, True),
+)
+_MODES: tuple[Resampling, ...] = get_args(Resampling)
+_LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # as torchvision's rgb_to_grayscale
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """Ranges of the second-order chain; a field ending in 2 is of its second round. The defaults are Real-ESRGAN's.
+
+    Each draw is uniform in its range. Sigmas of noise are in 8-bit levels, those of blur in pixels of the image as it
+    is at that point.
+    """
+
+    scale: int = 4
+    sharpen_weight: float = 0.5
+    """Unsharp masking of the input, 0 for none. The pair's HQ side stays as it is."""
+    kernel_size: Range = (7, 21)
+    """Sides of all three kernels: the odd numbers from one to the other, all equally likely; 21 at most."""
+    sinc_prob: float = 0.1
+    """Share of blurs that are a sinc filter, in either round."""
+    final_sinc_prob: float = 0.8
+    blur_sigma: Range = (0.2, 3.0)
+    blur_sigma2: Range = (0.2, 1.5)
+    blur_prob2: float = 0.8
+    generalized_beta: Range = (0.5, 4.0)
+    """Shape of generalised Gaussians, around 1: half of them are drawn below 1 and half above, as for plateaus."""
+    plateau_beta: Range = (1.0, 2.0)
+    resize_up_prob: float = 0.2
+    resize_down_prob: float = 0.7
+    resize_range: Range = (0.15, 1.5)
+    """Smallest and largest factor, around 1."""
+    resize_up_prob2: float = 0.3
+    resize_down_prob2: float = 0.4
+    resize_range2: Range = (0.3, 1.2)
+    """Relative to the final size."""
+    gaussian_prob: float = 0.5
+    """Share of Gaussian noise in either round; the rest is Poisson noise."""
+    noise_sigma: Range = (1.0, 30.0)
+    noise_sigma2: Range = (1.0, 25.0)
+    poisson_scale: Range = (0.05, 3.0)
+    """Factor on Poisson noise; 1 is that of as many photons at full white as the image has levels."""
+    poisson_scale2: Range = (0.05, 2.5)
+    gray_noise_prob: float = 0.4
+    """Share of noise that is one pattern for all three channels."""
+    jpeg_quality: Range = (30.0, 95.0)
+    jpeg_quality2: Range = (30.0, 95.0)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        sizes = self.kernel_size
+        if not (sizes[0] >= 1 and sizes[1] <= 21 and all(side % 2 == 1 for side in sizes)):
+            raise ConfigError(f"degradation kernel_size={sizes}: give two odd numbers from 1 to 21")
+        if not 0 <= self.sharpen_weight < np.inf:
+            raise ConfigError(f"degradation sharpen_weight={self.sharpen_weight}: a number of at least 0")
+        for name in ("blur_sigma", "blur_sigma2"):
+            if getattr(self, name)[0] == 0:
+                raise ConfigError(f"degradation {name}={getattr(self, name)}: a sigma is above 0")
+        for name in ("generalized_beta", "plateau_beta", "resize_range", "resize_range2"):
+            low, high = getattr(self, name)
+            if not 0 < low <= 1 <= high:
+                raise ConfigError(f"degradation {name}=({low}, {high}): give (low, high) with 0 < low <= 1 <= high")
+        for up, down in (("resize_up_prob", "resize_down_prob"), ("resize_up_prob2", "resize_down_prob2")):
+            # Decimal fractions that add up to 1 may exceed it by a rounding.
+            if getattr(self, up) + getattr(self, down) > 1 + 1e-9:
+                raise ConfigError(f"degradation {up}={getattr(self, up)}: with {down} it is above 1")
+
+    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Degrade one image.
+
+        Args:
+            hq: float32 RGB in [0, 1], shape (H, W, 3); H and W multiples of `scale`.
+            rng: the sample's own generator.
+
+        Returns:
+            float32 RGB in [0, 1], shape (H / scale, W / scale, 3), rounded to 8 bits as a file would be.
+        """
+        height, width = hq.shape[:2]
+        size = (height // self.scale, width // self.scale)
+
+        x = sharpen(hq, self.sharpen_weight) if self.sharpen_weight else hq
+        x = blur(x, self._blur_kernel(rng, self.blur_sigma))
+        factor = _draw_factor(rng, self.resize_up_prob, self.resize_down_prob, self.resize_range)
+        x = _resize(x, height * factor, width * factor, rng)
+        x = self._noise(x, rng, self.noise_sigma, self.poisson_scale)
+        x = _jpeg(x, rng, self.jpeg_quality)
+
+        if rng.random() < self.blur_prob2:
+            x = blur(x, self._blur_kernel(rng, self.blur_sigma2))
+        factor = _draw_factor(rng, self.resize_up_prob2, self.resize_down_prob2, self.resize_range2)
+        x = _resize(x, height / self.scale * factor, width / self.scale * factor, rng)
+        x = self._noise(x, rng, self.noise_sigma2, self.poisson_scale2)
+        if rng.random() < 0.5:
+            x = _jpeg(self._to_size(x, *size, rng), rng, self.jpeg_quality2)
+        else:
+            x = self._to_size(_jpeg(x, rng, self.jpeg_quality2), *size, rng)
+        return to_levels(x).astype(np.float32) / 255
+
+    def _blur_kernel(self, rng: np.random.Generator, sigma: Range) -> np.ndarray:
+        size = self._draw_size(rng)
+        if rng.random() < self.sinc_prob:
+            # A small kernel cannot hold the long waves of a low cutoff.
+            return sinc_kernel(size, rng.uniform(np.pi / 3 if size < 13 else np.pi / 5, np.pi))
+        kind = rng.choice(len(_KERNELS), p=[kernel[0] for kernel in _KERNELS])
+        _, plateau, generalized, rotated = _KERNELS[kind]
+        sigma_u = sigma_v = rng.uniform(*sigma)
+        angle = 0.0
+        if rotated:
+            sigma_v, angle = rng.uniform(*sigma), rng.uniform(-np.pi, np.pi)
+        beta = 1.0
+        if generalized:
+            low, high = self.plateau_beta if plateau else self.generalized_beta
+            beta = rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
+        return gaussian_kernel(size, sigma_u, sigma_v, angle, beta, plateau)
+
+    def _draw_size(self, rng: np.random.Generator) -> int:
+        low, high = (int(side) for side in self.kernel_size)
+        return low + 2 * int(rng.integers((high - low) // 2 + 1))
+
+    def _noise(self, x: np.ndarray, rng: np.random.Generator, sigma: Range, scale: Range) -> np.ndarray:
+        gaussian, gray = rng.random() < self.gaussian_prob, rng.random() < self.gray_noise_prob
+        if gaussian:
+            noise = gaussian_noise(x.shape, rng.uniform(*sigma), gray, rng)
+        else:
+            noise = poisson_noise(x, rng.uniform(*scale), gray, rng)
+        return np.clip(x + noise, 0, 1)
+
+    def _to_size(self, x: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+        """Resize to the final size and ring."""
+        x = _resize(x, height, width, rng)
+        if rng.random() < self.final_sinc_prob:
+            x = blur(x, sinc_kernel(self._draw_size(rng), rng.uniform(np.pi / 3, np.pi)))
+        return x
+
+
+def gaussian_noise(shape: tuple[int, ...], sigma: float, gray: bool, rng: np.random.Generator) -> np.ndarray:
+    """Noise for an image of a shape (H, W, 3): float32, (H, W, 1) if gray; sigma in 8-bit levels."""
+    noise = rng.standard_normal((*shape[:2], 1 if gray else shape[2]), dtype=np.float32)
+    return noise * np.float32(sigma / 255)
+
+
+def poisson_noise(x: np.ndarray, scale: float, gray: bool, rng: np.random.Generator) -> np.ndarray:
+    """What a photon count adds to an image, times a factor (BasicSR, basicsr/data/degradations.py).
+
+    Full white is as many photons as the image has distinct 8-bit levels, rounded up to a power of two.
+
+    Args:
+        x: float32 RGB, (H, W, 3); taken at 8 bits.
+        scale: factor on the noise.
+        gray: count photons of the luma, and add the same to each channel.
+
+    Returns:
+        float32, (H, W, 3), or (H, W, 1) if gray; its mean is 0.
+    """
+    levels = to_levels((x @ _LUMA)[..., None] if gray else x)
+    distinct = np.count_nonzero(np.bincount(levels.ravel()))
+    photons = 2 ** int(np.ceil(np.log2(distinct)))
+    expected = levels * (photons / 255)
+    return ((rng.poisson(expected) - expected) * (scale / photons)).astype(np.float32)
+
+
+def _draw_factor(rng: np.random.Generator, up: float, down: float, limits: Range) -> float:
+    which = rng.random()
+    if which < up:
+        return rng.uniform(1, limits[1])
+    return rng.uniform(limits[0], 1) if which < up + down else 1.0
+
+
+def _resize(x: np.ndarray, height: float, width: float, rng: np.random.Generator) -> np.ndarray:
+    how = _MODES[rng.integers(len(_MODES))]
+    return resize(x, max(1, int(height)), max(1, int(width)), how)
+
+
+def _jpeg(x: np.ndarray, rng: np.random.Generator, quality: Range) -> np.ndarray:
+    return jpeg(to_levels(x), int(round(rng.uniform(*quality)))).astype(np.float32) / 255
