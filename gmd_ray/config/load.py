@@ -17,7 +17,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gmd_ray.config.rules import PATHS, check, flatten, require
+from gmd_ray.config.limits import PATHS
+from gmd_ray.config.rules import check, flatten, require
 from gmd_ray.config.schema import Config
 from gmd_ray.errors import ConfigError, nearest
 

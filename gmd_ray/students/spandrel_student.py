@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gmd_ray.config.schema import StudentConfig
+from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError, nearest
 from gmd_ray.images.tiling import tiled
 from gmd_ray.students.checkpoint_layout import Checkpoint, Layout, map_keys, read_checkpoint

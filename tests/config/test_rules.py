@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.config import Config
+from gmd_ray.config.limits import CHOICES, DEVICES, PATHS, RANGES, TEMPLATES
 from gmd_ray.config.load import load_config
-from gmd_ray.config.rules import CHOICES, DEVICES, PATHS, RANGES, TEMPLATES, check, flatten, require
+from gmd_ray.config.rules import check, flatten, require
 from gmd_ray.errors import ConfigError
 
 METRICS = ["psnr", "ssim", "lpips", "nima", "niqe", "brisque"]

@@ -17,7 +17,7 @@ from spandrel.architectures.SwinIR import SwinIR
 from spandrel.architectures.Uformer import Uformer
 from torch import Tensor, nn
 
-from gmd_ray.config.schema import StudentConfig
+from gmd_ray.config import StudentConfig
 from gmd_ray.students import load_student
 from gmd_ray.students.spandrel_student import SpandrelStudent
 

@@ -14,7 +14,7 @@ from spandrel import ModelLoader
 from spandrel.architectures.DnCNN import DnCNN
 from torch import nn
 
-from gmd_ray.config.schema import StudentConfig
+from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.students import load_student
 from gmd_ray.students.checkpoint_layout import map_keys

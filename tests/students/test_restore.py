@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from spandrel import ModelLoader
 
-from gmd_ray.config.schema import StudentConfig
+from gmd_ray.config import StudentConfig
 from gmd_ray.students import Student, load_student
 from tests.students.networks import NETWORKS, save_network, student_of
 

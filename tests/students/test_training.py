@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gmd_ray.config.schema import StudentConfig
+from gmd_ray.config import StudentConfig
 from gmd_ray.students import load_student
 from tests.students.networks import NETWORKS, save_network, student_of
 

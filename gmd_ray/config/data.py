@@ -1,0 +1,40 @@
+"""Settings of what is read: the paired source domain and the target photos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class SourceConfig:
+    """Paired data of the domain the student was trained on: two folders, or HQ images and a degradation preset."""
+
+    hq: str | None = None
+    """Folder or URL of clean images, read recursively."""
+    lq: str | None = None
+    """Folder or URL of their degraded versions; leave out to degrade `hq` on the fly."""
+    lq_template: str = "{}"
+    """Relative stem of the LQ file for an HQ stem, e.g. `{}x4`."""
+    degradation: str | None = None
+    """Preset of `gmd_ray.images.degradations`, used where `lq` is not given."""
+    degradation_args: dict[str, Any] = field(default_factory=dict)
+    """Single fields of that preset to replace."""
+    gray: bool = False
+    """Read every image as luma, replicated to three channels."""
+    limit: int | None = None
+    """Use only the first n pairs, sorted by id."""
+
+
+@dataclass
+class TargetConfig:
+    """The low-quality photos to adapt to; nothing clean is known about them."""
+
+    path: str | None = None
+    """Folder or URL, read recursively."""
+    gray: bool = False
+    """Read every image as luma, replicated to three channels."""
+    limit: int | None = None
+    """Use only the first n images, sorted by id."""
+    max_pixels: int = 89_478_485
+    """A larger image becomes a failed row instead of exhausting memory (Pillow's own limit)."""

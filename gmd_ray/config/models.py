@@ -1,0 +1,50 @@
+"""Settings of the student and of the scorer, and of the actor pools that every model runs in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class PoolConfig:
+    """An autoscaling Ray Data actor pool."""
+
+    min: int = 1
+    max: int = 1
+    num_cpus: float = 1.0
+    """CPUs each actor reserves; also the number of torch threads it uses, at least 1."""
+    num_gpus: float = 0.0
+    batch_size: int = 8
+    """Images handed to the actor at once."""
+
+
+@dataclass
+class StudentConfig:
+    """The restorer to adapt."""
+
+    path: str | None = None
+    """Checkpoint file in any layout that spandrel loads."""
+    tile: int = 0
+    """Side of the tiles for large images, in LQ pixels; 0 restores whole images."""
+    tile_overlap: int = 32
+    dtype: str = "float32"
+    """Inference precision: float32 or bfloat16 (autocast)."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+@dataclass
+class ScorerConfig:
+    """The no-reference gate."""
+
+    metric: str = "nima"
+    """Name of a pyiqa no-reference metric (paper: nima)."""
+    path: str | None = None
+    """Directory of a NIMA-form scorer (config.json, model.safetensors), used instead of `metric`."""
+    weights: str | None = None
+    """Local weights of `metric`, where the metric's cache must not be used."""
+    threshold: float = 4.2
+    """tau (paper); a pair is accepted at `score >= threshold`, or `<=` where lower is better."""
+    device: str = "auto"
+    pool: PoolConfig = field(default_factory=PoolConfig)

@@ -1,0 +1,66 @@
+"""Settings of the teacher (teacher.md 0 to 1.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gmd_ray.config.models import PoolConfig
+
+
+@dataclass
+class InjectionConfig:
+    """Which attention keys and values of the inversion replace those of the reconstruction (teacher.md 1.2, 1.4)."""
+
+    tensors: str = "kv"
+    """kv (paper) or v (RF-Solver)."""
+    blocks: Any = "late_single"
+    """all, single, double, late_single (single blocks 20 and up, as RF-Solver), or a list of module names."""
+    tokens: str = "all"
+    """all or image."""
+    steps: int | None = 5
+    """The first n (noisiest) reconstruction intervals; None is all of them."""
+
+
+@dataclass
+class TeacherConfig:
+    """The frozen text-to-image flow model that pulls a restored image onto the natural-image manifold."""
+
+    path: str | None = None
+    """Local directory or hub id in the diffusers layout."""
+    method: str = "inversion"
+    """inversion (paper), or sdedit: noise drawn to level `strength`, then the reconstruction alone."""
+    preset: str | None = None
+    """An inversion by name: gmd, gmd-literal, rf-solver, kv-edit, vital or none; fills the fields below when
+    settings are loaded. Fields given beside it or after it win."""
+    solver: str = "euler"
+    """euler (paper); midpoint (RF-Solver) and fireflow: second order, at two and one evaluations an interval."""
+    steps: int = 25
+    """Intervals of each of the two passes."""
+    strength: float = 1.0
+    """Noise level at which the inversion stops and the reconstruction starts; 1.0 is pure noise (paper)."""
+    nudge: float = 1.0
+    """Factor on the latents that are inverted, taken off the result again; 1.15 helps smooth images to invert."""
+    prompt: str = ""
+    """Prompt of the reconstruction; the empty string is the null prompt."""
+    inversion_prompt: str = ""
+    guidance: float = 2.0
+    """Distilled guidance embedding of the reconstruction; ignored by models without one."""
+    inversion_guidance: float = 1.0
+    true_cfg: float | None = None
+    """Weight w of v_null + w (v_prompt - v_null) in the reconstruction; None runs the prompt alone."""
+    true_cfg_interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels, both ends in, where `true_cfg` acts; elsewhere the prompt runs alone, at half the cost."""
+    injection: InjectionConfig = field(default_factory=InjectionConfig)
+    cache: str = "kv"
+    """What the inversion leaves for injection: kv; input, half the memory where both are injected; lockstep, memory of
+    one evaluation for as many more forward passes as are injected. Equal up to rounding."""
+    max_sequence_length: int = 512
+    """T5 tokens; a shorter length is encoded anew, never sliced."""
+    tile: int = 0
+    """Side of the tiles for images larger than it, in pixels; 0 projects whole images."""
+    tile_overlap: int = 64
+    dtype: str = "auto"
+    """Weights and activations: auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16. Latents stay float32."""
+    device: str = "auto"
+    pool: PoolConfig = field(default_factory=lambda: PoolConfig(batch_size=4))
