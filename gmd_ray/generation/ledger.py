@@ -19,6 +19,8 @@ class Begun:
     times: int = 0
     alone: int = 0
     """Of these, how often with no other row in the batch, so that nothing else can be to blame."""
+    excused: int = 0
+    """How often it was cut off by a worker that had gone bad before; not among `times`."""
 
 
 class Ledger:
@@ -45,9 +47,20 @@ class Ledger:
         counts = []
         for key in ids:
             old = self._open.get((stage, key), Begun())
-            self._open[stage, key] = Begun(old.times + 1, old.alone + alone)
+            self._open[stage, key] = Begun(old.times + 1, old.alone + alone, old.excused)
             counts.append(old.times + 1)
         return counts
+
+    def excuse(self, stage: str, ids: Sequence[str]) -> None:
+        """Take back the last attempt of a batch whose worker leaves for a reason that may be older than the batch.
+
+        Once for each row: the next time it counts, so that a row that breaks every worker is found out all the same.
+        """
+        alone = int(len(ids) == 1)
+        for key in ids:
+            old = self._open[stage, key]
+            if not old.excused:
+                self._open[stage, key] = Begun(old.times - 1, old.alone - alone, 1)
 
     def done(self, stage: str, ids: Sequence[str]) -> None:
         """Strike out rows whose work ended, well or with an exception of their own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from gmd_ray.generation.ledger import Begun
 from gmd_ray.images.records import PAIR_SCHEMA
@@ -24,12 +26,14 @@ Work = Callable[[list[Row]], list[Row]]
 class Quarantine:
     """Runs one stage's work over the rows of a block, isolating the rows that raise or kill the worker.
 
-    A batch that raises is repeated row by row. A row on which a worker died (the ledger knows) is tried alone, so
-    that the next death convicts it and nothing else.
+    A batch that raises is halved until the row to blame is alone. A row on which a worker died (the ledger knows) is
+    tried alone, so that the next death convicts it and nothing else. Where the accelerator breaks in a worker that
+    worked before, the batch at hand is not suspected, but tried first in the next worker: there it alone can break it.
     """
 
     def __init__(self, stage: str, ledger: ray.actor.ActorHandle, max_attempts: int) -> None:
         self.stage, self.ledger, self.max_attempts = stage, ledger, max_attempts
+        self._worked = False
 
     def run(self, rows: list[Row], work: Work, batches: Callable[[list[Row]], Iterator[list[Row]]]) -> None:
         """Fill in the columns of every row that is still ok, or mark it failed.
@@ -44,6 +48,7 @@ class Quarantine:
             return
         history = ray.get(self.ledger.history.remote(self.stage, [row["id"] for row in alive]))
         fresh: list[Row] = []
+        excused: list[Row] = []
         suspects: list[Row] = []
         for row, begun in zip(alive, history, strict=True):
             if self._convicted(begun):
@@ -52,9 +57,10 @@ class Quarantine:
                 fail(row, self.stage, "WorkerDied", message)
                 self.ledger.done.remote(self.stage, [row["id"]])
             else:
-                (suspects if begun.times else fresh).append(row)
-        for batch in batches(fresh):
-            self._attempt(batch, work)
+                (suspects if begun.times else excused if begun.excused else fresh).append(row)
+        for group in (excused, fresh):
+            for batch in batches(group):
+                self._attempt(batch, work)
         for row in suspects:
             self._attempt([row], work)
 
@@ -70,18 +76,35 @@ class Quarantine:
         try:
             columns = work(batch)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever it is, it is this batch's alone
-            _leave_if_lost(error)
+            self._leave_if_lost(error, ids)
             if len(batch) > 1:
-                for row in batch:
-                    self._attempt([row], work)
+                middle = len(batch) // 2
+                self._attempt(batch[:middle], work)
+                self._attempt(batch[middle:], work)
                 return
             fail(batch[0], self.stage, type(error).__name__, one_line(error))
         else:
+            self._worked = True
             seconds = (time.perf_counter() - start) / len(batch)
             for row, new in zip(batch, columns, strict=True):
                 row.update(new)
                 row[f"seconds_{self.stage}"] = seconds
         self.ledger.done.remote(self.stage, ids)
+
+    def _leave_if_lost(self, error: BaseException, ids: list[str]) -> None:
+        """End this process where nothing more can be done in it; Ray starts another and repeats the task.
+
+        After a CUDA error every later call in the process fails, which would fail innocent rows. A SystemExit from Ray
+        itself (the node is going away) says nothing of the row; only a plain exit is retried by Ray as a crash.
+        """
+        # By name: read tasks run without torch, whose import would take longer than they do.
+        broken = type(error).__name__ == "AcceleratorError"
+        if not broken and not hasattr(error, "ray_terminate_msg"):
+            return
+        if self._worked or not broken:
+            with contextlib.suppress(RayError):  # a node that goes away may take the way to the ledger with it
+                ray.get(self.ledger.excuse.remote(self.stage, ids), timeout=10)
+        os._exit(1)
 
 
 def fail(row: Row, stage: str, kind: str, message: str) -> None:
@@ -121,14 +144,3 @@ def one_by_one(rows: Sequence[Row]) -> Iterator[list[Row]]:
 def png_size(data: bytes) -> tuple[int, int]:
     """(width, height) from a PNG's header, without decoding it."""
     return struct.unpack(">II", data[16:24])
-
-
-def _leave_if_lost(error: BaseException) -> None:
-    """End this process where nothing more can be done in it; Ray starts another and repeats the task.
-
-    After a CUDA error every later call in the process fails, which would fail innocent rows. A SystemExit from Ray
-    itself (the node is going away) says nothing of the row; only a plain exit is retried by Ray as a crash.
-    """
-    # By name: read tasks run without torch, whose import would take longer than they do.
-    if type(error).__name__ == "AcceleratorError" or hasattr(error, "ray_terminate_msg"):
-        os._exit(1)
