@@ -122,18 +122,18 @@ def to_table(rows: list[Row]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
 
 
-def batches_by_size(column: str, batch_size: int) -> Callable[[list[Row]], Iterator[list[Row]]]:
-    """Group rows by the size of their image in `column` (PNG bytes), at most `batch_size` each, in the order given."""
+def batches_by_size(rows: Sequence[Row], column: str, batch_size: int, multiple: int = 1) -> Iterator[list[Row]]:
+    """Group rows by the size of their image in `column` (PNG bytes), at most `batch_size` each, in the order given.
 
-    def batches(rows: list[Row]) -> Iterator[list[Row]]:
-        groups: dict[tuple[int, int], list[Row]] = defaultdict(list)
-        for row in rows:
-            groups[png_size(row[column])].append(row)
-        for group in groups.values():
-            for start in range(0, len(group), batch_size):
-                yield group[start : start + batch_size]
-
-    return batches
+    Sizes that are the same once padded to multiples of `multiple` are one size, so that a model sees few shapes.
+    """
+    groups: dict[tuple[int, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        width, height = png_size(row[column])
+        groups[width + -width % multiple, height + -height % multiple].append(row)
+    for group in groups.values():
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
 
 
 def one_by_one(rows: Sequence[Row]) -> Iterator[list[Row]]:

@@ -170,8 +170,13 @@ def test_batches_hold_images_of_one_size() -> None:
     sizes = [(4, 6), (6, 4), (4, 6), (4, 6), (6, 4), (4, 6)]
     images = [{"id": str(n), "lq": encode_png(np.zeros((*size, 3), np.float32))} for n, size in enumerate(sizes)]
     assert png_size(images[0]["lq"]) == (6, 4)
-    batches = [[row["id"] for row in batch] for batch in batches_by_size("lq", 3)(images)]
-    assert batches == [["0", "2", "3"], ["5"], ["1", "4"]]
+
+    def batches(multiple: int) -> list[str]:
+        return ["".join(row["id"] for row in batch) for batch in batches_by_size(images, "lq", 3, multiple)]
+
+    assert batches(1) == batches(2) == ["023", "5", "14"]
+    assert batches(4) == ["023", "5", "14"]
+    assert batches(8) == ["012", "345"]
     assert [len(batch) for batch in one_by_one(images)] == [1] * 6
 
 
