@@ -11,6 +11,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gmd_ray.errors import GmdError
 
+ADMITTING = ("read", "restore", "project")
+"""Stages that take no more rows once the run is to end; what they have done is scored and written."""
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -36,13 +39,20 @@ class Ledger:
         self._open: dict[tuple[str, str], Begun] = {}
         self._facts = dict(facts)
         self._error: GmdError | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Admit no row to `ADMITTING` stages from now on: the run is to end soon."""
+        self._closed = True
 
     def history(self, stage: str, ids: Sequence[str]) -> list[Begun]:
         """What earlier attempts left unfinished; in the order of `ids`."""
         return [self._open.get((stage, key), Begun()) for key in ids]
 
-    def begin(self, stage: str, ids: Sequence[str]) -> list[int]:
-        """Enter a batch; returns how often each of its rows has now been begun."""
+    def begin(self, stage: str, ids: Sequence[str]) -> list[int] | None:
+        """Enter a batch; returns how often each of its rows has now been begun, None where it is not admitted."""
+        if self._closed and stage in ADMITTING:
+            return None
         alone = int(len(ids) == 1)
         counts = []
         for key in ids:

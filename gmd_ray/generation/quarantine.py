@@ -18,7 +18,8 @@ from gmd_ray.generation.ledger import Begun
 from gmd_ray.images.records import PAIR_SCHEMA
 
 Row = dict[str, Any]
-"""One row of PAIR_SCHEMA on its way; `status` is ok until a stage fails it."""
+"""One row of PAIR_SCHEMA on its way; `status` is ok until a stage fails it, or leaves it to the next run."""
+_LEFT = "left"
 Work = Callable[[list[Row]], list[Row]]
 """A batch in, the new columns of each of its rows out."""
 
@@ -70,6 +71,10 @@ class Quarantine:
     def _attempt(self, batch: list[Row], work: Work) -> None:
         ids = [row["id"] for row in batch]
         counts = ray.get(self.ledger.begin.remote(self.stage, ids))
+        if counts is None:
+            for row in batch:
+                row["status"] = _LEFT
+            return
         for row, count in zip(batch, counts, strict=True):
             row["attempts"] = max(row["attempts"], count)
         start = time.perf_counter()
@@ -119,7 +124,8 @@ def one_line(error: BaseException, limit: int = 500) -> str:
 
 
 def to_table(rows: list[Row]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
+    """The rows as a block of the stream; those that a stage left to the next run are not in it."""
+    return pa.Table.from_pylist([row for row in rows if row["status"] != _LEFT], schema=PAIR_SCHEMA)
 
 
 def batches_by_size(rows: Sequence[Row], column: str, batch_size: int, multiple: int = 1) -> Iterator[list[Row]]:
