@@ -13,7 +13,7 @@ import pytest
 
 from gmd_ray.generation import generate
 from gmd_ray.images.records import PAIR_SCHEMA
-from tests.generation.test_drivers import driver
+from tests.generation.test_drivers import driver, parts
 from tests.generation.world import World, wait_for
 
 pytestmark = pytest.mark.chaos
@@ -40,20 +40,25 @@ def same_rows(world: World, undisturbed: World) -> bool:
 def test_a_driver_killed_at_any_moment_leaves_what_the_next_one_needs(undisturbed: World, tmp_path: Path) -> None:
     world, rng = World(tmp_path).build(IMAGES), random.Random(0)
     done = kills = 0
-    while done < IMAGES // 2:
+    for number in range(6):
         with driver(world) as process:
             wait_for(lambda: Path(world.store, "lock.json").exists() or process.poll() is not None, 400)
-            time.sleep(rng.uniform(0, 30))
-            assert process.poll() is None, process.communicate()[0]
+            if number % 2:  # with rows on their way
+                before = parts(world)
+                wait_for(lambda: parts(world) > before or process.poll() is not None, 400)  # noqa: B023
+            time.sleep(rng.uniform(0, 5))
+            if process.poll() is not None:
+                assert process.returncode == 0, process.communicate()[0]
+                break
             process.kill()
-        kills += 1
-        rows = world.rows() if list(Path(world.store).glob("rows/part-*")) else {}  # each id once
+            kills += 1
+        rows = world.rows() if parts(world) else {}  # each id once
         assert len(rows) >= done
         done = len(rows)
-        assert kills < 30, f"{done} rows after {kills} drivers"
-    assert kills > 1
+    assert kills >= 3
     books = generate(world.cfg, models=world.models())
-    assert (books.ok, books.resumed) == (IMAGES, done)
+    assert books.ok == IMAGES
+    assert books.resumed >= done
     assert same_rows(world, undisturbed)
 
 
