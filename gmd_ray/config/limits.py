@@ -37,6 +37,7 @@ RANGES: dict[str, str] = {
     "teacher.max_sequence_length": "[1, 512]",
     "teacher.tile": "[0, inf)",
     "teacher.tile_overlap": "[0, inf)",
+    "teacher.gpus_per_replica": "[1, inf)",
     "scorer.threshold": "(-inf, inf)",
     "generation.rows_per_block": "[1, inf)",
     "generation.max_attempts": "[1, inf)",

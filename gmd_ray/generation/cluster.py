@@ -39,6 +39,7 @@ def check_capacity(cfg: Config) -> None:
         "CPU": sum(pool.min * pool.num_cpus for pool in pools.values()) + read_cpus(cfg.student.pool) + TASK_CPUS,
         "GPU": sum(pool.min * pool.num_gpus for pool in pools.values()),
     }
+    _check_nodes(pools)
     has = ray.cluster_resources()
     for kind, need in needs.items():
         if need <= has.get(kind, 0):
@@ -53,6 +54,22 @@ def check_capacity(cfg: Config) -> None:
         if not _can_grow():
             raise ConfigError(f"{line}; lower <stage>.pool.min or .num_{kind.lower()}s, or give Ray more")
         log.warning("%s; waiting for it to grow", line)
+
+
+def _check_nodes(pools: dict[str, PoolConfig]) -> None:
+    """See that the nodes hold the smallest pools whose actors take several GPUs: those of an actor are on one node."""
+    nodes = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
+    for name, pool in pools.items():
+        room = sum(int(gpus // pool.num_gpus) for gpus in nodes) if pool.num_gpus > 1 else pool.min
+        if room >= pool.min:
+            continue
+        line = (
+            f"{name}.pool: {pool.min} x {pool.num_gpus:g} GPUs, each on one node; the nodes have "
+            f"{', '.join(f'{gpus:g}' for gpus in nodes)}, room for {room}"
+        )
+        if not _can_grow():
+            raise ConfigError(f"{line}; lower {name}.pool.min or .num_gpus, or give Ray larger nodes")
+        log.warning("%s; waiting for the cluster to grow", line)
 
 
 def _can_grow() -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from gmd_ray.errors import ReplicaLostError
 from gmd_ray.generation.ledger import Begun
 from gmd_ray.images.records import PAIR_SCHEMA
 
@@ -70,7 +71,7 @@ class Quarantine:
         try:
             columns = work(batch)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever it is, it is this batch's alone
-            _leave_if_lost(error)
+            leave_if_lost(error)
             if len(batch) > 1:
                 for row in batch:
                     self._attempt([row], work)
@@ -123,12 +124,14 @@ def png_size(data: bytes) -> tuple[int, int]:
     return struct.unpack(">II", data[16:24])
 
 
-def _leave_if_lost(error: BaseException) -> None:
+def leave_if_lost(error: BaseException) -> None:
     """End this process where nothing more can be done in it; Ray starts another and repeats the task.
 
-    After a CUDA error every later call in the process fails, which would fail innocent rows. A SystemExit from Ray
-    itself (the node is going away) says nothing of the row; only a plain exit is retried by Ray as a crash.
+    After a CUDA error every later call in the process fails, which would fail innocent rows. A replica of several ranks
+    is lost with one of them, as a worker is by its own death. A SystemExit from Ray itself (the node is going away)
+    says nothing of the row; only a plain exit is retried by Ray as a crash.
     """
     # By name: read tasks run without torch, whose import would take longer than they do.
-    if type(error).__name__ == "AcceleratorError" or hasattr(error, "ray_terminate_msg"):
+    lost = type(error).__name__ == "AcceleratorError" or isinstance(error, ReplicaLostError)
+    if lost or hasattr(error, "ray_terminate_msg"):
         os._exit(1)

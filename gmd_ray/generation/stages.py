@@ -11,7 +11,7 @@ import ray
 import torch
 
 from gmd_ray.errors import GmdError, ModelError, ResumeMismatchError
-from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_line, to_table
+from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, leave_if_lost, one_line, to_table
 from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
 
 MAX_STARTS = 3
@@ -109,6 +109,7 @@ def load_model(section: str, replica: Replica) -> Any:
             model = replica.load(replica.config)
         except (Exception, SystemExit) as error:
             if isinstance(error, GmdError):
+                leave_if_lost(error)
                 raise
             raise ModelError(f"the {section} could not be loaded: {type(error).__name__}: {one_line(error)}") from error
         facts = facts_of(model)

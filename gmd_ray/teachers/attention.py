@@ -54,7 +54,7 @@ class InjectingAttention(FluxAttnProcessor):
 
         image, text = hidden_states, encoder_hidden_states
         if isinstance(kv_out, torch.Tensor):
-            kv_out.copy_((image if text is None else torch.cat([text, image], dim=1))[:, kv_from:])
+            kv_out.copy_(self.share((image if text is None else torch.cat([text, image], dim=1))[:, kv_from:]))
 
         query = attn.norm_q(heads(attn.to_q(image)))
         if text is not None:
@@ -62,7 +62,7 @@ class InjectingAttention(FluxAttnProcessor):
 
         given_key, given_value = kv_in if isinstance(kv_in, tuple) else (None, None)
         if isinstance(kv_in, torch.Tensor):
-            image, text = _with_input(image, text, kv_in, kv_from)
+            image, text = _with_input(image, text, self.unshare(kv_in), kv_from)
 
         def own(of_image: Projection, of_text: Projection, given: torch.Tensor | None) -> torch.Tensor | None:
             """Keys or values as far as they are not given; None where all are."""
@@ -104,6 +104,14 @@ class InjectingAttention(FluxAttnProcessor):
         text, image = out.split_with_sizes([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
         return attn.to_out[1](attn.to_out[0](image.contiguous())), attn.to_add_out(text.contiguous())
 
+    def share(self, x: torch.Tensor) -> torch.Tensor:
+        """What this process keeps of an attention's input (B, tokens, dim); all, unless ranks share the model."""
+        return x
+
+    def unshare(self, x: torch.Tensor) -> torch.Tensor:
+        """The whole input again."""
+        return x
+
 
 def _rotate(x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], first: int = 0) -> torch.Tensor:
     """(B, tokens, heads, head_dim) at the positions from `first` on."""
@@ -134,9 +142,12 @@ class InjectingFlux(FluxTransformer2DModel):
     The plain forward (no `kv_in`, no `kv_out`) equals the stock model's bit for bit.
     """
 
-    def use_injecting_attention(self) -> None:
+    ranks: int = 1
+    """Processes that share the model: each has 1 / ranks of the heads, and of what `kv_in` and `kv_out` hold."""
+
+    def use_injecting_attention(self, processor: InjectingAttention | None = None) -> None:
         """Install one shared processor; call once after loading."""
-        processor = InjectingAttention()
+        processor = processor or InjectingAttention()
         for name, module in self.named_modules():
             if isinstance(module, FluxAttention) and name.startswith(("transformer_blocks", "single_transformer")):
                 module.set_processor(processor)

@@ -37,7 +37,7 @@ class FluxTeacher:
         path = _directory(cfg.path)
         self.device = torch.device(_device(cfg.device))
         dtype = _dtype(cfg.dtype, self.device)
-        self.model = _load_transformer(path / "transformer", dtype, self.device)
+        self.model = _load_transformer(path / "transformer", dtype, self.device, cfg.gpus_per_replica)
         self.codec = load_codec(path / "vae", dtype, self.device)
         self.scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
         self.multiple = 2 * self.codec.factor
@@ -119,12 +119,17 @@ def _directory(path: str | None) -> Path:
         raise ModelError(f"teacher.path={path}: neither a local directory nor a hub id in reach ({line})") from error
 
 
-def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device) -> InjectingFlux:
+def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device, ranks: int) -> InjectingFlux:
+    """The whole model, or this rank's share of it where several make a replica."""
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: no config.json; a teacher directory holds transformer/, vae/ and scheduler/")
     kind = _read_json(path / "config.json").get("_class_name")
     if kind not in ("FluxTransformer2DModel", "InjectingFlux"):
         raise ModelError(f"{path}: transformer class {kind!r}; this teacher needs FluxTransformer2DModel")
+    if ranks > 1:
+        from gmd_ray.teachers.parallel import load_shard
+
+        return load_shard(path, dtype, device)
     try:
         model = InjectingFlux.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     except (OSError, RuntimeError, ValueError) as error:

@@ -156,7 +156,7 @@ class FluxProjector:
     def _buffers(self, z: torch.Tensor, plan: ProjectionPlan) -> dict[str, Entry]:
         config = self.model.config
         batch, tokens = z.shape[0], z.shape[1] + (plan.inversion_prompt.embeds.shape[0] if plan.inject_text else 0)
-        heads = (config.num_attention_heads, config.attention_head_dim)
+        heads = (config.num_attention_heads // self.model.ranks, config.attention_head_dim)
 
         def empty(*shape: int) -> torch.Tensor:
             return torch.empty(shape, dtype=self._dtype, device=z.device)
