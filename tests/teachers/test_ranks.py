@@ -58,7 +58,7 @@ def test_a_rank_that_fails_is_told_of_and_ends_the_others(how: str, error: type[
 
 
 def test_what_a_rank_refuses_while_it_starts_is_the_drivers_error() -> None:
-    with pytest.raises(ModelError, match="^transformer/: no such directory$"):
+    with pytest.raises(ModelError, match=r"^transformer/: no such directory$"):
         Ranks(refuse, 2)
 
 
