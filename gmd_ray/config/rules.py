@@ -140,9 +140,7 @@ def _check_ranks(teacher: TeacherConfig) -> None:
     """Every rank of a replica has a GPU that the pool's actor reserves, or all share a CPU."""
     ranks, gpus = teacher.gpus_per_replica, teacher.pool.num_gpus
     if ranks == 1 and gpus > 1:
-        raise ConfigError(
-            f"teacher.pool.num_gpus={gpus:g}: one rank uses one GPU; set teacher.gpus_per_replica={gpus:g} too"
-        )
+        raise ConfigError(f"teacher.pool.num_gpus={gpus:g}: one rank uses one; set teacher.gpus_per_replica too")
     if ranks > 1 and gpus != ranks and not (gpus == 0 and teacher.device == "cpu"):
         raise ConfigError(
             f"teacher.gpus_per_replica={ranks}: every rank needs a GPU; set teacher.pool.num_gpus={ranks}, or "

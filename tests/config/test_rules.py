@@ -73,7 +73,7 @@ def test_the_defaults_are_their_own_choice() -> None:
         ("evaluation.source_hq=s3://b/hq", "set evaluation.source_lq, or source.degradation"),
         ("teacher.gpus_per_replica=0", "must lie in [1, inf)"),
         ("teacher.gpus_per_replica=2", "set teacher.pool.num_gpus=2, or teacher.device=cpu"),
-        ("teacher.pool.num_gpus=2", "set teacher.gpus_per_replica=2 too"),
+        ("teacher.pool.num_gpus=2", "one rank uses one; set teacher.gpus_per_replica too"),
     ],
 )
 def test_values_out_of_bounds(override: str, words: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._dynamo.utils import counters
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ModelError
@@ -33,6 +34,19 @@ def footprint(_: object, cfg: TeacherConfig, latents: np.ndarray, ids: tuple[int
             torch.from_numpy(latents), image_ids(*ids), teacher._plan(len(latents[0]))
         )
     return size(kept), sum(parameter.numel() for parameter in teacher.model.parameters())
+
+
+def project_compiled(_: object, cfg: TeacherConfig, images: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Two projections, the blocks compiled without a graph break; graphs after the first, and after the second."""
+    torch._dynamo.reset()
+    counters.clear()
+    teacher = load_rank(cfg)
+    assert isinstance(teacher, FluxTeacher)
+    teacher.model.compile_repeated_blocks(fullgraph=True, dynamic=False, backend="eager")
+    batch = torch.from_numpy(images)
+    out, graphs = teacher.project(batch, ["0"]), counters["stats"]["unique_graphs"]
+    teacher.project(batch.flip(-1), ["1"])
+    return out.numpy(), graphs, counters["stats"]["unique_graphs"]
 
 
 def on_every_rank(_: object, work: str) -> list[object]:

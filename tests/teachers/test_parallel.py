@@ -20,7 +20,7 @@ from gmd_ray.teachers import Teacher, load_rank, load_teacher
 from gmd_ray.teachers.cost import FluxDimensions
 from gmd_ray.teachers.ranks import Ranks
 from gmd_ray.teachers.sharded import ShardedTeacher
-from tests.teachers.shards import alive, footprint, project
+from tests.teachers.shards import alive, footprint, project, project_compiled
 from tests.teachers.test_caches import HEIGHT, SETTINGS, WIDTH
 from tests.teachers.test_flux import images
 
@@ -102,6 +102,14 @@ def test_weights_in_several_files(flux_dir: Path, tmp_path: Path, pair: Ranks) -
     whole.save_pretrained(path / "transformer", max_shard_size="100KB")
     assert len(list((path / "transformer").glob("*.safetensors"))) > 1
     assert_same(pair, config(path), images(1, 16, 16))
+
+
+@pytest.mark.parametrize("cache", ["kv", "input"])
+def test_blocks_of_a_rank_compile_without_a_break(flux_dir: Path, pair: Ranks, cache: str) -> None:
+    cfg, x = config(flux_dir, cache=cache), images(1, 16, 16)
+    out, graphs, more = pair.call(project_compiled, replace(cfg, gpus_per_replica=2), x.numpy())
+    torch.testing.assert_close(torch.from_numpy(out), load_teacher(cfg).project(x, ["0"]), atol=1e-5, rtol=0)
+    assert 0 < graphs == more <= 9  # a kind of block runs plain, leaving entries, or taking them
 
 
 @pytest.mark.slow
