@@ -41,6 +41,7 @@ RANGES: dict[str, str] = {
     "scorer.threshold": "(-inf, inf)",
     "generation.rows_per_block": "[1, inf)",
     "generation.max_attempts": "[1, inf)",
+    "generation.grace_s": "[0, inf)",
     "generation.no_progress_timeout_s": "[1, inf)",
     "training.steps": "[1, inf)",
     "training.batch_size": "[1, inf)",
@@ -64,6 +65,7 @@ RANGES: dict[str, str] = {
     "ray.object_store_memory": "[78643200, inf)",  # Ray's own minimum, 75 MiB
     **{f"{pool}.min": "[1, inf)" for pool in POOLS},
     **{f"{pool}.max": "[1, inf)" for pool in POOLS},
+    **{f"{pool}.initial": "[1, inf)" for pool in POOLS},
     **{f"{pool}.num_cpus": "[0, inf)" for pool in POOLS},
     **{f"{pool}.num_gpus": "[0, inf)" for pool in POOLS},
     **{f"{pool}.batch_size": "[1, inf)" for pool in POOLS},

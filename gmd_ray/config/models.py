@@ -10,10 +10,19 @@ class PoolConfig:
     """An autoscaling Ray Data actor pool."""
 
     min: int = 1
+    """Actors that stay up."""
     max: int = 1
+    """Actors that the backlog may call up."""
+    initial: int | None = None
+    """Actors to start with, where the way up from `min` would waste time; None is `min`."""
     num_cpus: float = 1.0
     """CPUs each actor reserves; also the number of torch threads it uses, at least 1."""
     num_gpus: float = 0.0
+    """GPUs each actor reserves; a fraction shares one."""
+    resources: dict[str, float] = field(default_factory=dict)
+    """Custom Ray resources each actor reserves, by name."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes that the actors run on, e.g. a node group's `pool: teacher`."""
     batch_size: int = 8
     """Images handed to the actor at once."""
 

@@ -119,6 +119,9 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
         if values[f"{pool}.min"] > values[f"{pool}.max"]:
             low, high = values[f"{pool}.min"], values[f"{pool}.max"]
             raise ConfigError(f"{pool}.min={low}: more than {pool}.max={high}; raise {pool}.max too")
+        initial = values[f"{pool}.initial"]
+        if initial is not None and not values[f"{pool}.min"] <= initial <= values[f"{pool}.max"]:
+            raise ConfigError(f"{pool}.initial={initial}: must lie between {pool}.min and {pool}.max")
     for room in ("student", "teacher"):
         tile, overlap = values[f"{room}.tile"], values[f"{room}.tile_overlap"]
         if tile and overlap >= tile:

@@ -19,6 +19,8 @@ class GenerationConfig:
     """Try rows again that an earlier run left as failed."""
     max_attempts: int = 2
     """Times a row may be begun before it is given up as one that kills its worker."""
+    grace_s: float = 60.0
+    """Seconds that a run asked to stop (SIGTERM) takes to finish and write what is in flight."""
     no_progress_timeout_s: int = 1800
     """A stall longer than this is an error; set it above model load plus the slowest batch."""
 

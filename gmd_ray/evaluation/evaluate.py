@@ -17,6 +17,7 @@ from gmd_ray.evaluation.items import Item, held_out_items
 from gmd_ray.evaluation.judge import ADAPTED, FAILURE, SCHEMA, Judge
 from gmd_ray.evaluation.results import PICTURES, ROWS, Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
+from gmd_ray.generation.pools import actor_pool
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.quality import known_metrics
 
@@ -88,9 +89,7 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
             fn_constructor_args=(cfg, dict(students)),
             batch_format="pyarrow",
             batch_size=pool.batch_size,
-            compute=ray.data.ActorPoolStrategy(min_size=pool.min, max_size=pool.max),
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus,
+            **actor_pool(pool),
             max_restarts=2,
             max_task_retries=2,
         )

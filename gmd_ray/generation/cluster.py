@@ -35,24 +35,21 @@ def check_capacity(cfg: Config) -> None:
             raise ConfigError(f"{name}.pool: min={pool.min}, max={pool.max}: 1 <= min <= max")
         if pool.batch_size < 1:
             raise ConfigError(f"{name}.pool.batch_size={pool.batch_size}: at least 1")
-    needs = {
-        "CPU": sum(pool.min * pool.num_cpus for pool in pools.values()) + read_cpus(cfg.student.pool) + TASK_CPUS,
-        "GPU": sum(pool.min * pool.num_gpus for pool in pools.values()),
-    }
     _check_nodes(pools)
+    here = {"CPU": read_cpus(cfg.student.pool) + TASK_CPUS}
     has = ray.cluster_resources()
-    for kind, need in needs.items():
+    for kind in dict.fromkeys(kind for pool in pools.values() for kind in reserved(pool)):
+        shares = {name: (pool.initial or pool.min, reserved(pool).get(kind, 0.0)) for name, pool in pools.items()}
+        need = here.get(kind, 0.0) + sum(actors * each for actors, each in shares.values())
         if need <= has.get(kind, 0):
             continue
-        sizes = ", ".join(
-            f"{name} {pool.min} x {getattr(pool, f'num_{kind.lower()}s'):g}" for name, pool in pools.items()
-        )
+        sizes = ", ".join(f"{name} {actors} x {each:g}" for name, (actors, each) in shares.items())
         line = (
             f"the smallest pools need {need:g} {kind}s ({sizes}"
-            f"{', reading and writing' if kind == 'CPU' else ''}), the cluster has {has.get(kind, 0):g}"
+            f"{', reading and writing' if kind in here else ''}), the cluster has {has.get(kind, 0):g}"
         )
         if not _can_grow():
-            raise ConfigError(f"{line}; lower <stage>.pool.min or .num_{kind.lower()}s, or give Ray more")
+            raise ConfigError(f"{line}; lower <stage>.pool.min, .initial or what each actor takes, or give Ray more")
         log.warning("%s; waiting for it to grow", line)
 
 
@@ -60,16 +57,22 @@ def _check_nodes(pools: dict[str, PoolConfig]) -> None:
     """See that the nodes hold the smallest pools whose actors take several GPUs: those of an actor are on one node."""
     nodes = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
     for name, pool in pools.items():
-        room = sum(int(gpus // pool.num_gpus) for gpus in nodes) if pool.num_gpus > 1 else pool.min
-        if room >= pool.min:
+        actors = pool.initial or pool.min
+        room = sum(int(gpus // pool.num_gpus) for gpus in nodes) if pool.num_gpus > 1 else actors
+        if room >= actors:
             continue
         line = (
-            f"{name}.pool: {pool.min} x {pool.num_gpus:g} GPUs, each on one node; the nodes have "
+            f"{name}.pool: {actors} x {pool.num_gpus:g} GPUs, each on one node; the nodes have "
             f"{', '.join(f'{gpus:g}' for gpus in nodes)}, room for {room}"
         )
         if not _can_grow():
-            raise ConfigError(f"{line}; lower {name}.pool.min or .num_gpus, or give Ray larger nodes")
+            raise ConfigError(f"{line}; lower {name}.pool.min, .initial or .num_gpus, or give Ray larger nodes")
         log.warning("%s; waiting for the cluster to grow", line)
+
+
+def reserved(pool: PoolConfig) -> dict[str, float]:
+    """Ray's name of each resource -> how much of it one actor reserves."""
+    return {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
 
 
 def _can_grow() -> bool:

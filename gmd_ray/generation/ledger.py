@@ -11,6 +11,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gmd_ray.errors import GmdError
 
+ADMITTING = ("read", "restore", "project")
+"""Stages that take no more rows once the run is to end; what they have done is scored and written."""
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -19,6 +22,8 @@ class Begun:
     times: int = 0
     alone: int = 0
     """Of these, how often with no other row in the batch, so that nothing else can be to blame."""
+    excused: int = 0
+    """How often it was cut off by a worker that had gone bad before; not among `times`."""
 
 
 class Ledger:
@@ -34,20 +39,38 @@ class Ledger:
         self._open: dict[tuple[str, str], Begun] = {}
         self._facts = dict(facts)
         self._error: GmdError | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Admit no row to `ADMITTING` stages from now on: the run is to end soon."""
+        self._closed = True
 
     def history(self, stage: str, ids: Sequence[str]) -> list[Begun]:
         """What earlier attempts left unfinished; in the order of `ids`."""
         return [self._open.get((stage, key), Begun()) for key in ids]
 
-    def begin(self, stage: str, ids: Sequence[str]) -> list[int]:
-        """Enter a batch; returns how often each of its rows has now been begun."""
+    def begin(self, stage: str, ids: Sequence[str]) -> list[int] | None:
+        """Enter a batch; returns how often each of its rows has now been begun, None where it is not admitted."""
+        if self._closed and stage in ADMITTING:
+            return None
         alone = int(len(ids) == 1)
         counts = []
         for key in ids:
             old = self._open.get((stage, key), Begun())
-            self._open[stage, key] = Begun(old.times + 1, old.alone + alone)
+            self._open[stage, key] = Begun(old.times + 1, old.alone + alone, old.excused)
             counts.append(old.times + 1)
         return counts
+
+    def excuse(self, stage: str, ids: Sequence[str]) -> None:
+        """Take back the last attempt of a batch whose worker leaves for a reason that may be older than the batch.
+
+        Once for each row: the next time it counts, so that a row that breaks every worker is found out all the same.
+        """
+        alone = int(len(ids) == 1)
+        for key in ids:
+            old = self._open[stage, key]
+            if not old.excused:
+                self._open[stage, key] = Begun(old.times - 1, old.alone - alone, 1)
 
     def done(self, stage: str, ids: Sequence[str]) -> None:
         """Strike out rows whose work ended, well or with an exception of their own."""

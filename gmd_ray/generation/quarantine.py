@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -11,13 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from gmd_ray.errors import ReplicaLostError
 from gmd_ray.generation.ledger import Begun
 from gmd_ray.images.records import PAIR_SCHEMA
 
 Row = dict[str, Any]
-"""One row of PAIR_SCHEMA on its way; `status` is ok until a stage fails it."""
+"""One row of PAIR_SCHEMA on its way; `status` is ok until a stage fails it, or leaves it to the next run."""
+_LEFT = "left"
 Work = Callable[[list[Row]], list[Row]]
 """A batch in, the new columns of each of its rows out."""
 
@@ -25,12 +28,14 @@ Work = Callable[[list[Row]], list[Row]]
 class Quarantine:
     """Runs one stage's work over the rows of a block, isolating the rows that raise or kill the worker.
 
-    A batch that raises is repeated row by row. A row on which a worker died (the ledger knows) is tried alone, so
-    that the next death convicts it and nothing else.
+    A batch that raises is halved until the row to blame is alone. A row on which a worker died (the ledger knows) is
+    tried alone, so that the next death convicts it and nothing else. Where the accelerator breaks in a worker that
+    worked before, the batch at hand is not suspected, but tried first in the next worker: there it alone can break it.
     """
 
     def __init__(self, stage: str, ledger: ray.actor.ActorHandle, max_attempts: int) -> None:
         self.stage, self.ledger, self.max_attempts = stage, ledger, max_attempts
+        self._worked = False
 
     def run(self, rows: list[Row], work: Work, batches: Callable[[list[Row]], Iterator[list[Row]]]) -> None:
         """Fill in the columns of every row that is still ok, or mark it failed.
@@ -45,6 +50,7 @@ class Quarantine:
             return
         history = ray.get(self.ledger.history.remote(self.stage, [row["id"] for row in alive]))
         fresh: list[Row] = []
+        excused: list[Row] = []
         suspects: list[Row] = []
         for row, begun in zip(alive, history, strict=True):
             if self._convicted(begun):
@@ -53,9 +59,10 @@ class Quarantine:
                 fail(row, self.stage, "WorkerDied", message)
                 self.ledger.done.remote(self.stage, [row["id"]])
             else:
-                (suspects if begun.times else fresh).append(row)
-        for batch in batches(fresh):
-            self._attempt(batch, work)
+                (suspects if begun.times else excused if begun.excused else fresh).append(row)
+        for group in (excused, fresh):
+            for batch in batches(group):
+                self._attempt(batch, work)
         for row in suspects:
             self._attempt([row], work)
 
@@ -65,24 +72,47 @@ class Quarantine:
     def _attempt(self, batch: list[Row], work: Work) -> None:
         ids = [row["id"] for row in batch]
         counts = ray.get(self.ledger.begin.remote(self.stage, ids))
+        if counts is None:
+            for row in batch:
+                row["status"] = _LEFT
+            return
         for row, count in zip(batch, counts, strict=True):
             row["attempts"] = max(row["attempts"], count)
         start = time.perf_counter()
         try:
             columns = work(batch)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever it is, it is this batch's alone
-            leave_if_lost(error)
+            self._leave_if_lost(error, ids)
             if len(batch) > 1:
-                for row in batch:
-                    self._attempt([row], work)
+                middle = len(batch) // 2
+                self._attempt(batch[:middle], work)
+                self._attempt(batch[middle:], work)
                 return
             fail(batch[0], self.stage, type(error).__name__, one_line(error))
         else:
+            self._worked = True
             seconds = (time.perf_counter() - start) / len(batch)
             for row, new in zip(batch, columns, strict=True):
                 row.update(new)
                 row[f"seconds_{self.stage}"] = seconds
         self.ledger.done.remote(self.stage, ids)
+
+    def _leave_if_lost(self, error: BaseException, ids: list[str]) -> None:
+        """End this process where nothing more can be done in it; Ray starts another and repeats the task.
+
+        After a CUDA error every later call in the process fails, which would fail innocent rows. A SystemExit from Ray
+        itself (the node is going away) says nothing of the row; only a plain exit is retried by Ray as a crash. A rank
+        that died counts as this process would have, had it been the one.
+        """
+        # By name: read tasks run without torch, whose import would take longer than they do.
+        broken = type(error).__name__ == "AcceleratorError"
+        ended, lost = hasattr(error, "ray_terminate_msg"), isinstance(error, ReplicaLostError)
+        if not (broken or ended or lost):
+            return
+        if ended or (broken and self._worked):
+            with contextlib.suppress(RayError):  # a node that goes away may take the way to the ledger with it
+                ray.get(self.ledger.excuse.remote(self.stage, ids), timeout=10)
+        os._exit(1)
 
 
 def fail(row: Row, stage: str, kind: str, message: str) -> None:
@@ -97,21 +127,22 @@ def one_line(error: BaseException, limit: int = 500) -> str:
 
 
 def to_table(rows: list[Row]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
+    """The rows as a block of the stream; those that a stage left to the next run are not in it."""
+    return pa.Table.from_pylist([row for row in rows if row["status"] != _LEFT], schema=PAIR_SCHEMA)
 
 
-def batches_by_size(column: str, batch_size: int) -> Callable[[list[Row]], Iterator[list[Row]]]:
-    """Group rows by the size of their image in `column` (PNG bytes), at most `batch_size` each, in the order given."""
+def batches_by_size(rows: Sequence[Row], column: str, batch_size: int, multiple: int = 1) -> Iterator[list[Row]]:
+    """Group rows by the size of their image in `column` (PNG bytes), at most `batch_size` each, in the order given.
 
-    def batches(rows: list[Row]) -> Iterator[list[Row]]:
-        groups: dict[tuple[int, int], list[Row]] = defaultdict(list)
-        for row in rows:
-            groups[png_size(row[column])].append(row)
-        for group in groups.values():
-            for start in range(0, len(group), batch_size):
-                yield group[start : start + batch_size]
-
-    return batches
+    Sizes that are the same once padded to multiples of `multiple` are one size, so that a model sees few shapes.
+    """
+    groups: dict[tuple[int, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        width, height = png_size(row[column])
+        groups[width + -width % multiple, height + -height % multiple].append(row)
+    for group in groups.values():
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
 
 
 def one_by_one(rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -122,16 +153,3 @@ def one_by_one(rows: Sequence[Row]) -> Iterator[list[Row]]:
 def png_size(data: bytes) -> tuple[int, int]:
     """(width, height) from a PNG's header, without decoding it."""
     return struct.unpack(">II", data[16:24])
-
-
-def leave_if_lost(error: BaseException) -> None:
-    """End this process where nothing more can be done in it; Ray starts another and repeats the task.
-
-    After a CUDA error every later call in the process fails, which would fail innocent rows. A replica of several ranks
-    is lost with one of them, as a worker is by its own death. A SystemExit from Ray itself (the node is going away)
-    says nothing of the row; only a plain exit is retried by Ray as a crash.
-    """
-    # By name: read tasks run without torch, whose import would take longer than they do.
-    lost = type(error).__name__ == "AcceleratorError" or isinstance(error, ReplicaLostError)
-    if lost or hasattr(error, "ray_terminate_msg"):
-        os._exit(1)

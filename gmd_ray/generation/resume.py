@@ -14,6 +14,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
 from gmd_ray.generation import settings
 from gmd_ray.generation.cluster import check_capacity
+from gmd_ray.generation.pools import actor_resources
 from gmd_ray.generation.settings import Facts
 from gmd_ray.generation.stages import facts_of
 from gmd_ray.generation.store import PairStore
@@ -105,8 +106,9 @@ def _same_model(
     """Load a model where a worker of its pool would, and compare it with the one behind the rows."""
     check_capacity(cfg)
     config = model_configs(cfg)[section]
-    options = {"num_cpus": config.pool.num_cpus, "num_gpus": config.pool.num_gpus or None}
-    answer = ray.get(ray.remote(_load_facts).options(**options).remote(getattr(models, section), config))
+    answer = ray.get(
+        ray.remote(_load_facts).options(**actor_resources(config.pool)).remote(getattr(models, section), config)
+    )
     if isinstance(answer, GmdError):
         raise answer
     if known is not None and answer["fingerprint"] != known["fingerprint"]:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from types import FrameType
+from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +18,7 @@ from gmd_ray.generation.ledger import open_ledger
 from gmd_ray.generation.lock import StoreLock
 from gmd_ray.generation.resume import claim, remember
 from gmd_ray.generation.settings import Facts, higher_is_better
+from gmd_ray.generation.stopping import StopRequest
 from gmd_ray.generation.store import PairStore, store_url
 from gmd_ray.generation.stream import Models, build_stream, run_stream
 from gmd_ray.images.listing import ImageFile, list_images
@@ -56,7 +53,7 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
     files = list_images(cfg.target.path or "", cfg.target.limit)
     ids = {file.id for file in files}
     store = PairStore(store_url(cfg.out))
-    with _unwinding_on_sigterm(), StoreLock(store.filesystem, store.path, store.url) as lock:
+    with StopRequest(cfg.generation.grace_s) as stop, StoreLock(store.filesystem, store.path, store.url) as lock:
         store.sweep()
         store.repair()
         facts = claim(store, cfg, files, models)
@@ -67,7 +64,8 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
         log.info("%s: %d images, %d of them have their row already", store.url, len(files), len(files) - len(todo))
         recorder.params(settings.relevant(cfg))
         if todo:
-            facts = _work_off(cfg, todo, store, lock, facts, models)
+            facts = _work_off(cfg, todo, store, lock, facts, models, stop)
+            stop.leave()
         rows = store.index()
         books = close_books(
             rows,
@@ -89,12 +87,19 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
 
 
 def _work_off(
-    cfg: Config, todo: list[ImageFile], store: PairStore, lock: StoreLock, facts: Facts, models: Models
+    cfg: Config,
+    todo: list[ImageFile],
+    store: PairStore,
+    lock: StoreLock,
+    facts: Facts,
+    models: Models,
+    stop: StopRequest,
 ) -> Facts:
     """Stream these files into the store; returns the facts of the models that worked."""
     check_capacity(cfg)
     store.forget(manifest.NAME)
     ledger = open_ledger(facts)
+    stop.closes(ledger)
     ds = build_stream(cfg, todo, store.url, lock.token, ledger, models)
     told = False
     with (
@@ -117,24 +122,3 @@ def _count(progress: Progress, block: pa.Table, threshold: float, higher: bool) 
     taken = block.filter(accepted(threshold, higher)).num_rows
     new = {"accepted": taken, "rejected": ok - taken, "failed": block.num_rows - ok}
     progress.update(block.num_rows, **{key: progress.counts.get(key, 0) + n for key, n in new.items()})
-
-
-@contextmanager
-def _unwinding_on_sigterm() -> Iterator[None]:
-    """`ray job stop` sends SIGTERM: unwind, so that the lock is released and the next run need not wait for it.
-
-    ray.init puts its own handler in the place of earlier ones, so this is done here, after it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        log.warning("SIGTERM: stopping; the same command takes up what is missing")
-        raise SystemExit(143)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

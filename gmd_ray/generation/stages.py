@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,10 +12,13 @@ import pyarrow as pa
 import ray
 import torch
 
-from gmd_ray.errors import GmdError, ModelError, ResumeMismatchError
-from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, leave_if_lost, one_line, to_table
+from gmd_ray.errors import GmdError, ModelError, ReplicaLostError, ResumeMismatchError
+from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_line, to_table
 from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.images.padding import pad_to_multiple
 
+IO_THREADS = 2
+"""Of an actor, for PNGs; they mostly run while the model has the accelerator."""
 MAX_STARTS = 3
 """Times a worker may die while it loads its model (out of memory, say) before the run ends."""
 
@@ -29,60 +34,107 @@ class Replica:
     max_attempts: int
 
 
+@dataclass(frozen=True)
+class _Batch:
+    images: torch.Tensor
+    """(B, 3, H, W) float32 in [0, 1], padded to one size."""
+    sizes: list[tuple[int, int]]
+    """(height, width) of each image without the padding."""
+
+
 class _ModelStage:
-    """Loads a model once per actor and runs it over the ok rows of each block, in batches of images of one size."""
+    """Loads a model once per actor and runs it over the ok rows of each block, in batches of one (padded) size.
+
+    While the model works on a batch, threads decode the next one and encode the last.
+    """
 
     name: ClassVar[str]
     model_column: ClassVar[str]
     """Column of the model's fingerprint, and its section of the settings."""
     image_column: ClassVar[str]
+    made_column: ClassVar[str | None] = None
+    """Column of the images that the stage makes."""
 
     def __init__(self, replica: Replica) -> None:
         pool = replica.config.pool
         torch.set_num_threads(max(1, int(pool.num_cpus)))
         self.model = load_model(self.model_column, replica)
         self._quarantine = Quarantine(self.name, replica.ledger, replica.max_attempts)
-        self._batches = batches_by_size(self.image_column, pool.batch_size)
+        self._multiple = getattr(self.model, "batch_multiple", 1)
+        self._batch_size = pool.batch_size
+        self._threads = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="gmd-png")
+        self._loading: dict[tuple[str, ...], Future[_Batch]] = {}
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
-        self._quarantine.run(rows, self._work, self._batches)
+        self._quarantine.run(rows, self._work, self._ahead)
+        self._collect(rows)
         return to_table(rows)
 
+    def _ahead(self, rows: list[Row]) -> Iterator[list[Row]]:
+        """The batches, each handed out once the next one has begun to load."""
+        waiting: list[Row] = []
+        for batch in batches_by_size(rows, self.image_column, self._batch_size, self._multiple):
+            self._loading[_key(batch)] = self._threads.submit(self._load, batch)
+            if waiting:
+                yield waiting
+            waiting = batch
+        if waiting:
+            yield waiting
+
+    def _load(self, rows: list[Row]) -> _Batch:
+        """Decode a batch, pad its images to one size, and pin them where an accelerator will fetch them."""
+        decoded = [to_tensor([decode_png(row[self.image_column])]) for row in rows]
+        sizes = [(image.shape[-2], image.shape[-1]) for image in decoded]
+        images = torch.cat([pad_to_multiple(image, self._multiple) for image in decoded])
+        return _Batch(images.pin_memory() if torch.cuda.is_available() else images, sizes)
+
     def _work(self, rows: list[Row]) -> list[Row]:
-        images = to_tensor([decode_png(row[self.image_column]) for row in rows])
+        loading = self._loading.pop(_key(rows), None)
+        batch = loading.result() if loading else self._load(rows)
         with torch.no_grad():
-            columns = self.run(images, [row["id"] for row in rows])
+            columns = self.run(batch, [row["id"] for row in rows])
         return [{**new, self.model_column: self.model.fingerprint} for new in columns]
 
-    def run(self, images: torch.Tensor, ids: list[str]) -> list[Row]:
-        """(B, 3, H, W) float32 in [0, 1] -> the new columns of each row."""
+    def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
+        """The new columns of each row; images as what `_encoded` gives."""
         raise NotImplementedError
+
+    def _encoded(self, images: torch.Tensor) -> list[Future[bytes]]:
+        return [self._threads.submit(encode_png, image) for image in to_images(images)]
+
+    def _collect(self, rows: list[Row]) -> None:
+        """Wait for the encoded images of a block."""
+        self._loading.clear()  # what rows on their way out left behind
+        for row in rows:
+            if self.made_column and isinstance(row.get(self.made_column), Future):
+                row[self.made_column] = row[self.made_column].result()
 
 
 class Restore(_ModelStage):
     """Stage 0: the student restores. Fills `restored`."""
 
-    name, model_column, image_column = "restore", "student", "lq"
+    name, model_column, image_column, made_column = "restore", "student", "lq", "restored"
 
-    def run(self, images: torch.Tensor, ids: list[str]) -> list[Row]:
-        restored = _finite(self.model.restore(images), "the student's output")
-        return [{"restored": encode_png(image)} for image in to_images(restored)]
+    def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
+        restored = _finite(self.model.restore(batch.images), "the student's output")
+        return [{"restored": code} for code in self._encoded(restored)]
 
 
 class Project(_ModelStage):
     """Stage 1: the teacher projects. Fills `pseudo_target`, `width`, `height`."""
 
-    name, model_column, image_column = "project", "teacher", "restored"
+    name, model_column, image_column, made_column = "project", "teacher", "restored", "pseudo_target"
 
-    def run(self, images: torch.Tensor, ids: list[str]) -> list[Row]:
-        projected = _finite(self.model.project(images, ids), "the teacher's output")
-        if projected.shape != images.shape:
-            raise ValueError(f"the teacher made {tuple(projected.shape)} of {tuple(images.shape)}")
-        height, width = projected.shape[-2:]
-        return [
-            {"pseudo_target": encode_png(image), "width": width, "height": height} for image in to_images(projected)
-        ]
+    def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
+        projected = _finite(self.model.project(batch.images, ids), "the teacher's output")
+        if projected.shape != batch.images.shape:
+            raise ValueError(f"the teacher made {tuple(projected.shape)} of {tuple(batch.images.shape)}")
+        rows = []
+        for image, (height, width) in zip(projected, batch.sizes, strict=True):
+            [code] = self._encoded(image[None, :, :height, :width])
+            rows.append({"pseudo_target": code, "width": width, "height": height})
+        return rows
 
 
 class Score(_ModelStage):
@@ -90,8 +142,8 @@ class Score(_ModelStage):
 
     name, model_column, image_column = "score", "scorer", "pseudo_target"
 
-    def run(self, images: torch.Tensor, ids: list[str]) -> list[Row]:
-        return [{"score": score} for score in _finite(self.model.score(images), "the score").tolist()]
+    def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
+        return [{"score": score} for score in _finite(self.model.score(batch.images), "the score").tolist()]
 
 
 def load_model(section: str, replica: Replica) -> Any:
@@ -108,8 +160,9 @@ def load_model(section: str, replica: Replica) -> Any:
         try:
             model = replica.load(replica.config)
         except (Exception, SystemExit) as error:
+            if isinstance(error, ReplicaLostError):
+                os._exit(1)  # as if this process had died: Ray starts another
             if isinstance(error, GmdError):
-                leave_if_lost(error)
                 raise
             raise ModelError(f"the {section} could not be loaded: {type(error).__name__}: {one_line(error)}") from error
         facts = facts_of(model)
@@ -138,3 +191,7 @@ def _finite(values: torch.Tensor, what: str) -> torch.Tensor:
     if not torch.isfinite(values).all():
         raise ValueError(f"{what} is not finite")
     return values
+
+
+def _key(rows: list[Row]) -> tuple[str, ...]:
+    return tuple(row["id"] for row in rows)

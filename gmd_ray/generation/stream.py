@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import Dataset
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.exceptions import RayError, RayTaskError
 
@@ -18,6 +18,7 @@ from gmd_ray.config import Config, PoolConfig, ScorerConfig, StudentConfig, Teac
 from gmd_ray.errors import GmdError
 from gmd_ray.generation.cluster import TASK_CPUS, read_cpus
 from gmd_ray.generation.files import located
+from gmd_ray.generation.pools import actor_pool
 from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.reading import read_images
 from gmd_ray.generation.stages import Project, Replica, Restore, Score
@@ -83,6 +84,8 @@ def build_stream(
         num_cpus=TASK_CPUS,
     )
     ds.context.execution_no_progress_timeout_s = generation.no_progress_timeout_s
+    # A pool goes down when its input is used up, never for a lull: a teacher takes minutes to load.
+    ds.context.autoscaling_config.actor_pool_util_downscaling_threshold = -1
     ds.context.enable_progress_bars = False  # they would fight ours
     ds.context.issue_detectors_config.detectors = []  # advice for authors of Ray programs, in a user's log
     return ds
@@ -126,9 +129,7 @@ def _pool(ds: Dataset, stage: type, replica: Replica, rows_per_block: int) -> Da
     return ds.map_batches(
         stage,
         fn_constructor_args=(replica,),
-        compute=ActorPoolStrategy(min_size=pool.min, max_size=pool.max),
         batch_size=rows_per_block if pool.num_gpus else None,  # Ray wants a number where GPUs are asked for
         batch_format="pyarrow",
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus or None,
+        **actor_pool(pool),
     )

@@ -23,6 +23,8 @@ def write_rows(
     A repeated task writes the same name again. A task of a driver that no longer holds the lock writes nothing: its
     rows may be in the store already, made by the driver that took over.
     """
+    if not table.num_rows:  # all of them left to the next run
+        return table.select(SUMMARY)
     store = PairStore(store_url)
     if not keep_restored:
         index = PAIR_SCHEMA.get_field_index("restored")

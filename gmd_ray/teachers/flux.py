@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.attention import InjectingFlux, select_blocks
 from gmd_ray.teachers.fingerprint import digest, weights_digest
@@ -41,6 +41,7 @@ class FluxTeacher:
         self.codec = load_codec(path / "vae", dtype, self.device)
         self.scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
         self.multiple = 2 * self.codec.factor
+        self.batch_multiple = 1 if cfg.tile else self.multiple
         if cfg.tile and (cfg.tile % self.multiple or cfg.tile_overlap % self.multiple or cfg.tile_overlap >= cfg.tile):
             raise ConfigError(
                 f"teacher.tile={cfg.tile}, teacher.tile_overlap={cfg.tile_overlap}: both must be multiples of "
@@ -152,12 +153,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-
-
-def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Reflect on the right and below; repeat the edge where the image is too small to reflect."""
-    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
-    if not (bottom or right):
-        return x
-    mode = "reflect" if bottom < x.shape[-2] and right < x.shape[-1] else "replicate"
-    return F.pad(x, (0, right, 0, bottom), mode=mode)

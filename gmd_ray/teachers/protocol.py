@@ -10,7 +10,11 @@ import torch
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A frozen generative model that pulls images onto its manifold."""
+    """A frozen generative model that pulls images onto its manifold.
+
+    A teacher may have `batch_multiple: int`: images whose sides it would reflect-pad, on the right and below, to the
+    same multiples of it, and crop again, may come so padded in one batch. Without it only images of one size do.
+    """
 
     fingerprint: str
     """Weights and settings, as a short hex digest; goes into every row."""

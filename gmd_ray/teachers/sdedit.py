@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 
 from gmd_ray.config import TeacherConfig
+from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.fingerprint import digest
-from gmd_ray.teachers.flux import FluxTeacher, pad_to_multiple
+from gmd_ray.teachers.flux import FluxTeacher
 from gmd_ray.teachers.latents import image_ids, pack, unpack
 
 

@@ -43,7 +43,9 @@ class ShardedTeacher:
         threads = max(1, int(cfg.pool.num_cpus) // count)
         self._start = partial(Ranks, partial(load_rank, cfg), count, cuda=cuda, threads=threads, timeout_s=timeout_s)
         self._ranks = self._start()
-        self.fingerprint: str = self._ranks.call(_fingerprint)
+        self.fingerprint: str
+        self.batch_multiple: int
+        self.fingerprint, self.batch_multiple = self._ranks.call(_facts)
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
         """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape.
@@ -72,5 +74,5 @@ def _project(teacher: Teacher, restored: np.ndarray, ids: list[str]) -> np.ndarr
     return teacher.project(torch.from_numpy(restored), ids).numpy()
 
 
-def _fingerprint(teacher: Teacher) -> str:
-    return teacher.fingerprint
+def _facts(teacher: Teacher) -> tuple[str, int]:
+    return teacher.fingerprint, getattr(teacher, "batch_multiple", 1)

@@ -51,10 +51,15 @@ def test_killed_then_stopped_then_finished(fresh: World) -> None:
         before = parts(fresh)
         wait_for(lambda: parts(fresh) > before or second.poll() is not None, 400)  # a ceiling for crowded machines
         assert second.poll() is None, second.communicate()[0]
+        stored = set(fresh.rows())
+        earlier = fresh.projected()
         second.send_signal(signal.SIGTERM)
         assert second.wait(120) == 143
         assert not lock.exists()
         assert not Path(fresh.store, "manifest.json").exists()
+        # Stopped, not killed: whatever the teacher had begun is in the store.
+        assert set(fresh.rows()) > stored
+        assert set(fresh.projected() - earlier) <= set(fresh.rows())
 
     done, seen = set(fresh.rows()), fresh.projected()
     assert 0 < len(done) < 24

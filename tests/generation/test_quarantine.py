@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 
 from gmd_ray.errors import GmdError, ModelError
 from gmd_ray.generation.ledger import Begun, Ledger, open_ledger
@@ -85,21 +86,78 @@ def test_a_row_that_kills_is_convicted_alone(ledger: ray.actor.ActorHandle, max_
     assert ray.get(ledger.history.remote("project", ["a", "bad", "z"])) == [Begun()] * 3
 
 
-def test_a_batch_that_raises_is_repeated_row_by_row(ledger: ray.actor.ActorHandle) -> None:
+def test_a_batch_that_raises_is_halved_until_the_row_to_blame_is_alone(ledger: ray.actor.ActorHandle) -> None:
+    worked: list[str] = []
+
     def work(batch: list[Row]) -> list[Row]:
-        if any(row["id"] == "bad" for row in batch):
+        worked.append("".join(row["id"] for row in batch))
+        if any(row["id"] == "d" for row in batch):
             raise KeyError("no such\n  thing")
         return [{"score": len(batch)} for _ in batch]
 
-    batch = [*rows("a", "bad"), {"id": "gone", "status": "failed", "attempts": 1}]
+    batch = [*rows(*"abcdefgh"), {"id": "gone", "status": "failed", "attempts": 1}]
     Quarantine("score", ledger, 2).run(batch, work, whole)
-    assert batch[0] | {"seconds_score": 0} == {**rows("a")[0], "score": 1, "seconds_score": 0, "attempts": 2}
-    assert (batch[1]["error_stage"], batch[1]["error_type"], batch[1]["error"]) == (
-        "score",
-        "KeyError",
-        r"'no such\n thing'",
-    )
-    assert batch[2] == {"id": "gone", "status": "failed", "attempts": 1}
+    assert worked == ["abcdefgh", "abcd", "ab", "cd", "c", "d", "efgh"]
+    assert [row.get("score") for row in batch] == [2, 2, 1, None, 4, 4, 4, 4, None]
+    assert [row["attempts"] for row in batch] == [3, 3, 4, 4, 2, 2, 2, 2, 1]
+    bad = batch[3]
+    assert (bad["error_stage"], bad["error_type"], bad["error"]) == ("score", "KeyError", r"'no such\n thing'")
+    assert batch[8] == {"id": "gone", "status": "failed", "attempts": 1}
+    assert ray.get(ledger.history.remote("score", list("abcdefgh"))) == [Begun()] * 8
+
+
+class _Workers:
+    """Workers of one pool after each other; each is lost to its accelerator after so many calls, or on a row."""
+
+    def __init__(self, ledger: ray.actor.ActorHandle, good_calls: int, bad: str = "") -> None:
+        self.ledger, self.good_calls, self.bad, self.used = ledger, good_calls, bad, 0
+
+    def run(self, *blocks: list[Row]) -> None:
+        for block in blocks:
+            while not self._run(block):
+                pass
+
+    def _run(self, block: list[Row]) -> bool:
+        if self.used == 0:
+            self.quarantine, self.calls = Quarantine("project", self.ledger, 2), 0
+            self.used = 1
+        try:
+            self.quarantine.run(block, self._work, lambda rows: (rows[n : n + 2] for n in range(0, len(rows), 2)))
+        except Died:
+            self.used = 0
+            return False
+        return True
+
+    def _work(self, batch: list[Row]) -> list[Row]:
+        self.calls += 1
+        if self.calls > self.good_calls or any(row["id"] == self.bad for row in batch):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return [{"score": 1.0} for _ in batch]
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(code: int) -> None:
+        raise Died
+
+    monkeypatch.setattr("os._exit", leave)
+
+
+@pytest.mark.parametrize("first", ["abcd", "xy"])
+def test_no_row_pays_for_a_worker_gone_bad(ledger: ray.actor.ActorHandle, exits: None, first: str) -> None:
+    blocks = [rows(*"abcd"), rows(*"xy"), rows(*"efgh")]
+    if first == "xy":
+        blocks = [blocks[1], blocks[0], blocks[2]]
+    _Workers(ledger, good_calls=2).run(*blocks)
+    assert [row["status"] for block in blocks for row in block] == ["ok"] * 10
+
+
+def test_a_row_that_breaks_every_accelerator_is_convicted(ledger: ray.actor.ActorHandle, exits: None) -> None:
+    block = rows(*"abcdef")
+    _Workers(ledger, good_calls=99, bad="d").run(block)
+    assert [row["status"] for row in block] == ["ok"] * 3 + ["failed"] + ["ok"] * 2
+    # Once excused in its batch, once first in a fresh worker, then alone.
+    assert (block[3]["error_type"], block[3]["attempts"]) == ("WorkerDied", 2)
 
 
 def test_one_line() -> None:
@@ -112,8 +170,13 @@ def test_batches_hold_images_of_one_size() -> None:
     sizes = [(4, 6), (6, 4), (4, 6), (4, 6), (6, 4), (4, 6)]
     images = [{"id": str(n), "lq": encode_png(np.zeros((*size, 3), np.float32))} for n, size in enumerate(sizes)]
     assert png_size(images[0]["lq"]) == (6, 4)
-    batches = [[row["id"] for row in batch] for batch in batches_by_size("lq", 3)(images)]
-    assert batches == [["0", "2", "3"], ["5"], ["1", "4"]]
+
+    def batches(multiple: int) -> list[str]:
+        return ["".join(row["id"] for row in batch) for batch in batches_by_size(images, "lq", 3, multiple)]
+
+    assert batches(1) == batches(2) == ["023", "5", "14"]
+    assert batches(4) == ["023", "5", "14"]
+    assert batches(8) == ["012", "345"]
     assert [len(batch) for batch in one_by_one(images)] == [1] * 6
 
 

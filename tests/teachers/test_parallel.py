@@ -121,6 +121,7 @@ def test_a_sharded_teacher_is_brought_back_after_the_death_of_a_rank(flux_dir: P
     assert isinstance(teacher, ShardedTeacher)
     assert isinstance(teacher, Teacher)
     assert teacher.fingerprint == one.fingerprint
+    assert teacher.batch_multiple == one.batch_multiple == 4
     torch.testing.assert_close(teacher.project(x, ["a", "b"]), expected, atol=1e-5, rtol=0)
 
     first = [pid for pid in teacher.pids if pid]

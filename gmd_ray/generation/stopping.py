@@ -1,0 +1,73 @@
+"""SIGTERM, as `ray job stop` and spot notices send it: finish what is in flight, write it, end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import ray
+
+log = logging.getLogger("gmd_ray.generation")
+
+EXIT_CODE = 143
+"""128 + SIGTERM, as shells have it."""
+
+
+class StopRequest:
+    """Turns the first SIGTERM into a request, for the length of a `with` block; the second ends at once.
+
+    On the request the ledger admits no more rows, so that the stream runs dry: batches that the teacher has begun are
+    finished, scored and written. What does not get there in `grace_s` seconds is left to the next run, as after a kill.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._ledger: ray.actor.ActorHandle | None = None
+        self._asked = False
+        self._over = threading.Event()
+
+    def __enter__(self) -> StopRequest:
+        # ray.init puts its own handler in the place of earlier ones, so this is done after it.
+        self._in_main = threading.current_thread() is threading.main_thread()
+        if self._in_main:
+            self._before = signal.signal(signal.SIGTERM, self._on_sigterm)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if self._in_main:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def closes(self, ledger: ray.actor.ActorHandle) -> None:
+        """From now on there is something in flight, that this ledger admitted."""
+        self._ledger = ledger
+
+    def leave(self) -> None:
+        """End the process where it was asked to; to be called once the stream has run dry.
+
+        Raises:
+            SystemExit: with EXIT_CODE.
+        """
+        if self._asked:
+            log.warning("stopped; what was in flight is written, the same command takes up the rest")
+            raise SystemExit(EXIT_CODE)
+
+    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        if self._asked or self._ledger is None or self._grace_s <= 0:
+            log.warning("SIGTERM: stopping at once; the same command takes up what is missing")
+            raise SystemExit(EXIT_CODE)
+        self._asked = True
+        log.warning("SIGTERM: finishing what is in flight, for %g s at most", self._grace_s)
+        threading.Thread(target=self._close, name="gmd-stop", daemon=True).start()
+
+    def _close(self) -> None:
+        assert self._ledger is not None
+        self._ledger.close.remote()
+        if not self._over.wait(self._grace_s):
+            # A second signal, not an exception in this thread: it also wakes the main thread where it waits.
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,254 @@
+"""Does the stream keep its teachers busy, and does its memory stay put?
+
+python -m tests.benchmarks.fleet [sleep|loop|memory]
+
+sleep   the real stream with teachers that sleep for --latency seconds an image and hold one (pretended) GPU each
+loop    the stream with the demo's real teacher, against the same model in a bare loop in this process
+memory  peak memory of the driver and its workers, for 1,000 and for 10,000 small images
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from gmd_ray.config import PoolConfig, TeacherConfig
+from gmd_ray.config.load import load_config
+from gmd_ray.generation import Models, generate
+from gmd_ray.images.encode import decode_png, to_tensor
+from gmd_ray.teachers import load_teacher
+from tests.generation.world import World, write_photo
+
+TEACHER_CPUS = 0.1
+"""Of a teacher that sleeps."""
+
+
+class TimedTeacher:
+    """Leaves (pid, begin, end) of each call in a folder; sleeps instead of working where no teacher is given."""
+
+    def __init__(self, spec: TimedTeacherSpec, cfg: TeacherConfig) -> None:
+        self.spec, self.teacher = spec, load_teacher(cfg) if spec.real else None
+        self.fingerprint = self.teacher.fingerprint if self.teacher else "sleep"
+
+    def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
+        begin = time.time()
+        if self.teacher:
+            restored = self.teacher.project(restored, ids)
+        else:
+            time.sleep(self.spec.latency * len(ids))
+        with open(f"{self.spec.log}/{os.getpid()}", "a") as file:
+            file.write(json.dumps([begin, time.time(), len(ids)]) + "\n")
+        return restored
+
+
+@dataclass(frozen=True)
+class TimedTeacherSpec:
+    log: str
+    latency: float = 0.0
+    real: bool = False
+
+    def __call__(self, cfg: TeacherConfig) -> TimedTeacher:
+        return TimedTeacher(self, cfg)
+
+
+class Calls:
+    """What the teachers of a run left."""
+
+    def __init__(self, log: Path) -> None:
+        self.by_worker: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+        for file in log.iterdir():
+            self.by_worker[file.name] = [tuple(json.loads(line)) for line in file.read_text().splitlines()]
+        everything = [call for calls in self.by_worker.values() for call in calls]
+        self.first, self.last = min(c[0] for c in everything), max(c[1] for c in everything)
+        self.all_up = max(calls[0][0] for calls in self.by_worker.values())
+        self.tail_from = min(calls[-1][1] for calls in self.by_worker.values())
+
+    def busy(self, begin: float, end: float) -> float:
+        """Share of replicas x time between two moments that was spent in calls."""
+        spent = sum(
+            max(0.0, min(call[1], end) - max(call[0], begin)) for calls in self.by_worker.values() for call in calls
+        )
+        return spent / len(self.by_worker) / (end - begin)
+
+
+def world(root: Path, images: int, size: tuple[int, int]) -> World:
+    world = World(root).build(0)
+    for number in range(images):
+        write_photo(world.photos / f"{number:05d}.png", size)
+    small = PoolConfig(num_cpus=0.5, batch_size=16)
+    world.cfg.student.pool = world.cfg.scorer.pool = small
+    world.cfg.generation.keep_restored = False
+    return world
+
+
+def start_ray(gpus: int) -> None:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4 + math.ceil(gpus * TEACHER_CPUS),  # more would start a crowd of read tasks
+        num_gpus=gpus,
+        object_store_memory=500_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=tempfile.mkdtemp(prefix="gmd-", dir="/tmp"),
+    )
+
+
+def spilled() -> int:
+    """Bytes that the object store has spilled since Ray was started."""
+    import ray
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return int(get_memory_info_reply(state).store_stats.spilled_bytes_total)
+
+
+def peak_mb(pid: int) -> float:
+    """Largest resident memory of a process so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def worker_peak_mb() -> float:
+    """Largest of all workers below this driver that are still there."""
+    workers = [p for p in psutil.Process().children(recursive=True) if "ray::" in p.name() or "ray::" in _title(p)]
+    return max((peak_mb(p.pid) for p in workers), default=0.0)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def sleep_run(replicas: int, latency: float, per_replica: int, initial: int | None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        w = world(Path(folder), replicas * per_replica, (64, 64))
+        w.cfg.teacher.pool = PoolConfig(
+            max=replicas, initial=initial or replicas, num_cpus=TEACHER_CPUS, num_gpus=1, batch_size=1
+        )
+        w.cfg.generation.rows_per_block = 4
+        start_ray(gpus=replicas)
+        start = time.time()
+        books = generate(w.cfg, models=Models(teacher=TimedTeacherSpec(str(w.log), latency)))
+        wall = time.time() - start
+        assert books.ok == replicas * per_replica
+        calls = Calls(w.log)
+        assert len(calls.by_worker) == replicas
+        worked = calls.last - calls.first
+        print(
+            f"| {replicas} | {books.ok} | {calls.busy(calls.all_up, calls.tail_from):.3f} "
+            f"| {books.ok * latency / replicas / worked:.3f} | {books.ok * latency / replicas / wall:.3f} "
+            f"| {calls.first - start:.1f} | {calls.all_up - calls.first:.1f} | {calls.last - calls.tail_from:.1f} "
+            f"| {spilled() / 1e6:.0f} | {peak_mb(os.getpid()):.0f} | {worker_peak_mb():.0f} |",
+            flush=True,
+        )
+
+
+def loop_run(images: int) -> None:
+    """The demo's teacher at the demo's settings, one thread, one replica."""
+    demo = load_config(["preset=demo"])
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        w = world(Path(folder), images, (64, 64))
+        w.cfg.teacher = demo.teacher
+        w.cfg.teacher.pool = PoolConfig(num_cpus=1, batch_size=8)
+        w.cfg.generation.rows_per_block = 32
+        teacher = load_teacher(demo.teacher)
+        files = sorted(w.photos.iterdir())
+        batches = [files[start : start + 8] for start in range(0, images, 8)]
+        tensors = [to_tensor([decode_png(file.read_bytes()) for file in batch]) for batch in batches]
+        teacher.project(tensors[0], [file.name for file in batches[0]])
+
+        def loop() -> float:
+            start = time.time()
+            for batch, tensor in zip(batches, tensors, strict=True):
+                teacher.project(tensor, [file.name for file in batch])
+            return images / (time.time() - start)
+
+        before = loop()
+        start_ray(gpus=0)
+        books = generate(w.cfg, models=Models(teacher=TimedTeacherSpec(str(w.log), real=True)))
+        assert books.ok == images
+        calls = Calls(w.log)
+        after = loop()
+        stream = images / (calls.last - calls.first)
+        bare = (before + after) / 2
+        print("| images | bare loop, before | after | stream | stream / bare |\n| --- | --- | --- | --- | --- |")
+        print(f"| {images} | {before:.2f} images/s | {after:.2f} | {stream:.2f} | {stream / bare:.3f} |")
+
+
+def memory_run(images: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        w = world(Path(folder), images, (16, 16))
+        w.cfg.teacher.pool = PoolConfig(num_cpus=0.5, batch_size=16)
+        w.cfg.generation.rows_per_block = 32
+        start_ray(gpus=0)
+        start = time.time()
+        books = generate(w.cfg, models=Models(teacher=TimedTeacherSpec(str(w.log))))
+        assert books.ok == images
+        print(
+            f"| {images} | {time.time() - start:.0f} | {peak_mb(os.getpid()):.0f} | {worker_peak_mb():.0f} "
+            f"| {spilled() / 1e6:.0f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("sleep", "loop", "memory"))
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--latency", type=float, default=2.0, help="seconds an image")
+    parser.add_argument("--per-replica", type=int, default=24, help="images for each replica")
+    parser.add_argument("--images", type=int, nargs="+")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--initial", type=int, help="replicas to start with; default all")
+    args = parser.parse_args()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if args.what == "loop":
+        loop_run((args.images or [640])[0])
+        return
+    values = args.replicas if args.what == "sleep" else args.images or [1000, 10000]
+    if args.one:
+        if args.what == "sleep":
+            sleep_run(values[0], args.latency, args.per_replica, args.initial)
+        else:
+            memory_run(values[0])
+        return
+    if args.what == "sleep":
+        head = "replicas | images | busy once up | with ramp and tail | with start | start, s | ramp, s | tail, s"
+    else:
+        head = "images | s"
+    columns = [*head.split(" | "), *(["spilled, MB"] if args.what == "sleep" else []), "driver, MB", "worker, MB"]
+    columns += ["spilled, MB"] if args.what == "memory" else []
+    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns), flush=True)
+    for value in values:  # each in a process of its own: peaks of memory are of one run
+        flag = "--replicas" if args.what == "sleep" else "--images"
+        command = [sys.executable, "-m", "tests.benchmarks.fleet", args.what, "--one", flag, str(value)]
+        command += ["--latency", str(args.latency), "--per-replica", str(args.per_replica)]
+        command += ["--initial", str(args.initial)] if args.initial else []
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
