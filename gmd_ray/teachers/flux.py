@@ -38,6 +38,7 @@ class FluxTeacher:
         self.device = torch.device(_device(cfg.device))
         dtype = _dtype(cfg.dtype, self.device)
         self.model = _load_transformer(path / "transformer", dtype, self.device, cfg.gpus_per_replica)
+        self.ranks = self.model.ranks
         self.codec = load_codec(path / "vae", dtype, self.device)
         self.scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
         self.multiple = 2 * self.codec.factor

@@ -41,7 +41,7 @@ class ShardedTeacher:
                 f"set teacher.pool.num_gpus={count}"
             )
         threads = max(1, int(cfg.pool.num_cpus) // count)
-        self._start = partial(Ranks, partial(load_rank, cfg), count, cuda=cuda, threads=threads, timeout_s=timeout_s)
+        self._start = partial(Ranks, partial(_load, cfg), count, cuda=cuda, threads=threads, timeout_s=timeout_s)
         self._ranks = self._start()
         self.fingerprint: str
         self.batch_multiple: int
@@ -72,6 +72,15 @@ class ShardedTeacher:
 
 def _project(teacher: Teacher, restored: np.ndarray, ids: list[str]) -> np.ndarray:
     return teacher.project(torch.from_numpy(restored), ids).numpy()
+
+
+def _load(cfg: TeacherConfig) -> Teacher:
+    teacher = load_rank(cfg)
+    if getattr(teacher, "ranks", 1) != cfg.gpus_per_replica:
+        raise ConfigError(
+            f"teacher.gpus_per_replica={cfg.gpus_per_replica}: {type(teacher).__name__} cannot be shared; set it to 1"
+        )
+    return teacher
 
 
 def _facts(teacher: Teacher) -> tuple[str, int]:

@@ -16,7 +16,7 @@ import torch
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError, ReplicaLostError
-from gmd_ray.teachers import Teacher, load_rank, load_teacher
+from gmd_ray.teachers import Teacher, load_rank, load_teacher, sharded
 from gmd_ray.teachers.cost import FluxDimensions
 from gmd_ray.teachers.ranks import Ranks
 from gmd_ray.teachers.sharded import ShardedTeacher
@@ -156,6 +156,9 @@ def test_refusals(flux_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     weights.unlink()
     with pytest.raises(ModelError, match="cannot load the weights"):
         load(path, 2)
+    monkeypatch.setattr(sharded, "load_rank", lambda cfg: object())
+    with pytest.raises(ConfigError, match=r"^teacher.gpus_per_replica=2: object cannot be shared; set it to 1$"):
+        sharded._load(config(flux_dir, gpus_per_replica=2))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match=r"sees 1 GPUs; set teacher.pool.num_gpus=2$"):
