@@ -8,6 +8,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "teacher.dtype": ("auto", "float32", "bfloat16"),
     "teacher.method": ("inversion", "sdedit"),
     "teacher.solver": ("euler", "midpoint", "fireflow"),
+    "teacher.sharding": ("tensor", "ulysses"),
     "teacher.cache": ("kv", "input", "lockstep"),
     "teacher.injection.tensors": ("kv", "v"),
     "teacher.injection.tokens": ("all", "image"),

@@ -64,7 +64,9 @@ class TeacherConfig:
     """Weights and activations: auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16. Latents stay float32."""
     device: str = "auto"
     gpus_per_replica: int = 1
-    """Ranks of a replica: processes of one node, a GPU each, that share weights, compute and cache by tensor
-    parallelism. The pool's actors reserve as many GPUs. Equal up to rounding; more images a second come from more
-    replicas, so only where one GPU is too small or too slow for an image."""
+    """Ranks of a replica: processes of one node, a GPU each, that share compute and cache. The pool's actors reserve as
+    many GPUs. Equal up to rounding; only where one GPU is too small or too slow: replicas give more images/s."""
+    sharding: str = "tensor"
+    """How they share: tensor splits the weights too; ulysses splits the tokens, has less traffic and all weights on
+    each GPU."""
     pool: PoolConfig = field(default_factory=lambda: PoolConfig(batch_size=4))

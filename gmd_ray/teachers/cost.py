@@ -84,7 +84,7 @@ class FluxDimensions:
         return self.double * (24 * d * d + 14 * d) + self.single * (12 * d * d + 7 * d)
 
     def parameters_of_rank(self, ranks: int) -> int:
-        """What each of the ranks of a replica holds (teachers/parallel.py)."""
+        """What each of the ranks of a replica holds under tensor parallelism; under Ulysses it is all of them."""
         split = self.split_parameters()
         return self.parameters() - split + split // ranks
 

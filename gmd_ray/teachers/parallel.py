@@ -75,7 +75,7 @@ def load_shard(path: Path, dtype: torch.dtype, device: torch.device) -> Injectin
         raise ModelError(f"{path}: cannot load the weights ({str(error).splitlines()[0]})") from error
     model.ranks = ranks
     model.use_injecting_attention(TensorParallelAttention())
-    return model.requires_grad_(False).eval()
+    return model
 
 
 def _shrink(model: InjectingFlux, specs: dict[str, TPShardSpec], ranks: int) -> None:
