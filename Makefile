@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint type lock clean help
+.PHONY: demo test chaos lint type lock clean help
 
 help:
 	@echo "make demo   adapt a toy restorer to a toy domain, with tables and a report"
@@ -16,6 +16,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Kills drivers, workers and a node of running jobs; about a quarter of an hour.
+chaos: $(INSTALLED)
+	$(BIN)/python -m pytest -m chaos
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check gmd_ray jobs tests

@@ -1,10 +1,11 @@
 """Does the stream keep its teachers busy, and does its memory stay put?
 
-python -m tests.benchmarks.fleet [sleep|loop|memory]
+python -m tests.benchmarks.fleet [sleep|loop|memory|travel]
 
 sleep   the real stream with teachers that sleep for --latency seconds an image and hold one (pretended) GPU each
 loop    the stream with the demo's real teacher, against the same model in a bare loop in this process
 memory  peak memory of the driver and its workers, for 1,000 and for 10,000 small images
+travel  an image from one actor to the next: as PNG bytes, or as pixels
 """
 
 from __future__ import annotations
@@ -14,22 +15,26 @@ import json
 import logging
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import psutil
 import torch
 
 from gmd_ray.config import PoolConfig, TeacherConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.generation import Models, generate
-from gmd_ray.images.encode import decode_png, to_tensor
+from gmd_ray.images.decode import decode_image
+from gmd_ray.images.encode import decode_png, encode_png, to_tensor
 from gmd_ray.teachers import load_teacher
 from tests.generation.world import World, write_photo
 
@@ -213,13 +218,57 @@ def memory_run(images: int) -> None:
         )
 
 
+def travel_run(photos: str, repeats: int = 20) -> None:
+    """Medians over `repeats` and over up to 8 photographs, brought to a size; through a private Ray's object store."""
+    import ray
+
+    start_ray(gpus=0)
+    files = sorted(file for file in Path(photos).rglob("*") if file.suffix.lower() in (".png", ".jpg"))[:8]
+
+    def clock(fn: Callable[[], object]) -> float:
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            fn()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times) * 1e3
+
+    def there_and_back(value: object) -> None:
+        ray.get(ray.put(value))
+
+    print("| side | as | kB | encode, ms | store and fetch, ms | decode, ms |\n| --- | --- | --- | --- | --- | --- |")
+    for side in (256, 512, 1024):
+        columns: dict[str, list[list[float]]] = {"PNG": [], "uint8": [], "float32": []}
+        for file in files:
+            image = cv2.resize(decode_image(file.read_bytes()), (side, side), interpolation=cv2.INTER_AREA)
+            pixels, code = np.rint(image * 255).astype(np.uint8), encode_png(image)
+            for name, value, encode, decode in (
+                ("PNG", code, lambda i=image: encode_png(i), lambda c=code: decode_png(c)),
+                (
+                    "uint8",
+                    pixels,
+                    lambda i=image: np.rint(i * 255).astype(np.uint8),
+                    lambda p=pixels: p / np.float32(255),
+                ),
+                ("float32", image, lambda: None, lambda: None),
+            ):
+                size = len(value) if isinstance(value, bytes) else value.nbytes
+                columns[name].append(
+                    [size / 1e3, clock(encode), clock(lambda v=value: there_and_back(v)), clock(decode)]
+                )
+        for name, rows in columns.items():
+            cells = [f"{statistics.median(column):.1f}" for column in zip(*rows, strict=True)]
+            print(f"| {side} | {name} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sleep", "loop", "memory"))
+    parser.add_argument("what", choices=("sleep", "loop", "memory", "travel"))
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--latency", type=float, default=2.0, help="seconds an image")
     parser.add_argument("--per-replica", type=int, default=24, help="images for each replica")
     parser.add_argument("--images", type=int, nargs="+")
+    parser.add_argument("--photos", help="folder of photographs, for travel")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--initial", type=int, help="replicas to start with; default all")
     args = parser.parse_args()
@@ -227,6 +276,9 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.what == "loop":
         loop_run((args.images or [640])[0])
+        return
+    if args.what == "travel":
+        travel_run(args.photos or parser.error("travel needs --photos"))
         return
     values = args.replicas if args.what == "sleep" else args.images or [1000, 10000]
     if args.one:

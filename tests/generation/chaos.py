@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import ray
+from ray._private.utils import get_ray_address_file
 from ray.cluster_utils import Cluster
 
 from gmd_ray.config import PoolConfig
@@ -30,12 +31,14 @@ def victims(cluster: Cluster) -> list[psutil.Process]:
     """Every process of the cluster that works: actors of the pools, the ledger, tasks."""
     raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
     children = [child for pid in raylets for child in psutil.Process(pid).children()]
-    return sorted((child for child in children if title(child).startswith("ray::")), key=lambda child: child.pid)
+    spared = ("IDLE", "Agent")  # the agents are the node's own: it goes with them
+    at_work = [p for p in children if title(p).startswith("ray::") and not any(word in title(p) for word in spared)]
+    return sorted(at_work, key=lambda process: process.pid)
 
 
 def title(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())
+        return " ".join(process.cmdline()).strip()
     except psutil.Error:
         return ""
 
@@ -46,6 +49,7 @@ def main() -> None:
     world = World(root)
     world.cfg.teacher.pool = PoolConfig(min=1, max=3, num_cpus=0.5, batch_size=4)
     world.cfg.student.pool = PoolConfig(min=1, max=2, num_cpus=0.5, batch_size=4)
+    os.makedirs(os.path.dirname(get_ray_address_file(None)), exist_ok=True)  # Cluster leaves its address there
     cluster = Cluster(
         initialize_head=True,
         head_node_args={**NODE, "include_dashboard": False, "temp_dir": tempfile.mkdtemp(prefix="gmd-", dir="/tmp")},
@@ -57,7 +61,7 @@ def main() -> None:
 
     def run() -> None:
         try:
-            result["books"] = generate(world.cfg, models=world.models(seconds=0.25))
+            result["books"] = generate(world.cfg, models=world.models(seconds=0.5))
         except BaseException as error:  # noqa: BLE001 -- told by the main thread
             result["error"] = error
 
@@ -67,10 +71,10 @@ def main() -> None:
     while thread.is_alive() and not list(rows.glob("part-*")):  # the pools are up
         time.sleep(0.2)
     for number in range(KILLS):
-        time.sleep(rng.uniform(1, 5))
+        time.sleep(rng.uniform(1, 4))
         if not thread.is_alive():
             break
-        if number == KILLS // 2:
+        if number == 2:
             node = nodes.pop(rng.randrange(len(nodes)))
             cluster.remove_node(node, allow_graceful=False)
             print("killed a node", flush=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from gmd_ray.generation import generate
 from gmd_ray.images.records import PAIR_SCHEMA
-from tests.generation.world import World
+from tests.generation.test_drivers import driver
+from tests.generation.world import World, wait_for
 
 pytestmark = pytest.mark.chaos
 
@@ -29,6 +32,31 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> 
     return world
 
 
+def same_rows(world: World, undisturbed: World) -> bool:
+    columns = [name for name in PAIR_SCHEMA.names if name not in MEASURED | {"uri"}]
+    return world.table().select(columns).equals(undisturbed.table().select(columns))
+
+
+def test_a_driver_killed_at_any_moment_leaves_what_the_next_one_needs(undisturbed: World, tmp_path: Path) -> None:
+    world, rng = World(tmp_path).build(IMAGES), random.Random(0)
+    done = kills = 0
+    while done < IMAGES // 2:
+        with driver(world) as process:
+            wait_for(lambda: Path(world.store, "lock.json").exists() or process.poll() is not None, 400)
+            time.sleep(rng.uniform(0, 30))
+            assert process.poll() is None, process.communicate()[0]
+            process.kill()
+        kills += 1
+        rows = world.rows() if list(Path(world.store).glob("rows/part-*")) else {}  # each id once
+        assert len(rows) >= done
+        done = len(rows)
+        assert kills < 30, f"{done} rows after {kills} drivers"
+    assert kills > 1
+    books = generate(world.cfg, models=world.models())
+    assert (books.ok, books.resumed) == (IMAGES, done)
+    assert same_rows(world, undisturbed)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_whatever_is_killed_the_same_rows_come_out(undisturbed: World, tmp_path: Path, seed: int) -> None:
     world = World(tmp_path).build(IMAGES)
@@ -44,5 +72,4 @@ def test_whatever_is_killed_the_same_rows_come_out(undisturbed: World, tmp_path:
     books = generate(world.cfg, models=world.models())
     assert (books.inputs, books.ok, books.failed) == (IMAGES, IMAGES, 0)
     assert books.resumed >= IMAGES - 3, "more than a few rows were blamed for the kills"
-    columns = [name for name in PAIR_SCHEMA.names if name not in MEASURED | {"uri"}]
-    assert world.table().select(columns).equals(undisturbed.table().select(columns))
+    assert same_rows(world, undisturbed)
