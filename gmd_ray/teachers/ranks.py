@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import tempfile
@@ -104,9 +105,10 @@ class Ranks:
             GmdError, ReplicaLostError, RuntimeError: as the constructor, from `work`.
         """
         assert not self.closed
+        call = pickle.dumps((work, args), pickle.HIGHEST_PROTOCOL)
         for pipe in self._pipes:
-            with contextlib.suppress(OSError):  # it is dead, as _gather will see
-                pipe.send((work, args))
+            # In a thread: a rank that does not read must not keep the driver from listening to the others.
+            threading.Thread(target=_send, args=(pipe, call), daemon=True).start()
         return self._gather()
 
     def close(self) -> None:
@@ -123,7 +125,7 @@ class Ranks:
         """Wait for every rank's answer; returns the one of rank 0."""
         try:
             answers, lost = self._listen()
-            failed = {rank: value for rank, (kind, value) in sorted(answers.items()) if kind != OK}
+            failed = {rank: value for rank, (kind, value) in answers.items() if kind != OK}  # the first to fail first
             if lost:
                 raise ReplicaLostError("; ".join([lost, *(f"rank {rank}: {value}" for rank, value in failed.items())]))
             for rank, error in failed.items():
@@ -175,6 +177,11 @@ def _end_ranks(pipes: list[Connection], processes: list[BaseProcess], meeting: s
     shutil.rmtree(meeting, ignore_errors=True)
 
 
+def _send(pipe: Connection, call: bytes) -> None:
+    with contextlib.suppress(OSError):  # the rank is dead, as the driver will hear
+        pipe.send_bytes(call)
+
+
 def _run_rank(
     make: Callable[[], Any], pipe: Connection, meeting: str, group: dict[str, Any], cuda: bool, threads: int
 ) -> None:
@@ -224,6 +231,7 @@ def _end_with_driver(meeting: str) -> None:
     """Wait, in a thread, for the driver's end, SIGKILL included; a rank in a collective would not notice it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
+    while parent.is_alive() and os.getppid() == parent.pid:  # a fork of the driver could keep the pipe of join() open
+        parent.join(5)
     shutil.rmtree(meeting, ignore_errors=True)
     os._exit(1)

@@ -18,8 +18,8 @@ from gmd_ray.teachers.ranks import TIMEOUT_S, Ranks
 class ShardedTeacher:
     """`cfg.gpus_per_replica` ranks that each run the settings' teacher with their share of its transformer.
 
-    Results are those of one rank up to rounding, below 1e-5 in float32, so the fingerprint is the same too. The process
-    that makes it drives the ranks and needs the devices only to be visible.
+    Results are those of one rank up to rounding, below 1e-5 in float32; in bfloat16 sums over ranks are rounded once
+    more. So the fingerprint is the same too. The process that makes it drives the ranks, and is none of them.
     """
 
     def __init__(self, cfg: TeacherConfig, *, timeout_s: float = TIMEOUT_S) -> None:

@@ -3,8 +3,9 @@
 Each rank holds all weights and 1/k of the tokens. In attention the ranks exchange tokens for heads, so that each
 attends over all tokens with 1/k of the heads, and keeps 1/k of the keys and values: after the exchange, which a replay
 is then spared. Less traffic than tensor parallelism, four exchanges of 1/k of the tokens for a block instead of sums of
-all of them, but the whole weights on every GPU. diffusers' own context parallelism caches before the exchange, needs
-counts that k divides or a further collective to learn them, and does not start without an accelerator.
+all of them, but the whole weights on every GPU, and k times in the host's memory while they load. diffusers' own
+context parallelism caches before the exchange, needs counts that k divides or a further collective to learn them, and
+does not start without an accelerator.
 
 Counts that k does not divide are split as `torch.tensor_split` does.
 """

@@ -1,4 +1,4 @@
-"""What the ranks of the tests run: they import this file, not the tests."""
+"""What the ranks of the tests run: they import this file, which takes no more than torch, not the tests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch._dynamo.utils import counters
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ModelError
 from gmd_ray.teachers import load_rank
-from gmd_ray.teachers.flux import FluxTeacher
-from gmd_ray.teachers.latents import image_ids
-from tests.teachers.test_caches import size
 
 
 def project(_: object, cfg: TeacherConfig, images: np.ndarray) -> np.ndarray:
@@ -27,6 +23,10 @@ def project(_: object, cfg: TeacherConfig, images: np.ndarray) -> np.ndarray:
 
 def footprint(_: object, cfg: TeacherConfig, latents: np.ndarray, ids: tuple[int, int]) -> tuple[int, int]:
     """Bytes of what one inversion leaves, and parameters, of this rank."""
+    from gmd_ray.teachers.flux import FluxTeacher
+    from gmd_ray.teachers.latents import image_ids
+    from tests.teachers.test_caches import size
+
     teacher = load_rank(cfg)
     assert isinstance(teacher, FluxTeacher)
     with torch.no_grad():
@@ -38,6 +38,10 @@ def footprint(_: object, cfg: TeacherConfig, latents: np.ndarray, ids: tuple[int
 
 def project_compiled(_: object, cfg: TeacherConfig, images: np.ndarray) -> tuple[np.ndarray, int, int]:
     """Two projections, the blocks compiled without a graph break; graphs after the first, and after the second."""
+    from torch._dynamo.utils import counters
+
+    from gmd_ray.teachers.flux import FluxTeacher
+
     torch._dynamo.reset()
     counters.clear()
     teacher = load_rank(cfg)
@@ -56,7 +60,7 @@ def on_every_rank(_: object, work: str) -> list[object]:
     return answers
 
 
-def misbehave(_: object, how: str) -> str:
+def misbehave(_: object, how: str, ballast: bytes) -> str:
     """Rank 1 does, while rank 0 waits for it in a collective."""
     if how == "raise everywhere":
         raise ValueError("this image\nis too much")
@@ -65,7 +69,7 @@ def misbehave(_: object, how: str) -> str:
             raise MemoryError("out of memory")
         if how == "accelerator":
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-        os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[how])
+        os.kill(os.getpid(), signal.SIGKILL)
     dist.all_reduce(torch.ones(4))
     return "all is well"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.errors import ModelError, ReplicaLostError
-from gmd_ray.teachers.ranks import CLOSING_S, PATIENCE_S, Ranks
+from gmd_ray.teachers.ranks import PATIENCE_S, Ranks
 from tests.teachers.shards import alive, misbehave, on_every_rank, refuse
 
 pytestmark = pytest.mark.slow  # each starts processes that import torch
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def assert_nothing_is_left(ranks: Ranks, pids: list[int | None]) -> None:
     assert ranks.closed
     assert not any(alive(pid) for pid in pids if pid)
-    assert not glob.glob(ranks.meeting)
+    assert not Path(ranks.meeting).exists()
 
 
 def test_a_call_runs_in_every_rank_and_the_end_of_the_object_ends_them() -> None:
@@ -31,9 +31,8 @@ def test_a_call_runs_in_every_rank_and_the_end_of_the_object_ends_them() -> None
     pids = ranks.pids
     assert ranks.call(on_every_rank, "rank") == [0, 1]
     assert ranks.call(on_every_rank, "threads") == [2, 2]
-    start, meeting = time.monotonic(), ranks.meeting
+    meeting = ranks.meeting
     del ranks
-    assert time.monotonic() - start < CLOSING_S  # by themselves, not killed
     assert not any(alive(pid) for pid in pids if pid)
     assert not Path(meeting).exists()
 
@@ -49,11 +48,14 @@ def test_a_call_runs_in_every_rank_and_the_end_of_the_object_ends_them() -> None
     ],
 )
 def test_a_rank_that_fails_is_told_of_and_ends_the_others(how: str, error: type[Exception], message: str) -> None:
-    ranks = Ranks(dict, 2, timeout_s=5.0)
+    timeout_s = 5.0 if how == "stop" else 60.0
+    ranks = Ranks(dict, 2, timeout_s=timeout_s)
     pids, start = ranks.pids, time.monotonic()
+    if how == "stop":
+        os.kill(pids[1] or 0, signal.SIGSTOP)
     with pytest.raises(error, match=message):
-        ranks.call(misbehave, how)
-    assert time.monotonic() - start < 5.0 + PATIENCE_S + 10
+        ranks.call(misbehave, how, bytes(4 << 20))  # more than a pipe holds
+    assert time.monotonic() - start < PATIENCE_S + 45  # a ceiling for crowded machines, below the timeout
     assert_nothing_is_left(ranks, pids)
 
 
