@@ -74,6 +74,7 @@ class Ranks:
         self._timeout_s = timeout_s
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
+        self._senders: list[threading.Thread] = []
         self.meeting = tempfile.mkdtemp(prefix="gmd-ranks-")
         """Folder where the ranks find each other."""
         self._end = weakref.finalize(self, _end_ranks, self._pipes, self._processes, self.meeting)
@@ -106,9 +107,10 @@ class Ranks:
         """
         assert not self.closed
         call = pickle.dumps((work, args), pickle.HIGHEST_PROTOCOL)
-        for pipe in self._pipes:
-            # In a thread: a rank that does not read must not keep the driver from listening to the others.
-            threading.Thread(target=_send, args=(pipe, call), daemon=True).start()
+        # In threads: a rank that does not read must not keep the driver from listening to the others.
+        self._senders = [threading.Thread(target=_send, args=(pipe, call), daemon=True) for pipe in self._pipes]
+        for sender in self._senders:
+            sender.start()
         return self._gather()
 
     def close(self) -> None:
@@ -119,6 +121,8 @@ class Ranks:
         """End the ranks without waiting for what they are at."""
         for process in self._processes:
             process.kill()
+        for sender in self._senders:
+            sender.join(CLOSING_S)  # nobody reads any more
         self._end()
 
     def _gather(self) -> Any:

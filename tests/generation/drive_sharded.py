@@ -71,8 +71,8 @@ def main() -> None:
     before = ray.available_resources()
     books = generate(cfg, models=Models(teacher=WatchedTeacher(str(world.log), "001.png")))
     replicas = [json.loads(file.read_text()) for file in world.log.glob("replica-*.json")]
-    wait_for(lambda: ray.available_resources().items() >= {kind: before[kind] for kind in ("CPU", "GPU")}.items())
-    wait_for(lambda: not any(alive(pid) for replica in replicas for pid in replica["pids"]))
+    wait_for(lambda: ray.available_resources().items() >= {kind: before[kind] for kind in ("CPU", "GPU")}.items(), 120)
+    wait_for(lambda: not any(alive(pid) for replica in replicas for pid in replica["pids"]), 120)
 
     # The rest with one rank: the same teacher, as far as the store can tell.
     cfg.target.limit = None
