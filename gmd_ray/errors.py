@@ -22,6 +22,10 @@ class ModelError(GmdError, ValueError):
     """A checkpoint or model directory that cannot be loaded or saved as promised."""
 
 
+class ReplicaLostError(GmdError):
+    """A teacher of several ranks lost one of them; the others were ended with it."""
+
+
 class ResumeMismatchError(GmdError):
     """An existing output was made with other settings than the ones given now."""
 

@@ -22,6 +22,7 @@ from gmd_ray.config.limits import (
     TEMPLATES,
 )
 from gmd_ray.config.schema import Config
+from gmd_ray.config.teacher import TeacherConfig
 from gmd_ray.errors import ConfigError, nearest
 
 
@@ -125,6 +126,7 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
         tile, overlap = values[f"{room}.tile"], values[f"{room}.tile_overlap"]
         if tile and overlap >= tile:
             raise ConfigError(f"{room}.tile_overlap={overlap}: must be less than {room}.tile={tile}")
+    _check_ranks(cfg.teacher)
     for control in cfg.controls:
         if control not in CONTROLS:
             raise ConfigError(f"controls: no control {control!r}; {nearest(control, CONTROLS)}")
@@ -135,6 +137,20 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
             raise ConfigError(f"evaluation.{key}: set evaluation.{other} too")
     if cfg.evaluation.source_hq and not cfg.evaluation.source_lq and not cfg.source.degradation:
         raise ConfigError("evaluation.source_hq: set evaluation.source_lq, or source.degradation to make it")
+
+
+def _check_ranks(teacher: TeacherConfig) -> None:
+    """Every rank of a replica has a GPU that the pool's actor reserves, or all share a CPU."""
+    ranks, gpus = teacher.gpus_per_replica, teacher.pool.num_gpus
+    if ranks == 1 and gpus > 1:
+        raise ConfigError(f"teacher.pool.num_gpus={gpus:g}: one rank uses one; set teacher.gpus_per_replica too")
+    if ranks > 1 and gpus != ranks and not (gpus == 0 and teacher.device == "cpu"):
+        raise ConfigError(
+            f"teacher.gpus_per_replica={ranks}: every rank needs a GPU; set teacher.pool.num_gpus={ranks}, or "
+            f"teacher.device=cpu"
+        )
+    if ranks > 1 and ":" in teacher.device:
+        raise ConfigError(f"teacher.device={teacher.device}: {ranks} ranks cannot share one; use auto, cuda or cpu")
 
 
 def _check_gates(cfg: Config) -> None:

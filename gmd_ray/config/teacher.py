@@ -63,4 +63,10 @@ class TeacherConfig:
     dtype: str = "auto"
     """Weights and activations: auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16. Latents stay float32."""
     device: str = "auto"
+    gpus_per_replica: int = 1
+    """Ranks of a replica: processes of one node, a GPU each, that share compute and cache. The pool's actors reserve as
+    many GPUs. Equal up to rounding; only where one GPU is too small or too slow: replicas give more images/s."""
+    sharding: str = "tensor"
+    """How they share: tensor splits the weights too; ulysses splits the tokens, has less traffic and all weights on
+    each GPU."""
     pool: PoolConfig = field(default_factory=lambda: PoolConfig(batch_size=4))

@@ -35,6 +35,7 @@ def check_capacity(cfg: Config) -> None:
             raise ConfigError(f"{name}.pool: min={pool.min}, max={pool.max}: 1 <= min <= max")
         if pool.batch_size < 1:
             raise ConfigError(f"{name}.pool.batch_size={pool.batch_size}: at least 1")
+    _check_nodes(pools)
     here = {"CPU": read_cpus(cfg.student.pool) + TASK_CPUS}
     has = ray.cluster_resources()
     for kind in dict.fromkeys(kind for pool in pools.values() for kind in reserved(pool)):
@@ -50,6 +51,23 @@ def check_capacity(cfg: Config) -> None:
         if not _can_grow():
             raise ConfigError(f"{line}; lower <stage>.pool.min, .initial or what each actor takes, or give Ray more")
         log.warning("%s; waiting for it to grow", line)
+
+
+def _check_nodes(pools: dict[str, PoolConfig]) -> None:
+    """See that the nodes hold the smallest pools whose actors take several GPUs: those of an actor are on one node."""
+    nodes = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
+    for name, pool in pools.items():
+        actors = pool.initial or pool.min
+        room = sum(int(gpus // pool.num_gpus) for gpus in nodes) if pool.num_gpus > 1 else actors
+        if room >= actors:
+            continue
+        line = (
+            f"{name}.pool: {actors} x {pool.num_gpus:g} GPUs, each on one node; the nodes have "
+            f"{', '.join(f'{gpus:g}' for gpus in nodes)}, room for {room}"
+        )
+        if not _can_grow():
+            raise ConfigError(f"{line}; lower {name}.pool.min, .initial or .num_gpus, or give Ray larger nodes")
+        log.warning("%s; waiting for the cluster to grow", line)
 
 
 def reserved(pool: PoolConfig) -> dict[str, float]:

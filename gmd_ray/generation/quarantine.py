@@ -14,6 +14,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
+from gmd_ray.errors import ReplicaLostError
 from gmd_ray.generation.ledger import Begun
 from gmd_ray.images.records import PAIR_SCHEMA
 
@@ -100,13 +101,15 @@ class Quarantine:
         """End this process where nothing more can be done in it; Ray starts another and repeats the task.
 
         After a CUDA error every later call in the process fails, which would fail innocent rows. A SystemExit from Ray
-        itself (the node is going away) says nothing of the row; only a plain exit is retried by Ray as a crash.
+        itself (the node is going away) says nothing of the row; only a plain exit is retried by Ray as a crash. A rank
+        that died counts as this process would have, had it been the one.
         """
         # By name: read tasks run without torch, whose import would take longer than they do.
         broken = type(error).__name__ == "AcceleratorError"
-        if not broken and not hasattr(error, "ray_terminate_msg"):
+        ended, lost = hasattr(error, "ray_terminate_msg"), isinstance(error, ReplicaLostError)
+        if not (broken or ended or lost):
             return
-        if self._worked or not broken:
+        if ended or (broken and self._worked):
             with contextlib.suppress(RayError):  # a node that goes away may take the way to the ledger with it
                 ray.get(self.ledger.excuse.remote(self.stage, ids), timeout=10)
         os._exit(1)

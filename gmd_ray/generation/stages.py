@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from gmd_ray.errors import GmdError, ModelError, ResumeMismatchError
+from gmd_ray.errors import GmdError, ModelError, ReplicaLostError, ResumeMismatchError
 from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_line, to_table
 from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.images.padding import pad_to_multiple
@@ -159,6 +160,8 @@ def load_model(section: str, replica: Replica) -> Any:
         try:
             model = replica.load(replica.config)
         except (Exception, SystemExit) as error:
+            if isinstance(error, ReplicaLostError):
+                os._exit(1)  # as if this process had died: Ray starts another
             if isinstance(error, GmdError):
                 raise
             raise ModelError(f"the {section} could not be loaded: {type(error).__name__}: {one_line(error)}") from error

@@ -9,11 +9,25 @@ __all__ = ["Teacher", "load_teacher"]
 
 
 def load_teacher(cfg: TeacherConfig) -> Teacher:
-    """The teacher that the settings name.
+    """The teacher that the settings name, on one device or on `cfg.gpus_per_replica` ranks.
 
     Raises:
         ModelError: weights that cannot be loaded.
         ConfigError: settings that the model cannot meet.
+        ReplicaLostError: a rank that died while it loaded its share.
+    """
+    if cfg.gpus_per_replica > 1:
+        from gmd_ray.teachers.sharded import ShardedTeacher
+
+        return ShardedTeacher(cfg)
+    return load_rank(cfg)
+
+
+def load_rank(cfg: TeacherConfig) -> Teacher:
+    """The teacher in this process; of one of several ranks its share, which takes a process group of them.
+
+    Raises:
+        ModelError, ConfigError: as `load_teacher`.
     """
     if cfg.method == "sdedit":
         from gmd_ray.teachers.sdedit import SDEditTeacher

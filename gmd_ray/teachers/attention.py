@@ -7,7 +7,7 @@ serves every step. Keys are stored after RoPE: positions are the same in both pa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -24,6 +24,18 @@ KV = tuple[torch.Tensor | None, torch.Tensor]
 Entry = KV | torch.Tensor
 """What travels of one block: its keys and values, or the attention's input (B, tokens, dim), text first, from which
 both are projected anew: half the bytes, and no more work than the projections of a plain pass (teacher.md 3)."""
+
+
+class Tokens(NamedTuple):
+    """Tokens over all ranks, where these share out the sequence; of no consequence elsewhere."""
+
+    query_text: int = 0
+    """0 where the text is dead."""
+    text: int = 0
+    image: int = 0
+
+
+UNSHARED = Tokens()
 
 Projection = Callable[[torch.Tensor], torch.Tensor]
 
@@ -48,29 +60,34 @@ class InjectingAttention(FluxAttnProcessor):
         kv_in: Entry | None = None,
         kv_out: Entry | None = None,
         kv_from: int = 0,
+        tokens: Tokens = UNSHARED,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         def heads(x: torch.Tensor) -> torch.Tensor:
             return x.unflatten(-1, (-1, attn.head_dim))
 
         image, text = hidden_states, encoder_hidden_states
+        text_here = self.here(kv_from)
         if isinstance(kv_out, torch.Tensor):
-            kv_out.copy_((image if text is None else torch.cat([text, image], dim=1))[:, kv_from:])
+            kv_out.copy_(self.share((image if text is None else torch.cat([text, image], dim=1))[:, text_here:]))
 
         query = attn.norm_q(heads(attn.to_q(image)))
         if text is not None:
             query = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(text))), query], dim=1)
+        query = self.collect(query, tokens.query_text, tokens.image)
 
         given_key, given_value = kv_in if isinstance(kv_in, tuple) else (None, None)
         if isinstance(kv_in, torch.Tensor):
-            image, text = _with_input(image, text, kv_in, kv_from)
+            image, text = _with_input(image, text, self.unshare(kv_in), text_here)
 
         def own(of_image: Projection, of_text: Projection, given: torch.Tensor | None) -> torch.Tensor | None:
             """Keys or values as far as they are not given; None where all are."""
             if given is not None and not kv_from:
                 return None
-            if text is None:
-                return of_image(image if given is None else image[:, :kv_from])
-            return of_text(text) if given is not None else torch.cat([of_text(text), of_image(image)], dim=1)
+            if given is not None:
+                rest = of_text(text) if text is not None else of_image(image[:, :text_here])
+                return self.collect(rest, kv_from, 0)
+            every = of_image(image) if text is None else torch.cat([of_text(text), of_image(image)], dim=1)
+            return self.collect(every, tokens.text, tokens.image)
 
         key = own(
             lambda x: attn.norm_k(heads(attn.to_k(x))),
@@ -98,11 +115,33 @@ class InjectingAttention(FluxAttnProcessor):
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
-        out = out.flatten(2, 3).to(query.dtype)
+        out = self.hand_back(out, tokens.query_text, tokens.image).flatten(2, 3).to(query.dtype)
         if encoder_hidden_states is None:
             return out
         text, image = out.split_with_sizes([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
         return attn.to_out[1](attn.to_out[0](image.contiguous())), attn.to_add_out(text.contiguous())
+
+    # What ranks that share a model put in the place of the rest; see parallel.py and ulysses.py.
+
+    def here(self, text: int) -> int:
+        """How many of that many text tokens this process has."""
+        return text
+
+    def collect(self, x: torch.Tensor, text: int, image: int) -> torch.Tensor:
+        """This process's tokens, text first, of all heads it has weights of -> all tokens of the heads it attends."""
+        return x
+
+    def hand_back(self, x: torch.Tensor, text: int, image: int) -> torch.Tensor:
+        """The inverse of `collect`."""
+        return x
+
+    def share(self, x: torch.Tensor) -> torch.Tensor:
+        """What this process keeps of an attention's input (B, tokens, dim); all, unless ranks share the model."""
+        return x
+
+    def unshare(self, x: torch.Tensor) -> torch.Tensor:
+        """The whole input again."""
+        return x
 
 
 def _rotate(x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], first: int = 0) -> torch.Tensor:
@@ -134,9 +173,14 @@ class InjectingFlux(FluxTransformer2DModel):
     The plain forward (no `kv_in`, no `kv_out`) equals the stock model's bit for bit.
     """
 
-    def use_injecting_attention(self) -> None:
+    ranks: int = 1
+    """Processes that share the model: each has 1 / ranks of the heads, and of what `kv_in` and `kv_out` hold."""
+    shares_tokens: bool = False
+    """Whether each rank also has 1 / ranks of the tokens outside attention."""
+
+    def use_injecting_attention(self, processor: InjectingAttention | None = None) -> None:
         """Install one shared processor; call once after loading."""
-        processor = InjectingAttention()
+        processor = processor or InjectingAttention()
         for name, module in self.named_modules():
             if isinstance(module, FluxAttention) and name.startswith(("transformer_blocks", "single_transformer")):
                 module.set_processor(processor)
@@ -173,21 +217,22 @@ class InjectingFlux(FluxTransformer2DModel):
             kv_in: entries by block name that replace the block's own keys and values, from token `kv_from` on.
             kv_out: buffers by block name that receive the block's own, from token `kv_from` on.
         """
-        x = self.x_embedder(hidden_states)
+        tokens = Tokens(encoder_hidden_states.shape[1], txt_ids.shape[0], hidden_states.shape[1])
+        x = self.x_embedder(self.tokens_here(hidden_states))
         t = timestep.to(x.dtype) * 1000
         if guidance is None:
             temb = self.time_text_embed(t, pooled_projections)
         else:
             temb = self.time_text_embed(t, guidance.to(x.dtype) * 1000, pooled_projections)
-        text = self.context_embedder(encoder_hidden_states)
+        text = self.context_embedder(self.tokens_here(encoder_hidden_states))
         rope = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
         for name, block in zip(self.block_names(), self._blocks(), strict=True):
-            routes: dict[str, Any] = {}
+            routes: dict[str, Any] = {"tokens": tokens} if self.shares_tokens else {}
             if kv_in is not None and name in kv_in:
                 routes["kv_in"] = kv_in[name]
             if kv_out is not None and name in kv_out:
                 routes["kv_out"] = kv_out[name]
-            if routes:
+            if "kv_in" in routes or "kv_out" in routes:
                 routes["kv_from"] = kv_from
             text, x = block(
                 hidden_states=x,
@@ -196,8 +241,20 @@ class InjectingFlux(FluxTransformer2DModel):
                 image_rotary_emb=rope,
                 joint_attention_kwargs=routes,
             )
-        out = self.proj_out(self.norm_out(x, temb))
+        out = self.all_tokens(self.proj_out(self.norm_out(x, temb)), tokens.image)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
+
+    def tokens_here(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, tokens, dim) -> this process's tokens of it; all, unless ranks share them."""
+        return x
+
+    def all_tokens(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        """The inverse of `tokens_here` for `count` tokens."""
+        return x
+
+    def input_kept(self, text: int, image: int) -> tuple[int, int]:
+        """(tokens, channels) of what this process keeps of an attention's input of that many tokens."""
+        return text + image, self.inner_dim // self.ranks
 
     def _blocks(self) -> list[torch.nn.Module]:
         return [*self.transformer_blocks, *self.single_transformer_blocks]

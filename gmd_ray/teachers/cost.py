@@ -77,6 +77,17 @@ class FluxDimensions:
         single = 12 * d * d + 8 * d + 2 * self.head_dim
         return self.modulation_parameters() + ends + double * self.double + single * self.single
 
+    def split_parameters(self) -> int:
+        """Of them, those that ranks share out: the projections into and out of attention and MLP, but for the biases
+        behind a sum over ranks."""
+        d = self.width
+        return self.double * (24 * d * d + 14 * d) + self.single * (12 * d * d + 7 * d)
+
+    def parameters_of_rank(self, ranks: int) -> int:
+        """What each of the ranks of a replica holds under tensor parallelism; under Ulysses it is all of them."""
+        split = self.split_parameters()
+        return self.parameters() - split + split // ranks
+
 
 @dataclass(frozen=True)
 class Injection:

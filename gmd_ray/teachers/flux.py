@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +19,8 @@ from gmd_ray.teachers.latents import image_ids, load_codec, pack, unpack
 from gmd_ray.teachers.ode import time_grid
 from gmd_ray.teachers.projection import FluxProjector, ProjectionPlan
 from gmd_ray.teachers.prompts import load_prompts
+
+Model = TypeVar("Model", bound=InjectingFlux)
 
 
 class FluxTeacher:
@@ -37,7 +40,8 @@ class FluxTeacher:
         path = _directory(cfg.path)
         self.device = torch.device(_device(cfg.device))
         dtype = _dtype(cfg.dtype, self.device)
-        self.model = _load_transformer(path / "transformer", dtype, self.device)
+        self.model = _load_transformer(path / "transformer", dtype, self.device, cfg)
+        self.ranks = self.model.ranks
         self.codec = load_codec(path / "vae", dtype, self.device)
         self.scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
         self.multiple = 2 * self.codec.factor
@@ -120,18 +124,33 @@ def _directory(path: str | None) -> Path:
         raise ModelError(f"teacher.path={path}: neither a local directory nor a hub id in reach ({line})") from error
 
 
-def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device) -> InjectingFlux:
+def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device, cfg: TeacherConfig) -> InjectingFlux:
+    """The whole model, or this rank's share of it where several make a replica."""
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: no config.json; a teacher directory holds transformer/, vae/ and scheduler/")
     kind = _read_json(path / "config.json").get("_class_name")
     if kind not in ("FluxTransformer2DModel", "InjectingFlux"):
         raise ModelError(f"{path}: transformer class {kind!r}; this teacher needs FluxTransformer2DModel")
+    if cfg.gpus_per_replica == 1:
+        model = _from_pretrained(InjectingFlux, path, dtype)
+        model.use_injecting_attention()
+    elif cfg.sharding == "tensor":
+        from gmd_ray.teachers.parallel import load_shard
+
+        model = load_shard(path, dtype, device)
+    else:
+        from gmd_ray.teachers.ulysses import UlyssesFlux, share_tokens
+
+        model = _from_pretrained(UlyssesFlux, path, dtype)
+        share_tokens(model)
+    return model.requires_grad_(False).eval().to(device)
+
+
+def _from_pretrained(kind: type[Model], path: Path, dtype: torch.dtype) -> Model:
     try:
-        model = InjectingFlux.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+        return kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelError(f"{path}: cannot load the weights ({str(error).splitlines()[0]})") from error
-    model.use_injecting_attention()
-    return model.requires_grad_(False).eval().to(device)
 
 
 def _read_json(path: Path) -> dict:

@@ -155,8 +155,9 @@ class FluxProjector:
 
     def _buffers(self, z: torch.Tensor, plan: ProjectionPlan) -> dict[str, Entry]:
         config = self.model.config
-        batch, tokens = z.shape[0], z.shape[1] + (plan.inversion_prompt.embeds.shape[0] if plan.inject_text else 0)
-        heads = (config.num_attention_heads, config.attention_head_dim)
+        text = plan.inversion_prompt.embeds.shape[0] if plan.inject_text else 0
+        batch, tokens = z.shape[0], z.shape[1] + text
+        heads = (config.num_attention_heads // self.model.ranks, config.attention_head_dim)
 
         def empty(*shape: int) -> torch.Tensor:
             return torch.empty(shape, dtype=self._dtype, device=z.device)
@@ -164,7 +165,7 @@ class FluxProjector:
         def entry() -> Entry:
             # Values alone are as small as the input they come from, and need no projection.
             if plan.cache == "input" and plan.inject_keys:
-                return empty(batch, tokens, heads[0] * heads[1])
+                return empty(batch, *self.model.input_kept(text, z.shape[1]))
             value = empty(batch, tokens, *heads)
             return (empty(*value.shape) if plan.inject_keys else None, value)
 

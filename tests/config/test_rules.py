@@ -71,6 +71,9 @@ def test_the_defaults_are_their_own_choice() -> None:
         ("evaluation.metrics=[psnr,[x]]", "is not a name"),
         ("evaluation.target_hq=s3://b/hq", "set evaluation.target_lq too"),
         ("evaluation.source_hq=s3://b/hq", "set evaluation.source_lq, or source.degradation"),
+        ("teacher.gpus_per_replica=0", "must lie in [1, inf)"),
+        ("teacher.gpus_per_replica=2", "set teacher.pool.num_gpus=2, or teacher.device=cpu"),
+        ("teacher.pool.num_gpus=2", "one rank uses one; set teacher.gpus_per_replica too"),
     ],
 )
 def test_values_out_of_bounds(override: str, words: str) -> None:
@@ -96,6 +99,14 @@ def test_values_out_of_bounds(override: str, words: str) -> None:
 )
 def test_values_on_the_bound(override: str) -> None:
     load_config([override])
+
+
+def test_the_gpus_of_a_replica_are_its_pools() -> None:
+    load_config(["teacher.gpus_per_replica=2", "teacher.pool.num_gpus=2"])
+    load_config(["teacher.gpus_per_replica=2", "teacher.device=cpu"])
+    for pool, device in ((1, "auto"), (4, "cuda"), (1, "cpu"), (2, "cuda:0")):
+        with pytest.raises(ConfigError, match="teacher"):
+            load_config(["teacher.gpus_per_replica=2", f"teacher.pool.num_gpus={pool}", f"teacher.device={device}"])
 
 
 def test_median_needs_the_restored_images() -> None:

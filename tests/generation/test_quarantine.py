@@ -10,7 +10,7 @@ import pytest
 import ray
 import torch
 
-from gmd_ray.errors import GmdError, ModelError
+from gmd_ray.errors import GmdError, ModelError, ReplicaLostError
 from gmd_ray.generation.ledger import Begun, Ledger, open_ledger
 from gmd_ray.generation.lock import StoreLock, StoreLostError
 from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_by_one, one_line, png_size, to_table
@@ -158,6 +158,23 @@ def test_a_row_that_breaks_every_accelerator_is_convicted(ledger: ray.actor.Acto
     assert [row["status"] for row in block] == ["ok"] * 3 + ["failed"] + ["ok"] * 2
     # Once excused in its batch, once first in a fresh worker, then alone.
     assert (block[3]["error_type"], block[3]["attempts"]) == ("WorkerDied", 2)
+
+
+def test_a_row_that_ends_a_rank_each_time_is_convicted_as_if_it_ended_the_worker(
+    ledger: ray.actor.ActorHandle, exits: None
+) -> None:
+    def work(batch: list[Row]) -> list[Row]:
+        if any(row["id"] == "bad" for row in batch):
+            raise ReplicaLostError("rank 1 of the teacher died (killed by SIGKILL)")
+        return [{"score": 1.0} for _ in batch]
+
+    for _ in range(2):
+        with pytest.raises(Died):
+            Quarantine("project", ledger, 2).run(rows("a", "bad"), work, whole)
+    last = rows("a", "bad")
+    Quarantine("project", ledger, 2).run(last, work, whole)
+    assert [row["status"] for row in last] == ["ok", "failed"]
+    assert (last[1]["error_type"], last[1]["attempts"]) == ("WorkerDied", 2)
 
 
 def test_one_line() -> None:

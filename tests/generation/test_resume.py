@@ -68,6 +68,7 @@ def test_relevant_settings(key: str, value: Any) -> None:
 def test_how_the_teacher_was_set_and_what_it_caches_is_of_no_consequence() -> None:
     changed = Config()
     changed.teacher.preset, changed.teacher.cache = "gmd", "lockstep"
+    changed.teacher.gpus_per_replica, changed.teacher.sharding = 4, "ulysses"
     assert settings.relevant(changed) == settings.relevant(Config())
 
 
