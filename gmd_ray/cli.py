@@ -58,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     export = verb("export", _export, "write the accepted pairs for other tools", parents=[settings])
     export.add_argument("--to", required=True, metavar="DIR", help="destination folder or URL")
     export.add_argument("--layout", choices=["parquet", "folders"], default="folders")
+    take = verb("import", _import, "write the images of Parquet, WebDataset or Hugging Face data into folders")
+    take.add_argument("--from", required=True, dest="source", metavar="READER:PLACE", help="parquet:, wds: or hf:")
+    take.add_argument("-o", "--output", required=True, metavar="DIR", help="gets hq/ and lq/")
+    take.add_argument("--hq", metavar="COLUMN", help="the clean images")
+    take.add_argument("--lq", metavar="COLUMN", help="the low-quality images")
+    take.add_argument(
+        "--key", metavar="COLUMN", help="the id; default: a WebDataset's __key__, else a hash of the images"
+    )
+    take.add_argument("--address", help="Ray cluster to join: auto or host:port; default: a private session")
     degrade = verb("degrade", _degrade, "write degraded images as files: frozen test sets, targets, crops")
     degrade.add_argument(
         "-i", "--input", required=True, metavar="HQ", help="folder, URL or published set (gmd-ray ls sets)"
@@ -180,6 +189,17 @@ def _export(args: argparse.Namespace) -> int:
     store = f"{cfg.out}/pairs"
     count = export_pairs(store, args.to, cfg.scorer.threshold, args.layout)
     print(f"{count} accepted pairs at threshold {cfg.scorer.threshold:g} written to {args.to} ({args.layout})")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from gmd_ray.generation import import_images
+    from gmd_ray.session import ray_session
+
+    with ray_session(load_config([f"ray.address={args.address}"] if args.address else [])):
+        found = import_images(args.source, args.output, hq=args.hq, lq=args.lq, key=args.key)
+    again = f"; {found.repeated} rows came again" if found.repeated else ""
+    print(f"{found.images} images written to {args.output} for each column{again}")
     return 0
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 from pyarrow import ArrowInvalid, fs
 
 from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.images import lmdb_store
 from gmd_ray.images.layouts import PublishedSet, parse_set
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
     hidden and left out; links are followed. What was left out is counted in the log.
 
     Args:
-        url: see `open_filesystem`; or a published set, as `gopro/train/blur@/datasets` (see `layouts`).
+        url: see `open_filesystem`; or a published set, as `gopro/train/blur@/datasets` (see `layouts`); or a local
+            `NAME.lmdb` folder of BasicSR.
         limit: keep the first n.
 
     Raises:
@@ -75,6 +77,9 @@ def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
     published = parse_set(url)
     if published is not None:
         return _list_published(*published)[:limit]
+    if lmdb_store.is_store(url):
+        stored = lmdb_store.list_store(url)
+        return [ImageFile(key, stored[key]) for key in sorted(stored)][:limit]
     filesystem, root = open_filesystem(url)
     names, ignored = [], Counter[str]()
     for name in _files_below(filesystem, root, url):
@@ -118,6 +123,9 @@ def read_file(uri: str) -> bytes:
     Raises:
         DataError: where it does not exist. Other OSErrors pass: a network may recover.
     """
+    stored = lmdb_store.split_uri(uri)
+    if stored is not None:
+        return lmdb_store.read_image(*stored)
     filesystem, path = open_filesystem(uri)
     try:
         with filesystem.open_input_stream(path, compression=None) as stream:
