@@ -62,7 +62,7 @@ def read_image(store: str, name: str) -> bytes:
     """
     key = str(PurePosixPath(name).with_suffix(""))
     with _opening:
-        environment = _environment(store, os.getpid())
+        environment = _environment(store)
     with environment.begin(write=False) as transaction:
         data = transaction.get(key.encode())
     if data is None:
@@ -71,8 +71,7 @@ def read_image(store: str, name: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def _environment(store: str, pid: int) -> Any:
-    """One for each process: an open LMDB does not survive a fork."""
+def _environment(store: str) -> Any:
     try:
         import lmdb
     except ImportError as error:
@@ -82,3 +81,13 @@ def _environment(store: str, pid: int) -> Any:
         return lmdb.open(store, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
         raise DataError(f"{store}: cannot be opened as LMDB: {' '.join(str(error).split())}") from error
+
+
+def _after_fork() -> None:
+    """An open LMDB does not survive a fork, nor does a lock that another thread held."""
+    global _opening
+    _opening = threading.Lock()
+    _environment.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

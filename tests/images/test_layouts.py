@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gmd_ray.cli import main
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.layouts import SETS, parse_set
 from gmd_ray.images.listing import list_images
@@ -168,6 +169,13 @@ def test_counts_are_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
         "div2k/val/hq": 100, "flickr2k/train/hq": 2650, "dped/train/iphone": 5614, "dped/val/iphone": 113,
     }  # fmt: skip
     assert {name: SETS[name].count for name in counts} == counts
+
+
+def test_sets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", "sets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("@")[0] for line in lines] == list(SETS)
+    assert any("RealBlur_J_test_list.txt" in line for line in lines)
 
 
 def test_an_unknown_set_names_the_nearest() -> None:

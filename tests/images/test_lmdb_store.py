@@ -60,8 +60,9 @@ def test_reading_leaves_no_lock_and_works_in_threads_and_processes(stores: tuple
     uri = list_images(stores[0])[0].uri
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(read_file, [uri] * 40)) == {picture(1, 16)}
-    with multiprocessing.get_context("spawn").Pool(1) as processes:
-        assert processes.apply(read_file, (uri,)) == picture(1, 16)
+    for method in ("spawn", "fork"):
+        with multiprocessing.get_context(method).Pool(1) as processes:
+            assert processes.apply(read_file, (uri,)) == picture(1, 16)
     assert not (root / "lock.mdb").exists()
 
 
