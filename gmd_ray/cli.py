@@ -58,8 +58,35 @@ def _parser() -> argparse.ArgumentParser:
     export = verb("export", _export, "write the accepted pairs for other tools", parents=[settings])
     export.add_argument("--to", required=True, metavar="DIR", help="destination folder or URL")
     export.add_argument("--layout", choices=["parquet", "folders"], default="folders")
+    take = verb("import", _import, "write the images of Parquet, WebDataset or Hugging Face data into folders")
+    take.add_argument("--from", required=True, dest="source", metavar="READER:PLACE", help="parquet:, wds: or hf:")
+    take.add_argument("-o", "--output", required=True, metavar="DIR", help="gets hq/ and lq/")
+    take.add_argument("--hq", metavar="COLUMN", help="the clean images")
+    take.add_argument("--lq", metavar="COLUMN", help="the low-quality images")
+    take.add_argument(
+        "--key", metavar="COLUMN", help="the id; default: a WebDataset's __key__, else a hash of the images"
+    )
+    take.add_argument("--address", help="Ray cluster to join: auto or host:port; default: a private session")
+    degrade = verb("degrade", _degrade, "write degraded images as files: frozen test sets, targets, crops")
+    degrade.add_argument(
+        "-i", "--input", required=True, metavar="HQ", help="folder, URL or published set (gmd-ray ls sets)"
+    )
+    degrade.add_argument("-o", "--output", required=True, metavar="DIR", help="gets lq/, hq/ and parameters.jsonl")
+    degrade.add_argument("--preset", required=True, help="one of `gmd-ray ls degradations`")
+    degrade.add_argument(
+        "--crops", metavar="N", help="N crops in all, or `center` for one an image; default: whole images"
+    )
+    degrade.add_argument("--size", type=int, help="side of a crop in HQ pixels")
+    degrade.add_argument("--seed", type=int, default=0)
+    degrade.add_argument("--limit", type=int, help="only the first n images")
+    degrade.add_argument("--gray", action="store_true", help="take the images as luma")
+    degrade.add_argument("--lq-only", action="store_true", help="do not write the clean side")
+    degrade.add_argument("--workers", type=int, help="processes; default: one a CPU")
+    degrade.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of the preset to replace, as scale=2"
+    )
     listing = verb("ls", _list, "list what can be named in the settings")
-    listing.add_argument("what", choices=["metrics", "presets", "degradations"])
+    listing.add_argument("what", choices=["metrics", "presets", "degradations", "sets"])
     demo = verb("demo", _demo, "make the toy world's models")
     demo.add_argument("action", choices=["train-models"])
     demo.add_argument("--to", required=True, metavar="DIR", help="where teacher/, student.safetensors and scorer/ go")
@@ -71,10 +98,13 @@ def _load(args: argparse.Namespace) -> Config:
     from gmd_ray.quality import known_metrics
 
     cfg = load_config(args.settings, known_metrics=known_metrics)
+    from gmd_ray.images.inventory import check_sets
+
     if cfg.source.degradation is not None:
         from gmd_ray.images.degradations import make_degradation
 
         make_degradation(cfg.source.degradation, cfg.source.degradation_args)
+    check_sets(cfg)
     return cfg
 
 
@@ -162,6 +192,43 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _import(args: argparse.Namespace) -> int:
+    from gmd_ray.generation import import_images
+    from gmd_ray.session import ray_session
+
+    with ray_session(load_config([f"ray.address={args.address}"] if args.address else [])):
+        found = import_images(args.source, args.output, hq=args.hq, lq=args.lq, key=args.key)
+    again = f"; {found.repeated} rows came again" if found.repeated else ""
+    print(f"{found.images} images written to {args.output} for each column{again}")
+    return 0
+
+
+def _degrade(args: argparse.Namespace) -> int:
+    import yaml
+
+    from gmd_ray.errors import ConfigError
+    from gmd_ray.images.degradations import make_degradation
+    from gmd_ray.images.frozen import Freezing, freeze
+
+    fields = {}
+    for field in args.set:
+        key, sign, value = field.partition("=")
+        if not sign:
+            raise ConfigError(f"{field!r}: give --set field=value")
+        fields[key] = yaml.safe_load(value)
+    how = Freezing(
+        degradation=make_degradation(args.preset, fields),
+        seed=args.seed,
+        crops=int(args.crops) if args.crops and args.crops.isdecimal() else args.crops,
+        size=args.size,
+        gray=args.gray,
+        hq=not args.lq_only,
+    )
+    written = freeze(args.input, args.output, how, args.limit, args.workers)
+    print(f"{written} images written to {args.output}/lq, what was drawn to {args.output}/parameters.jsonl")
+    return 0
+
+
 def _list(args: argparse.Namespace) -> int:
     if args.what == "metrics":
         from gmd_ray.quality import known_metrics
@@ -171,6 +238,10 @@ def _list(args: argparse.Namespace) -> int:
         from gmd_ray.images.degradations import PRESETS
 
         names = sorted(PRESETS)
+    elif args.what == "sets":
+        from gmd_ray.images.layouts import SETS
+
+        names = [f"{name}@ROOT  {published.describe()}" for name, published in SETS.items()]
     else:
         from gmd_ray.config.load import preset_names
 

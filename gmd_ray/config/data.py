@@ -7,6 +7,14 @@ from typing import Any
 
 
 @dataclass
+class DataConfig:
+    """Published data sets, which presets name as `gopro/train/blur@` (`gmd-ray ls sets`)."""
+
+    root: str | None = None
+    """Folder or URL that they lie in; completes every path that ends in `@`."""
+
+
+@dataclass
 class SourceConfig:
     """Paired data of the domain the student was trained on: two folders, or HQ images and a degradation preset."""
 

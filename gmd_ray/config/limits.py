@@ -74,6 +74,7 @@ RANGES: dict[str, str] = {
 """key -> interval; a value that is None is not held against it."""
 
 PATHS = (
+    "data.root",
     "source.hq",
     "source.lq",
     "target.path",
@@ -87,6 +88,18 @@ PATHS = (
     "evaluation.pairs_hq",
 )
 """Local paths that must exist; `teacher.path` may be a hub id instead, see `rules`."""
+
+SETS = (
+    "source.hq",
+    "source.lq",
+    "target.path",
+    "evaluation.target_lq",
+    "evaluation.target_hq",
+    "evaluation.source_hq",
+    "evaluation.source_lq",
+    "evaluation.pairs_hq",
+)
+"""Paths that may be a published set, `SET/SPLIT/SIDE@ROOT`."""
 
 DEVICES = ("student.device", "teacher.device", "scorer.device", "evaluation.device")
 TEMPLATES = ("source.lq_template", "evaluation.target_template", "evaluation.source_template")

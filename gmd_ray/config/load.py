@@ -17,8 +17,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gmd_ray.config.limits import PATHS
-from gmd_ray.config.rules import check, flatten, require
+from gmd_ray.config.limits import PATHS, SETS
+from gmd_ray.config.rules import check, flatten, is_set, require
 from gmd_ray.config.schema import Config
 from gmd_ray.errors import ConfigError, nearest
 
@@ -74,6 +74,7 @@ def load_config(
     sources.append([(override, _parse_override(override)) for override in overrides])
     cfg = _merge(_with_teacher_preset(sources))
     _expand_home(cfg)
+    _complete_sets(cfg)
     check(cfg, check_paths=check_paths, known_metrics=known_metrics)
     _make_absolute(cfg)
     return cfg
@@ -229,6 +230,17 @@ def _expand_home(cfg: Config) -> None:
     _map_paths(cfg, os.path.expanduser)
 
 
+def _complete_sets(cfg: Config) -> None:
+    """`gopro/train/blur@` under `data.root`; where none is given, `require` asks for it."""
+    for key in SETS:
+        section, name = key.split(".")
+        path = getattr(getattr(cfg, section), name)
+        if path and is_set(path):
+            published, _, root = path.partition("@")
+            root = _absolute(os.path.expanduser(root or cfg.data.root or ""))
+            setattr(getattr(cfg, section), name, f"{published}@{root}")
+
+
 def _make_absolute(cfg: Config) -> None:
     """Local paths hold from the working directory of the driver, which the workers do not share."""
     _map_paths(cfg, _absolute)
@@ -247,7 +259,7 @@ def _map_paths(cfg: Config, change: Callable[[str], str]) -> None:
 
 def _absolute(path: str) -> str:
     """What does not exist here stays as it is: a URL, or a hub id."""
-    return os.path.abspath(path) if Path(path).exists() else path
+    return os.path.abspath(path) if path and Path(path).exists() else path
 
 
 def _blame(where: str, error: OmegaConfBaseException) -> str:

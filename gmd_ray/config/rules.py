@@ -19,6 +19,7 @@ from gmd_ray.config.limits import (
     PATHS,
     POOLS,
     RANGES,
+    SETS,
     TEMPLATES,
 )
 from gmd_ray.config.schema import Config
@@ -48,7 +49,8 @@ def check(cfg: Config, *, check_paths: bool = True, known_metrics: Callable[[], 
         if not _may_be_hub_id(cfg.teacher.path):
             paths["teacher.path"] = cfg.teacher.path
         for key, path in paths.items():
-            if path and "://" not in path and not Path(path).is_relative_to(cfg.out) and not Path(path).exists():
+            elsewhere = not path or "://" in path or is_set(path)  # told by whoever lists it
+            if not elsewhere and not Path(path).is_relative_to(cfg.out) and not Path(path).exists():
                 raise ConfigError(f"{key}={path}: no such file or folder")
 
 
@@ -68,8 +70,16 @@ def require(cfg: Config, verb: str) -> None:
             missing.append("source.lq=... (or source.degradation=... to make it)")
     if verb == "evaluate" and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
         missing.append("evaluation.target_lq=... (or evaluation.source_hq=...)")
+    rootless = [key for key in SETS if (value := values[key]) and is_set(value) and value.endswith("@")]
+    if rootless:
+        missing.append(f"data.root=... (the folder of the data sets that {' and '.join(rootless)} name)")
     if missing:
         raise ConfigError(f"{verb} needs {', '.join(missing)}")
+
+
+def is_set(path: str) -> bool:
+    """Whether a path names a published set, `SET/SPLIT/SIDE@ROOT`, complete or not."""
+    return re.match(r"[a-z0-9_]+/[a-z0-9_]+/[a-z0-9_]+@", path) is not None
 
 
 def flatten(node: Any, head: str = "") -> Iterator[tuple[str, Any]]:

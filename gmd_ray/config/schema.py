@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gmd_ray.config.data import SourceConfig, TargetConfig
+from gmd_ray.config.data import DataConfig, SourceConfig, TargetConfig
 from gmd_ray.config.models import ScorerConfig, StudentConfig
 from gmd_ray.config.stages import EvaluationConfig, GenerationConfig, TrainingConfig
 from gmd_ray.config.teacher import TeacherConfig
@@ -69,6 +69,7 @@ class Config:
     """Data made before the run: `demo` draws the toy world under `<out>/world`."""
     controls: list[str] = field(default_factory=list)
     """Fine-tunes to run beside the adapted one for comparison: source_only, median (median-filtered `restored`)."""
+    data: DataConfig = field(default_factory=DataConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     student: StudentConfig = field(default_factory=StudentConfig)

@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gmd_ray.generation.books import Books
     from gmd_ray.generation.export import export_pairs
+    from gmd_ray.generation.importing import Imported, import_images
     from gmd_ray.generation.run import generate
     from gmd_ray.generation.stream import Models
 
-__all__ = ["Books", "Models", "export_pairs", "generate"]
+__all__ = ["Books", "Imported", "Models", "export_pairs", "generate", "import_images"]
 
-_HOMES = {"Books": "books", "Models": "stream", "export_pairs": "export", "generate": "run"}
+_HOMES = {
+    "Books": "books",
+    "Imported": "importing",
+    "Models": "stream",
+    "export_pairs": "export",
+    "generate": "run",
+    "import_images": "importing",
+}
 
 
 def __getattr__(name: str) -> Any:

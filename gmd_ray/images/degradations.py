@@ -15,9 +15,11 @@ import cv2
 import numpy as np
 
 from gmd_ray.errors import ConfigError, nearest
-from gmd_ray.images.filters import jpeg, to_levels
-from gmd_ray.images.ranges import Range, check_settings
+from gmd_ray.images.filters import bicubic, jpeg, to_levels
+from gmd_ray.images.ranges import Range, Steps, check_settings
 from gmd_ray.images.second_order import SecondOrder
+
+DOWNSCALES = ("area", "bicubic")
 
 
 def sample_rng(*key: object) -> np.random.Generator:
@@ -41,6 +43,8 @@ class Degradation:
     blur_prob: float = 0.0
     blur_sigma: Range = (0.0, 0.0)
     """Standard deviation in pixels, drawn for each of two axes of a rotated Gaussian."""
+    downscale: str = "area"
+    """How the image shrinks: `area`, the mean of blocks, or `bicubic`, antialiased as MATLAB's imresize does."""
     noise_prob: float = 0.0
     noise_sigma: Range = (0.0, 0.0)
     shot_noise: Range = (0.0, 0.0)
@@ -52,35 +56,53 @@ class Degradation:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.downscale not in DOWNSCALES:
+            raise ConfigError(f"degradation downscale={self.downscale!r}: {nearest(self.downscale, DOWNSCALES)}")
 
-    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, hq: np.ndarray, rng: np.random.Generator, steps: Steps | None = None) -> np.ndarray:
         """Degrade one image.
 
         Args:
             hq: float32 RGB in [0, 1], shape (H, W, 3); H and W multiples of `scale`.
             rng: the sample's own generator.
+            steps: what was drawn for each operation is appended here, in order.
 
         Returns:
             float32 RGB in [0, 1], shape (H / scale, W / scale, 3), rounded to 8 bits as a file would be.
         """
+        steps = [] if steps is None else steps
         x = hq
         if rng.random() < self.blur_prob:
-            x = _anisotropic_blur(
-                x, rng.uniform(*self.blur_sigma), rng.uniform(*self.blur_sigma), rng.uniform(0, np.pi)
+            sigma_u, sigma_v, angle = (
+                rng.uniform(*self.blur_sigma),
+                rng.uniform(*self.blur_sigma),
+                rng.uniform(0, np.pi),
             )
+            steps.append({"operation": "blur", "sigma_u": sigma_u, "sigma_v": sigma_v, "angle": angle})
+            x = _anisotropic_blur(x, sigma_u, sigma_v, angle)
         if self.scale > 1:
-            size = (x.shape[1] // self.scale, x.shape[0] // self.scale)
-            x = cv2.resize(x, size, interpolation=cv2.INTER_AREA)
+            height, width = x.shape[0] // self.scale, x.shape[1] // self.scale
+            steps.append({"operation": "resize", "height": height, "width": width, "how": self.downscale})
+            if self.downscale == "bicubic":
+                x = bicubic(x, self.scale)
+            else:
+                x = cv2.resize(x, (width, height), interpolation=cv2.INTER_AREA)
         if rng.random() < self.noise_prob:
             channels = 1 if rng.random() < self.gray_noise_prob else 3
             shape = (*x.shape[:2], channels)
-            x = x + rng.standard_normal(shape, dtype=np.float32) * (rng.uniform(*self.noise_sigma) / 255)
-            shot = rng.uniform(*self.shot_noise) / 255
+            # The pattern comes before its level: models were trained with this order of draws.
+            pattern = rng.standard_normal(shape, dtype=np.float32)
+            sigma = rng.uniform(*self.noise_sigma)
+            x = x + pattern * (sigma / 255)
+            shot = rng.uniform(*self.shot_noise)
             if shot > 0:
-                x = x + rng.standard_normal(shape, dtype=np.float32) * shot * np.sqrt(np.clip(x, 0, 1))
+                x = x + rng.standard_normal(shape, dtype=np.float32) * (shot / 255) * np.sqrt(np.clip(x, 0, 1))
+            steps.append({"operation": "gaussian_noise", "level": sigma, "shot": shot, "gray": channels == 1})
         x = to_levels(x)
         if rng.random() < self.jpeg_prob:
-            x = jpeg(x, int(round(rng.uniform(*self.jpeg_quality))))
+            quality = int(round(rng.uniform(*self.jpeg_quality)))
+            steps.append({"operation": "jpeg", "quality": quality})
+            x = jpeg(x, quality)
         return x.astype(np.float32) / 255
 
 
@@ -100,6 +122,7 @@ PRESETS: dict[str, Degradation | SecondOrder] = {
     "noise": Degradation(noise_prob=1, noise_sigma=(5, 50)),
     "noise25": Degradation(noise_prob=1, noise_sigma=(25, 25)),
     "jpeg": Degradation(jpeg_prob=1, jpeg_quality=(30, 95)),
+    "bicubic": Degradation(scale=4, downscale="bicubic"),
     "realesrgan": SecondOrder(),
     # Kernel sizes are the paper's. The rest is our choice, as the paper leaves it open: of Real-ESRGAN's eight sizes it
     # took the lower and the upper three, so here the noise takes the lower and the upper 3/8 of its ranges; sigmas of
@@ -138,8 +161,10 @@ def make_degradation(name: str, overrides: dict[str, Any] | None = None) -> Degr
     return replace(PRESETS[name], **values)
 
 
-def _parse(key: str, value: Any, kind: str) -> int | float | Range:
+def _parse(key: str, value: Any, kind: str) -> int | float | str | Range:
     """A setting as it comes from YAML or the command line, in the field's own type."""
+    if kind == "str":
+        return str(value)
     wanted = {"int": "a whole number", "float": "a number"}.get(kind, "two numbers, [low, high]")
     try:
         if kind == "Range":

@@ -13,6 +13,8 @@ from urllib.parse import quote, unquote, urlsplit
 from pyarrow import ArrowInvalid, fs
 
 from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.images import lmdb_store
+from gmd_ray.images.layouts import PublishedSet, parse_set
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +64,22 @@ def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
     hidden and left out; links are followed. What was left out is counted in the log.
 
     Args:
-        url: see `open_filesystem`.
+        url: see `open_filesystem`; or a published set, as `gopro/train/blur@/datasets` (see `layouts`); or a local
+            `NAME.lmdb` folder of BasicSR.
         limit: keep the first n.
 
     Raises:
-        DataError: where the folder is missing, unreadable, or holds no image.
-        ConfigError: for a limit below 1.
+        DataError: where the folder is missing, unreadable, or holds no image; where a published set is not whole.
+        ConfigError: for a limit below 1, or a published set that is not known.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit}: give at least 1, or leave it out for all images")
+    published = parse_set(url)
+    if published is not None:
+        return _list_published(*published)[:limit]
+    if lmdb_store.is_store(url):
+        stored = lmdb_store.list_store(url)
+        return [ImageFile(key, stored[key]) for key in sorted(stored)][:limit]
     filesystem, root = open_filesystem(url)
     names, ignored = [], Counter[str]()
     for name in _files_below(filesystem, root, url):
@@ -89,12 +98,34 @@ def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
     return [ImageFile(name, _join(url, name)) for name in sorted(names)[:limit]]
 
 
+def _list_published(name: str, published: PublishedSet, root: str) -> list[ImageFile]:
+    filesystem, base = open_filesystem(root)
+    if filesystem.get_file_info(base).type != fs.FileType.Directory:
+        raise DataError(f"{name}@{root}: no such folder as {root}; give the folder of the data sets, data.root=...")
+    # What comes before the first star is one folder: REDS has three other sides beside it, of 24,000 files each.
+    fixed = str(PurePosixPath(published.folder, *published.files.partition("*")[0].split("/")[:-1]))
+    if filesystem.get_file_info(f"{base}/{fixed}").type != fs.FileType.Directory:
+        raise published.missing(name, root, f"no folder {root}/{fixed}")
+    found = {}
+    for below in _files_below(filesystem, f"{base}/{fixed}", f"{root}/{fixed}"):
+        path = f"{fixed}/{below}"[len(published.folder) + 1 :]
+        key = published.image_id(path)
+        if key is not None:
+            found[key] = path
+    lines = read_file(_join(root, published.listed.path)).decode() if published.listed else None
+    chosen = published.select(name, root, found, lines)
+    return [ImageFile(key, _join(root, f"{published.folder}/{chosen[key]}")) for key in sorted(chosen)]
+
+
 def read_file(uri: str) -> bytes:
     """The content of a file.
 
     Raises:
         DataError: where it does not exist. Other OSErrors pass: a network may recover.
     """
+    stored = lmdb_store.split_uri(uri)
+    if stored is not None:
+        return lmdb_store.read_image(*stored)
     filesystem, path = open_filesystem(uri)
     try:
         with filesystem.open_input_stream(path, compression=None) as stream:

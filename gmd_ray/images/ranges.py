@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Range = tuple[float, float]
+
+Steps = list[dict[str, Any]]
+"""What a degradation drew for one image: an `operation` each, with its values, in the order they were applied."""
 
 
 def check_settings(settings: DataclassInstance) -> None:

@@ -10,7 +10,7 @@ rounded after the coordinates are fixed, which shifts the far border by less tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -25,16 +25,16 @@ from gmd_ray.images.filters import (
     sinc_kernel,
     to_levels,
 )
-from gmd_ray.images.ranges import Range, check_settings
+from gmd_ray.images.ranges import Range, Steps, check_settings
 
-# (share, plateau, generalised, rotated and stretched)
+# (share, plateau, generalised, rotated and stretched, name)
 _KERNELS = (
-    (0.45, False, False, False),
-    (0.25, False, False, True),
-    (0.12, False, True, False),
-    (0.03, False, True, True),
-    (0.12, True, True, False),
-    (0.03, True, True, True),
+    (0.45, False, False, False, "iso"),
+    (0.25, False, False, True, "aniso"),
+    (0.12, False, True, False, "generalized_iso"),
+    (0.03, False, True, True, "generalized_aniso"),
+    (0.12, True, True, False, "plateau_iso"),
+    (0.03, True, True, True, "plateau_aniso"),
 )
 _MODES: tuple[Resampling, ...] = get_args(Resampling)
 _LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # as torchvision's rgb_to_grayscale
@@ -101,12 +101,13 @@ class SecondOrder:
             if getattr(self, up) + getattr(self, down) > 1 + 1e-9:
                 raise ConfigError(f"degradation {up}={getattr(self, up)}: with {down} it is above 1")
 
-    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, hq: np.ndarray, rng: np.random.Generator, steps: Steps | None = None) -> np.ndarray:
         """Degrade one image.
 
         Args:
             hq: float32 RGB in [0, 1], shape (H, W, 3); H and W multiples of `scale`.
             rng: the sample's own generator.
+            steps: what was drawn for each operation is appended here, in order.
 
         Returns:
             float32 RGB in [0, 1], shape (H / scale, W / scale, 3), rounded to 8 bits as a file would be.
@@ -115,30 +116,30 @@ class SecondOrder:
         size = (height // self.scale, width // self.scale)
 
         x = sharpen(hq, self.sharpen_weight) if self.sharpen_weight else hq
-        x = blur(x, self._blur_kernel(rng, self.blur_sigma))
+        x = blur(x, self._blur_kernel(rng, self.blur_sigma, steps))
         factor = _draw_factor(rng, self.resize_up_prob, self.resize_down_prob, self.resize_range)
-        x = _resize(x, height * factor, width * factor, rng)
-        x = self._noise(x, rng, self.noise_sigma, self.poisson_scale)
-        x = _jpeg(x, rng, self.jpeg_quality)
+        x = _resize(x, height * factor, width * factor, rng, steps)
+        x = self._noise(x, rng, self.noise_sigma, self.poisson_scale, steps)
+        x = _jpeg(x, rng, self.jpeg_quality, steps)
 
         if rng.random() < self.blur_prob2:
-            x = blur(x, self._blur_kernel(rng, self.blur_sigma2))
+            x = blur(x, self._blur_kernel(rng, self.blur_sigma2, steps))
         factor = _draw_factor(rng, self.resize_up_prob2, self.resize_down_prob2, self.resize_range2)
-        x = _resize(x, height / self.scale * factor, width / self.scale * factor, rng)
-        x = self._noise(x, rng, self.noise_sigma2, self.poisson_scale2)
+        x = _resize(x, height / self.scale * factor, width / self.scale * factor, rng, steps)
+        x = self._noise(x, rng, self.noise_sigma2, self.poisson_scale2, steps)
         if rng.random() < 0.5:
-            x = _jpeg(self._to_size(x, *size, rng), rng, self.jpeg_quality2)
+            x = _jpeg(self._to_size(x, *size, rng, steps), rng, self.jpeg_quality2, steps)
         else:
-            x = self._to_size(_jpeg(x, rng, self.jpeg_quality2), *size, rng)
+            x = self._to_size(_jpeg(x, rng, self.jpeg_quality2, steps), *size, rng, steps)
         return to_levels(x).astype(np.float32) / 255
 
-    def _blur_kernel(self, rng: np.random.Generator, sigma: Range) -> np.ndarray:
+    def _blur_kernel(self, rng: np.random.Generator, sigma: Range, steps: Steps | None = None) -> np.ndarray:
         size = self._draw_size(rng)
         if rng.random() < self.sinc_prob:
             # A small kernel cannot hold the long waves of a low cutoff.
-            return sinc_kernel(size, rng.uniform(np.pi / 3 if size < 13 else np.pi / 5, np.pi))
+            return _sinc(size, rng.uniform(np.pi / 3 if size < 13 else np.pi / 5, np.pi), steps)
         kind = rng.choice(len(_KERNELS), p=[kernel[0] for kernel in _KERNELS])
-        _, plateau, generalized, rotated = _KERNELS[kind]
+        _, plateau, generalized, rotated, name = _KERNELS[kind]
         sigma_u = sigma_v = rng.uniform(*sigma)
         angle = 0.0
         if rotated:
@@ -147,25 +148,33 @@ class SecondOrder:
         if generalized:
             low, high = self.plateau_beta if plateau else self.generalized_beta
             beta = rng.uniform(low, 1) if rng.random() < 0.5 else rng.uniform(1, high)
+        _note(steps, "blur", kernel=name, size=size, sigma_u=sigma_u, sigma_v=sigma_v, angle=angle, beta=beta)
         return gaussian_kernel(size, sigma_u, sigma_v, angle, beta, plateau)
 
     def _draw_size(self, rng: np.random.Generator) -> int:
         low, high = (int(side) for side in self.kernel_size)
         return low + 2 * int(rng.integers((high - low) // 2 + 1))
 
-    def _noise(self, x: np.ndarray, rng: np.random.Generator, sigma: Range, scale: Range) -> np.ndarray:
-        gaussian, gray = rng.random() < self.gaussian_prob, rng.random() < self.gray_noise_prob
+    def _noise(
+        self, x: np.ndarray, rng: np.random.Generator, sigma: Range, scale: Range, steps: Steps | None
+    ) -> np.ndarray:
+        gaussian, gray = bool(rng.random() < self.gaussian_prob), bool(rng.random() < self.gray_noise_prob)
         if gaussian:
-            noise = gaussian_noise(x.shape, rng.uniform(*sigma), gray, rng)
+            level = rng.uniform(*sigma)
+            noise = gaussian_noise(x.shape, level, gray, rng)
         else:
-            noise = poisson_noise(x, rng.uniform(*scale), gray, rng)
+            level = rng.uniform(*scale)
+            noise = poisson_noise(x, level, gray, rng)
+        _note(steps, "gaussian_noise" if gaussian else "poisson_noise", level=level, gray=gray)
         return np.clip(x + noise, 0, 1)
 
-    def _to_size(self, x: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    def _to_size(
+        self, x: np.ndarray, height: int, width: int, rng: np.random.Generator, steps: Steps | None
+    ) -> np.ndarray:
         """Resize to the final size and ring."""
-        x = _resize(x, height, width, rng)
+        x = _resize(x, height, width, rng, steps)
         if rng.random() < self.final_sinc_prob:
-            x = blur(x, sinc_kernel(self._draw_size(rng), rng.uniform(np.pi / 3, np.pi)))
+            x = blur(x, _sinc(self._draw_size(rng), rng.uniform(np.pi / 3, np.pi), steps))
         return x
 
 
@@ -202,10 +211,24 @@ def _draw_factor(rng: np.random.Generator, up: float, down: float, limits: Range
     return rng.uniform(limits[0], 1) if which < up + down else 1.0
 
 
-def _resize(x: np.ndarray, height: float, width: float, rng: np.random.Generator) -> np.ndarray:
+def _resize(x: np.ndarray, height: float, width: float, rng: np.random.Generator, steps: Steps | None) -> np.ndarray:
     how = _MODES[rng.integers(len(_MODES))]
-    return resize(x, max(1, int(height)), max(1, int(width)), how)
+    rows, columns = max(1, int(height)), max(1, int(width))
+    _note(steps, "resize", height=rows, width=columns, how=how)
+    return resize(x, rows, columns, how)
 
 
-def _jpeg(x: np.ndarray, rng: np.random.Generator, quality: Range) -> np.ndarray:
-    return jpeg(to_levels(x), int(round(rng.uniform(*quality)))).astype(np.float32) / 255
+def _jpeg(x: np.ndarray, rng: np.random.Generator, quality: Range, steps: Steps | None) -> np.ndarray:
+    drawn = int(round(rng.uniform(*quality)))
+    _note(steps, "jpeg", quality=drawn)
+    return jpeg(to_levels(x), drawn).astype(np.float32) / 255
+
+
+def _sinc(size: int, cutoff: float, steps: Steps | None) -> np.ndarray:
+    _note(steps, "sinc", size=size, cutoff=cutoff)
+    return sinc_kernel(size, cutoff)
+
+
+def _note(steps: Steps | None, operation: str, **drawn: Any) -> None:
+    if steps is not None:
+        steps.append({"operation": operation, **drawn})

@@ -76,7 +76,7 @@ def test_gates_are_dataclasses() -> None:
         ("source_ratio=0.5", "did you mean 'training.source_ratio'?"),
         ("steps=9", "did you mean 'teacher.steps' or 'teacher.injection.steps' or 'training.steps'?"),
         ("tracking.gates=[{metrc: psnr}]", "did you mean 'tracking.gates[0].metric'?"),
-        ("zzz=1", "known here: controls, evaluation, generation,"),
+        ("zzz=1", "known here: controls, data, evaluation, generation,"),
         ("preset=dem", "did you mean 'demo'?"),
     ],
 )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 import gmd_ray.config
-from gmd_ray.config import Config
+from gmd_ray.cli import main
+from gmd_ray.config import Config, limits
 from gmd_ray.config.load import load_config, preset_names, require, resolved
 from gmd_ray.config.rules import flatten
-from gmd_ray.errors import ConfigError
+from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.degradations import make_degradation
+from gmd_ray.images.inventory import inventory
+from gmd_ray.images.layouts import SETS
+from gmd_ray.images.listing import list_images
 
 FOLDER = Path(gmd_ray.config.__file__).parent / "presets"
 EXPERIMENTS = ["deblur_reds", "deblur_realblur", "sr_weak_to_strong", "sr_dped"]
@@ -73,9 +79,8 @@ def test_experiments_follow_the_paper_and_ask_for_data_alone(name: str) -> None:
     assert (cfg.scorer.metric, cfg.scorer.threshold) == ("nima", 4.2)
     with pytest.raises(ConfigError) as caught:
         require(cfg, "adapt")
-    asked = {part.split("=")[0].strip() for part in str(caught.value).removeprefix("adapt needs ").split(", ")}
-    degrades = name.startswith("sr_")
-    assert asked == {"target.path", "student.path", "source.hq"} | (set() if degrades else {"source.lq"})
+    asked = set(re.findall(r"([\w.]+)=\.\.\.", str(caught.value)))
+    assert asked == {"student.path", "data.root"}
     text = (FOLDER / f"{name}.yaml").read_text()
     usage = next(line for line in text.splitlines() if "gmd-ray adapt" in line)
     assert f"preset={name}" in usage
@@ -83,12 +88,119 @@ def test_experiments_follow_the_paper_and_ask_for_data_alone(name: str) -> None:
 
 
 def test_super_resolution_degrades_its_source_at_its_scale() -> None:
-    """DESIGN, section 7: weak x4, and Real-ESRGAN's at x2."""
-    found = {}
-    for name in ("sr_weak_to_strong", "sr_dped"):
-        source = load_config([f"preset={name}"]).source
-        found[name] = source.degradation, make_degradation(source.degradation or "", source.degradation_args).scale
-    assert found == {"sr_weak_to_strong": ("weak", 4), "sr_dped": ("realesrgan", 2)}
+    """DESIGN, section 7: weak x4, from files, and Real-ESRGAN's at x2."""
+    weak, dped = (load_config([f"preset={name}", "data.root=/"]).source for name in ("sr_weak_to_strong", "sr_dped"))
+    assert (weak.hq, weak.lq) == ("frozen/div2k_weak_x4/hq@/", "frozen/div2k_weak_x4/lq@/")
+    assert "--preset weak --crops 30000" in SETS["frozen/div2k_weak_x4/lq"].hint
+    assert make_degradation("weak").scale == 4
+    assert (dped.hq, dped.lq, dped.degradation) == ("frozen/div2k_realesrgan_x2/hq@/", None, "realesrgan")
+    assert make_degradation("realesrgan", dped.degradation_args).scale == 2
+
+
+# Preset -> (source, target, target test, source test), as DESIGN's section 7 has them.
+COUNTS = {
+    "deblur_reds": (2103, 6000, 300, 1111),
+    "deblur_realblur": (2103, 3758, 980, 1111),
+    "sr_weak_to_strong": (30000, 6000, 3000, 3000),
+    "sr_dped": (30000, 5614, 113, 100),
+}
+
+
+def fill(root: Path, names: set[str]) -> None:
+    """The sets of these names at their real counts, as empty files."""
+    listed: dict[str, dict[int, list[str]]] = {}
+    for name in sorted(names):
+        published = SETS[name]
+        stars = published.files.count("*")
+        at, paths = root / published.folder, []
+        for i in range(published.count or 0):
+            # A frame of ten belongs to REDS val-300.
+            parts = [str(i)] if stars == 1 else [f"{i // 100:03d}", f"{i % 100:04d}"]
+            path = published.files
+            for part in parts:
+                path = path.replace("*", part, 1)
+            paths.append(path)
+        for path in paths:
+            (at / path).parent.mkdir(parents=True, exist_ok=True)
+            (at / path).touch()
+        if published.listed:
+            base = published.folder.removeprefix(published.listed.base).lstrip("/")
+            listed.setdefault(published.listed.path, {})[published.listed.column] = [f"{base}/{path}" for path in paths]
+    for file, columns in listed.items():
+        # Of the training photos the run takes one side alone; the list has both.
+        lines = zip(columns.get(0, columns[1]), columns[1], strict=True)
+        (root / file).write_text("\n".join(" ".join(line) for line in lines))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_sets_and_limits_give_the_numbers_of_the_paper(name: str) -> None:
+    cfg = load_config([f"preset={name}", "data.root=/"])
+    found = []
+    for path, limit in (
+        (cfg.source.hq, cfg.source.limit),
+        (cfg.target.path, cfg.target.limit),
+        (cfg.evaluation.target_lq, None),
+        (cfg.evaluation.source_hq, None),
+    ):
+        count = SETS[str(path).partition("@")[0]].count or 0
+        found.append(min(count, limit or count))
+    assert tuple(found) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_data_root_is_all_that_an_experiments_data_need(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a hundredth of the counts."""
+    for key, published in SETS.items():
+        monkeypatch.setitem(SETS, key, replace(published, count=(published.count or 0) // 100 or 1))
+    cfg = load_config([f"preset={name}", f"data.root={tmp_path}"])
+    for section in (cfg.source, cfg.target):
+        section.limit = section.limit // 100 if section.limit else None
+    values = dict(flatten(cfg))
+    names = {values[key].partition("@")[0] for key in limits.SETS if values[key]}
+    with pytest.raises(DataError) as caught:
+        inventory(cfg)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    fill(tmp_path, names)
+    found = inventory(cfg)
+    assert [listed.role for listed in found] == ["source", "target", "target test", "source test"]
+    assert tuple(listed.count for listed in found) == tuple(count // 100 for count in COUNTS[name])
+    assert (found[2].hq is None) == (name == "sr_dped")
+    assert str(found[0]).startswith(f"source: {COUNTS[name][0] // 100} pairs, ")
+
+    first = Path(list_images(cfg.target.path or "")[0].uri)
+    first.unlink()
+    with pytest.raises(DataError) as caught:
+        inventory(cfg)
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_of_ones_own_take_the_place_of_a_set(tmp_path: Path) -> None:
+    for side in ("hq", "lq"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.png").touch()
+    own = [f"source.hq={tmp_path}/hq", f"source.lq={tmp_path}/lq", f"target.path={tmp_path}/lq"]
+    tests = [f"evaluation.{key}=null" for key in ("target_lq", "target_hq", "source_lq", "source_hq")]
+    cfg = load_config(["preset=deblur_reds", *own, *tests])
+    assert [(listed.role, listed.count) for listed in inventory(cfg)] == [("source", 1), ("target", 1)]
+
+
+def test_an_unknown_set_is_told_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "target.path=reds/train/blurr@/"]) == 2
+    assert "did you mean 'reds/train/blur'" in capsys.readouterr().err
+    assert main(["config", "preset=deblur_reds"]) == 0
+
+
+def test_a_root_is_checked_and_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"^data\.root=/no/where: no such file or folder$"):
+        load_config(["preset=deblur_reds", "data.root=/no/where"])
+    with pytest.raises(ConfigError, match=r"give the folder of the data sets, data\.root"):
+        inventory(load_config(["preset=deblur_reds"]))
+    monkeypatch.chdir(tmp_path)
+    assert load_config(["preset=deblur_reds", "data.root=."]).target.path == f"reds/train/blur@{tmp_path}"
+    assert load_config(["target.path=reds/train/blur@."]).target.path == f"reds/train/blur@{tmp_path}"
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -12,6 +12,7 @@ import pytest
 
 from gmd_ray.errors import ConfigError
 from gmd_ray.images.degradations import PRESETS, Degradation, make_degradation, sample_rng
+from gmd_ray.images.filters import bicubic
 
 GRAY = np.full((200, 200, 3), 0.5, np.float32)
 
@@ -216,3 +217,11 @@ def test_bad_settings_give_one_line(name: str, overrides: dict, message: str) ->
     with pytest.raises(ConfigError, match=message) as caught:
         make_degradation(name, overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_bicubic_is_matlabs_alone() -> None:
+    hq = picture(96)
+    lq = make_degradation("bicubic")(hq, sample_rng(0))
+    assert np.array_equal(lq, np.rint(np.clip(bicubic(hq, 4), 0, 1) * 255).astype(np.float32) / 255)
+    with pytest.raises(ConfigError, match="did you mean 'bicubic'"):
+        make_degradation("bicubic", {"downscale": "bicubik"})

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from gmd_ray.images.filters import blur, gaussian_kernel, resize, sharpen, sinc_kernel, to_levels
+from gmd_ray.images.filters import bicubic, blur, gaussian_kernel, resize, sharpen, sinc_kernel, to_levels
 from tests.images.test_degradations import picture
 
 
@@ -99,3 +100,45 @@ def test_resize_is_torchs(size: tuple[int, int], how: str) -> None:
 def test_levels_are_the_nearest() -> None:
     values = np.array([-0.2, 0.0, 0.49 / 255, 0.51 / 255, 254.6 / 255, 1.3], np.float32)
     assert to_levels(values).tolist() == [0, 0, 0, 1, 255, 255]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_bicubic_is_pillows_away_from_the_border(scale: int) -> None:
+    """Pillow's kernel is the same one, antialiased; at the border it leaves out what MATLAB mirrors."""
+    x = np.random.default_rng(0).random((24 * scale, 30 * scale, 3), dtype=np.float32)
+    small = bicubic(x, scale)
+    assert small.shape == (24, 30, 3)
+    assert small.dtype == np.float32
+    for channel in range(3):
+        pillow = Image.fromarray(x[..., channel]).resize((30, 24), Image.Resampling.BICUBIC)
+        assert np.abs(np.asarray(pillow) - small[..., channel])[3:-3, 3:-3].max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_bicubic_is_its_formula_with_the_border_mirrored(scale: int) -> None:
+    """Pixel by pixel, as imresize's documentation has it: kernel h(x / scale) / scale, `symmetric` padding."""
+
+    def h(t: float) -> float:
+        t = abs(t)
+        if t <= 1:
+            return 1.5 * t**3 - 2.5 * t**2 + 1
+        return -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2 if t < 2 else 0.0
+
+    size, wide = 4 * scale, 4 * scale
+    x = np.random.default_rng(1).random((size, size, 1))
+    padded = np.pad(x[..., 0], wide, mode="symmetric")
+    expected = np.zeros((4, 4))
+    for i in range(4):
+        for j in range(4):
+            u, v = (i + 0.5) * scale - 0.5, (j + 0.5) * scale - 0.5
+            rows = {r: h((r - u) / scale) for r in range(-wide, size + wide)}
+            columns = {c: h((c - v) / scale) for c in range(-wide, size + wide)}
+            total = sum(rows.values()) * sum(columns.values())
+            for r, a in rows.items():
+                for c, b in columns.items():
+                    expected[i, j] += a * b * padded[r + wide, c + wide] / total
+    assert np.abs(bicubic(x, scale)[..., 0] - expected).max() < 1e-6
+
+
+def test_bicubic_survives_images_smaller_than_its_kernel() -> None:
+    assert np.allclose(bicubic(np.full((4, 8, 3), 0.3, np.float32), 4), 0.3)

@@ -1,0 +1,189 @@
+"""Published data sets by name: where their archives put the images, and how many there have to be.
+
+A side of a set is named `SET/SPLIT/SIDE@ROOT`, as `gopro/train/blur@/datasets`, wherever a folder of images can be
+given. Ids leave out what is the same for all images of a side, so that both sides of a pair have the same ones
+(restoration.md 4.2).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from gmd_ray.errors import ConfigError, DataError, nearest
+
+_NAME = re.compile(r"(?P<name>[a-z0-9_]+/[a-z0-9_]+/[a-z0-9_]+)@(?P<root>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ListFile:
+    """A text file that says which images are in a split."""
+
+    path: str
+    """Relative to the root."""
+    column: int
+    """Of its lines' words, which are paths; from 0."""
+    base: str
+    """The folder, relative to the root, that those paths start from."""
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """One side of one split."""
+
+    title: str
+    folder: str
+    """Relative to the root."""
+    files: str
+    """Files below the folder: `*` stands for any part of one name. An id is what the stars stand for, joined by `/`."""
+    count: int | None
+    """Images of the whole side; None where no source we trust says."""
+    listed: ListFile | None = None
+    hint: str = "unpack all of it there"
+    """How to come by what is missing."""
+
+    def describe(self) -> str:
+        """One line for a listing."""
+        listed = f", those in {self.listed.path}" if self.listed else ""
+        count = f"{self.count:,} images" if self.count else "images"
+        return f"{self.title}: {count}, ROOT/{self.folder}/{self.files}{listed}"
+
+    def image_id(self, name: str) -> str | None:
+        """The id of a file whose path relative to the folder is `name`; None for one that does not belong."""
+        pattern = "([^/]*)".join(re.escape(part) for part in self.files.split("*"))
+        found = re.fullmatch(pattern, name)
+        return "/".join(found.groups()) + self.files[self.files.rindex(".") :] if found else None
+
+    def missing(self, name: str, root: str, found: str) -> DataError:
+        """The error of a side that is not there, or not whole."""
+        count = f"{self.count:,} images" if self.count else "images"
+        return DataError(f"{name}@{root}: {self.title} has {count}; found {found}; {self.hint}")
+
+    def select(self, name: str, root: str, found: dict[str, str], lines: str | None) -> dict[str, str]:
+        """The images of the side among those in its folder.
+
+        Args:
+            name: of the set, for errors.
+            found: id -> path relative to the folder.
+            lines: content of the list file, where there is one.
+
+        Raises:
+            DataError: where there are not `count` of them, or none, or listed images are missing.
+        """
+        if self.listed is not None and lines is not None:
+            words = [line.split() for line in lines.splitlines() if line.strip()]
+            head = f"{root}/{self.listed.path}"
+            if any(len(line) <= self.listed.column for line in words):
+                raise DataError(
+                    f"{head}: a line has no column {self.listed.column + 1}; give the list as it was published"
+                )
+            paths = {f"{self.listed.base}/{line[self.listed.column]}".lstrip("/") for line in words}
+            there = {f"{self.folder}/{path}": key for key, path in found.items()}
+            missing = sorted(paths - there.keys())
+            if missing:
+                raise DataError(
+                    f"{head}: {len(missing)} of its {len(paths)} images are not there ({', '.join(missing[:3])})"
+                )
+            found = {there[path]: found[there[path]] for path in paths}
+        if not found or (self.count is not None and len(found) != self.count):
+            raise self.missing(name, root, f"{len(found):,} as {root}/{self.folder}/{self.files}")
+        return found
+
+
+def _sides(name: str, title: str, folder: str, count: int | None, **files: str) -> dict[str, PublishedSet]:
+    """Sides that lie in one folder, told apart by their file patterns."""
+    return {f"{name}/{side}": PublishedSet(title, folder, pattern, count) for side, pattern in files.items()}
+
+
+def _realblur(split: str, count: int) -> dict[str, PublishedSet]:
+    folder = "RealBlur-J_ECC_IMCORR_centroid_itensity_ref"  # spelt so in the archive
+    sides = {"gt": ("scene*/gt/gt_*.png", 0), "blur": ("scene*/blur/blur_*.png", 1)}
+    return {
+        f"realblur_j/{split}/{side}": PublishedSet(
+            f"RealBlur-J {split}",
+            f"RealBlur/{folder}",
+            pattern,
+            count,
+            ListFile(f"RealBlur/RealBlur_J_{split}_list.txt", column, "RealBlur"),
+        )
+        for side, (pattern, column) in sides.items()
+    }
+
+
+def _frozen(name: str, title: str, count: int, command: str, *sides: str) -> dict[str, PublishedSet]:
+    """What `gmd-ray degrade` wrote."""
+    hint = f"make it with `gmd-ray degrade {command} -o ROOT/frozen/{name}`"
+    return {
+        f"frozen/{name}/{side}": PublishedSet(title, f"frozen/{name}/{side}", "*.png", count, hint=hint)
+        for side in sides
+    }
+
+
+SETS: dict[str, PublishedSet] = {
+    **_sides("gopro/train", "GoPro train", "GOPRO_Large/train", 2103,
+             sharp="*/sharp/*.png", blur="*/blur/*.png", blur_gamma="*/blur_gamma/*.png"),
+    **_sides("gopro/test", "GoPro test", "GOPRO_Large/test", 1111,
+             sharp="*/sharp/*.png", blur="*/blur/*.png", blur_gamma="*/blur_gamma/*.png"),
+    # As Restormer and NAFNet lay it out.
+    **_sides("gopro_flat/train", "GoPro train", "train/GoPro", 2103, target="target/*.png", input="input/*.png"),
+    **_sides("gopro_flat/test", "GoPro test", "test/GoPro", 1111, target="target/*.png", input="input/*.png"),
+    **_sides("reds/train", "REDS train", "REDS/train", 24000,
+             sharp="train_sharp/*/*.png", blur="train_blur/*/*.png", blur_jpeg="train_blur_jpeg/*/*.jpg"),
+    **_sides("reds/val", "REDS val", "REDS/val", 3000,
+             sharp="val_sharp/*/*.png", blur="val_blur/*/*.png", blur_jpeg="val_blur_jpeg/*/*.jpg"),
+    # Every tenth frame, as NAFNet's and HINet's scripts choose them.
+    **_sides("reds/val300", "REDS val-300", "REDS/val", 300,
+             sharp="val_sharp/*/*9.png", blur="val_blur/*/*9.png", blur_jpeg="val_blur_jpeg/*/*9.jpg"),
+    **_realblur("train", 3758),
+    **_realblur("test", 980),
+    **_sides("realblur_j_flat/test", "RealBlur-J test", "test/RealBlur_J", 980,
+             target="target/*.png", input="input/*.png"),
+    **_sides("div2k/train", "DIV2K train", "DIV2K", 800,
+             hq="DIV2K_train_HR/*.png", bicubic_x2="DIV2K_train_LR_bicubic/X2/*x2.png",
+             bicubic_x3="DIV2K_train_LR_bicubic/X3/*x3.png", bicubic_x4="DIV2K_train_LR_bicubic/X4/*x4.png"),
+    **_sides("div2k/val", "DIV2K val", "DIV2K", 100,
+             hq="DIV2K_valid_HR/*.png", bicubic_x2="DIV2K_valid_LR_bicubic/X2/*x2.png",
+             bicubic_x3="DIV2K_valid_LR_bicubic/X3/*x3.png", bicubic_x4="DIV2K_valid_LR_bicubic/X4/*x4.png"),
+    **_sides("flickr2k/train", "Flickr2K", "Flickr2K", 2650, hq="Flickr2K_HR/*.png"),
+    # The NTIRE 2020 archives. That the paper's 113 are the validation photos is our reading.
+    **_sides("dped/train", "DPED-iPhone train", "DPED", 5614, iphone="DPEDiphone-tr-x/*.png"),
+    **_sides("dped/val", "DPED-iPhone validation", "DPED", 113, iphone="DPEDiphone-va/*.png"),
+    **_sides("dped/test", "DPED-iPhone test crops", "DPED", None, iphone="DPEDiphone-crop-te-x/*.png"),
+    # The original release: patches of 100 x 100.
+    **_sides("dped_patches/train", "DPED patches, train", "dped/iphone/training_data", None,
+             iphone="iphone/*.jpg", canon="canon/*.jpg"),
+    **_sides("dped_patches/test", "DPED patches, test", "dped/iphone/test_data/patches", None,
+             iphone="iphone/*.jpg", canon="canon/*.jpg"),
+    **_frozen("div2k_weak_x4", "DIV2K train, weak x4", 30000,
+              "-i div2k/train/hq@ROOT --preset weak --crops 30000 --size 512", "hq", "lq"),
+    **_frozen("flickr2k_strong_x4", "Flickr2K, strong x4", 6000,
+              "-i flickr2k/train/hq@ROOT --preset strong --crops 6000 --size 512", "hq", "lq"),
+    **_frozen("div2k_val_strong_x4", "DIV2K val, strong x4", 3000,
+              "-i div2k/val/hq@ROOT --preset strong --crops 3000 --size 512", "hq", "lq"),
+    **_frozen("div2k_val_weak_x4", "DIV2K val, weak x4", 3000,
+              "-i div2k/val/hq@ROOT --preset weak --crops 3000 --size 512", "hq", "lq"),
+    **_frozen("div2k_realesrgan_x2", "DIV2K train, Real-ESRGAN x2", 30000,
+              "-i div2k/train/hq@ROOT --preset realesrgan --set scale=2 --crops 30000 --size 512", "hq", "lq"),
+    **_frozen("dped_val_center", "DPED-iPhone validation, centre crops", 113,
+              "-i dped/val/iphone@ROOT --preset none --crops center --size 256", "hq", "lq"),
+}  # fmt: skip
+"""`SET/SPLIT/SIDE` -> where its images lie below a root."""
+
+
+def parse_set(url: str) -> tuple[str, PublishedSet, str] | None:
+    """(name, set, root) of `SET/SPLIT/SIDE@ROOT`; None for anything else, which is a folder or URL.
+
+    Raises:
+        ConfigError: for a set that is not known, or a root that is missing.
+    """
+    found = _NAME.fullmatch(url)
+    if found is None:
+        return None
+    name, root = found["name"], found["root"].rstrip("/")
+    if name not in SETS:
+        close = nearest(name, SETS)
+        hint = close if close.startswith("did") else "`gmd-ray ls sets` lists them"
+        raise ConfigError(f"{url}: no published set {name!r}; {hint}")
+    if not root:
+        raise ConfigError(f"{url}: give the folder of the data sets, data.root=... or {name}@FOLDER")
+    return name, SETS[name], root
