@@ -25,6 +25,7 @@ RANGES: dict[str, str] = {
     "source.limit": "[1, inf)",
     "target.limit": "[1, inf)",
     "target.max_pixels": "[1, inf)",
+    "student.sampling_steps": "[1, inf)",
     "student.tile": "[0, inf)",
     "student.tile_overlap": "[0, inf)",
     "teacher.steps": "[1, inf)",

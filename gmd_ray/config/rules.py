@@ -98,6 +98,9 @@ def _check_values(values: dict[str, Any]) -> None:
     for key in DEVICES:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", values[key]):
             raise ConfigError(f"{key}={values[key]}: known: auto, cpu, cuda, cuda:N")
+    factory = values["student.factory"]
+    if factory is not None and not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", factory):
+        raise ConfigError(f"student.factory={factory}: give package.module:function")
     for key in TEMPLATES:
         if values[key].count("{}") != 1:
             raise ConfigError(f"{key}={values[key]}: must hold {{}} once, for the stem of the HQ file")

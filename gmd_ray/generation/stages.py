@@ -66,7 +66,7 @@ class Restore(_ModelStage):
     name, model_column, image_column = "restore", "student", "lq"
 
     def run(self, images: torch.Tensor, ids: list[str]) -> list[Row]:
-        restored = _finite(self.model.restore(images), "the student's output")
+        restored = _finite(self.model.restore(images, ids), "the student's output")
         return [{"restored": encode_png(image)} for image in to_images(restored)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -20,8 +21,12 @@ class Student(Protocol):
     fingerprint: str
     """Weights and inference settings, as a short hex digest."""
 
-    def restore(self, lq: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) -> (B, 3, H * scale, W * scale), without gradients, clamped to [0, 1]."""
+    def restore(self, lq: torch.Tensor, ids: Sequence[str] | None = None) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, 3, H * scale, W * scale), without gradients, clamped to [0, 1].
+
+        A student that samples draws its noise from the image's id, one for each image, so that a result depends
+        neither on the batch it rides in nor on the worker; without ids, from the image's content.
+        """
         ...
 
     def training_loss(

@@ -72,6 +72,8 @@ class Plan:
         values["training.betas"] = list(self.cfg.training.betas)
         values["name"], values["seed"] = self.name, self.seed
         values["student.path"] = digest_of_path(self.cfg.student.path or "")
+        if self.cfg.student.factory is not None:
+            values["student.factory"] = self.cfg.student.factory
         if self.source:
             for key in ("degradation", "degradation_args", "gray"):
                 values[f"source.{key}"] = getattr(self.cfg.source, key)
