@@ -134,7 +134,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     students = {"baseline": str(cfg.student.path)}
     for name in ["adapted", *cfg.controls]:
         path = finetuned_path(cfg, name)
-        if Path(path).is_file():
+        if Path(path).exists():
             students[name] = path
         else:
             log.info("%s: no fine-tuned student at %s; left out", name, path)

@@ -58,7 +58,7 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
     settings = check_settings(plan)
     done_path = Path(plan.directory, DONE)
     label = f"finetune {Path(plan.directory).name}"
-    if done_path.is_file() and Path(plan.student).is_file():
+    if done_path.is_file() and Path(plan.student).exists():
         log.info("%s: finished before, %s", label, plan.student)
         return Finetuned(**read_json(done_path) | {"path": plan.student})
     counts = {"source pairs": len(plan.source), "accepted pairs": len(plan.target.ids) if plan.target else 0}
