@@ -12,10 +12,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "teacher.injection.tensors": ("kv", "v"),
     "teacher.injection.tokens": ("all", "image"),
     "training.optimizer": ("adam", "adamw"),
-    "training.schedule": ("constant", "cosine"),
-    "training.loss": ("l1", "l2", "charbonnier"),
+    "training.schedule": ("constant", "cosine", "multistep"),
+    "training.loss": ("l1", "l2", "charbonnier", "psnr"),
+    "training.mixing": ("batch", "loss"),
+    "training.strategy": ("ddp", "fsdp"),
 }
-CONTROLS = ("source_only", "median")
+CONTROLS = ("source_only", "median", "supervised")
 BLOCKS = ("all", "single", "double", "late_single")
 DATASETS = ("target", "source")
 
@@ -48,13 +50,20 @@ RANGES: dict[str, str] = {
     "training.patch": "[1, inf)",
     "training.lr": "(0, inf)",
     "training.weight_decay": "[0, inf)",
+    "training.lr_decay": "(0, 1]",
     "training.warmup_steps": "[0, inf)",
+    "training.perceptual": "[0, inf)",
+    "training.accumulate": "[1, inf)",
     "training.ema": "[0, 1)",
     "training.clip_grad_norm": "[0, inf)",
     "training.num_workers": "[1, inf)",
+    "training.min_workers": "[1, inf)",
     "training.cpus_per_worker": "[0, inf)",
     "training.cache_gb": "[0, inf)",
     "training.checkpoint_every": "[1, inf)",
+    "training.keep_checkpoints": "[1, inf)",
+    "training.validate_every": "[0, inf)",
+    "training.validation_images": "[1, inf)",
     "training.log_every": "[1, inf)",
     "training.max_failures": "[-1, inf)",  # -1: without end, as Ray Train has it
     "evaluation.limit": "[1, inf)",
@@ -77,6 +86,8 @@ PATHS = (
     "student.path",
     "scorer.path",
     "scorer.weights",
+    "training.perceptual_weights",
+    "training.supervised_hq",
     "evaluation.target_lq",
     "evaluation.target_hq",
     "evaluation.source_hq",
@@ -91,6 +102,7 @@ TEMPLATES = ("source.lq_template", "evaluation.target_template", "evaluation.sou
 NEEDED: dict[str, tuple[str, ...]] = {
     "generate": ("target.path", "student.path", "teacher.path"),
     "finetune": ("student.path",),
+    "pretrain": ("source.hq",),
     "evaluate": ("student.path",),
     "adapt": ("target.path", "student.path", "teacher.path"),
 }

@@ -128,6 +128,26 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
     for control in cfg.controls:
         if control not in CONTROLS:
             raise ConfigError(f"controls: no control {control!r}; {nearest(control, CONTROLS)}")
+    t = cfg.training
+    if t.min_workers is not None and t.min_workers > t.num_workers:
+        raise ConfigError(f"training.min_workers={t.min_workers}: more than training.num_workers={t.num_workers}")
+    if t.mixing == "loss" and t.batch_size < 2:
+        raise ConfigError(
+            "training.mixing=loss: half of each batch is source, so training.batch_size must be 2 or more"
+        )
+    if any(not isinstance(m, int) or m < 1 for m in t.milestones) or sorted(t.milestones) != t.milestones:
+        raise ConfigError(f"training.milestones={t.milestones}: must be steps from 1, in order")
+    if t.schedule == "multistep" and not t.milestones:
+        raise ConfigError("training.schedule=multistep: set training.milestones, the steps at which lr falls")
+    if t.strategy == "fsdp" and (t.compile or t.channels_last):
+        key = "compile" if t.compile else "channels_last"
+        raise ConfigError(f"training.strategy=fsdp: set training.{key}=false")
+    if t.perceptual and not t.perceptual_weights:
+        raise ConfigError("training.perceptual: set training.perceptual_weights to a file of torchvision's vgg19")
+    if t.validate_every and not cfg.evaluation.source_hq:
+        raise ConfigError("training.validate_every: set evaluation.source_hq, the held-out source images")
+    if "supervised" in cfg.controls and not t.supervised_hq:
+        raise ConfigError("controls: supervised needs the target's ground truth; set training.supervised_hq")
     if "median" in cfg.controls and not cfg.generation.keep_restored:
         raise ConfigError("controls: median filters the `restored` images; set generation.keep_restored=true")
     for key, other in (("target_hq", "target_lq"), ("source_lq", "source_hq")):

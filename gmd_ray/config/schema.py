@@ -68,7 +68,8 @@ class Config:
     prepare: str | None = None
     """Data made before the run: `demo` draws the toy world under `<out>/world`."""
     controls: list[str] = field(default_factory=list)
-    """Fine-tunes to run beside the adapted one for comparison: source_only, median (median-filtered `restored`)."""
+    """Fine-tunes to run beside the adapted one for comparison: source_only, median (median-filtered `restored`),
+    supervised (the target's ground truth from training.supervised_hq: the upper bound)."""
     source: SourceConfig = field(default_factory=SourceConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     student: StudentConfig = field(default_factory=StudentConfig)

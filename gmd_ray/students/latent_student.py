@@ -98,11 +98,12 @@ class LatentStudent:
         return restored.float().clamp(0, 1).to(lq.device)
 
     def training_loss(
-        self, lq: Tensor, hq: Tensor, forward: nn.Module | None = None
+        self, lq: Tensor, hq: Tensor, forward: nn.Module | None = None, *, reduce: bool = True
     ) -> tuple[Tensor, dict[str, float]]:
         """Mean squared error of the velocity at noise levels drawn evenly from [0, 1), and `loss` to log.
 
-        Noise and levels come from torch's generator of the device, which the trainer seeds.
+        Noise and levels come from torch's generator of the device, which the trainer seeds. Without `reduce` each
+        crop's loss, (B,), and nothing to log.
         """
         self._codec.to(hq.device)
         clean = self._codec.encode(_padded(hq, self._multiple))
@@ -110,7 +111,10 @@ class LatentStudent:
         noise, sigma = torch.randn_like(clean), torch.rand(len(clean), device=clean.device)
         level = sigma.view(-1, 1, 1, 1)
         velocity = (self.module if forward is None else forward)((1 - level) * clean + level * noise, condition, sigma)
-        loss = (velocity.float() - (noise - clean)).square().mean()
+        losses = (velocity.float() - (noise - clean)).square().flatten(1).mean(1)
+        if not reduce:
+            return losses, {}
+        loss = losses.mean()
         return loss, {"loss": loss.item()}
 
     def save(self, path: str | Path) -> None:

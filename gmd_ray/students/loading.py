@@ -10,22 +10,32 @@ from typing import Any
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, GmdError, ModelError, nearest
-from gmd_ray.students.module_student import LOSSES, ModuleStudent
+from gmd_ray.students.losses import LOSSES, Perceptual
+from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.protocol import Student
 
 _DTYPES = ("float32", "bfloat16")
 
 
-def load_student(cfg: StudentConfig, loss: str = "l1", *, stochastic_depth: bool = False) -> Student:
+def load_student(
+    cfg: StudentConfig,
+    loss: str = "l1",
+    *,
+    stochastic_depth: bool = False,
+    perceptual: float = 0.0,
+    perceptual_weights: str | None = None,
+) -> Student:
     """Load a student.
 
     Args:
         cfg: `factory` where given makes the student of `path`. Else `path` is a latent diffusion directory, or a
             checkpoint of any architecture that spandrel (or spandrel_extra_arches, where installed) knows.
-        loss: of `training_loss`: l1, l2 or charbonnier. Latent diffusion learns its velocity whatever this says, and a
-            student of a factory may have a loss of its own.
+        loss: of `training_loss`: l1, l2, charbonnier or psnr. Latent diffusion learns its velocity whatever this says,
+            and a student of a factory may have a loss of its own.
         stochastic_depth: keep the random skipping of residual branches that some architectures train with (SwinIR:
             up to 0.1). Off by default: it regularises training from scratch and only adds noise to a short adaptation.
+        perceptual: weight of a VGG19 feature distance in `training_loss`, beside the pixel loss; 0 leaves it out.
+        perceptual_weights: local file of torchvision's VGG19, see `gmd_ray.students.losses.Perceptual`.
 
     Raises:
         ConfigError: a setting that does not exist.
@@ -39,6 +49,18 @@ def load_student(cfg: StudentConfig, loss: str = "l1", *, stochastic_depth: bool
         raise ConfigError(f"training.loss={loss}: {nearest(loss, LOSSES)}")
     if cfg.tile < 0 or (cfg.tile > 0 and not 0 <= cfg.tile_overlap < cfg.tile):
         raise ConfigError(f"student.tile={cfg.tile} with tile_overlap={cfg.tile_overlap}: 0 <= tile_overlap < tile")
+    student = _load(cfg, loss, stochastic_depth)
+    if perceptual:
+        if not isinstance(student, ModuleStudent):
+            raise ConfigError(f"training.perceptual={perceptual:g}: {cfg.path} is trained on latents; set it to 0")
+        if perceptual_weights is None:
+            raise ConfigError("training.perceptual: set training.perceptual_weights to a file of torchvision's vgg19")
+        student.perceptual = (perceptual, Perceptual(perceptual_weights))
+    return student
+
+
+def _load(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Student:
+    assert cfg.path is not None
     if cfg.factory is not None:
         return _made_by_factory(cfg, loss)
     if Path(cfg.path).is_dir():

@@ -12,11 +12,8 @@ from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ModelError
 from gmd_ray.images.tiling import tiled
 from gmd_ray.students.common import device_of, evaluating, fingerprint
+from gmd_ray.students.losses import Perceptual, crop_losses
 from gmd_ray.students.rgb_network import luma
-
-LOSSES = ("l1", "l2", "charbonnier")
-_CHARBONNIER_EPS = 1e-9
-"""Under the root; the value of the SwinIR denoisers (restoration.md 1.5)."""
 
 
 class ModuleStudent:
@@ -53,9 +50,11 @@ class ModuleStudent:
             name: of the architecture, for the fingerprint; default: the class name.
             weights: what the fingerprint counts; default: the module's state.
             gray: the network's three output channels are one, which learns the luma of the ground truth.
-            loss: l1, l2 or charbonnier, over pixels.
+            loss: l1, l2, charbonnier or psnr, over pixels.
         """
         self.scale, self.loss = scale, loss
+        self.perceptual: tuple[float, Perceptual] | None = None
+        """Weight and network of a perceptual term of `training_loss`."""
         self.module = module.to(device_of(cfg.device))
         self.architecture = type(module).__name__ if name is None else name
         self._write, self._gray = save, gray
@@ -78,19 +77,22 @@ class ModuleStudent:
         return restored.float().clamp(0, 1).to(lq.device)
 
     def training_loss(
-        self, lq: Tensor, hq: Tensor, forward: nn.Module | None = None
+        self, lq: Tensor, hq: Tensor, forward: nn.Module | None = None, *, reduce: bool = True
     ) -> tuple[Tensor, dict[str, float]]:
-        """Mean pixel loss over a batch, and `loss` and `psnr` (dB) to log. A gray student learns the luma of `hq`."""
+        """Mean loss over a batch, and `loss` and `psnr` (dB) to log. A gray student learns the luma of `hq`.
+
+        Without `reduce` each crop's loss, (B,), and nothing to log.
+        """
         restored = (self.module if forward is None else forward)(lq).float()
-        difference = restored - (luma(hq) if self._gray else hq)
-        square = difference.square()
-        if self.loss == "l1":
-            loss = difference.abs().mean()
-        elif self.loss == "l2":
-            loss = square.mean()
-        else:
-            loss = (square + _CHARBONNIER_EPS).sqrt().mean()
-        psnr = -10 * square.detach().mean().clamp_min(1e-10).log10()
+        truth = luma(hq) if self._gray else hq
+        losses = crop_losses(restored, truth.expand_as(restored), self.loss)
+        if self.perceptual is not None:
+            weight, network = self.perceptual
+            losses = losses + weight * network.to(hq.device)(restored, truth.expand_as(restored))
+        if not reduce:
+            return losses, {}
+        loss = losses.mean()
+        psnr = -10 * (restored - truth).detach().square().mean().clamp_min(1e-10).log10()
         value, decibel = torch.stack([loss.detach(), psnr]).tolist()  # one wait for the device, not two
         return loss, {"loss": value, "psnr": decibel}
 

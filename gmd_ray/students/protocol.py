@@ -30,11 +30,12 @@ class Student(Protocol):
         ...
 
     def training_loss(
-        self, lq: torch.Tensor, hq: torch.Tensor, forward: nn.Module | None = None
+        self, lq: torch.Tensor, hq: torch.Tensor, forward: nn.Module | None = None, *, reduce: bool = True
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Scalar loss of a batch of crops and values to log.
 
-        `forward` stands in for `module` where the trainer has wrapped it (DDP must see the call).
+        `forward` stands in for `module` where the trainer has wrapped it (DDP must see the call). Without `reduce` the
+        loss of each crop, (B,), whose mean is the scalar: the trainer weighs source and target crops itself.
         """
         ...
 
