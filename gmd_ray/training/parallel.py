@@ -50,13 +50,12 @@ def blocks(module: nn.Module) -> list[nn.Module]:
 
     def visit(parent: nn.Module) -> None:
         for child in parent.children():
-            if not isinstance(child, nn.ModuleList):
+            if not isinstance(parent, nn.ModuleList) or isinstance(child, nn.ModuleList):
                 visit(child)
                 continue
-            for member in child:
-                own = {id(p) for p in member.parameters()}
-                if own and not own & shared:
-                    found.append(member)
+            own = {id(p) for p in child.parameters()}
+            if own and not own & shared:
+                found.append(child)
 
     visit(module)
     return found
