@@ -13,6 +13,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "teacher.injection.tokens": ("all", "image"),
     "training.optimizer": ("adam", "adamw"),
     "training.schedule": ("constant", "cosine", "multistep"),
+    "pretrain.schedule": ("constant", "cosine", "multistep"),
     "training.loss": ("l1", "l2", "charbonnier", "psnr"),
     "training.mixing": ("batch", "loss"),
     "training.strategy": ("ddp", "fsdp"),
@@ -66,6 +67,8 @@ RANGES: dict[str, str] = {
     "training.validation_images": "[1, inf)",
     "training.log_every": "[1, inf)",
     "training.max_failures": "[-1, inf)",  # -1: without end, as Ray Train has it
+    "pretrain.steps": "[1, inf)",
+    "pretrain.lr": "(0, inf)",
     "evaluation.limit": "[1, inf)",
     "evaluation.crop_border": "[0, inf)",
     "evaluation.report_images": "[0, inf)",
@@ -102,7 +105,7 @@ TEMPLATES = ("source.lq_template", "evaluation.target_template", "evaluation.sou
 NEEDED: dict[str, tuple[str, ...]] = {
     "generate": ("target.path", "student.path", "teacher.path"),
     "finetune": ("student.path",),
-    "pretrain": ("source.hq",),
+    "pretrain": (),
     "evaluate": ("student.path",),
     "adapt": ("target.path", "student.path", "teacher.path"),
 }

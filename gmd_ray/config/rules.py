@@ -59,12 +59,14 @@ def require(cfg: Config, verb: str) -> None:
     """
     values = dict(flatten(cfg))
     missing = [f"{key}=..." for key in NEEDED[verb] if not values[key]]
-    trains = verb in ("finetune", "adapt")
-    if trains and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls):
+    trains = verb in ("finetune", "adapt") and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls)
+    if trains or verb == "pretrain":
         if not cfg.source.hq:
             missing.append("source.hq=...")
         if not cfg.source.lq and not cfg.source.degradation:
             missing.append("source.lq=... (or source.degradation=... to make it)")
+    if verb == "pretrain" and not cfg.student.path and not cfg.pretrain.architecture:
+        missing.append("student.path=... (or pretrain.architecture=... to start anew)")
     if verb == "evaluate" and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
         missing.append("evaluation.target_lq=... (or evaluation.source_hq=...)")
     if missing:
@@ -139,6 +141,8 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
         raise ConfigError(f"training.milestones={t.milestones}: must be steps from 1, in order")
     if t.schedule == "multistep" and not t.milestones:
         raise ConfigError("training.schedule=multistep: set training.milestones, the steps at which lr falls")
+    if cfg.pretrain.reinitialise and cfg.pretrain.architecture:
+        raise ConfigError("pretrain.reinitialise: means student.path, and pretrain.architecture is set; drop one")
     if t.strategy == "fsdp" and (t.compile or t.channels_last):
         key = "compile" if t.compile else "channels_last"
         raise ConfigError(f"training.strategy=fsdp: set training.{key}=false")

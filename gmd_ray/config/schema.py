@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from gmd_ray.config.data import SourceConfig, TargetConfig
 from gmd_ray.config.models import ScorerConfig, StudentConfig
-from gmd_ray.config.stages import EvaluationConfig, GenerationConfig, TrainingConfig
+from gmd_ray.config.stages import EvaluationConfig, GenerationConfig, PretrainConfig, TrainingConfig
 from gmd_ray.config.teacher import TeacherConfig
 
 
@@ -77,6 +77,7 @@ class Config:
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     ray: RayConfig = field(default_factory=RayConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from gmd_ray.config.models import PoolConfig
 
@@ -94,6 +95,24 @@ class TrainingConfig:
     log_every: int = 50
     max_failures: int = 3
     """Worker groups that may die before the run gives up."""
+
+
+@dataclass
+class PretrainConfig:
+    """`gmd-ray pretrain`: a student on the source pairs alone, ahead of Stage 2. The rest is as in `training`."""
+
+    architecture: str | None = None
+    """Class name of a spandrel network to start anew; left out: from `student.path`."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Of that class."""
+    reinitialise: bool = False
+    """Take the architecture and layout of `student.path`, and new weights."""
+    steps: int = 500_000
+    """Optimiser steps (paper)."""
+    lr: float = 2e-4
+    """SwinIR's own."""
+    schedule: str = "multistep"
+    """constant, cosine or multistep: times training.lr_decay after 1/2, 4/5, 9/10 and 19/20 of the steps."""
 
 
 @dataclass
