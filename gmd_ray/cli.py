@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("adapt", _adapt, "the whole run: generate, fine-tune, evaluate, register", parents=[settings])
     verb("generate", _generate, "Stages 0 to 1b: write the pair store", parents=[settings])
     verb("finetune", _finetune, "Stage 2 on an existing pair store", parents=[settings])
+    verb("pretrain", _pretrain, "train a student on the source pairs, anew or from a checkpoint", parents=[settings])
     verb("evaluate", _evaluate, "measure baseline and adapted student, write table and report", parents=[settings])
     verb("config", _config, "print the resolved settings and stop", parents=[settings])
     export = verb("export", _export, "write the accepted pairs for other tools", parents=[settings])
@@ -151,6 +152,20 @@ def _finetune(args: argparse.Namespace) -> int:
     return 0
 
 
+def _pretrain(args: argparse.Namespace) -> int:
+    cfg = _load(args)
+    from gmd_ray.adapt import settle
+    from gmd_ray.session import ray_session
+    from gmd_ray.tracking import start_run
+    from gmd_ray.training import pretrain
+
+    require(cfg, "pretrain")
+    settle(cfg)
+    with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("pretrain") as recorder:
+        print(pretrain(cfg, recorder).path)
+    return 0
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     cfg = _load(args)
     from gmd_ray.adapt import settle
@@ -164,7 +179,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     students = {"baseline": str(cfg.student.path)}
     for name in ["adapted", *cfg.controls]:
         path = finetuned_path(cfg, name)
-        if Path(path).is_file():
+        if Path(path).exists():
             students[name] = path
         else:
             log.info("%s: no fine-tuned student at %s; left out", name, path)

@@ -27,7 +27,7 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
     assert "did you mean 'teacher.steps'" in result.stderr
 
 
-@pytest.mark.parametrize("verb", ["adapt", "generate", "finetune", "evaluate"])
+@pytest.mark.parametrize("verb", ["adapt", "generate", "pretrain", "finetune", "evaluate"])
 def test_a_verb_names_what_it_lacks(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main([verb, f"out={tmp_path / 'run'}"]) == 2
     error = capsys.readouterr().err.strip()
@@ -57,7 +57,7 @@ def test_unknown_degradation_is_told_before_the_run(capsys: pytest.CaptureFixtur
     assert "did you mean 'noise25'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["adapt", "generate", "finetune", "evaluate", "export"])
+@pytest.mark.parametrize("verb", ["adapt", "generate", "pretrain", "finetune", "evaluate", "export"])
 def test_jobs_are_the_same_verbs(verb: str) -> None:
     script = ROOT / "jobs" / f"{verb}.py"
     result = subprocess.run([sys.executable, script, "no-such"], capture_output=True, text=True, check=False)

@@ -3,7 +3,7 @@
 from gmd_ray.config.data import SourceConfig, TargetConfig
 from gmd_ray.config.models import PoolConfig, ScorerConfig, StudentConfig
 from gmd_ray.config.schema import Config, GateConfig, RayConfig, TrackingConfig
-from gmd_ray.config.stages import EvaluationConfig, GenerationConfig, TrainingConfig
+from gmd_ray.config.stages import EvaluationConfig, GenerationConfig, PretrainConfig, TrainingConfig
 from gmd_ray.config.teacher import InjectionConfig, TeacherConfig
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "GenerationConfig",
     "InjectionConfig",
     "PoolConfig",
+    "PretrainConfig",
     "RayConfig",
     "ScorerConfig",
     "SourceConfig",

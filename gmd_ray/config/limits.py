@@ -13,10 +13,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "teacher.injection.tensors": ("kv", "v"),
     "teacher.injection.tokens": ("all", "image"),
     "training.optimizer": ("adam", "adamw"),
-    "training.schedule": ("constant", "cosine"),
-    "training.loss": ("l1", "l2", "charbonnier"),
+    "training.schedule": ("constant", "cosine", "multistep"),
+    "pretrain.schedule": ("constant", "cosine", "multistep"),
+    "training.loss": ("l1", "l2", "charbonnier", "psnr"),
+    "training.mixing": ("batch", "loss"),
+    "training.strategy": ("ddp", "fsdp"),
 }
-CONTROLS = ("source_only", "median")
+CONTROLS = ("source_only", "median", "supervised")
 BLOCKS = ("all", "single", "double", "late_single")
 DATASETS = ("target", "source")
 
@@ -26,6 +29,7 @@ RANGES: dict[str, str] = {
     "source.limit": "[1, inf)",
     "target.limit": "[1, inf)",
     "target.max_pixels": "[1, inf)",
+    "student.sampling_steps": "[1, inf)",
     "student.tile": "[0, inf)",
     "student.tile_overlap": "[0, inf)",
     "teacher.steps": "[1, inf)",
@@ -50,15 +54,24 @@ RANGES: dict[str, str] = {
     "training.patch": "[1, inf)",
     "training.lr": "(0, inf)",
     "training.weight_decay": "[0, inf)",
+    "training.lr_decay": "(0, 1]",
     "training.warmup_steps": "[0, inf)",
+    "training.perceptual": "[0, inf)",
+    "training.accumulate": "[1, inf)",
     "training.ema": "[0, 1)",
     "training.clip_grad_norm": "[0, inf)",
     "training.num_workers": "[1, inf)",
+    "training.min_workers": "[1, inf)",
     "training.cpus_per_worker": "[0, inf)",
     "training.cache_gb": "[0, inf)",
     "training.checkpoint_every": "[1, inf)",
+    "training.keep_checkpoints": "[1, inf)",
+    "training.validate_every": "[0, inf)",
+    "training.validation_images": "[1, inf)",
     "training.log_every": "[1, inf)",
     "training.max_failures": "[-1, inf)",  # -1: without end, as Ray Train has it
+    "pretrain.steps": "[1, inf)",
+    "pretrain.lr": "(0, inf)",
     "evaluation.limit": "[1, inf)",
     "evaluation.crop_border": "[0, inf)",
     "evaluation.report_images": "[0, inf)",
@@ -81,6 +94,8 @@ PATHS = (
     "student.path",
     "scorer.path",
     "scorer.weights",
+    "training.perceptual_weights",
+    "training.supervised_hq",
     "evaluation.target_lq",
     "evaluation.target_hq",
     "evaluation.source_hq",
@@ -107,6 +122,7 @@ TEMPLATES = ("source.lq_template", "evaluation.target_template", "evaluation.sou
 NEEDED: dict[str, tuple[str, ...]] = {
     "generate": ("target.path", "student.path", "teacher.path"),
     "finetune": ("student.path",),
+    "pretrain": (),
     "evaluate": ("student.path",),
     "adapt": ("target.path", "student.path", "teacher.path"),
 }

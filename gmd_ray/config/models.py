@@ -32,10 +32,16 @@ class StudentConfig:
     """The restorer to adapt."""
 
     path: str | None = None
-    """Checkpoint file in any layout that spandrel loads."""
+    """Checkpoint file in any layout that spandrel loads, or a latent diffusion directory."""
+    factory: str | None = None
+    """A team's own student: `package.module:function`, which takes this section and loads `path` itself."""
     tile: int = 0
     """Side of the tiles for large images, in LQ pixels; 0 restores whole images."""
     tile_overlap: int = 32
+    sampling_steps: int | None = None
+    """Euler steps of a latent diffusion student; None: as its directory says."""
+    gradient_checkpointing: bool = False
+    """Keep fewer activations in training and compute them again: memory against time, for latent diffusion."""
     dtype: str = "float32"
     """Inference precision: float32 or bfloat16 (autocast)."""
     device: str = "auto"

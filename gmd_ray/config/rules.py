@@ -62,12 +62,14 @@ def require(cfg: Config, verb: str) -> None:
     """
     values = dict(flatten(cfg))
     missing = [f"{key}=..." for key in NEEDED[verb] if not values[key]]
-    trains = verb in ("finetune", "adapt")
-    if trains and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls):
+    trains = verb in ("finetune", "adapt") and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls)
+    if trains or verb == "pretrain":
         if not cfg.source.hq:
             missing.append("source.hq=...")
         if not cfg.source.lq and not cfg.source.degradation:
             missing.append("source.lq=... (or source.degradation=... to make it)")
+    if verb == "pretrain" and not cfg.student.path and not cfg.pretrain.architecture:
+        missing.append("student.path=... (or pretrain.architecture=... to start anew)")
     if verb == "evaluate" and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
         missing.append("evaluation.target_lq=... (or evaluation.source_hq=...)")
     rootless = [key for key in SETS if (value := values[key]) and is_set(value) and value.endswith("@")]
@@ -109,6 +111,9 @@ def _check_values(values: dict[str, Any]) -> None:
     for key in DEVICES:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", values[key]):
             raise ConfigError(f"{key}={values[key]}: known: auto, cpu, cuda, cuda:N")
+    factory = values["student.factory"]
+    if factory is not None and not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", factory):
+        raise ConfigError(f"student.factory={factory}: give package.module:function")
     for key in TEMPLATES:
         if values[key].count("{}") != 1:
             raise ConfigError(f"{key}={values[key]}: must hold {{}} once, for the stem of the HQ file")
@@ -140,6 +145,28 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
     for control in cfg.controls:
         if control not in CONTROLS:
             raise ConfigError(f"controls: no control {control!r}; {nearest(control, CONTROLS)}")
+    t = cfg.training
+    if t.min_workers is not None and t.min_workers > t.num_workers:
+        raise ConfigError(f"training.min_workers={t.min_workers}: more than training.num_workers={t.num_workers}")
+    if t.mixing == "loss" and t.batch_size < 2:
+        raise ConfigError(
+            "training.mixing=loss: half of each batch is source, so training.batch_size must be 2 or more"
+        )
+    if any(not isinstance(m, int) or m < 1 for m in t.milestones) or sorted(t.milestones) != t.milestones:
+        raise ConfigError(f"training.milestones={t.milestones}: must be steps from 1, in order")
+    if t.schedule == "multistep" and not t.milestones:
+        raise ConfigError("training.schedule=multistep: set training.milestones, the steps at which lr falls")
+    if cfg.pretrain.reinitialise and cfg.pretrain.architecture:
+        raise ConfigError("pretrain.reinitialise: means student.path, and pretrain.architecture is set; drop one")
+    if t.strategy == "fsdp" and (t.compile or t.channels_last):
+        key = "compile" if t.compile else "channels_last"
+        raise ConfigError(f"training.strategy=fsdp: set training.{key}=false")
+    if t.perceptual and not t.perceptual_weights:
+        raise ConfigError("training.perceptual: set training.perceptual_weights to a file of torchvision's vgg19")
+    if t.validate_every and not cfg.evaluation.source_hq:
+        raise ConfigError("training.validate_every: set evaluation.source_hq, the held-out source images")
+    if "supervised" in cfg.controls and not t.supervised_hq:
+        raise ConfigError("controls: supervised needs the target's ground truth; set training.supervised_hq")
     if "median" in cfg.controls and not cfg.generation.keep_restored:
         raise ConfigError("controls: median filters the `restored` images; set generation.keep_restored=true")
     for key, other in (("target_hq", "target_lq"), ("source_lq", "source_hq")):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from gmd_ray.config.data import DataConfig, SourceConfig, TargetConfig
 from gmd_ray.config.models import ScorerConfig, StudentConfig
-from gmd_ray.config.stages import EvaluationConfig, GenerationConfig, TrainingConfig
+from gmd_ray.config.stages import EvaluationConfig, GenerationConfig, PretrainConfig, TrainingConfig
 from gmd_ray.config.teacher import TeacherConfig
 
 
@@ -68,7 +68,8 @@ class Config:
     prepare: str | None = None
     """Data made before the run: `demo` draws the toy world under `<out>/world`."""
     controls: list[str] = field(default_factory=list)
-    """Fine-tunes to run beside the adapted one for comparison: source_only, median (median-filtered `restored`)."""
+    """Fine-tunes to run beside the adapted one for comparison: source_only, median (median-filtered `restored`),
+    supervised (the target's ground truth from training.supervised_hq: the upper bound)."""
     data: DataConfig = field(default_factory=DataConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
@@ -77,6 +78,7 @@ class Config:
     scorer: ScorerConfig = field(default_factory=ScorerConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     ray: RayConfig = field(default_factory=RayConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from gmd_ray.config.models import PoolConfig
 
@@ -35,6 +36,9 @@ class TrainingConfig:
     """Global batch over all workers (paper)."""
     source_ratio: float = 0.9
     """rho, the share of source pairs in each global batch (paper)."""
+    mixing: str = "batch"
+    """batch: source_ratio is the share of slots (paper). loss: half of each batch is source, and source_ratio weighs
+    the two mean losses."""
     patch: int = 128
     """Side of the random training crop, in LQ pixels; smaller images are reflect-padded."""
     flip: bool = True
@@ -45,29 +49,72 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     schedule: str = "constant"
-    """constant or cosine (to zero)."""
+    """constant, cosine (to zero) or multistep."""
+    milestones: list[int] = field(default_factory=list)
+    """Steps at which multistep multiplies the learning rate by lr_decay."""
+    lr_decay: float = 0.5
     warmup_steps: int = 500
     loss: str = "l1"
-    """l1, l2 or charbonnier."""
+    """l1, l2 (mean squared error), charbonnier or psnr (minus PSNR in dB)."""
+    perceptual: float = 0.0
+    """Weight of a VGG19 feature distance beside the pixel loss; 0 leaves it out."""
+    perceptual_weights: str | None = None
+    """Local file of torchvision's vgg19 state dict; nothing is downloaded."""
     ema: float = 0.999
     """Decay of the exponential moving average that is evaluated and exported; 0 switches it off."""
     clip_grad_norm: float = 1.0
     """0 switches clipping off."""
     bf16: bool = True
     """Autocast where the accelerator supports it; never on CPU."""
+    compile: bool = False
+    """torch.compile of the student: minutes at the start, faster steps; not with strategy=fsdp."""
+    accumulate: int = 1
+    """Parts in which a worker takes its share of the global batch: less memory, the same gradient to rounding."""
+    strategy: str = "ddp"
+    """ddp, or fsdp (FSDP2: weights, gradients and optimiser state sharded) for students that do not fit a GPU."""
     channels_last: bool = False
     """Memory layout of feature maps: about 1.4 times as fast for plain CNNs on CPU; architectures that `view` feature
     maps refuse it."""
     num_workers: int = 1
+    min_workers: int | None = None
+    """Go on with as few workers as this where machines are lost, and grow back to num_workers; the global batches stay.
+    Left out: wait until num_workers can run."""
     use_gpu: bool = False
     cpus_per_worker: float = 1.0
     """Also the number of torch threads of a worker, and of threads that load data, at least 1."""
     cache_gb: float = 2.0
     """Decoded source images that each worker keeps in memory, in GB."""
     checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    """Last checkpoints that are kept."""
+    validate_every: int = 0
+    """Steps between validations: mean PSNR of the averaged weights on the first validation_images held-out source pairs
+    (`evaluation.source_hq`); the best checkpoints are kept instead of the last, beside the very last. 0 switches it
+    off."""
+    validation_images: int = 8
+    supervised_hq: str | None = None
+    """Ground truth of the target photos, by their ids' stems: for the `supervised` control alone."""
     log_every: int = 50
     max_failures: int = 3
     """Worker groups that may die before the run gives up."""
+
+
+@dataclass
+class PretrainConfig:
+    """`gmd-ray pretrain`: a student on the source pairs alone, ahead of Stage 2. The rest is as in `training`."""
+
+    architecture: str | None = None
+    """Class name of a spandrel network to start anew; left out: from `student.path`."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Of that class."""
+    reinitialise: bool = False
+    """Take the architecture and layout of `student.path`, and new weights."""
+    steps: int = 500_000
+    """Optimiser steps (paper)."""
+    lr: float = 2e-4
+    """SwinIR's own."""
+    schedule: str = "multistep"
+    """constant, cosine or multistep: times training.lr_decay after 1/2, 4/5, 9/10 and 19/20 of the steps."""
 
 
 @dataclass

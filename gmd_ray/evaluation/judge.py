@@ -110,7 +110,7 @@ class Judge:
         reference = None if hq is None else to_tensor([hq])[0]
         for name in names:
             try:
-                image = lq if name == "lq" else self._restore(name, lq)
+                image = lq if name == "lq" else self._restore(name, lq, item["id"])
             except Exception as error:  # noqa: BLE001 - the same, for one student on one image
                 yield from self._failed(name, error)
                 continue
@@ -121,7 +121,7 @@ class Judge:
     def _show_pair(self, item: Item) -> Iterator[dict[str, Any]]:
         """The adapted student's output for a row of the pair store."""
         try:
-            restored = self._restore(ADAPTED, decode_png(item["data"]))
+            restored = self._restore(ADAPTED, decode_png(item["data"]), item["id"])
         except Exception:  # a picture that the report does without
             log.warning("%s: the adapted student cannot restore it", item["id"], exc_info=True)
             return
@@ -136,8 +136,8 @@ class Judge:
         key = ("source-test", self.cfg.seed, item["id"])
         return load_pair(pair, None if pair.lq else self.degradation, gray, key, self.scale)
 
-    def _restore(self, name: str, lq: np.ndarray) -> np.ndarray:
-        restored = to_images(self.students[name].restore(to_tensor([lq])))[0]
+    def _restore(self, name: str, lq: np.ndarray, image_id: str) -> np.ndarray:
+        restored = to_images(self.students[name].restore(to_tensor([lq]), [image_id]))[0]
         if not np.isfinite(restored).all():
             raise ValueError("the restored image has values that are not finite")
         return (np.rint(np.clip(restored, 0, 1) * 255) / 255).astype(np.float32)

@@ -117,7 +117,7 @@ class Restore(_ModelStage):
     name, model_column, image_column, made_column = "restore", "student", "lq", "restored"
 
     def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
-        restored = _finite(self.model.restore(batch.images), "the student's output")
+        restored = _finite(self.model.restore(batch.images, ids), "the student's output")
         return [{"restored": code} for code in self._encoded(restored)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from gmd_ray.students.loading import load_student
+from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.protocol import Student
-from gmd_ray.students.spandrel_student import load_student
 
-__all__ = ["Student", "load_student"]
+__all__ = ["ModuleStudent", "Student", "load_student"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -20,16 +21,21 @@ class Student(Protocol):
     fingerprint: str
     """Weights and inference settings, as a short hex digest."""
 
-    def restore(self, lq: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) -> (B, 3, H * scale, W * scale), without gradients, clamped to [0, 1]."""
+    def restore(self, lq: torch.Tensor, ids: Sequence[str] | None = None) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, 3, H * scale, W * scale), without gradients, clamped to [0, 1].
+
+        A student that samples draws its noise from the image's id, one for each image, so that a result depends
+        neither on the batch it rides in nor on the worker; without ids, from the image's content.
+        """
         ...
 
     def training_loss(
-        self, lq: torch.Tensor, hq: torch.Tensor, forward: nn.Module | None = None
+        self, lq: torch.Tensor, hq: torch.Tensor, forward: nn.Module | None = None, *, reduce: bool = True
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Scalar loss of a batch of crops and values to log.
 
-        `forward` stands in for `module` where the trainer has wrapped it (DDP must see the call).
+        `forward` stands in for `module` where the trainer has wrapped it (DDP must see the call). Without `reduce` the
+        loss of each crop, (B,), whose mean is the scalar: the trainer weighs source and target crops itself.
         """
         ...
 

@@ -5,76 +5,37 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import hashlib
-import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmd_ray.config import StudentConfig
-from gmd_ray.errors import ConfigError, ModelError, nearest
-from gmd_ray.images.tiling import tiled
+from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.students.checkpoint_layout import Checkpoint, Layout, map_keys, read_checkpoint
-from gmd_ray.students.rgb_network import RgbNetwork, luma
-
-LOSSES = ("l1", "l2", "charbonnier")
-_DTYPES = ("float32", "bfloat16")
-_CHARBONNIER_EPS = 1e-9
-"""Under the root; the value of the SwinIR denoisers (restoration.md 1.5)."""
+from gmd_ray.students.module_student import ModuleStudent
+from gmd_ray.students.rgb_network import RgbNetwork
 
 
-class SpandrelStudent:
-    """A restorer read from a checkpoint; see `gmd_ray.students.protocol.Student`."""
-
-    scale: int
-    module: nn.Module
-    fingerprint: str
-    """Of the weights as loaded and the settings that change pixels; the file's path and container do not count."""
+class SpandrelStudent(ModuleStudent):
+    """A restorer read from a checkpoint; it keeps the checkpoint's layout."""
 
     def __init__(
         self, cfg: StudentConfig, network: RgbNetwork, layout: Layout, architecture: str, loss: str = "l1"
     ) -> None:
-        self.scale = network.scale
-        self.module = network
-        self.architecture = architecture
-        self.loss = loss
+        super().__init__(
+            cfg,
+            network,
+            scale=network.scale,
+            name=architecture,
+            weights=network.network.state_dict(),
+            gray=network.output_channels == 1,
+            loss=loss,
+        )
         self._network = network
         self._layout = layout
-        self._tile, self._overlap, self._dtype = cfg.tile, cfg.tile_overlap, cfg.dtype
-        settings = {"architecture": architecture, "dtype": cfg.dtype, "tile": cfg.tile}
-        if cfg.tile:
-            settings["tile_overlap"] = cfg.tile_overlap
-        self.fingerprint = _fingerprint(network, settings)
-
-    def restore(self, lq: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 3, H * scale, W * scale) in [0, 1], float32, on the device of `lq`; any size from 1x1."""
-        assert lq.shape[1:-2] == (3,), f"expected (B, 3, H, W), got {tuple(lq.shape)}"
-        device = next(self.module.parameters()).device
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._dtype == "bfloat16")
-        with torch.no_grad(), _evaluating(self.module), autocast:
-            restored = tiled(self.module, lq.to(device, torch.float32), self._tile, self._overlap, self.scale)
-        return restored.clamp(0, 1).to(lq.device)
-
-    def training_loss(
-        self, lq: Tensor, hq: Tensor, forward: nn.Module | None = None
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Mean pixel loss over a batch, and `loss` and `psnr` (dB) to log. A gray student learns the luma of `hq`."""
-        restored = (self.module if forward is None else forward)(lq).float()
-        difference = restored - (luma(hq) if self._network.output_channels == 1 else hq)
-        square = difference.square()
-        if self.loss == "l1":
-            loss = difference.abs().mean()
-        elif self.loss == "l2":
-            loss = square.mean()
-        else:
-            loss = (square + _CHARBONNIER_EPS).sqrt().mean()
-        psnr = -10 * square.detach().mean().clamp_min(1e-10).log10()
-        value, decibel = torch.stack([loss.detach(), psnr]).tolist()  # one wait for the device, not two
-        return loss, {"loss": value, "psnr": decibel}
 
     def save(self, path: str | Path) -> None:
         """Write the weights in the layout the checkpoint came in, each key in its own precision.
@@ -112,28 +73,12 @@ class SpandrelStudent:
             draft.unlink(missing_ok=True)
 
 
-def load_student(cfg: StudentConfig, loss: str = "l1", *, stochastic_depth: bool = False) -> SpandrelStudent:
+def load_spandrel(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> SpandrelStudent:
     """Load a checkpoint of any architecture that spandrel (or spandrel_extra_arches, where installed) knows.
 
-    Args:
-        cfg: path, tiling, precision and device.
-        loss: of `training_loss`: l1, l2 or charbonnier.
-        stochastic_depth: keep the random skipping of residual branches that some architectures train with (SwinIR:
-            up to 0.1). Off by default: it regularises training from scratch and only adds noise to a short adaptation.
-
-    Raises:
-        ConfigError: a setting that does not exist.
-        ModelError: a file that cannot be loaded, or whose architecture could not be saved back in its layout.
+    Args and errors: see `gmd_ray.students.load_student`.
     """
-    if cfg.path is None:
-        raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
-    if cfg.dtype not in _DTYPES:
-        raise ConfigError(f"student.dtype={cfg.dtype}: {nearest(cfg.dtype, _DTYPES)}")
-    if loss not in LOSSES:
-        raise ConfigError(f"training.loss={loss}: {nearest(loss, LOSSES)}")
-    if cfg.tile < 0 or (cfg.tile > 0 and not 0 <= cfg.tile_overlap < cfg.tile):
-        raise ConfigError(f"student.tile={cfg.tile} with tile_overlap={cfg.tile_overlap}: 0 <= tile_overlap < tile")
-    device = _device(cfg.device)
+    assert cfg.path is not None
     path = Path(cfg.path)
     checkpoint = read_checkpoint(path)
     descriptor = _build(checkpoint.weights, path)
@@ -145,7 +90,7 @@ def load_student(cfg: StudentConfig, loss: str = "l1", *, stochastic_depth: bool
         for module in descriptor.model.modules():
             if type(module).__name__ == "DropPath":
                 module.drop_prob = 0.0
-    return SpandrelStudent(cfg, RgbNetwork(descriptor).to(device), layout, architecture, loss)
+    return SpandrelStudent(cfg, RgbNetwork(descriptor), layout, architecture, loss)
 
 
 @functools.cache
@@ -194,41 +139,9 @@ def _layout(checkpoint: Checkpoint, descriptor: Any, path: Path) -> Layout:
     return Layout.of(checkpoint, mapping)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"student.device={name}: auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"student.device={name}: no CUDA device is visible here, use auto or cpu")
-    return device
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards every submodule's own mode again (a trainer may have frozen some)."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
 def _test_output(network: RgbNetwork) -> Tensor:
     image = torch.rand(1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
     # The seed is for the few networks that draw noise even in evaluation.
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return network(image)
-
-
-def _fingerprint(network: RgbNetwork, settings: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for key, value in sorted(network.network.state_dict().items()):
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

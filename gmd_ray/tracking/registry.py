@@ -49,7 +49,7 @@ class Decision:
 def register(
     cfg: Config, recorder: MlflowRecorder | NullRecorder, student_path: str, evaluation: Evaluation
 ) -> str | None:
-    """Make the file at `student_path` a version of `cfg.tracking.model`, under the alias `challenger`.
+    """Make the file (or directory) at `student_path` a version of `cfg.tracking.model`, under the alias `challenger`.
 
     The file becomes the artifact `student/<first 12 digits of its sha256>/<file name>` of the recorder's run, so that
     a run directory resumed with other settings cannot change the file of an earlier version. The same file from the
@@ -224,7 +224,7 @@ def _local_file(path: str) -> Iterator[Path]:
     """`path` itself where it is local, else a temporary copy."""
     if not is_remote(path):
         local = local_path(path)
-        if not local.is_file():
+        if not local.exists():
             raise TrackingError(f"{path}: no such file to register")
         yield local
         return

@@ -133,13 +133,17 @@ def _origin(cfg: Config) -> dict[str, str]:
         tags["teacher.path"] = cfg.teacher.path
     if cfg.student.path:
         tags["student.path"] = cfg.student.path
-        if Path(cfg.student.path).is_file():
+        if Path(cfg.student.path).exists():
             tags["student.sha256"] = sha256(cfg.student.path)
     return tags
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of a local file."""
+    """Hex digest of a local file; of a directory, that of its files' names and digests."""
+    if Path(path).is_dir():
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        lines = "".join(f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files)
+        return hashlib.sha256(lines.encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from gmd_ray.images.degradations import sample_rng
@@ -15,8 +18,26 @@ from gmd_ray.images.encode import to_tensor
 from gmd_ray.training.data import Crops
 from gmd_ray.training.mixing import Mixture, Stream
 
-Batch = tuple[Tensor, Tensor]
-"""(lq, hq): (B, 3, patch, patch) and (B, 3, patch * scale, patch * scale)."""
+
+class Batch(NamedTuple):
+    """A worker's share of a global batch."""
+
+    lq: Tensor
+    """(B, 3, patch, patch)"""
+    hq: Tensor
+    """(B, 3, patch * scale, patch * scale)"""
+    source: Tensor
+    """(B,) bool: whether a crop is of the source; else it is of the target."""
+
+    def digest(self) -> str:
+        """Of the crops as an unordered set: batches dealt to any number of workers can be told to be the same."""
+        crops = (lq.numpy().tobytes() + hq.numpy().tobytes() for lq, hq in zip(self.lq, self.hq, strict=True))
+        return hashlib.sha256(b"".join(sorted(hashlib.sha256(crop).digest() for crop in crops))).hexdigest()
+
+    @classmethod
+    def joined(cls, shares: Iterable[Batch]) -> Batch:
+        """The global batch of its workers' shares."""
+        return cls(*(torch.cat(parts) for parts in zip(*shares, strict=True)))
 
 
 class Batches:
@@ -36,11 +57,15 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         crops = []
-        for draw in self._mixture.share(step, self._rank, self._world_size):
+        share = self._mixture.share(step, self._rank, self._world_size)
+        for draw in share:
             rng = sample_rng(self._seed, "crop", draw.stream, draw.position)
             crops.append(self._streams[draw.stream].crop(draw.index, draw.epoch, rng))
         lq, hq = (to_tensor(side) for side in zip(*crops, strict=True))
-        return (lq.pin_memory(), hq.pin_memory()) if self._pin else (lq, hq)
+        source = torch.tensor([draw.stream == "source" for draw in share])
+        if self._pin:
+            lq, hq, source = lq.pin_memory(), hq.pin_memory(), source.pin_memory()
+        return Batch(lq, hq, source)
 
 
 class Prefetcher:
@@ -53,7 +78,7 @@ class Prefetcher:
         threads: at work at once; twice as many batches and two wait or are being made.
     """
 
-    def __init__(self, batches: Batches, start: int, stop: int, threads: int) -> None:
+    def __init__(self, batches: Callable[[int], Batch], start: int, stop: int, threads: int) -> None:
         self._batches, self._next, self._stop, self._depth = batches, start, stop, 2 * threads + 2
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
         self._queue: collections.deque[Future[Batch]] = collections.deque()

@@ -121,7 +121,8 @@ class SourcePairs:
 
 
 class TargetPairs:
-    """Crops of the accepted pairs: (lq, pseudo_target), or (lq, median-filtered restored) for the control.
+    """Crops of the accepted pairs: (lq, pseudo_target); or for the controls (lq, median-filtered restored) and
+    (lq, ground truth).
 
     The encoded images are read once, in one pass over the store, and checked to be whole.
 
@@ -129,14 +130,14 @@ class TargetPairs:
         DataError: naming the pair whose images are missing or torn, or a store that has changed since it was listed.
     """
 
-    def __init__(self, plan: TargetPlan, *, scale: int, patch: int, flip: bool) -> None:
-        self._plan, self._scale, self._patch, self._flip = plan, scale, patch, flip
+    def __init__(self, plan: TargetPlan, *, scale: int, patch: int, flip: bool, gray: bool = False) -> None:
+        self._plan, self._scale, self._patch, self._flip, self._gray = plan, scale, patch, flip, gray
         self._file = tempfile.SpooledTemporaryFile(max_size=ENCODED_IN_MEMORY)  # noqa: SIM115 (lives as long as we do)
         self._lock = threading.Lock()
         places = {}
-        column: TargetColumn = "restored" if plan.median else "pseudo_target"
+        column: TargetColumn | None = None if plan.truths else "restored" if plan.median else "pseudo_target"
         batches = rows_dataset(plan.store_url).to_batches(
-            columns=["id", "lq", column],
+            columns=["id", "lq", *([column] if column else [])],
             filter=accepted(plan.threshold, plan.higher_is_better, plan.strangers),
             batch_size=16,
             fragment_readahead=1,
@@ -145,7 +146,7 @@ class TargetPairs:
             for row in batch.to_pylist():
                 places[row["id"]] = (
                     self._append(row["id"], row["lq"], "lq"),
-                    self._append(row["id"], row[column], column),
+                    self._append(row["id"], row[column], column) if column else None,
                 )
         if places.keys() != set(plan.ids):
             raise DataError(f"{plan.store_url}: the accepted pairs have changed since the run began; start it again")
@@ -153,7 +154,11 @@ class TargetPairs:
 
     def crop(self, index: int, epoch: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         lq_place, target_place = self._places[index]
-        lq, target = decode_png(self._read(*lq_place)), decode_png(self._read(*target_place))
+        lq = decode_png(self._read(*lq_place))
+        if target_place is None:
+            target = _load(self._plan.truths[index], self._gray, self._scale)
+        else:
+            target = decode_png(self._read(*target_place))
         if self._plan.median:
             target = median(target)
         height, width = lq.shape[:2]

@@ -16,7 +16,7 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
 from gmd_ray.progress import NullRecorder, Recorder
-from gmd_ray.training.plan import CURVE, Finetuned, Plan, check_settings, make_plan, read_json, write_json
+from gmd_ray.training.plan import CURVE, SCORE, Finetuned, Plan, check_settings, make_plan, read_json, write_json
 
 log = logging.getLogger("gmd_ray.training")
 
@@ -38,10 +38,13 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
     Args:
         cfg: the pairs are read from `<out>/pairs` at `scorer.threshold`.
         name: `adapted`; or a control: `source_only` (the same steps on source pairs alone), `median` (the same pairs
-            with a 3x3 median of `restored` for a target).
+            with a 3x3 median of `restored` for a target), `supervised` (the same photos with their ground truth from
+            `training.supervised_hq`: the upper bound). `pretrained` trains on source pairs alone with the stochastic
+            depth of the architecture, see `gmd_ray.training.pretrain`.
         recorder: gets `loss`, `lr`, `grad_norm`, `images_per_s`, `data_wait` (share of time spent waiting for data),
-            `n_source` and `n_target`, each the mean over the last `training.log_every` steps, which also is how often;
-            it is pickled to Ray Train's controller.
+            `n_source` and `n_target`, `loss_source` and `loss_target` (of the crops of each, unweighted), each the
+            mean over the last `training.log_every` steps, which also is how often; and `val_psnr` at each validation.
+            It is pickled to Ray Train's controller.
         seed: of sample order, crops and degradations; one that is given has an output directory of its own,
             `<out>/finetune/<name>-seed<seed>`. Default: `cfg.seed`, in `<out>/finetune/<name>`.
 
@@ -58,7 +61,7 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
     settings = check_settings(plan)
     done_path = Path(plan.directory, DONE)
     label = f"finetune {Path(plan.directory).name}"
-    if done_path.is_file() and Path(plan.student).is_file():
+    if done_path.is_file() and Path(plan.student).exists():
         log.info("%s: finished before, %s", label, plan.student)
         return Finetuned(**read_json(done_path) | {"path": plan.student})
     counts = {"source pairs": len(plan.source), "accepted pairs": len(plan.target.ids) if plan.target else 0}
@@ -102,12 +105,18 @@ def _fit(plan: Plan, label: str, recorder: Recorder) -> int | None:
     trainer = TorchTrainer(
         _train,
         train_loop_config={"plan": plan},
-        scaling_config=ScalingConfig(num_workers=cfg.num_workers, use_gpu=cfg.use_gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers),
+            use_gpu=cfg.use_gpu,
+            resources_per_worker=resources,
+        ),
         run_config=RunConfig(
             name="train",
             storage_path=plan.directory,
             failure_config=FailureConfig(max_failures=cfg.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if plan.validation else None
+            ),
             callbacks=[CurveKeeper(str(curve), recorder, points[-1]["step"] if points else 0)],
         ),
     )
@@ -139,19 +148,18 @@ def _what(plan: Plan) -> str:
     cfg = plan.cfg.training
     parts = [f"{len(plan.source)} source pairs"] if plan.source else []
     if plan.target:
-        kind = "median-filtered pairs" if plan.target.median else "accepted pairs"
-        parts.append(f"{len(plan.target.ids)} {kind}")
+        kind = {"median": "median-filtered pairs", "supervised": "pairs with ground truth"}.get(plan.name)
+        parts.append(f"{len(plan.target.ids)} {kind or 'accepted pairs'}")
     return f"{cfg.steps} steps of {cfg.batch_size} on {' and '.join(parts)}, {cfg.num_workers} worker(s)"
 
 
 def _warn_of_scarce_cpus(available: float, plan: Plan) -> None:
     cfg = plan.cfg.training
-    needed = cfg.num_workers * cfg.cpus_per_worker
+    needed = (cfg.min_workers or cfg.num_workers) * cfg.cpus_per_worker
     if needed > available:
         log.warning(
-            "training.num_workers=%d x training.cpus_per_worker=%g needs %g CPUs, the cluster has %g: "
-            "waiting until it has grown",
-            cfg.num_workers,
+            "%d worker(s) x training.cpus_per_worker=%g needs %g CPUs, the cluster has %g: waiting until it has grown",
+            cfg.min_workers or cfg.num_workers,
             cfg.cpus_per_worker,
             needed,
             available,

@@ -1,4 +1,4 @@
-"""The training loop that each Ray Train worker runs: DDP over exact global batches, resumable."""
+"""The training loop that each Ray Train worker runs: exact global batches over any number of workers, resumable."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import dataclasses
 import hashlib
 import os
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from gmd_ray.errors import GmdError
+from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
 from gmd_ray.students import Student, load_student
-from gmd_ray.training.batches import Batches, Prefetcher
+from gmd_ray.training.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data import Crops, SourcePairs, TargetPairs
+from gmd_ray.training.meter import Meter
 from gmd_ray.training.mixing import Mixture, Stream
 from gmd_ray.training.optim import Ema, learning_rate, make_optimizer
-from gmd_ray.training.plan import Plan
+from gmd_ray.training.parallel import gathered, gathering, gradient_norm, load_optimizer, wrap
+from gmd_ray.training.plan import SCORE, Plan
+from gmd_ray.training.validation import Validation
 
 STATE = "state.pt"
 
@@ -58,7 +60,7 @@ def train(config: dict[str, Any]) -> GmdError | int | None:
     with Prefetcher(worker.batches, worker.start, cfg.steps, threads) as prefetcher:
         worker.wrap()
         failure = worker.run(prefetcher)
-    if failure is None and worker.rank == 0:
+    if failure is None:
         try:
             worker.export()
         except GmdError as error:
@@ -75,33 +77,35 @@ class _Worker:
         self._plan, self._cfg = plan, plan.cfg.training
         self._device = _device()
         self._layout = torch.channels_last if self._cfg.channels_last else torch.contiguous_format
-        # Loaded on the CPU: which device is this worker's, Ray Train knows.
-        student = dataclasses.replace(plan.cfg.student, device="cpu")
-        self._student: Student = load_student(student, self._cfg.loss)
+        self._student = self._load_student()
         self.batches = self._batches(self._student.scale)
         self._state = _last_checkpoint()
         self.start = 0 if self._state is None else int(self._state["step"])
+        if self._state is not None and self._state["sampler"] != self._mixture.state(self.start):
+            raise ResumeMismatchError(f"{plan.directory}: its checkpoint's sampler stands elsewhere; remove it")
+        sharded = self._cfg.strategy == "fsdp"
+        dealt = (0, 1) if sharded else (self.rank, self.world_size)
+        self._validation = Validation(plan.validation, plan.cfg.source, *dealt) if plan.validation else None
 
     def wrap(self) -> None:
-        """Put the model on its device and under DDP, and take up the checkpoint's state."""
+        """Put the model on its device and join it with the other workers', and take up the checkpoint's state."""
         module = self._student.module.train()
         module.to(memory_format=self._layout)  # type: ignore[call-overload]
         if self._state is not None:
             module.load_state_dict(self._state["module"])
-        # SPAN, FFTformer and others hold parameters that a training forward never reaches; plain DDP stops at those.
-        unused = {"find_unused_parameters": True}
-        self._model = ray.train.torch.prepare_model(module, parallel_strategy_kwargs=unused)
+        self._joined = wrap(module, self._cfg.strategy, self._device)
+        self._model = cast(nn.Module, torch.compile(self._joined)) if self._cfg.compile else self._joined
         self._ema = Ema(module, self._cfg.ema)
         self._optimizer = make_optimizer(module, self._cfg)
         if self._state is not None:
             self._ema.load(self._state["ema"])
-            self._optimizer.load_state_dict(self._state["optimizer"])
+            load_optimizer(self._optimizer, self._state["optimizer"])
         self._state = None
 
     def run(self, prefetcher: Prefetcher) -> GmdError | None:
         """Train from the checkpoint to the last step; reports and checkpoints on the way."""
         cfg = self._cfg
-        meter = _Meter(self._device)
+        meter = Meter(self._device)
         for step in range(self.start, cfg.steps):
             failure: GmdError | None = None
             try:
@@ -110,44 +114,82 @@ class _Worker:
                 # The others would wait for this worker's gradients for ever: it sends NaN, which stops them all.
                 failure, batch = error, self._nan_batch()
             lr = learning_rate(step, cfg)
-            loss, norm = self._step(step, batch, lr)
+            sums, norm = self._step(step, batch, lr)
             if not torch.isfinite(norm):
                 nan = GmdError(
                     f"fine-tune {self._plan.name}: loss or gradient is not finite at step {step + 1}; "
                     f"lower training.lr={cfg.lr:g}"
                 )
                 return _first_of_all(failure) or nan
-            meter.add(loss, norm, self._mixture.composition(step))
+            meter.add(sums, norm, self._mixture.composition(step))
             done = step + 1
             last = done == cfg.steps
+            validate = self._validation is not None and (last or done % cfg.validate_every == 0)
             figures: dict[str, float] = {"step": done}
-            if last or done % cfg.log_every == 0:
+            if last or validate or done % cfg.log_every == 0:
                 figures |= meter.read(prefetcher.waited_s) | {"lr": lr}
-            save = last or done % cfg.checkpoint_every == 0
+            if validate:
+                try:
+                    figures[SCORE] = self._validate()
+                except DataError as error:
+                    failure = error
+                failure = _first_of_all(failure)
+                if failure is not None:
+                    return failure
+                meter.restart(prefetcher.waited_s)
+            save = last or validate or done % cfg.checkpoint_every == 0
             if save or len(figures) > 1:
                 self._report(figures, save)
         return None
 
     def export(self) -> None:
         """Write the student with the averaged weights, in the layout that it came in."""
-        self._student.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self._student.module.load_state_dict(self._ema.state)
-        self._student.save(self._plan.student)
+        state = gathered(self._ema.state)
+        if self.rank == 0:
+            student = self._load_student()  # this one's weights may be sharded
+            student.module.load_state_dict(state)
+            student.save(self._plan.student)
 
-    def _step(self, step: int, batch: tuple[Tensor, Tensor], lr: float) -> tuple[Tensor, Tensor]:
-        """One optimiser step: this worker's part of the global batch's mean loss, and the global gradient's norm."""
+    def _load_student(self) -> Student:
+        """As the checkpoint has it, on the CPU: which device is this worker's, Ray Train knows."""
+        cfg = self._cfg
+        return load_student(
+            dataclasses.replace(self._plan.cfg.student, device="cpu"),
+            cfg.loss,
+            stochastic_depth=self._plan.name == "pretrained",
+            perceptual=cfg.perceptual,
+            perceptual_weights=cfg.perceptual_weights,
+        )
+
+    def _step(self, step: int, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
+        """One optimiser step.
+
+        Returns:
+            This worker's part of the global loss, and its source and target crops' losses summed, (3,); and the norm
+            of the global gradient.
+        """
         cfg = self._cfg
         torch.manual_seed(_step_seed(self._plan.seed, step, self.rank))  # for dropout; so a resumed run draws the same
-        lq, hq = (side.to(self._device, non_blocking=True, memory_format=self._layout) for side in batch)
-        with _autocast(self._device, cfg.bf16):
-            loss, _ = self._student.training_loss(lq, hq, self._model)
-        part = loss * (len(lq) / cfg.batch_size)
+        weights = self._mixture.weights(step)
         self._optimizer.zero_grad()
-        # DDP takes the mean over workers; times their number it is the sum of the parts, however uneven these are.
-        # A loss that is no number must show in every worker's gradient; that of |NaN| is 0.
-        (part * torch.where(part.isfinite(), self.world_size, torch.nan)).backward()
+        sums = torch.zeros(3, device=self._device)
+        parts = list(zip(*(side.tensor_split(cfg.accumulate) for side in batch), strict=True))
+        for number, (lq, hq, source) in enumerate(parts, start=1):
+            lq, hq = (side.to(self._device, non_blocking=True, memory_format=self._layout) for side in (lq, hq))
+            source = source.to(self._device, non_blocking=True)
+            with gathering(self._joined, last=number == len(parts)):
+                with _autocast(self._device, cfg.bf16):
+                    losses, _ = self._student.training_loss(lq, hq, self._model, reduce=False)
+                part = (losses * torch.where(source, weights.source, weights.target)).sum()
+                # The workers' gradients are averaged; times their number it is the sum of the parts, however uneven
+                # these are. A loss that is no number must show in every worker's gradient; that of |NaN| is 0.
+                (part * torch.where(part.isfinite(), self.world_size, torch.nan)).backward()
+            losses = losses.detach()
+            # Chosen, not multiplied by the mask: a student whose loss is no number shows in its own stream.
+            streams = [torch.where(mask, losses, 0).sum() for mask in (source, ~source)]
+            sums += torch.stack([part.detach(), *streams])
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = gradient_norm(parameters)
         if torch.isfinite(norm):
             if cfg.clip_grad_norm > 0:
                 torch.nn.utils.clip_grads_with_norm_(parameters, cfg.clip_grad_norm, norm)
@@ -155,23 +197,33 @@ class _Worker:
                 group["lr"] = lr
             self._optimizer.step()
             self._ema.update()
-        return part.detach(), norm
+        return sums, norm
+
+    def _validate(self) -> float:
+        assert self._validation is not None
+        with self._ema.in_place():
+            return self._validation(self._student, self._device)
 
     def _report(self, figures: dict[str, float], save: bool) -> None:
         """A barrier over all workers; the checkpoint, where there is one, counts once the controller has seen it."""
-        if not (save and self.rank == 0):
+        if not save:
+            ray.train.report(figures)
+            return
+        step = int(figures["step"])
+        state = {
+            "step": step,
+            "sampler": self._mixture.state(step),
+            "module": gathered(self._student.module.state_dict()),
+            "ema": gathered(self._ema.state),
+            "optimizer": gathered(self._optimizer.state_dict()),
+        }
+        if self.rank > 0:
             ray.train.report(figures)
             return
         with tempfile.TemporaryDirectory() as folder:
-            state = {
-                "step": int(figures["step"]),
-                "module": self._student.module.state_dict(),
-                "ema": self._ema.state,
-                "optimizer": self._optimizer.state_dict(),
-            }
             torch.save(state, Path(folder, STATE))
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(figures, checkpoint, checkpoint_dir_name=f"step_{state['step']:08d}")
+            ray.train.report(figures, checkpoint, checkpoint_dir_name=f"step_{step:08d}")
 
     def _batches(self, scale: int) -> Batches:
         plan, cfg = self._plan, self._cfg
@@ -187,53 +239,19 @@ class _Worker:
                 cache_bytes=int(cfg.cache_gb * 1e9),
             )
         if plan.target:
-            streams["target"] = TargetPairs(plan.target, scale=scale, patch=cfg.patch, flip=cfg.flip)
+            streams["target"] = TargetPairs(
+                plan.target, scale=scale, patch=cfg.patch, flip=cfg.flip, gray=plan.cfg.target.gray
+            )
         n_target = len(plan.target.ids) if plan.target else 0
-        self._mixture = Mixture(cfg.batch_size, cfg.source_ratio, len(plan.source), n_target, plan.seed)
+        self._mixture = Mixture(
+            cfg.batch_size, cfg.source_ratio, len(plan.source), n_target, plan.seed, mode=cfg.mixing
+        )
         return Batches(self._mixture, streams, plan.seed, self.rank, self.world_size, self._device.type == "cuda")
 
-    def _nan_batch(self) -> tuple[Tensor, Tensor]:
-        p = self._cfg.patch
-        hq = torch.full((1, 3, p * self._student.scale, p * self._student.scale), float("nan"))
-        return torch.zeros(1, 3, p, p), hq
-
-
-class _Meter:
-    """Means over the steps since the last reading, over all workers."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
-        self._steps = self._n_source = self._n_target = 0
-        self._since, self._waited = time.monotonic(), 0.0
-
-    def add(self, part: Tensor, norm: Tensor, composition: tuple[int, int]) -> None:
-        """A worker's part of the loss; the gradient norm and the global batch's composition are the same for all."""
-        self._sums += torch.stack([part, norm]).to(self._sums)
-        self._steps += 1
-        self._n_source += composition[0]
-        self._n_target += composition[1]
-
-    def read(self, waited_s: float) -> dict[str, float]:
-        """Global figures; every worker has to call it at the same step."""
-        sums = self._sums.clone()
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(sums)
-            sums[1] /= dist.get_world_size()
-        loss, norm = (sums / self._steps).tolist()
-        now = time.monotonic()
-        seconds = max(now - self._since, 1e-9)
-        figures = {
-            "loss": loss,
-            "grad_norm": norm,
-            "images_per_s": (self._n_source + self._n_target) / seconds,
-            "n_source": self._n_source / self._steps,
-            "n_target": self._n_target / self._steps,
-            "data_wait": (waited_s - self._waited) / seconds,
-        }
-        self._sums.zero_()
-        self._steps = self._n_source = self._n_target = 0
-        self._since, self._waited = now, waited_s
-        return figures
+    def _nan_batch(self) -> Batch:
+        p, n = self._cfg.patch, self._cfg.accumulate
+        hq = torch.full((n, 3, p * self._student.scale, p * self._student.scale), float("nan"))
+        return Batch(torch.zeros(n, 3, p, p), hq, torch.ones(n, dtype=torch.bool))
 
 
 def _first_of_all(failure: GmdError | None) -> GmdError | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from gmd_ray.config import TrainingConfig
+from gmd_ray.training.parallel import sharded_like
 
 
 def make_optimizer(module: nn.Module, cfg: TrainingConfig) -> torch.optim.Optimizer:
@@ -18,12 +21,18 @@ def make_optimizer(module: nn.Module, cfg: TrainingConfig) -> torch.optim.Optimi
 
 
 def learning_rate(step: int, cfg: TrainingConfig) -> float:
-    """Of a step (from 0): a linear warm-up, then constant, or a cosine that ends at zero after `cfg.steps`."""
+    """Of a step (from 0): a linear warm-up, then one of
+
+    constant: `cfg.lr`; cosine: down to zero after `cfg.steps`; multistep: times `cfg.lr_decay` at each of
+    `cfg.milestones`, steps counted from the start of the run (restoration.md 1.5: 250/400/450/475K of 500K, halved).
+    """
     warmup = min(cfg.warmup_steps, cfg.steps)
     if step < warmup:
         return cfg.lr * (step + 1) / warmup
     if cfg.schedule == "cosine":
         return cfg.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, cfg.steps - warmup)))
+    if cfg.schedule == "multistep":
+        return cfg.lr * cfg.lr_decay ** sum(step >= milestone for milestone in cfg.milestones)
     return cfg.lr
 
 
@@ -55,4 +64,19 @@ class Ema:
         """Go on from a saved `state`."""
         assert state.keys() == self.state.keys()
         for key, value in state.items():
-            self.state[key].copy_(value)
+            self.state[key].copy_(sharded_like(value, self.state[key]))
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The module with the averaged weights, and afterwards with its own again."""
+        own = {key: value.clone() for key, value in self._live.items()}
+        self._copy(self.state)
+        try:
+            yield
+        finally:
+            self._copy(own)
+
+    @torch.no_grad()
+    def _copy(self, state: dict[str, Tensor]) -> None:
+        for key, value in state.items():
+            self._live[key].copy_(value)

@@ -9,25 +9,29 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, ResumeMismatchError, nearest
-from gmd_ray.images.listing import read_file
+from gmd_ray.images.listing import list_images, read_file
 from gmd_ray.images.pairs import PairFile, list_pairs
 from gmd_ray.images.records import accepted, rows_dataset
 
 CURVE = "curve.jsonl"
 """In a fine-tune's directory: see `gmd_ray.training.curve`."""
 
-NAMES = ("adapted", "source_only", "median")
+SCORE = "val_psnr"
+"""The figure of a validation, in dB; checkpoints are ranked by it."""
+
+NAMES = ("adapted", "source_only", "median", "supervised", "pretrained")
 
 _NO_EFFECT = {
-    "num_workers", "use_gpu", "cpus_per_worker", "cache_gb", "channels_last",
-    "checkpoint_every", "log_every", "max_failures",
+    "num_workers", "min_workers", "use_gpu", "cpus_per_worker", "cache_gb", "channels_last",
+    "compile", "accumulate", "strategy", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures",
+    "validate_every", "validation_images", "supervised_hq", "perceptual_weights",
 }  # fmt: skip
 """Fields of `training` that leave the weights as they are, to the order of summation."""
 
@@ -47,6 +51,8 @@ class TargetPlan:
     """Sorted; the order that `Draw.index` counts in."""
     digest: str
     """Of ids, scores and the fingerprints of the models that made the rows."""
+    truths: tuple[str, ...] = ()
+    """URIs of ground truth that is taken for the target instead, one for each id; empty but for `supervised`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class Plan:
     """Empty where the ratio is 0."""
     target: TargetPlan | None
     """None where the ratio is 1."""
+    validation: tuple[PairFile, ...]
+    """Held-out source pairs; empty where there is no validation."""
     directory: str
     student: str
     """Where the fine-tuned student goes."""
@@ -72,6 +80,12 @@ class Plan:
         values["training.betas"] = list(self.cfg.training.betas)
         values["name"], values["seed"] = self.name, self.seed
         values["student.path"] = digest_of_path(self.cfg.student.path or "")
+        if self.cfg.student.factory is not None:
+            values["student.factory"] = self.cfg.student.factory
+        if self.cfg.training.perceptual and self.cfg.training.perceptual_weights:
+            values["training.perceptual_weights"] = digest_of_path(
+                self.cfg.training.perceptual_weights, "training.perceptual_weights"
+            )
         if self.source:
             for key in ("degradation", "degradation_args", "gray"):
                 values[f"source.{key}"] = getattr(self.cfg.source, key)
@@ -122,12 +136,14 @@ def make_plan(cfg: Config, name: str, seed: int | None) -> Plan:
     student = finetuned_path(cfg, name, seed)
     if "://" in cfg.out:
         raise ConfigError(f"out={cfg.out}: checkpoints and students are files; give a path that every node sees")
-    if cfg.training.batch_size < cfg.training.num_workers:
+    parts = cfg.training.num_workers * cfg.training.accumulate
+    if cfg.training.batch_size < parts:
+        each = f" x training.accumulate={cfg.training.accumulate}" if cfg.training.accumulate > 1 else ""
         raise ConfigError(
             f"training.batch_size={cfg.training.batch_size} is the global batch: it needs a slot for each of "
-            f"training.num_workers={cfg.training.num_workers}"
+            f"training.num_workers={cfg.training.num_workers}{each}"
         )
-    ratio = 1.0 if name == "source_only" else cfg.training.source_ratio
+    ratio = 1.0 if name in ("source_only", "pretrained") else cfg.training.source_ratio
     if not 0 <= ratio <= 1:
         raise ConfigError(f"training.source_ratio={ratio}: must be between 0 and 1")
     source: list[PairFile] = []
@@ -144,7 +160,8 @@ def make_plan(cfg: Config, name: str, seed: int | None) -> Plan:
         ),
         seed=cfg.seed if seed is None else seed,
         source=tuple(source),
-        target=_target_plan(cfg, median=name == "median") if ratio < 1 else None,
+        target=_target_plan(cfg, name) if ratio < 1 else None,
+        validation=_validation(cfg),
         directory=os.path.dirname(student),
         student=student,
     )
@@ -196,11 +213,11 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     draft.replace(path)
 
 
-def digest_of_path(path: str) -> str:
-    """Of a file's content, or of a folder's files and their names."""
+def digest_of_path(path: str, key: str = "student.path") -> str:
+    """Of a file's content, or of a folder's files and their names; `key` is the setting that an error names."""
     root = Path(path)
     if not root.exists():
-        raise ConfigError(f"student.path={path}: no such file or folder")
+        raise ConfigError(f"{key}={path}: no such file or folder")
     digest = hashlib.sha256()
     for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
         digest.update(f"\0{file.relative_to(root).as_posix()}\0".encode())
@@ -210,7 +227,38 @@ def digest_of_path(path: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _target_plan(cfg: Config, median: bool) -> TargetPlan:
+def _validation(cfg: Config) -> tuple[PairFile, ...]:
+    if not cfg.training.validate_every:
+        return ()
+    e = cfg.evaluation
+    if e.source_hq is None:
+        raise ConfigError("training.validate_every needs held-out source pairs: set evaluation.source_hq, or it to 0")
+    if e.source_lq is None and cfg.source.degradation is None:
+        raise ConfigError("evaluation.source_hq has no inputs: set evaluation.source_lq, or source.degradation")
+    return tuple(list_pairs(e.source_hq, e.source_lq, e.source_template, cfg.training.validation_images))
+
+
+def _truths(cfg: Config, ids: Sequence[str]) -> tuple[str, ...]:
+    """URIs of the target photos' ground truth, paired by path without extension."""
+    folder = cfg.training.supervised_hq
+    if folder is None:
+        raise ConfigError("the supervised control needs the target's ground truth: set training.supervised_hq")
+    by_stem = {_stem(file.id): file.uri for file in list_images(folder)}
+    missing = [image for image in ids if _stem(image) not in by_stem]
+    if missing:
+        raise DataError(
+            f"training.supervised_hq={folder}: {len(missing)} of {len(ids)} accepted photos have no ground truth there "
+            f"({', '.join(missing[:3])})"
+        )
+    return tuple(by_stem[_stem(image)] for image in ids)
+
+
+def _stem(image: str) -> str:
+    return str(PurePosixPath(image).with_suffix(""))
+
+
+def _target_plan(cfg: Config, name: str) -> TargetPlan:
+    median = name == "median"
     url = os.path.join(os.path.abspath(cfg.out), "pairs")
     try:
         manifest = json.loads(read_file(f"{url}/manifest.json"))
@@ -239,7 +287,8 @@ def _target_plan(cfg: Config, median: bool) -> TargetPlan:
         )
     ids = tuple(row["id"] for row in view)
     digest = _digest(json.dumps(row, sort_keys=True) for row in view)
-    return TargetPlan(url, threshold, higher, median, strangers, ids, digest)
+    truths = _truths(cfg, ids) if name == "supervised" else ()
+    return TargetPlan(url, threshold, higher, median, strangers, ids, digest, truths)
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -74,7 +74,10 @@ def test_gates_are_dataclasses() -> None:
         ("teachr.steps=3", "did you mean 'teacher.steps'?"),
         ("student.pool.mx=2", "did you mean 'student.pool.max'?"),
         ("source_ratio=0.5", "did you mean 'training.source_ratio'?"),
-        ("steps=9", "did you mean 'teacher.steps' or 'teacher.injection.steps' or 'training.steps'?"),
+        (
+            "steps=9",
+            "did you mean 'teacher.steps' or 'teacher.injection.steps' or 'training.steps' or 'pretrain.steps'?",
+        ),
         ("tracking.gates=[{metrc: psnr}]", "did you mean 'tracking.gates[0].metric'?"),
         ("zzz=1", "known here: controls, data, evaluation, generation,"),
         ("preset=dem", "did you mean 'demo'?"),

@@ -162,6 +162,8 @@ def test_each_verb_says_all_that_it_lacks() -> None:
         "generate": "generate needs target.path=..., student.path=..., teacher.path=...",
         "finetune": "finetune needs student.path=..., source.hq=..., "
         "source.lq=... (or source.degradation=... to make it)",
+        "pretrain": "pretrain needs source.hq=..., source.lq=... (or source.degradation=... to make it), "
+        "student.path=... (or pretrain.architecture=... to start anew)",
         "evaluate": "evaluate needs student.path=..., evaluation.target_lq=... (or evaluation.source_hq=...)",
         "adapt": "adapt needs target.path=..., student.path=..., teacher.path=..., source.hq=..., "
         "source.lq=... (or source.degradation=... to make it)",

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.students import load_student
-from gmd_ray.students.spandrel_student import SpandrelStudent
 
 
 def swinir(**changes: Any) -> SwinIR:
@@ -100,6 +99,6 @@ def save_network(
     return weights
 
 
-def student_of(path: Path, **settings: Any) -> SpandrelStudent:
+def student_of(path: Path, **settings: Any) -> Any:
     """On the CPU."""
     return load_student(StudentConfig(path=str(path), device="cpu", **settings))

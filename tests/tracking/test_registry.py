@@ -86,6 +86,22 @@ def test_register_keeps_the_file_and_where_it_comes_from(run: Config, client: Ml
     assert Path(kept).read_bytes() == b"weights"
 
 
+def test_a_directory_is_registered_whole(run: Config, client: MlflowClient, tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    (student / "transformer").mkdir(parents=True)
+    (student / "model_index.json").write_text("{}")
+    (student / "transformer" / "weights.safetensors").write_bytes(b"weights")
+    one, _ = version_of(run, str(student), figures(0.5))
+    assert version_of(run, str(student), figures(0.5))[0] == one
+    (student / "transformer" / "weights.safetensors").write_bytes(b"other weights")
+    assert version_of(run, str(student), figures(0.6))[0] != one
+    first = client.get_model_version(run.tracking.model, one)
+    folder = first.source[first.source.index("student/") :]
+    (tmp_path / "kept").mkdir()
+    kept = client.download_artifacts(first.run_id, f"{folder}/student", str(tmp_path / "kept"))
+    assert (Path(kept) / "transformer" / "weights.safetensors").read_bytes() == b"weights"
+
+
 def test_other_weights_of_the_same_run_are_another_version_and_leave_the_first_alone(
     run: Config, client: MlflowClient, tmp_path: Path
 ) -> None:

@@ -20,7 +20,9 @@ def batches_of(plan: Plan, rank: int = 0, world_size: int = 1) -> Batches:
         plan.cfg.source, plan.source, scale=1, patch=cfg.patch, flip=True, seed=plan.seed, cache_bytes=1 << 20
     )
     target = TargetPairs(plan.target, scale=1, patch=cfg.patch, flip=True)
-    mixture = Mixture(cfg.batch_size, cfg.source_ratio, len(plan.source), len(plan.target.ids), plan.seed)
+    mixture = Mixture(
+        cfg.batch_size, cfg.source_ratio, len(plan.source), len(plan.target.ids), plan.seed, mode=cfg.mixing
+    )
     return Batches(mixture, {"source": source, "target": target}, plan.seed, rank, world_size)
 
 
@@ -32,11 +34,17 @@ def plain_training(plan: Plan) -> dict[str, Tensor]:
     optimizer = torch.optim.Adam(module.parameters(), lr=cfg.lr, betas=cfg.betas)
     batches = batches_of(plan)
     for step in range(cfg.steps):
-        lq, hq = batches(step)
+        lq, hq, _ = batches(step)
         optimizer.param_groups[0]["lr"] = learning_rate(step, cfg)
         optimizer.zero_grad()
         difference = module(lq) - hq
-        (difference.abs() if cfg.loss == "l1" else difference.square()).mean().backward()
+        error = difference.abs() if cfg.loss == "l1" else difference.square()
+        if cfg.mixing == "loss":  # half and half, source first; the ratio weighs the two means
+            half = cfg.batch_size // 2
+            loss = cfg.source_ratio * error[:half].mean() + (1 - cfg.source_ratio) * error[half:].mean()
+        else:
+            loss = error.mean()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), cfg.clip_grad_norm)
         optimizer.step()
         for key, value in module.state_dict().items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -14,7 +16,7 @@ from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.degradations import make_degradation, sample_rng
 from gmd_ray.images.encode import decode_png, encode_png
 from gmd_ray.images.pairs import list_pairs
-from gmd_ray.training.batches import Batches, Prefetcher
+from gmd_ray.training.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.crops import cut, place
 from gmd_ray.training.data import SourcePairs, TargetPairs, median
 from gmd_ray.training.mixing import Mixture
@@ -152,20 +154,53 @@ def test_sizes_that_do_not_fit_the_student_are_named(tmp_path: Path) -> None:
         pairs.crop(1, 0, RNG(0))
 
 
+def test_ground_truth_takes_the_place_of_the_pseudo_target(tmp_path: Path) -> None:
+    write_store(tmp_path, [pair_row(i) for i in range(2)])
+    truths = []
+    for i in range(2):
+        truths.append(str(tmp_path / f"truth{i}.png"))
+        Path(truths[i]).write_bytes(encode_png(picture(300 + i)))
+    plan = dataclasses.replace(_target_plan(tmp_path, 2), truths=tuple(truths))
+    pairs = TargetPairs(plan, scale=1, patch=16, flip=False)
+    for i in range(2):
+        lq, hq = pairs.crop(i, 0, _NoTurn())
+        assert np.array_equal(lq, decode_png(pair_row(i)["lq"])[:16, :16])
+        assert np.array_equal(hq, picture(300 + i)[:16, :16])
+
+
 def test_store_that_changed_since_it_was_listed(tmp_path: Path) -> None:
     write_store(tmp_path, [pair_row(i) for i in range(3)])
     with pytest.raises(DataError, match="changed"):
         TargetPairs(_target_plan(tmp_path, 4), scale=1, patch=8, flip=False)
 
 
-def _batches(folder: Path, rank: int = 0, world_size: int = 1) -> Batches:
+def _batches(folder: Path, rank: int = 0, world_size: int = 1, *, made: bool = False) -> Batches:
+    """`made`: LQ sides of the source are made on the fly."""
     cfg = make_config(folder)
+    if made:
+        cfg.source.lq, cfg.source.degradation = None, "noise25"
     pairs = list_pairs(cfg.source.hq or "", cfg.source.lq)
     source = SourcePairs(cfg.source, pairs, scale=1, patch=12, flip=True, seed=0, cache_bytes=1 << 20)
     ids = tuple(f"{i:03d}.png" for i in range(1, 8))
     target = TargetPairs(TargetPlan(f"{cfg.out}/pairs", 1.0, True, False, (), ids, ""), scale=1, patch=12, flip=True)
     mixture = Mixture(5, 0.6, len(pairs), len(ids), seed=0)
     return Batches(mixture, {"source": source, "target": target}, 0, rank, world_size)
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_digests_of_the_global_batches_are_those_of_any_ranks_and_of_a_resumed_run(tmp_path: Path, made: bool) -> None:
+    whole = _batches(tmp_path, made=made)
+    digests = [whole(step).digest() for step in range(8)]
+    assert len(set(digests)) == 8
+    for world_size in (1, 2, 4):
+        start = 8 - 2 * world_size  # a run that a checkpoint of this step was left by; its workers are all new
+        loaders = [
+            Prefetcher(_batches(tmp_path, rank, world_size, made=made), start, 8, 2) for rank in range(world_size)
+        ]
+        with contextlib.ExitStack() as stack:
+            prefetchers = [stack.enter_context(loader) for loader in loaders]
+            for step in range(start, 8):
+                assert Batch.joined(prefetcher.get() for prefetcher in prefetchers).digest() == digests[step]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -184,9 +219,8 @@ def test_prefetched_batches_come_in_order_whatever_the_threads(tmp_path: Path) -
     for threads in (1, 3):
         with Prefetcher(batches, 2, 9, threads) as prefetcher:
             for step in range(2, 9):
-                lq, hq = prefetcher.get()
-                assert torch.equal(lq, batches(step)[0])
-                assert torch.equal(hq, batches(step)[1])
+                for got, made in zip(prefetcher.get(), batches(step), strict=True):
+                    assert torch.equal(got, made)
 
 
 def test_error_in_a_batch_reaches_its_step(tmp_path: Path) -> None:

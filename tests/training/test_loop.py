@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, GmdError
+from gmd_ray.images.encode import decode_png, encode_png, to_tensor
 from gmd_ray.students import load_student
+from gmd_ray.training.batches import Batch
 from gmd_ray.training.loop import train
 from gmd_ray.training.plan import Plan, make_plan
 from tests.training.oracle import batches_of, plain_training
-from tests.training.toys import make_config
+from tests.training.toys import make_config, picture
 
 
 def _train_here(cfg: Config, name: str = "adapted") -> tuple[Plan, Any]:
@@ -38,6 +41,91 @@ def test_loop_is_plain_training_and_exports_the_average(tmp_path: Path) -> None:
     assert max(float((after[key] - before[key]).abs().max()) for key in before) > 1e-4
 
 
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The figures that the loop reports, as they come."""
+    figures: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.train.report", lambda metrics, *_, **__: figures.append(dict(metrics)))
+    return figures
+
+
+def _assert_same_student(plan: Plan, expected: dict[str, Tensor], atol: float) -> None:
+    after = torch.load(plan.student, weights_only=True)
+    assert after.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(after[key], value, rtol=0, atol=atol)
+
+
+def test_ratio_as_a_weight_of_the_loss(tmp_path: Path) -> None:
+    plan, outcome = _train_here(make_config(tmp_path, mixing="loss", source_ratio=0.9, loss="l2"))
+    assert outcome is None
+    expected = plain_training(plan)
+    _assert_same_student(plan, expected, 1e-6)
+    other = dataclasses.replace(plan.cfg.training, source_ratio=0.5)
+    plain = plain_training(dataclasses.replace(plan, cfg=dataclasses.replace(plan.cfg, training=other)))
+    assert max(float((plain[key] - expected[key]).abs().max()) for key in plain) > 1e-4
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, accumulate: int) -> None:
+    plan, outcome = _train_here(make_config(tmp_path, batch_size=5, accumulate=accumulate, loss="l2"))
+    assert outcome is None
+    _assert_same_student(plan, plain_training(plan), 1e-6)
+
+
+def test_losses_of_source_and_target_are_told_apart(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
+    plan, _ = _train_here(make_config(tmp_path, steps=3, log_every=1, lr=1e-12, accumulate=2))
+    module, batches = load_student(plan.cfg.student).module, batches_of(plan)
+    assert [figures["step"] for figures in reports] == [1, 2, 3]
+    for step, figures in enumerate(reports):
+        lq, hq, source = batches(step)
+        with torch.no_grad():
+            error = (module(lq) - hq).abs().flatten(1).mean(1)
+        assert figures["loss_source"] == pytest.approx(float(error[source].mean()), rel=1e-5)
+        assert figures["loss_target"] == pytest.approx(float(error[~source].mean()), rel=1e-5)
+        assert figures["loss"] == pytest.approx(float(error.mean()), rel=1e-5)
+    assert reports[0]["loss_source"] != pytest.approx(reports[0]["loss_target"], rel=1e-3)
+
+
+def test_one_stream_alone_has_one_loss(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
+    _train_here(make_config(tmp_path, steps=2), "source_only")
+    assert "loss_source" in reports[-1]
+    assert "loss_target" not in reports[-1]
+
+
+def test_validation_is_the_averaged_student_on_whole_held_out_images(
+    tmp_path: Path, reports: list[dict[str, Any]]
+) -> None:
+    cfg = make_config(tmp_path, validate_every=5, validation_images=3)
+    cfg.evaluation.source_hq, cfg.evaluation.source_lq = cfg.source.hq, cfg.source.lq
+    plan, outcome = _train_here(cfg)
+    assert outcome is None
+    scores = {figures["step"]: figures["val_psnr"] for figures in reports if "val_psnr" in figures}
+    assert list(scores) == [5, 10, 12]
+    _assert_same_student(plan, plain_training(plan), 1e-6)  # looking on changes nothing
+    student = load_student(dataclasses.replace(plan.cfg.student, path=plan.student))
+    psnr = []
+    for pair in plan.validation:
+        lq, hq = (to_tensor([decode_png(Path(str(path)).read_bytes())]) for path in (pair.lq, pair.hq))
+        psnr.append(-10 * math.log10(float((student.restore(lq) - hq).square().mean())))
+    assert len(psnr) == 3
+    assert scores[12] == pytest.approx(sum(psnr) / 3, abs=1e-3)
+
+
+def test_supervised_learns_the_ground_truth(tmp_path: Path) -> None:
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    for i in range(9):
+        (truth / f"{i:03d}.png").write_bytes(encode_png(picture(100 + i)))  # the pseudo-targets of the toy store
+    cfg = make_config(tmp_path, supervised_hq=str(truth))
+    plan, outcome = _train_here(cfg, "supervised")
+    assert outcome is None
+    _assert_same_student(plan, plain_training(make_plan(cfg, "adapted", None)), 1e-6)
+    (truth / "004.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 7 accepted photos have no ground truth there \(004\.png\)"):
+        make_plan(cfg, "supervised", None)
+
+
 def test_memory_layout_changes_nothing_but_time(tmp_path: Path) -> None:
     plan, outcome = _train_here(make_config(tmp_path, channels_last=True))
     assert outcome is None
@@ -51,9 +139,9 @@ def test_parts_of_uneven_ranks_add_up_to_the_gradient_of_the_global_batch(tmp_pa
     plan = make_plan(make_config(tmp_path, batch_size=5), "adapted", None)
     student = load_student(plan.cfg.student)
 
-    def gradient(batch: tuple[Tensor, Tensor], weight: float) -> list[Tensor]:
+    def gradient(batch: Batch, weight: float) -> list[Tensor]:
         student.module.zero_grad()
-        loss, _ = student.training_loss(*batch)
+        loss, _ = student.training_loss(batch.lq, batch.hq)
         (loss * weight).backward()
         return [p.grad.clone() for p in student.module.parameters() if p.grad is not None]
 
@@ -61,8 +149,8 @@ def test_parts_of_uneven_ranks_add_up_to_the_gradient_of_the_global_batch(tmp_pa
     parts = []
     for rank in range(2):
         batch = batches_of(plan, rank, 2)(1)
-        assert len(batch[0]) == (3, 2)[rank]
-        parts.append(gradient(batch, 2 * len(batch[0]) / 5))
+        assert len(batch.lq) == (3, 2)[rank]
+        parts.append(gradient(batch, 2 * len(batch.lq) / 5))
     for one, a, b in zip(whole, *parts, strict=True):
         torch.testing.assert_close((a + b) / 2, one, rtol=1e-4, atol=1e-7)
 

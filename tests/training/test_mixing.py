@@ -85,6 +85,35 @@ def test_order_hangs_on_the_seed_and_differs_between_streams() -> None:
     assert order(4, "target") == order(4, "target")
 
 
+@pytest.mark.parametrize("ratio", [0.9, 0.3, 1 / 3])
+def test_ratio_as_a_weight_halves_every_batch(ratio: float) -> None:
+    even, odd = Mixture(8, ratio, 9, 9, 0, mode="loss"), Mixture(5, ratio, 9, 9, 0, mode="loss")
+    assert {even.composition(step) for step in range(20)} == {(4, 4)}
+    assert [odd.composition(step) for step in range(4)] == [(3, 2), (2, 3)] * 2
+    for mixture in (even, odd):
+        for step in range(4):
+            (n_source, n_target), (source, target) = mixture.composition(step), mixture.weights(step)
+            assert n_source * source == pytest.approx(ratio)
+            assert n_target * target == pytest.approx(1 - ratio)
+
+
+@pytest.mark.parametrize(("ratio", "sizes", "streams"), [(1.0, (9, 0), {"source"}), (0.0, (0, 9), {"target"})])
+def test_ratio_as_a_weight_is_a_plain_mean_at_its_ends(ratio: float, sizes: tuple[int, int], streams: set[str]) -> None:
+    mixture = Mixture(5, ratio, *sizes, 0, mode="loss")
+    assert {draw.stream for draw in mixture.batch(3)} == streams
+    assert mixture.weights(3) == (0.2, 0.2)
+
+
+def test_state_says_how_far_the_streams_are() -> None:
+    mixture = Mixture(10, 0.9, 30, 30, seed=4)
+    for step in (0, 3, 7):
+        draws = [draw for earlier in range(step) for draw in mixture.batch(earlier)]
+        counts = Counter(draw.stream for draw in draws)
+        assert mixture.state(step) == {
+            "seed": 4, "step": step, "source": counts["source"], "target": counts["target"],
+        }  # fmt: skip
+
+
 def test_pure_streams_need_only_themselves() -> None:
     assert {draw.stream for draw in Mixture(4, 1.0, 9, 0, 0).batch(3)} == {"source"}
     assert {draw.stream for draw in Mixture(4, 0.0, 0, 9, 0).batch(3)} == {"target"}

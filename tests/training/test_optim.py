@@ -28,6 +28,16 @@ def test_cosine_equals_torch_and_ends_at_zero() -> None:
     assert learning_rate(30, cfg) == pytest.approx(0, abs=1e-12)
 
 
+def test_multistep_equals_torch() -> None:
+    cfg = TrainingConfig(steps=30, lr=0.3, warmup_steps=0, schedule="multistep", milestones=[5, 6, 20], lr_decay=0.25)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    oracle = torch.optim.lr_scheduler.MultiStepLR(optimizer, [5, 6, 20], 0.25)
+    for step in range(30):
+        assert learning_rate(step, cfg) == pytest.approx(oracle.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        oracle.step()
+
+
 def test_warm_up_longer_than_the_run_never_leaves_it() -> None:
     cfg = TrainingConfig(steps=5, lr=1.0, warmup_steps=500, schedule="cosine")
     assert [learning_rate(step, cfg) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -72,6 +82,22 @@ def test_ema_switched_off_is_the_module() -> None:
         module.weight.fill_(3)
     ema.update()
     assert torch.equal(ema.state["weight"], module.weight)
+
+
+def test_ema_takes_the_modules_place_for_a_while() -> None:
+    module = nn.BatchNorm1d(3)
+    ema = Ema(module, 0.5)
+    with torch.no_grad():
+        module.weight.fill_(3)
+        module.running_mean.fill_(4)  # type: ignore[union-attr]
+    module.num_batches_tracked.add_(6)  # type: ignore[union-attr]
+    ema.update()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    with ema.in_place():
+        assert module.weight.tolist() == [2] * 3
+        assert module.running_mean.tolist() == [2] * 3  # type: ignore[union-attr,operator]
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, before[key])
 
 
 def test_ema_goes_on_from_a_saved_state() -> None:

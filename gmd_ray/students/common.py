@@ -1,0 +1,52 @@
+"""What the families of students share."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gmd_ray.errors import ConfigError
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `student.device` names.
+
+    Raises:
+        ConfigError: no such device, or none of that kind here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"student.device={name}: auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"student.device={name}: no CUDA device is visible here, use auto or cpu")
+    return device
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every submodule's own mode again (a trainer may have frozen some)."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def fingerprint(weights: Mapping[str, Tensor], settings: dict[str, Any]) -> str:
+    """16 hex digits of weights (by key, type, shape and value) and settings."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for key, value in sorted(weights.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

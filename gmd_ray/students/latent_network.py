@@ -1,0 +1,103 @@
+"""The network of the latent diffusion student: an MMDiT that sees the noisy latent and the LQ latent side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
+
+_TIMESTEPS = 1000
+"""diffusers counts noise levels in thousandths."""
+
+
+class LatentNetwork(nn.Module):
+    """Velocity of a noisy latent, given the latent of the LQ image (restoration.md 1.3).
+
+    There is no text: one zero token and a zero pooled vector stand in its place.
+    """
+
+    def __init__(self, transformer: SD3Transformer2DModel) -> None:
+        super().__init__()
+        self.transformer = transformer
+        config = transformer.config
+        self.channels: int = config.out_channels
+        self._text = (config.joint_attention_dim, config.pooled_projection_dim)
+
+    def forward(self, noisy: Tensor, lq: Tensor, sigma: Tensor) -> Tensor:
+        """Predict noise - clean.
+
+        Args:
+            noisy: (B, C, h, w), (1 - sigma) * clean + sigma * noise.
+            lq: (B, C, h, w), latent of the LQ image.
+            sigma: (B,), noise levels in [0, 1].
+
+        Returns:
+            (B, C, h, w).
+        """
+        batch = len(noisy)
+        velocity: Tensor = self.transformer(
+            hidden_states=torch.cat([noisy, lq], dim=1),
+            encoder_hidden_states=noisy.new_zeros(batch, 1, self._text[0]),
+            pooled_projections=noisy.new_zeros(batch, self._text[1]),
+            timestep=sigma * _TIMESTEPS,
+            return_dict=False,
+        )[0]
+        return velocity
+
+
+class LatentCodec:
+    """A frozen `AutoencoderKL` between pixels in [0, 1] and normalised latents.
+
+    Not a part of the student's module, as it is not trained. The posterior's mean is taken, so nothing is drawn.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self.vae = vae.requires_grad_(False).eval()
+        self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._shift: float = vae.config.shift_factor or 0.0
+        self._scale: float = vae.config.scaling_factor
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device, where it is not there already."""
+        if self.vae.device != device:
+            self.vae.to(device)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W), sides multiples of `factor`, -> (B, C, H / factor, W / factor)."""
+        mean: Tensor = self.vae.encode(pixels * 2 - 1).latent_dist.mode()
+        return (mean.float() - self._shift) * self._scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode`, not clamped."""
+        pixels: Tensor = self.vae.decode(latents / self._scale + self._shift).sample
+        return (pixels.float() + 1) / 2
+
+
+def sample(network: nn.Module, lq: Tensor, noise: Tensor, sigmas: list[float]) -> Tensor:
+    """Integrate the velocity from noise to a clean latent by Euler's method.
+
+    Args:
+        network: a `LatentNetwork`.
+        lq: (B, C, h, w).
+        noise: (B, C, h, w), standard normal.
+        sigmas: noise levels, falling from 1; the last step goes from the last of them to 0.
+
+    Returns:
+        (B, C, h, w).
+    """
+    z = noise
+    for now, then in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+        level = torch.full((len(z),), now, device=z.device)
+        z = z + (then - now) * network(z, lq, level).float()
+    return z
+
+
+def even_sigmas(steps: int) -> list[float]:
+    """1, (n - 1) / n, ..., 1 / n. diffusers' own grid for few steps wastes the last one on sigma 0.001."""
+    return [1 - i / steps for i in range(steps)]

@@ -1,0 +1,107 @@
+"""Which student the settings mean: a team's own, a latent diffusion directory, or a checkpoint that spandrel loads."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gmd_ray.config import StudentConfig
+from gmd_ray.errors import ConfigError, GmdError, ModelError, nearest
+from gmd_ray.students.losses import LOSSES, Perceptual
+from gmd_ray.students.module_student import ModuleStudent
+from gmd_ray.students.protocol import Student
+
+_DTYPES = ("float32", "bfloat16")
+
+
+def load_student(
+    cfg: StudentConfig,
+    loss: str = "l1",
+    *,
+    stochastic_depth: bool = False,
+    perceptual: float = 0.0,
+    perceptual_weights: str | None = None,
+) -> Student:
+    """Load a student.
+
+    Args:
+        cfg: `factory` where given makes the student of `path`. Else `path` is a latent diffusion directory, or a
+            checkpoint of any architecture that spandrel (or spandrel_extra_arches, where installed) knows.
+        loss: of `training_loss`: l1, l2, charbonnier or psnr. Latent diffusion learns its velocity whatever this says,
+            and a student of a factory may have a loss of its own.
+        stochastic_depth: keep the random skipping of residual branches that some architectures train with (SwinIR:
+            up to 0.1). Off by default: it regularises training from scratch and only adds noise to a short adaptation.
+        perceptual: weight of a VGG19 feature distance in `training_loss`, beside the pixel loss; 0 leaves it out.
+        perceptual_weights: local file of torchvision's VGG19, see `gmd_ray.students.losses.Perceptual`.
+
+    Raises:
+        ConfigError: a setting that does not exist.
+        ModelError: a file that cannot be loaded, or whose architecture could not be saved back in its layout.
+    """
+    if cfg.path is None:
+        raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
+    if cfg.dtype not in _DTYPES:
+        raise ConfigError(f"student.dtype={cfg.dtype}: {nearest(cfg.dtype, _DTYPES)}")
+    if loss not in LOSSES:
+        raise ConfigError(f"training.loss={loss}: {nearest(loss, LOSSES)}")
+    if cfg.tile < 0 or (cfg.tile > 0 and not 0 <= cfg.tile_overlap < cfg.tile):
+        raise ConfigError(f"student.tile={cfg.tile} with tile_overlap={cfg.tile_overlap}: 0 <= tile_overlap < tile")
+    student = _load(cfg, loss, stochastic_depth)
+    if perceptual:
+        if not isinstance(student, ModuleStudent):
+            raise ConfigError(f"training.perceptual={perceptual:g}: {cfg.path} is trained on latents; set it to 0")
+        if perceptual_weights is None:
+            raise ConfigError("training.perceptual: set training.perceptual_weights to a file of torchvision's vgg19")
+        student.perceptual = (perceptual, Perceptual(perceptual_weights))
+    return student
+
+
+def _load(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Student:
+    assert cfg.path is not None
+    if cfg.factory is not None:
+        return _made_by_factory(cfg, loss)
+    if Path(cfg.path).is_dir():
+        from gmd_ray.students.latent_student import load_latent
+
+        return load_latent(cfg)
+    from gmd_ray.students.spandrel_student import load_spandrel
+
+    return load_spandrel(cfg, loss, stochastic_depth)
+
+
+def _made_by_factory(cfg: StudentConfig, loss: str) -> Student:
+    where = f"student.factory={cfg.factory}"
+    try:
+        student = _factory(str(cfg.factory))(cfg)
+    except GmdError:
+        raise
+    except Exception as error:  # whatever a team's own code may raise
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{where}: cannot load {cfg.path}: {type(error).__name__}: {reason}") from error
+    if not isinstance(student, Student):
+        raise ModelError(f"{where}: gave a {type(student).__name__}, not a student; see gmd_ray.students.ModuleStudent")
+    if isinstance(student, ModuleStudent):
+        student.loss = loss
+    return student
+
+
+@functools.cache
+def _factory(name: str) -> Callable[[StudentConfig], Any]:
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"student.factory={name}: give package.module:function")
+    try:
+        found = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except ImportError as error:
+        raise ConfigError(
+            f"student.factory={name}: cannot be imported ({error}); install the package, set PYTHONPATH, or start the "
+            f"command in the folder that holds it"
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"student.factory={name}: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"student.factory={name}: is no function of the student's settings")
+    return found

@@ -1,0 +1,66 @@
+"""A student trained on the source domain alone, which the adaptation then starts from.
+
+The paper's students had 500K iterations on their source pairs; a deblurring SwinIR is published nowhere, so that this
+has to be at hand (restoration.md 0). It is the fine-tune's loop at a source ratio of 1, with settings of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+
+from gmd_ray.config import Config
+from gmd_ray.errors import ConfigError
+from gmd_ray.progress import Recorder
+from gmd_ray.training.finetune import finetune
+from gmd_ray.training.plan import Finetuned
+
+_MILESTONES = (Fraction(1, 2), Fraction(4, 5), Fraction(9, 10), Fraction(19, 20))
+"""Of the run: 250K, 400K, 450K and 475K of 500K, BasicSR's and KAIR's for SwinIR (restoration.md 1.5)."""
+
+
+def pretrain(cfg: Config, recorder: Recorder | None = None) -> Finetuned:
+    """Train a student on the source pairs; into `<out>/finetune/pretrained`.
+
+    It starts from a new network (`pretrain.architecture`), from the architecture of `student.path` with new weights
+    (`pretrain.reinitialise`), or from `student.path` as it is. What `pretrain` does not say, `training` does. Resume,
+    figures and errors are `finetune`'s.
+
+    Raises:
+        ConfigError: neither an architecture nor a checkpoint to start from.
+    """
+    p = cfg.pretrain
+    milestones = [int(share * p.steps) for share in _MILESTONES]
+    training = dataclasses.replace(
+        cfg.training,
+        steps=p.steps,
+        lr=p.lr,
+        schedule=p.schedule,
+        milestones=sorted({step for step in milestones if step > 0}) if p.schedule == "multistep" else [],
+        source_ratio=1.0,
+    )
+    student = dataclasses.replace(cfg.student, path=_start(cfg))
+    return finetune(dataclasses.replace(cfg, student=student, training=training), "pretrained", recorder)
+
+
+def _start(cfg: Config) -> str:
+    """The checkpoint to start from; what is written is a function of the settings, so a resumed run writes the same."""
+    p, given = cfg.pretrain, cfg.student.path
+    if p.architecture is None and given is None:
+        raise ConfigError("pretrain starts from pretrain.architecture=... or from a checkpoint, student.path=...")
+    if p.architecture is None and not p.reinitialise:
+        return str(given)
+    if "://" in cfg.out:
+        raise ConfigError(f"out={cfg.out}: students are files; give a path that every node sees")
+
+    from gmd_ray.students.fresh import new_student, reinitialised
+
+    folder = Path(cfg.out, "finetune", "pretrained")
+    if p.architecture is not None:
+        path = folder / "initial.pth"
+        new_student(p.architecture, p.arguments, cfg.seed, path)
+    else:
+        path = folder / f"initial{Path(str(given)).suffix}"
+        reinitialised(cfg.student, cfg.seed, path)
+    return str(path)

@@ -1,0 +1,48 @@
+"""A look at held-out source pairs while a fine-tune runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from gmd_ray.config import SourceConfig
+from gmd_ray.images.degradations import make_degradation
+from gmd_ray.images.encode import to_tensor
+from gmd_ray.images.pairs import PairFile, load_pair
+from gmd_ray.students import Student
+
+
+class Validation:
+    """Mean PSNR over whole images, dealt to the workers.
+
+    Args:
+        pairs: held-out source pairs; those without an LQ file are degraded as the source is, the same each time.
+        source: how the source is read and degraded.
+        rank, world_size: which of the images are this worker's. Under FSDP every worker restores every image (0 of 1),
+            since they gather the weights together.
+    """
+
+    def __init__(self, pairs: Sequence[PairFile], source: SourceConfig, rank: int, world_size: int) -> None:
+        self._pairs, self._source, self._rank, self._world_size = pairs, source, rank, world_size
+        made = any(pair.lq is None for pair in pairs)
+        self._degradation = make_degradation(source.degradation or "", source.degradation_args) if made else None
+
+    def __call__(self, student: Student, device: torch.device) -> float:
+        """PSNR in dB of the student as it is; every worker has to call it.
+
+        Raises:
+            DataError: naming an image that cannot be read.
+        """
+        sums = torch.zeros(2, dtype=torch.float64)
+        for pair in self._pairs[self._rank :: self._world_size]:
+            images = load_pair(pair, self._degradation, self._source.gray, ("validation", pair.id), student.scale)
+            lq, hq = (to_tensor([image]) for image in images)
+            restored = student.restore(lq.to(device), [pair.id]).cpu()
+            mse = (restored.double() - hq.double()).square().mean().clamp_min(1e-10)
+            sums += torch.stack([-10 * mse.log10(), torch.ones_like(mse)])
+        if self._world_size > 1:
+            sums = sums.to(device)
+            dist.all_reduce(sums)
+        return float(sums[0] / sums[1])

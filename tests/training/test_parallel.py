@@ -1,0 +1,74 @@
+"""FSDP2 against DDP, and the checkpoints that they share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gmd_ray.training import finetune, finetuned_path
+from gmd_ray.training.curve import read_curve
+from gmd_ray.training.parallel import blocks
+from gmd_ray.training.plan import make_plan
+from tests.training.oracle import plain_training
+from tests.training.toys import make_config
+
+
+class _Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+        self.body = nn.ModuleList([nn.Linear(2, 2), nn.ModuleList([nn.Linear(2, 2)]), nn.ReLU(), nn.Linear(2, 2)])
+        self.tail = nn.Linear(2, 2)
+        last = self.body[3]
+        assert isinstance(last, nn.Linear)
+        self.tail.weight = last.weight
+
+
+def test_blocks_are_members_of_outermost_lists_with_weights_of_their_own() -> None:
+    network = nn.Sequential(_Tied(), nn.Conv2d(1, 1, 1))
+    tied = network[0]
+    assert isinstance(tied, _Tied)
+    assert blocks(network) == [tied.body[0], tied.body[1][0]]  # type: ignore[index]
+
+
+def _shapes(node: Any) -> Any:
+    if isinstance(node, Tensor):
+        return type(node).__name__, node.dtype, tuple(node.shape)
+    if isinstance(node, dict):
+        return {key: _shapes(value) for key, value in node.items()}
+    return [_shapes(value) for value in node] if isinstance(node, list) else type(node)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_sharded_training_is_plain_training_and_its_checkpoints_are_ddps(tmp_path: Path) -> None:
+    settings = {"num_workers": 2, "batch_size": 5, "accumulate": 2, "loss": "l2", "validate_every": 6}
+    curves, states = {}, {}
+    for strategy in ("ddp", "fsdp"):
+        cfg = make_config(tmp_path, strategy=strategy, **settings)
+        cfg.evaluation.source_hq, cfg.evaluation.source_lq = cfg.source.hq, cfg.source.lq
+        folder = Path(finetuned_path(cfg, "adapted")).parent
+        shutil.rmtree(folder, ignore_errors=True)
+        finetune(cfg, "adapted")
+        curves[strategy] = read_curve(folder / "curve.jsonl")
+        states[strategy] = torch.load(folder / "train" / "step_00000012" / "state.pt", weights_only=True)
+        after = torch.load(finetuned_path(cfg, "adapted"), weights_only=True)
+        for key, value in plain_training(make_plan(cfg, "adapted", None)).items():
+            torch.testing.assert_close(after[key], value, rtol=0, atol=1e-5)
+    names = ("loss", "loss_source", "loss_target", "grad_norm", "val_psnr")
+    for a, b in zip(curves["ddp"], curves["fsdp"], strict=True):
+        assert a["step"] == b["step"]
+        assert {n: a[n] for n in names if n in a} == pytest.approx({n: b[n] for n in names if n in b}, rel=1e-5)
+    assert [point["step"] for point in curves["fsdp"] if "val_psnr" in point] == [6, 12]
+    assert _shapes(states["fsdp"]) == _shapes(states["ddp"])
+
+    # And so a run begun with one goes on with the other.
+    cfg = make_config(tmp_path, strategy="ddp", **settings)
+    cfg.evaluation.source_hq, cfg.evaluation.source_lq = cfg.source.hq, cfg.source.lq
+    Path(finetuned_path(cfg, "adapted")).unlink()
+    assert finetune(cfg, "adapted").resumed_from == 12

@@ -1,0 +1,92 @@
+"""Training a student on the source alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gmd_ray.config import Config
+from gmd_ray.errors import ConfigError, ResumeMismatchError
+from gmd_ray.students import load_student
+from gmd_ray.training import finetuned_path, pretrain
+from gmd_ray.training.curve import read_curve
+from tests.students.test_fresh import SWINIR
+from tests.training.toys import make_config
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, str]]:
+    """What `finetune` is called with."""
+    calls: list[tuple[Config, str]] = []
+
+    def finetune(cfg: Config, name: str, recorder: Any) -> None:
+        calls.append((cfg, name))
+
+    # The package exports a function of the module's name.
+    monkeypatch.setattr(sys.modules["gmd_ray.training.pretrain"], "finetune", finetune)
+    return calls
+
+
+def test_defaults_are_the_papers_500k_iterations(tmp_path: Path, asked: list[tuple[Config, str]]) -> None:
+    cfg = make_config(tmp_path)
+    pretrain(cfg)
+    ((used, name),) = asked
+    assert name == "pretrained"
+    assert (used.training.steps, used.training.lr, used.training.source_ratio) == (500_000, 2e-4, 1.0)
+    assert used.training.schedule == "multistep"
+    assert used.training.milestones == [250_000, 400_000, 450_000, 475_000]
+    assert used.training.batch_size == cfg.training.batch_size
+    assert used.student.path == cfg.student.path
+    cfg.pretrain.steps, cfg.pretrain.schedule = 7, "cosine"
+    pretrain(cfg)
+    assert (asked[1][0].training.steps, asked[1][0].training.milestones) == (7, [])
+
+
+def test_starting_points(tmp_path: Path, asked: list[tuple[Config, str]]) -> None:
+    cfg = make_config(tmp_path)
+    cfg.pretrain.reinitialise = True
+    pretrain(cfg)
+    cfg.pretrain.reinitialise, cfg.pretrain.architecture, cfg.pretrain.arguments = False, "SwinIR", SWINIR
+    pretrain(cfg)
+    pretrain(cfg)
+    paths = [Path(str(used.student.path)) for used, _ in asked]
+    assert [path.name for path in paths] == ["initial.pth"] * 3
+    assert "params" in torch.load(paths[1], weights_only=True)
+    cfg.pretrain.architecture, cfg.student.path = None, None
+    with pytest.raises(ConfigError, match=r"pretrain\.architecture=.*student\.path="):
+        pretrain(cfg)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_from_scratch_with_no_pairs_and_no_student(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, patch=16, keep_checkpoints=3, checkpoint_every=1)
+    cfg.out = str(tmp_path / "elsewhere")
+    cfg.student.path = None
+    cfg.pretrain.architecture, cfg.pretrain.arguments, cfg.pretrain.steps = "SwinIR", SWINIR, 5
+    finished = pretrain(cfg)
+    folder = tmp_path / "elsewhere" / "finetune" / "pretrained"
+    assert finished.path == str(folder / "student.pth")
+    assert finished.steps == 5
+    before, after = (torch.load(folder / name, weights_only=True)["params"] for name in ("initial.pth", "student.pth"))
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["conv_first.weight"], after["conv_first.weight"])
+    points = read_curve(folder / "curve.jsonl")
+    assert all(point["n_target"] == 0 and "loss_target" not in point for point in points)
+    settings = json.loads((folder / "settings.json").read_text())
+    assert (settings["training.steps"], settings["training.source_ratio"]) == (5, 1.0)
+    checkpoints = sorted(path.name for path in (folder / "train").glob("step_*"))
+    assert checkpoints == [f"step_{step:08d}" for step in (3, 4, 5)]
+
+    assert pretrain(cfg) == finished  # the same start, written again, is the same start
+    cfg.pretrain.arguments = SWINIR | {"embed_dim": 24}
+    with pytest.raises(ResumeMismatchError, match=r"student\.path"):
+        pretrain(cfg)
+    cfg.student.path = finished.path  # what it is for
+    assert finetuned_path(cfg, "adapted").endswith("adapted/student.pth")
+    load_student(cfg.student)
