@@ -179,8 +179,9 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _restore(args: argparse.Namespace) -> int:
-    tile = [] if args.tile is None else [f"student.tile={args.tile}"]
-    cfg = load_config([*args.settings, f"student.path={args.model}", *tile])
+    # The overlap is measured, unless the settings that follow name one.
+    tile = [] if args.tile is None else [f"student.tile={args.tile}", "student.tile_overlap=null"]
+    cfg = load_config([f"student.path={args.model}", *tile, *args.settings])
     from gmd_ray.restore import restore_folder
     from gmd_ray.session import cluster_address, ray_session
 

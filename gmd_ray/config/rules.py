@@ -123,7 +123,7 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
             raise ConfigError(f"{pool}.min={low}: more than {pool}.max={high}; raise {pool}.max too")
     for room in ("student", "teacher"):
         tile, overlap = values[f"{room}.tile"], values[f"{room}.tile_overlap"]
-        if tile and overlap >= tile:
+        if tile and overlap is not None and overlap >= tile:
             raise ConfigError(f"{room}.tile_overlap={overlap}: must be less than {room}.tile={tile}")
     for control in cfg.controls:
         if control not in CONTROLS:
