@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
     )
     log.setLevel(logging.INFO)
+    sys.path.append(os.getcwd())  # as `python -m` has it, for a team's own module in student.factory
     try:
         return args.run(args)
     except GmdError as error:
@@ -86,6 +88,20 @@ def _parser() -> argparse.ArgumentParser:
     degrade.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of the preset to replace, as scale=2"
     )
+    restore = verb("restore", _restore, "restore a folder of photos with a student", parents=[settings])
+    restore.add_argument("-i", "--input", required=True, metavar="IN", help="photo, or folder or URL, read recursively")
+    restore.add_argument("-o", "--output", required=True, metavar="OUT", help="folder or URL of the results")
+    restore.add_argument("-m", "--model", required=True, metavar="MODEL", help="the student, as student.path=")
+    restore.add_argument("-t", "--tile", type=int, metavar="N", help="side of tiles in input pixels, as student.tile=")
+    restore.add_argument("--suffix", default="", help="put behind each file's stem")
+    restore.add_argument("--ext", default="auto", help="auto (each photo's own), png, jpg, tif, webp, ...")
+    new = verb("new-student", _new_student, "make an untrained latent diffusion student, for pretraining")
+    new.add_argument("preset", help="ldm-1.3b or ldm-tiny")
+    new.add_argument("--to", required=True, metavar="DIR", help="directory to make")
+    new.add_argument("--vae", metavar="DIR", help="trained AutoencoderKL; without it ldm-tiny gets a random one")
+    new.add_argument("--scale", type=int, default=1, help="output side over input side")
+    new.add_argument("--steps", type=int, default=4, help="sampling steps it is to be used with")
+    new.add_argument("--seed", type=int, default=0)
     listing = verb("ls", _list, "list what can be named in the settings")
     listing.add_argument("what", choices=["metrics", "presets", "degradations", "sets"])
     demo = verb("demo", _demo, "make the toy world's models")
@@ -241,6 +257,31 @@ def _degrade(args: argparse.Namespace) -> int:
     )
     written = freeze(args.input, args.output, how, args.limit, args.workers)
     print(f"{written} images written to {args.output}/lq, what was drawn to {args.output}/parameters.jsonl")
+    return 0
+
+
+def _restore(args: argparse.Namespace) -> int:
+    # The overlap is measured, unless the settings that follow name one.
+    tile = [] if args.tile is None else [f"student.tile={args.tile}", "student.tile_overlap=null"]
+    cfg = load_config([f"student.path={args.model}", *tile, *args.settings])
+    from gmd_ray.restore import restore_folder
+    from gmd_ray.session import cluster_address, ray_session
+
+    on_ray = cluster_address(cfg) is not None
+    with ray_session(cfg) if on_ray else contextlib.nullcontext():
+        done = restore_folder(cfg, args.input, args.output, suffix=args.suffix, ext=args.ext, on_ray=on_ray)
+    print(f"{done.count} of {done.count + len(done.failed)} images restored to {args.output}")
+    for name, reason in done.failed.items():
+        print(f"gmd-ray: {name}: {reason}", file=sys.stderr)
+    return 1 if done.failed else 0
+
+
+def _new_student(args: argparse.Namespace) -> int:
+    from gmd_ray.students.latent_presets import new_student
+
+    vae = Path(args.vae) if args.vae else None
+    count = new_student(args.preset, Path(args.to), vae, args.scale, args.steps, args.seed)
+    print(f"{args.preset}: {count / 1e6:,.1f} M untrained parameters in {args.to}")
     return 0
 
 

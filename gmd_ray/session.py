@@ -39,6 +39,11 @@ _CHATTER = {
 }
 
 
+def cluster_address(cfg: Config) -> str | None:
+    """The cluster that a run joins: `ray.address`, the job's own, or RAY_ADDRESS; None where there is none."""
+    return cfg.ray.address or ("auto" if in_job() or os.environ.get("RAY_ADDRESS") else None)
+
+
 @contextlib.contextmanager
 def ray_session(cfg: Config) -> Iterator[None]:
     """Join `ray.address` or the job's own cluster, else start a private one; left as it was found.
@@ -53,7 +58,7 @@ def ray_session(cfg: Config) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = cfg.ray.address or ("auto" if in_job() or os.environ.get("RAY_ADDRESS") else None)
+    address = cluster_address(cfg)
     # Ray warns on stderr about things a user of this tool can do nothing about.
     for name, level in _CHATTER.items():
         logging.getLogger(name).setLevel(level)

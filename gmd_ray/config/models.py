@@ -37,7 +37,8 @@ class StudentConfig:
     """A team's own student: `package.module:function`, which takes this section and loads `path` itself."""
     tile: int = 0
     """Side of the tiles for large images, in LQ pixels; 0 restores whole images."""
-    tile_overlap: int = 32
+    tile_overlap: int | None = 32
+    """Pixels, a quarter of them at each cut as context alone. None: measured, four times how far the network looks."""
     sampling_steps: int | None = None
     """Euler steps of a latent diffusion student; None: as its directory says."""
     gradient_checkpointing: bool = False

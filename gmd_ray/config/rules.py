@@ -139,7 +139,7 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
             raise ConfigError(f"{pool}.initial={initial}: must lie between {pool}.min and {pool}.max")
     for room in ("student", "teacher"):
         tile, overlap = values[f"{room}.tile"], values[f"{room}.tile_overlap"]
-        if tile and overlap >= tile:
+        if tile and overlap is not None and overlap >= tile:
             raise ConfigError(f"{room}.tile_overlap={overlap}: must be less than {room}.tile={tile}")
     _check_ranks(cfg.teacher)
     for control in cfg.controls:

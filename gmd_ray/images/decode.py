@@ -30,10 +30,10 @@ from gmd_ray.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, struct.error, zlib.error)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, struct.error, zlib.error)
 """What Pillow's readers raise on damaged files."""
 
-_TRANSPOSE = {
+TRANSPOSE = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -61,26 +61,26 @@ def decode_image(data: bytes, *, gray: bool = False, max_pixels: int = 89_478_48
         DataError: with a one-line reason that names no file: empty, not an image, damaged or truncated, too large,
             or samples without a known range (float).
     """
-    image = _open(data, max_pixels)
-    bits = _sample_bits(image, data)
+    image = open_image(data, max_pixels)
+    bits = sample_bits(image, data)
     try:
         image.load()
-    except _BROKEN as error:
-        raise DataError(f"damaged or truncated {image.format}: {_line(error)}") from error
-    orientation = _orientation(image)  # after load(): TIFF is turned by then, by Pillow and by OpenCV alike
+    except BROKEN as error:
+        raise DataError(f"damaged or truncated {image.format}: {one_line(error)}") from error
+    orientation = orientation_of(image)  # after load(): TIFF is turned by then, by Pillow and by OpenCV alike
     rgb, alpha = _read_deep(image, data) if bits > 8 else _read_shallow(image)
     if alpha is not None:
-        rgb = _over_white(rgb, alpha)
+        rgb = over_white(rgb, alpha)
     if gray:
-        rgb = _luma(rgb)
-    if orientation in _TRANSPOSE:
-        rgb = _TRANSPOSE[orientation](rgb)
+        rgb = luma(rgb)
+    if orientation in TRANSPOSE:
+        rgb = TRANSPOSE[orientation](rgb)
     if rgb.dtype == np.uint8:
         rgb = rgb.astype(np.float32) / 255
     return np.ascontiguousarray(rgb)
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise DataError("empty file")
     try:
@@ -88,16 +88,16 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise DataError("not an image, or of a format that Pillow does not read") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"too large: {_line(error)}") from error
-    except _BROKEN as error:
-        raise DataError(f"damaged image header: {_line(error)}") from error
+        raise DataError(f"too large: {one_line(error)}") from error
+    except BROKEN as error:
+        raise DataError(f"damaged image header: {one_line(error)}") from error
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(f"too large: {width}x{height} is more than max_pixels={max_pixels}")
     return image
 
 
-def _sample_bits(image: Image.Image, data: bytes) -> int:
+def sample_bits(image: Image.Image, data: bytes) -> int:
     """Bits per sample as the header states them, of the formats that Pillow would round to 8."""
     if image.format == "PNG":
         return data[24]
@@ -106,10 +106,10 @@ def _sample_bits(image: Image.Image, data: bytes) -> int:
     return 8
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(0x0112, 1))
-    except _BROKEN:  # a damaged EXIF block spoils nothing but the orientation
+    except BROKEN:  # a damaged EXIF block spoils nothing but the orientation
         return 1
 
 
@@ -127,25 +127,30 @@ def _read_shallow(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
             alpha = np.asarray(image.getchannel("A"))
         if image.mode != wanted:
             image = image.convert(wanted)
-        return np.asarray(_to_srgb(image)), alpha
-    except _BROKEN as error:
-        raise DataError(f"cannot convert {image.format} mode {image.mode} to RGB: {_line(error)}") from error
+        return np.asarray(to_srgb(image)), alpha
+    except BROKEN as error:
+        raise DataError(f"cannot convert {image.format} mode {image.mode} to RGB: {one_line(error)}") from error
 
 
 def _read_deep(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     """float32 sRGB (H, W, 3) and alpha (H, W), both in [0, 1]; alpha may be None."""
+    colors, alpha = deep_samples(image, data)
+    return _to_srgb_deep(colors, image), alpha
+
+
+def deep_samples(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    """float32 (H, W, 1 or 3) in the file's own colours and alpha (H, W), both in [0, 1]; alpha may be None."""
     try:
         samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise DataError(f"{image.format} that OpenCV cannot read: {_line(error)}") from error
+        raise DataError(f"{image.format} that OpenCV cannot read: {one_line(error)}") from error
     if samples is None:
         raise DataError(f"{image.format} of more than 8 bits that OpenCV cannot read: save it as 16-bit PNG")
     if samples.dtype != np.uint16:
         raise DataError(f"{samples.dtype} samples have no declared range: save as 8 or 16 bit")
     x = samples.reshape(*samples.shape[:2], -1).astype(np.float32) / 65535
     alpha = x[..., 3] if x.shape[2] == 4 else None
-    colors = x if x.shape[2] == 1 else x[..., 2::-1]  # OpenCV's order is BGR(A)
-    return _to_srgb_deep(colors, image), alpha
+    return x if x.shape[2] == 1 else x[..., 2::-1], alpha  # OpenCV's order is BGR(A)
 
 
 def _to_srgb_deep(x: np.ndarray, image: Image.Image) -> np.ndarray:
@@ -156,10 +161,10 @@ def _to_srgb_deep(x: np.ndarray, image: Image.Image) -> np.ndarray:
     shallow = Image.fromarray(rounded[..., 0] if x.shape[2] == 1 else rounded)
     shallow.info["icc_profile"] = image.info["icc_profile"]
     residual = x - rounded.astype(np.float32) / 255
-    return np.clip(np.asarray(_to_srgb(shallow)).astype(np.float32) / 255 + residual, 0, 1)
+    return np.clip(np.asarray(to_srgb(shallow)).astype(np.float32) / 255 + residual, 0, 1)
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
+def to_srgb(image: Image.Image) -> Image.Image:
     """An image of mode L, RGB or CMYK as RGB in sRGB, through its profile if it has one."""
     icc = image.info.get("icc_profile")
     if icc:
@@ -181,25 +186,25 @@ def _to_srgb(image: Image.Image) -> Image.Image:
                 )
                 assert converted is not None
                 return converted
-        except (ImageCms.PyCMSError, *_BROKEN) as error:
-            logger.warning("colour profile not used, colours taken as sRGB: %s", _line(error))
+        except (ImageCms.PyCMSError, *BROKEN) as error:
+            logger.warning("colour profile not used, colours taken as sRGB: %s", one_line(error))
     return image.convert("RGB")
 
 
-def _over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+def over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     a = alpha[..., None].astype(np.float32)
     if rgb.dtype != np.uint8:
         return rgb * a + (1 - a)
     return np.rint((rgb * a + 255 * (255 - a)) / 255).astype(np.uint8)
 
 
-def _luma(rgb: np.ndarray) -> np.ndarray:
+def luma(rgb: np.ndarray) -> np.ndarray:
     y = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     if rgb.dtype == np.uint8:
         y = np.rint(y).astype(np.uint8)
     return np.repeat(y[..., None], 3, axis=2)
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The error's text on one line."""
     return " ".join(str(error).split()) or type(error).__name__

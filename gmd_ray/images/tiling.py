@@ -11,7 +11,9 @@ from torch import Tensor
 from gmd_ray.errors import ConfigError
 
 
-def tiled(fn: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int, scale: int = 1) -> Tensor:
+def tiled(
+    fn: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int, scale: int = 1, multiple: int = 1
+) -> Tensor:
     """Apply `fn` tile by tile.
 
     The grid depends on the image's size alone: evenly spaced tiles of one size, that overlap by at least `overlap`.
@@ -26,6 +28,8 @@ def tiled(fn: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int
             axis shorter than the tile, the tiles are as long as the image.
         overlap: least overlap of neighbours in input pixels, below `tile`.
         scale: output pixels per input pixel, of `fn`.
+        multiple: tiles begin at multiples of it, and the last along an axis may be up to that much longer: so windows
+            of attention and strides fall on every tile as on the whole image. See `grid_multiple`.
 
     Returns:
         (B, C, H * scale, W * scale), on the device and of the type of `fn`'s output.
@@ -38,46 +42,53 @@ def tiled(fn: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int
     height, width = image.shape[-2:]
     if tile == 0 or (height <= tile and width <= tile):
         return fn(image)
-    rows, columns = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
-    h, w = min(tile, height), min(tile, width)
-    row_weights, column_weights = _weights(rows, h, scale), _weights(columns, w, scale)
+    rows, columns = (tile_spans(side, tile, overlap, multiple) for side in (height, width))
+    row_weights, column_weights = _weights(rows, scale), _weights(columns, scale)
     out: Tensor | None = None
-    for y, row_weight in zip(rows, row_weights, strict=True):
-        for x, column_weight in zip(columns, column_weights, strict=True):
-            piece = fn(image[..., y : y + h, x : x + w])
-            assert piece.shape[-2:] == (h * scale, w * scale), (piece.shape, (h, w), scale)
+    for (top, bottom), row_weight in zip(rows, row_weights, strict=True):
+        for (left, right), column_weight in zip(columns, column_weights, strict=True):
+            piece = fn(image[..., top:bottom, left:right])
+            h, w = (bottom - top) * scale, (right - left) * scale
+            assert piece.shape[-2:] == (h, w), (piece.shape, (h, w), scale)
             if out is None:
                 out = piece.new_zeros(*piece.shape[:-2], height * scale, width * scale)
             weight = (row_weight[:, None] * column_weight[None]).to(piece)
-            out[..., y * scale : (y + h) * scale, x * scale : (x + w) * scale] += piece * weight
+            out[..., top * scale : bottom * scale, left * scale : right * scale] += piece * weight
     assert out is not None
     return out
 
 
-def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
-    """Where the tiles along one axis begin: as few as cover it, evenly spaced."""
+def tile_spans(size: int, tile: int, overlap: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Where the tiles along one axis begin and end: as few as cover it, evenly spaced but for the multiple."""
     if size <= tile:
-        return [0]
-    intervals = math.ceil((size - tile) / (tile - overlap))
-    return [i * (size - tile) // intervals for i in range(intervals + 1)]
+        return [(0, size)]
+    # Beginnings move down to a multiple, so two neighbours may draw apart by as much.
+    intervals = math.ceil((size - tile) / max(1, tile - overlap - (multiple - 1)))
+    starts = [i * (size - tile) // intervals // multiple * multiple for i in range(intervals + 1)]
+    return [(start, start + tile) for start in starts[:-1]] + [(starts[-1], size)]
 
 
-def _weights(starts: list[int], tile: int, scale: int) -> list[Tensor]:
+def grid_multiple(tile: int, overlap: int) -> int:
+    """A multiple for `tiled` that suits most networks: a power of two up to 64, at most an eighth of the tile."""
+    largest = min(64, tile // 8, (tile - overlap) // 2)
+    return 1 << (largest.bit_length() - 1) if largest > 0 else 1
+
+
+def _weights(spans: list[tuple[int, int]], scale: int) -> list[Tensor]:
     """One weight per output pixel of each tile along one axis, float64; they add up to 1 over the tiles."""
-    length = tile * scale
-    centers = torch.arange(length, dtype=torch.float64) + 0.5
     weights = []
-    for i, start in enumerate(starts):
+    total = torch.zeros(spans[-1][1] * scale, dtype=torch.float64)
+    for i, (start, stop) in enumerate(spans):
+        length = (stop - start) * scale
+        centers = torch.arange(length, dtype=torch.float64) + 0.5
         weight = torch.ones(length, dtype=torch.float64)
         if i > 0:
-            weight *= _ramp(centers, (starts[i - 1] + tile - start) * scale)
-        if i + 1 < len(starts):
-            weight *= _ramp(length - centers, (start + tile - starts[i + 1]) * scale)
+            weight *= _ramp(centers, (spans[i - 1][1] - start) * scale)
+        if i + 1 < len(spans):
+            weight *= _ramp(length - centers, (stop - spans[i + 1][0]) * scale)
         weights.append(weight)
-    total = torch.zeros((starts[-1] + tile) * scale, dtype=torch.float64)
-    for start, weight in zip(starts, weights, strict=True):
-        total[start * scale : start * scale + length] += weight
-    return [w / total[s * scale : s * scale + length] for s, w in zip(starts, weights, strict=True)]
+        total[start * scale : stop * scale] += weight
+    return [w / total[start * scale : stop * scale] for w, (start, stop) in zip(weights, spans, strict=True)]
 
 
 def _ramp(depth: Tensor, overlap: int) -> Tensor:

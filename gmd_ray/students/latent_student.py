@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ModelError
-from gmd_ray.images.tiling import tiled
+from gmd_ray.images.tiling import grid_multiple, tiled
 from gmd_ray.students.common import device_of, evaluating, fingerprint
 from gmd_ray.students.latent_network import LatentCodec, LatentNetwork, even_sigmas, sample
 
@@ -53,7 +53,10 @@ class LatentStudent:
         self.module, self.scale = network.to(self._device), int(index["scale"])
         self._network, self._codec, self._stored = network, codec, stored
         self._source = Path(str(cfg.path))
-        self._tile, self._overlap, self._dtype = cfg.tile, cfg.tile_overlap, cfg.dtype
+        self._tile, self._dtype = cfg.tile, cfg.dtype
+        # Its attention looks at all of a tile, so there is no radius to measure.
+        self._overlap = cfg.tile // 4 if cfg.tile_overlap is None else cfg.tile_overlap
+        self._grid = grid_multiple(cfg.tile, self._overlap)
         self._sigmas = even_sigmas(cfg.sampling_steps or int(index["sampling_steps"]))
         patch: int = network.transformer.config.patch_size
         self._multiple = codec.factor * patch
@@ -62,7 +65,7 @@ class LatentStudent:
             network.transformer.enable_gradient_checkpointing()
         settings = {"dtype": cfg.dtype, "tile": cfg.tile, "sigmas": self._sigmas, "scale": self.scale}
         if cfg.tile:
-            settings["tile_overlap"] = cfg.tile_overlap
+            settings |= {"tile_overlap": self._overlap, "tile_grid": self._grid}
         weights = {f"vae.{key}": value for key, value in codec.vae.state_dict().items()}
         self.fingerprint = fingerprint(weights | network.state_dict(), settings)
 
@@ -86,7 +89,7 @@ class LatentStudent:
             if max(height, width) > self._largest:
                 raise ModelError(
                     f"{width}x{height} pixels: the student's positions end at {self._largest}; set student.tile to at "
-                    f"most {self._largest // self.scale}"
+                    f"most {self._largest // self.scale * 7 // 8}"  # the last tile may be longer by an eighth
                 )
             condition = self._codec.encode(_padded(self._enlarged(x), self._multiple))
             noise = torch.stack([_noise(key, condition.shape[1:]) for key in keys]).to(device)
@@ -94,7 +97,7 @@ class LatentStudent:
             return self._codec.decode(clean)[..., :height, :width]
 
         with torch.no_grad(), evaluating(self.module), autocast:
-            restored = tiled(restore, lq.to(device, torch.float32), self._tile, self._overlap, self.scale)
+            restored = tiled(restore, lq.to(device, torch.float32), self._tile, self._overlap, self.scale, self._grid)
         return restored.float().clamp(0, 1).to(lq.device)
 
     def training_loss(

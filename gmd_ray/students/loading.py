@@ -47,7 +47,8 @@ def load_student(
         raise ConfigError(f"student.dtype={cfg.dtype}: {nearest(cfg.dtype, _DTYPES)}")
     if loss not in LOSSES:
         raise ConfigError(f"training.loss={loss}: {nearest(loss, LOSSES)}")
-    if cfg.tile < 0 or (cfg.tile > 0 and not 0 <= cfg.tile_overlap < cfg.tile):
+    overlap = cfg.tile_overlap or 0
+    if cfg.tile < 0 or (cfg.tile > 0 and not 0 <= overlap < cfg.tile):
         raise ConfigError(f"student.tile={cfg.tile} with tile_overlap={cfg.tile_overlap}: 0 <= tile_overlap < tile")
     student = _load(cfg, loss, stochastic_depth)
     if perceptual:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ModelError
-from gmd_ray.images.tiling import tiled
+from gmd_ray.images.tiling import grid_multiple, tiled
 from gmd_ray.students.common import device_of, evaluating, fingerprint
 from gmd_ray.students.losses import Perceptual, crop_losses
+from gmd_ray.students.receptive import overlap_for
 from gmd_ray.students.rgb_network import luma
 
 
@@ -58,10 +59,13 @@ class ModuleStudent:
         self.module = module.to(device_of(cfg.device))
         self.architecture = type(module).__name__ if name is None else name
         self._write, self._gray = save, gray
-        self._tile, self._overlap, self._dtype = cfg.tile, cfg.tile_overlap, cfg.dtype
+        self._tile, self._overlap, self._dtype = cfg.tile, cfg.tile_overlap or 0, cfg.dtype
+        if cfg.tile and cfg.tile_overlap is None:
+            self._overlap = overlap_for(self.module, scale, cfg.tile)
+        self._grid = grid_multiple(cfg.tile, self._overlap)
         settings = {"architecture": self.architecture, "dtype": cfg.dtype, "tile": cfg.tile}
         if cfg.tile:
-            settings["tile_overlap"] = cfg.tile_overlap
+            settings |= {"tile_overlap": self._overlap, "tile_grid": self._grid}
         self.fingerprint = fingerprint(module.state_dict() if weights is None else weights, settings)
 
     def restore(self, lq: Tensor, ids: Sequence[str] | None = None) -> Tensor:
@@ -73,7 +77,9 @@ class ModuleStudent:
         device = next(self.module.parameters()).device
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._dtype == "bfloat16")
         with torch.no_grad(), evaluating(self.module), autocast:
-            restored = tiled(self.module, lq.to(device, torch.float32), self._tile, self._overlap, self.scale)
+            restored = tiled(
+                self.module, lq.to(device, torch.float32), self._tile, self._overlap, self.scale, self._grid
+            )
         return restored.float().clamp(0, 1).to(lq.device)
 
     def training_loss(

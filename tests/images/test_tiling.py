@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmd_ray.errors import ConfigError
-from gmd_ray.images.tiling import tile_starts, tiled
+from gmd_ray.images.tiling import grid_multiple, tile_spans, tiled
 
 SIZES = [(100, 150), (64, 65), (33, 200), (20, 90), (90, 20), (127, 128)]
 
@@ -53,15 +53,45 @@ def test_scale_2(size: tuple[int, int]) -> None:
 def test_grid_covers_evenly_with_at_least_the_overlap() -> None:
     for size in range(1, 300):
         for tile, overlap in ((32, 0), (32, 8), (32, 31), (50, 25)):
-            starts = tile_starts(size, tile, overlap)
+            spans = tile_spans(size, tile, overlap)
             if size <= tile:
-                assert starts == [0]
+                assert spans == [(0, size)]
                 continue
-            steps = [b - a for a, b in itertools.pairwise(starts)]
-            assert starts[0] == 0
-            assert starts[-1] + tile == size
+            steps = [b[0] - a[0] for a, b in itertools.pairwise(spans)]
+            assert spans[0][0] == 0
+            assert spans[-1][1] == size
+            assert {stop - start for start, stop in spans} == {tile}
             assert 0 < min(steps) <= max(steps) <= tile - overlap
             assert max(steps) - min(steps) <= 1
+
+
+def test_tiles_of_a_grid_begin_at_multiples_and_keep_the_overlap() -> None:
+    for size in range(33, 300):
+        for tile, overlap in ((32, 0), (32, 8), (50, 25), (128, 32)):
+            multiple = grid_multiple(tile, overlap)
+            assert multiple in (4, 16)
+            spans = tile_spans(size, tile, overlap, multiple)
+            if size <= tile:
+                continue
+            assert all(start % multiple == 0 for start, _ in spans)
+            assert (spans[0][0], spans[-1][1]) == (0, size)
+            assert all(tile <= stop - start < tile + multiple for start, stop in spans)
+            assert all(a[1] - b[0] >= overlap for a, b in itertools.pairwise(spans))
+    assert [grid_multiple(tile, tile // 4) for tile in (1, 8, 100, 512, 4096)] == [1, 1, 8, 64, 64]
+    assert grid_multiple(512, 511) == 1
+
+
+def test_a_strided_network_is_exact_on_the_grid() -> None:
+    """Down by 4 and up again: a tile that begins elsewhere averages over other squares."""
+    image = picture(100, 150)
+
+    def squares(x: Tensor) -> Tensor:
+        padded = F.pad(x, (0, -x.shape[-1] % 4, 0, -x.shape[-2] % 4), "replicate")
+        return F.interpolate(F.avg_pool2d(padded, 4), scale_factor=4)[..., : x.shape[-2], : x.shape[-1]]
+
+    whole = squares(image)
+    assert (tiled(squares, image, 64, 16, multiple=4) - whole).abs().max() < 1e-6
+    assert (tiled(squares, image, 64, 16) - whole).abs().max() > 0.05
 
 
 def test_calls_depend_on_size_alone() -> None:
