@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     export = verb("export", _export, "write the accepted pairs for other tools", parents=[settings])
     export.add_argument("--to", required=True, metavar="DIR", help="destination folder or URL")
     export.add_argument("--layout", choices=["parquet", "folders"], default="folders")
+    encode = verb("encode-prompts", _encode_prompts, "encode the teacher's prompts, on this CPU", parents=[settings])
+    encode.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="another prompt; may be repeated")
+    encode.add_argument("--to", metavar="DIR", help="destination folder or URL; default <out>/prompts")
     listing = verb("ls", _list, "list what can be named in the settings")
     listing.add_argument("what", choices=["metrics", "presets", "degradations"])
     demo = verb("demo", _demo, "make the toy world's models")
@@ -159,6 +162,20 @@ def _export(args: argparse.Namespace) -> int:
     store = f"{cfg.out}/pairs"
     count = export_pairs(store, args.to, cfg.scorer.threshold, args.layout)
     print(f"{count} accepted pairs at threshold {cfg.scorer.threshold:g} written to {args.to} ({args.layout})")
+    return 0
+
+
+def _encode_prompts(args: argparse.Namespace) -> int:
+    cfg = _load(args)
+    require(cfg, "encode-prompts")
+    from gmd_ray.generation.prompts import prompts_folder
+    from gmd_ray.teachers import encode_prompts
+
+    found = encode_prompts(cfg.teacher, args.to or prompts_folder(cfg.out), args.prompt)
+    if found is cfg.teacher:
+        print(f"{cfg.teacher.path}: the table beside the weights has every prompt; nothing to encode")
+    else:
+        print(f"teacher.prompt_embeddings={found.prompt_embeddings}")
     return 0
 
 

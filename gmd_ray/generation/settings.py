@@ -20,8 +20,9 @@ Facts = dict[str, dict[str, Any]]
 MODELS = ("student", "teacher", "scorer")
 PLACES = ("target.path", "student.path", "teacher.path", "scorer.path", "scorer.weights")
 """Where things lie. What counts is what lies there, so a changed place is looked into, not refused."""
-_HARMLESS = ("pool", "device", "threshold", "preset", "cache")
-"""Of a model's section: what changes neither pixels nor scores; a preset counts by the fields it fills."""
+_HARMLESS = ("pool", "device", "threshold", "preset", "cache", "prompt_embeddings")
+"""Of a model's section: what changes neither pixels nor scores; a preset counts by the fields it fills, prompt
+embeddings by the prompts and the model they are of, in the teacher's fingerprint."""
 
 
 def relevant(cfg: Config) -> dict[str, Any]:
