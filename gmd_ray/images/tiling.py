@@ -33,18 +33,36 @@ def tiled(fn: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int
     Raises:
         ConfigError: for a negative tile, or an overlap outside [0, tile).
     """
+    return tiled_at(lambda piece, y, x: fn(piece), image, tile, overlap, scale)
+
+
+def tiled_at(
+    fn: Callable[[Tensor, int, int], Tensor], image: Tensor, tile: int, overlap: int, scale: int = 1, grid: int = 1
+) -> Tensor:
+    """`tiled` for an `fn` that is told where its tile begins.
+
+    Args:
+        fn: as in `tiled`, of the tile and its first row and column in the image.
+        grid: tiles begin at multiples of it; height, width, tile and overlap must be multiples too.
+
+    Raises:
+        ConfigError: as `tiled`.
+    """
     if tile < 0 or (tile and not 0 <= overlap < tile):
         raise ConfigError(f"tile={tile}, tile_overlap={overlap}: give 0 <= overlap < tile, or tile=0 for whole images")
     height, width = image.shape[-2:]
     if tile == 0 or (height <= tile and width <= tile):
-        return fn(image)
-    rows, columns = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
+        return fn(image, 0, 0)
+    assert not any(length % grid for length in (height, width, tile, overlap)), (image.shape, tile, overlap, grid)
+    rows, columns = (
+        [grid * start for start in tile_starts(size // grid, tile // grid, overlap // grid)] for size in (height, width)
+    )
     h, w = min(tile, height), min(tile, width)
     row_weights, column_weights = _weights(rows, h, scale), _weights(columns, w, scale)
     out: Tensor | None = None
     for y, row_weight in zip(rows, row_weights, strict=True):
         for x, column_weight in zip(columns, column_weights, strict=True):
-            piece = fn(image[..., y : y + h, x : x + w])
+            piece = fn(image[..., y : y + h, x : x + w], y, x)
             assert piece.shape[-2:] == (h * scale, w * scale), (piece.shape, (h, w), scale)
             if out is None:
                 out = piece.new_zeros(*piece.shape[:-2], height * scale, width * scale)
