@@ -6,9 +6,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "prepare": ("demo",),
     "student.dtype": ("float32", "bfloat16"),
     "teacher.dtype": ("auto", "float32", "bfloat16"),
-    "teacher.method": ("inversion", "sdedit"),
+    "teacher.method": ("inversion", "sdedit", "kontext", "ddim"),
     "teacher.solver": ("euler", "midpoint", "fireflow"),
     "teacher.cache": ("kv", "input", "lockstep"),
+    "teacher.color_fix": ("none", "wavelet", "adain"),
     "teacher.injection.tensors": ("kv", "v"),
     "teacher.injection.tokens": ("all", "image"),
     "training.optimizer": ("adam", "adamw"),
@@ -16,7 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "training.loss": ("l1", "l2", "charbonnier"),
 }
 CONTROLS = ("source_only", "median")
-BLOCKS = ("all", "single", "double", "late_single")
+BLOCKS = ("all", "single", "double", "late_single", "down", "mid", "up")
 DATASETS = ("target", "source")
 
 POOLS = ("student.pool", "teacher.pool", "scorer.pool", "evaluation.pool")
@@ -74,6 +75,7 @@ PATHS = (
     "source.lq",
     "target.path",
     "student.path",
+    "teacher.prompt_embeddings",
     "scorer.path",
     "scorer.weights",
     "evaluation.target_lq",
@@ -91,5 +93,6 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "generate": ("target.path", "student.path", "teacher.path"),
     "finetune": ("student.path",),
     "evaluate": ("student.path",),
+    "encode-prompts": ("teacher.path",),
     "adapt": ("target.path", "student.path", "teacher.path"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from gmd_ray.config.models import PoolConfig
 
@@ -88,6 +89,9 @@ class EvaluationConfig:
     """Pixels cut from each side before full-reference metrics."""
     device: str = "auto"
     pool: PoolConfig = field(default_factory=PoolConfig)
+    online: Any = False
+    """Students whose output the teacher also projects, at test time: a list of their names, or True for all. Each
+    becomes a row, `baseline+teacher`; every actor of the pool holds the teacher too."""
     report_images: int = 12
     """Rows of pictures in report.html, of each kind."""
     pairs_hq: str | None = None
