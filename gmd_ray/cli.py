@@ -102,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--scale", type=int, default=1, help="output side over input side")
     new.add_argument("--steps", type=int, default=4, help="sampling steps it is to be used with")
     new.add_argument("--seed", type=int, default=0)
+    encode = verb("encode-prompts", _encode_prompts, "encode the teacher's prompts, on this CPU", parents=[settings])
+    encode.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="another prompt; may be repeated")
+    encode.add_argument("--to", metavar="DIR", help="destination folder or URL; default <out>/prompts")
     listing = verb("ls", _list, "list what can be named in the settings")
     listing.add_argument("what", choices=["metrics", "presets", "degradations", "sets"])
     demo = verb("demo", _demo, "make the toy world's models")
@@ -282,6 +285,20 @@ def _new_student(args: argparse.Namespace) -> int:
     vae = Path(args.vae) if args.vae else None
     count = new_student(args.preset, Path(args.to), vae, args.scale, args.steps, args.seed)
     print(f"{args.preset}: {count / 1e6:,.1f} M untrained parameters in {args.to}")
+    return 0
+
+
+def _encode_prompts(args: argparse.Namespace) -> int:
+    cfg = _load(args)
+    require(cfg, "encode-prompts")
+    from gmd_ray.generation.prompts import prompts_folder
+    from gmd_ray.teachers import encode_prompts
+
+    found = encode_prompts(cfg.teacher, args.to or prompts_folder(cfg.out), args.prompt)
+    if found is cfg.teacher:
+        print(f"{cfg.teacher.path}: the table beside the weights has every prompt; nothing to encode")
+    else:
+        print(f"teacher.prompt_embeddings={found.prompt_embeddings}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,15 +52,39 @@ def test_ls(what: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert name in capsys.readouterr().out.split()
 
 
+def test_encode_prompts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from gmd_ray.config import TeacherConfig
+    from gmd_ray.teachers import load_teacher
+    from tests.teachers.conftest import make_flux
+    from tests.teachers.text_encoders import write_text_encoders
+
+    flux = make_flux(tmp_path / "flux", autoencoder=False)
+    settings = [f"teacher.path={flux}", f"out={tmp_path / 'run'}", "teacher.max_sequence_length=7"]
+    assert main(["encode-prompts", *settings]) == 0
+    assert "nothing to encode" in capsys.readouterr().out, "the null prompt is in the table"
+    assert main(["encode-prompts", *settings, "--prompt", "ab"]) == 2
+    assert "there is no text_encoder/" in capsys.readouterr().err
+    write_text_encoders(flux)
+    assert main(["encode-prompts", *settings, "--prompt", "ab", "--prompt", "ba"]) == 0
+    key, _, file = capsys.readouterr().out.strip().partition("=")
+    assert key == "teacher.prompt_embeddings"
+    assert Path(file).parent == tmp_path / "run" / "prompts"
+    for folder in ("text_encoder", "text_encoder_2"):
+        shutil.rmtree(flux / folder)
+    cfg = TeacherConfig(path=str(flux), prompt="ba", max_sequence_length=7, prompt_embeddings=file)
+    cfg.injection.steps = 0
+    load_teacher(cfg)
+
+
 def test_unknown_degradation_is_told_before_the_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     args = ["adapt", "preset=demo", f"out={tmp_path / 'run'}", "source.lq=null", "source.degradation=noise52"]
     assert main(args) == 2
     assert "did you mean 'noise25'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["adapt", "generate", "pretrain", "finetune", "evaluate", "export"])
+@pytest.mark.parametrize("verb", ["adapt", "generate", "pretrain", "finetune", "evaluate", "export", "encode-prompts"])
 def test_jobs_are_the_same_verbs(verb: str) -> None:
-    script = ROOT / "jobs" / f"{verb}.py"
+    script = ROOT / "jobs" / f"{verb.replace('-', '_')}.py"
     result = subprocess.run([sys.executable, script, "no-such"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "key=value" in result.stderr or "--to" in result.stderr

@@ -6,10 +6,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "prepare": ("demo",),
     "student.dtype": ("float32", "bfloat16"),
     "teacher.dtype": ("auto", "float32", "bfloat16"),
-    "teacher.method": ("inversion", "sdedit"),
+    "teacher.method": ("inversion", "sdedit", "kontext", "ddim"),
     "teacher.solver": ("euler", "midpoint", "fireflow"),
     "teacher.sharding": ("tensor", "ulysses"),
     "teacher.cache": ("kv", "input", "lockstep"),
+    "teacher.color_fix": ("none", "wavelet", "adain"),
     "teacher.injection.tensors": ("kv", "v"),
     "teacher.injection.tokens": ("all", "image"),
     "training.optimizer": ("adam", "adamw"),
@@ -20,7 +21,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "training.strategy": ("ddp", "fsdp"),
 }
 CONTROLS = ("source_only", "median", "supervised")
-BLOCKS = ("all", "single", "double", "late_single")
+BLOCKS = ("all", "single", "double", "late_single", "down", "mid", "up")
 DATASETS = ("target", "source")
 
 POOLS = ("student.pool", "teacher.pool", "scorer.pool", "evaluation.pool")
@@ -92,6 +93,7 @@ PATHS = (
     "source.lq",
     "target.path",
     "student.path",
+    "teacher.prompt_embeddings",
     "scorer.path",
     "scorer.weights",
     "training.perceptual_weights",
@@ -124,5 +126,6 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "finetune": ("student.path",),
     "pretrain": (),
     "evaluate": ("student.path",),
+    "encode-prompts": ("teacher.path",),
     "adapt": ("target.path", "student.path", "teacher.path"),
 }

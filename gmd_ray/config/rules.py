@@ -62,6 +62,10 @@ def require(cfg: Config, verb: str) -> None:
     """
     values = dict(flatten(cfg))
     missing = [f"{key}=..." for key in NEEDED[verb] if not values[key]]
+    if _is_import_path(cfg.teacher.method):  # a plugin knows what it needs
+        missing = [key for key in missing if key != "teacher.path=..."]
+    elif verb == "evaluate" and cfg.evaluation.online and not cfg.teacher.path:
+        missing.append("teacher.path=... (or evaluation.online=false)")
     trains = verb in ("finetune", "adapt") and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls)
     if trains or verb == "pretrain":
         if not cfg.source.hq:
@@ -97,6 +101,8 @@ def flatten(node: Any, head: str = "") -> Iterator[tuple[str, Any]]:
 def _check_values(values: dict[str, Any]) -> None:
     """Rules of one key each."""
     for key, choices in CHOICES.items():
+        if key == "teacher.method" and _is_import_path(values[key]):
+            continue
         if values[key] is not None and values[key] not in choices:
             raise ConfigError(f"{key}={values[key]}: {nearest(values[key], choices)}")
     for key, interval in RANGES.items():
@@ -122,6 +128,9 @@ def _check_values(values: dict[str, Any]) -> None:
         raise ConfigError(f"teacher.injection.blocks={blocks}: {nearest(blocks, BLOCKS)}")
     if not isinstance(blocks, str) and not (isinstance(blocks, list) and all(isinstance(b, str) for b in blocks)):
         raise ConfigError(f"teacher.injection.blocks={blocks}: known: {', '.join(BLOCKS)}, or a list of module names")
+    online = values["evaluation.online"]
+    if not isinstance(online, bool) and not (isinstance(online, list) and all(isinstance(n, str) for n in online)):
+        raise ConfigError(f"evaluation.online={online}: must be true, false, or a list of students' names")
     for key in ("controls", "evaluation.metrics"):
         for name in values[key]:
             if not isinstance(name, str):
@@ -217,6 +226,11 @@ def _check_metrics(cfg: Config, known: Sequence[str]) -> None:
 def _may_be_hub_id(path: str | None) -> bool:
     """`owner/model` may; what is absolute, starts with a dot or is deeper can only be a folder."""
     return path is None or re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None
+
+
+def _is_import_path(method: str) -> bool:
+    """Whether `teacher.method` names a plugin, `package.module:factory`."""
+    return re.fullmatch(r"\w+(\.\w+)*:\w+", method) is not None
 
 
 def _inside(value: float, interval: str) -> bool:

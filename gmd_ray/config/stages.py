@@ -137,6 +137,9 @@ class EvaluationConfig:
     """Pixels cut from each side before full-reference metrics."""
     device: str = "auto"
     pool: PoolConfig = field(default_factory=PoolConfig)
+    online: Any = False
+    """Students whose output the teacher also projects, at test time: a list of their names, or True for all. Each
+    becomes a row, `baseline+teacher`; every actor of the pool holds the teacher too."""
     report_images: int = 12
     """Rows of pictures in report.html, of each kind."""
     pairs_hq: str | None = None

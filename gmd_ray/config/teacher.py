@@ -15,7 +15,8 @@ class InjectionConfig:
     tensors: str = "kv"
     """kv (paper) or v (RF-Solver)."""
     blocks: Any = "late_single"
-    """all, single, double, late_single (single blocks 20 and up, as RF-Solver), or a list of module names."""
+    """all, single, double, late_single (single blocks 20 and up, as RF-Solver), or a list of module names; of a U-Net
+    all, down, mid, up, or a list."""
     tokens: str = "all"
     """all or image."""
     steps: int | None = 5
@@ -29,10 +30,12 @@ class TeacherConfig:
     path: str | None = None
     """Local directory or hub id in the diffusers layout."""
     method: str = "inversion"
-    """inversion (paper), or sdedit: noise drawn to level `strength`, then the reconstruction alone."""
+    """inversion (paper), of FLUX or Stable Diffusion, whichever lies in `path`; ddim, Stable Diffusion's by name;
+    sdedit: noise drawn to level `strength`, then the reconstruction alone; kontext: FLUX.1 Kontext, which follows the
+    instruction in `prompt`; or `package.module:factory`, a Teacher of your own."""
     preset: str | None = None
-    """An inversion by name: gmd, gmd-literal, rf-solver, kv-edit, vital or none; fills the fields below when
-    settings are loaded. Fields given beside it or after it win."""
+    """A method by name: gmd, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or ddim; fills the fields
+    that tell methods apart when settings are loaded. Fields given beside it or after it win."""
     solver: str = "euler"
     """euler (paper); midpoint (RF-Solver) and fireflow: second order, at two and one evaluations an interval."""
     steps: int = 25
@@ -57,6 +60,8 @@ class TeacherConfig:
     one evaluation for as many more forward passes as are injected. Equal up to rounding."""
     max_sequence_length: int = 512
     """T5 tokens; a shorter length is encoded anew, never sliced."""
+    prompt_embeddings: str | None = None
+    """File or URL that `gmd-ray encode-prompts` wrote; a run makes its own where it has to."""
     tile: int = 0
     """Side of the tiles for images larger than it, in pixels; 0 projects whole images."""
     tile_overlap: int = 64
@@ -69,4 +74,7 @@ class TeacherConfig:
     sharding: str = "tensor"
     """How they share: tensor splits the weights too; ulysses splits the tokens, has less traffic and all weights on
     each GPU."""
+    color_fix: str = "none"
+    """Colours of the restored image given back to the result: none; wavelet, its low frequencies; adain, mean and
+    standard deviation of each channel."""
     pool: PoolConfig = field(default_factory=lambda: PoolConfig(batch_size=4))

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from gmd_ray import errors
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, GmdError, nearest
-from gmd_ray.evaluation.items import Item, held_out_items
+from gmd_ray.evaluation.items import Item, held_out_items, taught, taught_students
 from gmd_ray.evaluation.judge import ADAPTED, FAILURE, SCHEMA, Judge
 from gmd_ray.evaluation.results import PICTURES, ROWS, Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.generation.pools import actor_pool
+from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.quality import known_metrics
 
@@ -27,7 +28,8 @@ log = logging.getLogger("gmd_ray.evaluation")
 def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = None) -> Evaluation:
     """Measure students on the test sets of `cfg.evaluation`.
 
-    One Ray Data stream over the test images; each actor holds every student and every metric. Writes
+    One Ray Data stream over the test images; each actor holds every student, every metric and, where
+    `cfg.evaluation.online` asks for rows such as `baseline+teacher`, the teacher. Writes
     `<out>/evaluation/metrics.parquet` (a row for each image, student and metric), `pictures.parquet` (what the report
     shows) and `table.md`, and leaves the means with the recorder as `<dataset>/<student>/<metric>`.
 
@@ -38,7 +40,7 @@ def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = 
         recorder: where figures and tables go.
 
     Raises:
-        ConfigError: no test set, an unknown metric, or a student called `lq`.
+        ConfigError: no test set, an unknown metric, a student called `lq`, or an unknown student to be taught.
         DataError: test images without their partner.
         ModelError: a checkpoint that does not load.
     """
@@ -51,6 +53,8 @@ def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = 
     store = open_store(cfg) if ADAPTED in students else None
     if store is not None:
         items += pair_items(store, cfg.evaluation.report_images)
+    if taught_students(cfg, students):
+        cfg = with_prompts(cfg)
     evaluation = collect(cfg, students, items, _stream(cfg, students, items, measured))
     evaluation.save(cfg.out)
     recorder.metrics(_means(evaluation))
@@ -68,6 +72,7 @@ def _check(cfg: Config, students: Mapping[str, str]) -> None:
         raise ConfigError("a student cannot be called 'lq': that is the name of the unprocessed input")
     if not cfg.evaluation.metrics:
         raise ConfigError("evaluation.metrics is empty: name at least one metric")
+    taught_students(cfg, students)
     known = known_metrics()
     for name in cfg.evaluation.metrics:
         if name not in known:
@@ -118,11 +123,12 @@ def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: 
     place = {(item["dataset"], item["id"]): i for i, item in enumerate(items)}
     pictures = table.filter(~has_metric).select(PICTURES.names).to_pylist()
     pictures.sort(key=lambda row: (place[row["dataset"], row["id"]], row["name"]))
+    names = ["lq", *(row for name in students for row in (name, taught(name)))]
     named = set(rows["student"].unique().to_pylist())
     return Evaluation(
         rows=rows,
         pictures=pa.Table.from_pylist(pictures, schema=PICTURES),
-        students=tuple(name for name in ["lq", *students] if name in named),
+        students=tuple(name for name in names if name in named),
         metrics=tuple(cfg.evaluation.metrics),
         settings=f"crop_border={cfg.evaluation.crop_border}",
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError
+from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.listing import list_images
 from gmd_ray.images.pairs import list_pairs
 
@@ -48,6 +48,26 @@ def held_out_items(cfg: Config) -> list[Item]:
         for item in spread([item for item in items if item["dataset"] == dataset], e.report_images):
             item["picture"] = True
     return items
+
+
+def taught_students(cfg: Config, students: Iterable[str]) -> list[str]:
+    """The students whose output the teacher projects at test time (`evaluation.online`), in their own order.
+
+    Raises:
+        ConfigError: a name that is no student's.
+    """
+    known, online = list(students), cfg.evaluation.online
+    if isinstance(online, bool):
+        return known if online else []
+    for name in online:
+        if name not in known:
+            raise ConfigError(f"evaluation.online: no student {name!r}; {nearest(name, known)}")
+    return [name for name in known if name in online]
+
+
+def taught(student: str) -> str:
+    """The row of a student and then the teacher."""
+    return f"{student}+teacher"
 
 
 def _item(dataset: str, image: str, lq: str | None, hq: str | None) -> Item:

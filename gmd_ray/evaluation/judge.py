@@ -13,7 +13,7 @@ import torch
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, GmdError
-from gmd_ray.evaluation.items import Item
+from gmd_ray.evaluation.items import Item, taught, taught_students
 from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.degradations import make_degradation
@@ -24,6 +24,7 @@ from gmd_ray.quality import MetricUnavailable, load_metric
 from gmd_ray.quality.protocol import Metric
 from gmd_ray.students import load_student
 from gmd_ray.students.protocol import Student
+from gmd_ray.teachers import load_teacher
 
 log = logging.getLogger("gmd_ray.evaluation")
 
@@ -40,7 +41,7 @@ ADAPTED = "adapted"
 
 
 class Judge:
-    """Restores each image with every student and measures what comes out.
+    """Restores each image with every student, projects it where asked to, and measures what comes out.
 
     Restored images are rounded to 8 bits first, as a saved file would be. One image at a time: a value depends on
     neither the batch it rides in nor its neighbours, and what fails is one value.
@@ -49,6 +50,7 @@ class Judge:
     def __init__(self, cfg: Config, students: Mapping[str, str]) -> None:
         self.cfg = cfg
         self.students: dict[str, Student] = {}
+        self.taught = {taught(name): name for name in taught_students(cfg, students)}
         self.metrics: dict[str, Metric | str] = {}
         self.failure: GmdError | None = None
         torch.set_num_threads(max(1, int(cfg.evaluation.pool.num_cpus)))
@@ -61,6 +63,8 @@ class Judge:
         cfg = self.cfg.evaluation
         for name, path in students.items():
             self.students[name] = load_student(replace(self.cfg.student, path=path, device=cfg.device))
+        if self.taught:
+            self.teacher = load_teacher(replace(self.cfg.teacher, device=cfg.device))
         for name in cfg.metrics:
             try:
                 self.metrics[name] = load_metric(
@@ -97,10 +101,11 @@ class Judge:
             yield from self._show_pair(item)
             return
         names = [*(["lq"] if self.scale == 1 else []), *self.students]
+        rows = [*names, *self.taught]
         try:
             lq, hq = self._read(item)
         except Exception as error:  # noqa: BLE001 - one unreadable image must not end the evaluation
-            for name in names:
+            for name in rows:
                 yield from self._failed(name, error)
             return
         if item["picture"]:
@@ -108,15 +113,19 @@ class Judge:
             if hq is not None:
                 yield {"name": "hq", "png": self._picture(hq, 1)}
         reference = None if hq is None else to_tensor([hq])[0]
-        for name in names:
+        images: dict[str, np.ndarray] = {"lq": lq}
+        for name in rows:
             try:
-                image = lq if name == "lq" else self._restore(name, lq, item["id"])
+                if name in self.students:
+                    images[name] = self._restore(name, lq, item["id"])
+                elif name in self.taught:
+                    images[name] = self._project(images.get(self.taught[name]), item["id"])
             except Exception as error:  # noqa: BLE001 - the same, for one student on one image
                 yield from self._failed(name, error)
                 continue
             if item["picture"] and name != "lq":
-                yield {"name": name, "png": self._picture(image, 1)}
-            yield from self._measure(name, to_tensor([image])[0], reference)
+                yield {"name": name, "png": self._picture(images[name], 1)}
+            yield from self._measure(name, to_tensor([images[name]])[0], reference)
 
     def _show_pair(self, item: Item) -> Iterator[dict[str, Any]]:
         """The adapted student's output for a row of the pair store."""
@@ -137,10 +146,13 @@ class Judge:
         return load_pair(pair, None if pair.lq else self.degradation, gray, key, self.scale)
 
     def _restore(self, name: str, lq: np.ndarray, image_id: str) -> np.ndarray:
-        restored = to_images(self.students[name].restore(to_tensor([lq]), [image_id]))[0]
-        if not np.isfinite(restored).all():
-            raise ValueError("the restored image has values that are not finite")
-        return (np.rint(np.clip(restored, 0, 1) * 255) / 255).astype(np.float32)
+        return _rounded(self.students[name].restore(to_tensor([lq]), [image_id]), "restored")
+
+    def _project(self, restored: np.ndarray | None, image: str) -> np.ndarray:
+        """Online use: the teacher on a student's output at test time, rounded before and after as in a pair store."""
+        if restored is None:
+            raise ValueError("the student failed, there is nothing to project")
+        return _rounded(self.teacher.project(to_tensor([restored]), [image]), "projected")
 
     def _measure(self, student: str, image: torch.Tensor, reference: torch.Tensor | None) -> Iterator[dict[str, Any]]:
         for name, metric in self.metrics.items():
@@ -168,6 +180,14 @@ class Judge:
 
     def _picture(self, image: np.ndarray, scale: int) -> bytes:
         return encode_png(centre(image, PICTURE_SIDE // scale), level=6)
+
+
+def _rounded(images: torch.Tensor, what: str) -> np.ndarray:
+    """The one image of a batch at 8 bits: float32 (H, W, 3)."""
+    [image] = to_images(images)
+    if not np.isfinite(image).all():
+        raise ValueError(f"the {what} image has values that are not finite")
+    return (np.rint(np.clip(image, 0, 1) * 255) / 255).astype(np.float32)
 
 
 def centre(image: np.ndarray, side: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from gmd_ray.generation.books import Books, close_books
 from gmd_ray.generation.cluster import check_capacity
 from gmd_ray.generation.ledger import open_ledger
 from gmd_ray.generation.lock import StoreLock
+from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.generation.resume import claim, remember
 from gmd_ray.generation.settings import Facts, higher_is_better
 from gmd_ray.generation.stopping import StopRequest
@@ -24,6 +25,7 @@ from gmd_ray.generation.stream import Models, build_stream, run_stream
 from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.images.records import accepted
 from gmd_ray.progress import NullRecorder, Progress, Recorder
+from gmd_ray.teachers import load_teacher
 
 log = logging.getLogger("gmd_ray.generation")
 
@@ -56,6 +58,8 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
     with StopRequest(cfg.generation.grace_s) as stop, StoreLock(store.filesystem, store.path, store.url) as lock:
         store.sweep()
         store.repair()
+        if models.teacher is load_teacher:  # another loader has prompts of its own, or none
+            cfg = with_prompts(cfg)
         facts = claim(store, cfg, files, models)
         if cfg.generation.retry_failed:
             log.info("%d failed rows are tried again", store.drop_failed(ids))

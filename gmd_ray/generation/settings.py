@@ -26,11 +26,13 @@ _HARMLESS = (
     "threshold",
     "preset",
     "cache",
+    "prompt_embeddings",
     "gpus_per_replica",
     "sharding",
     "gradient_checkpointing",
 )
-"""Of a model's section: what changes neither pixels nor scores; a preset counts by the fields it fills."""
+"""Of a model's section: what changes neither pixels nor scores; a preset counts by the fields it fills, prompt
+embeddings by the prompts and the model they are of, in the teacher's fingerprint."""
 
 
 def relevant(cfg: Config) -> dict[str, Any]:

@@ -118,7 +118,9 @@ def model_configs(cfg: Config) -> dict[str, Any]:
     """The models' sections with local paths made absolute: workers need not share the driver's directory."""
     return {
         "student": replace(cfg.student, path=located(cfg.student.path)),
-        "teacher": replace(cfg.teacher, path=located(cfg.teacher.path)),
+        "teacher": replace(
+            cfg.teacher, path=located(cfg.teacher.path), prompt_embeddings=located(cfg.teacher.prompt_embeddings)
+        ),
         "scorer": replace(cfg.scorer, path=located(cfg.scorer.path), weights=located(cfg.scorer.weights)),
     }
 

@@ -37,17 +37,24 @@ def tiled(
     Raises:
         ConfigError: for a negative tile, or an overlap outside [0, tile).
     """
+    return tiled_at(lambda piece, y, x: fn(piece), image, tile, overlap, scale, multiple)
+
+
+def tiled_at(
+    fn: Callable[[Tensor, int, int], Tensor], image: Tensor, tile: int, overlap: int, scale: int = 1, multiple: int = 1
+) -> Tensor:
+    """`tiled` for an `fn` that is told the first row and column of its tile in the image."""
     if tile < 0 or (tile and not 0 <= overlap < tile):
         raise ConfigError(f"tile={tile}, tile_overlap={overlap}: give 0 <= overlap < tile, or tile=0 for whole images")
     height, width = image.shape[-2:]
     if tile == 0 or (height <= tile and width <= tile):
-        return fn(image)
+        return fn(image, 0, 0)
     rows, columns = (tile_spans(side, tile, overlap, multiple) for side in (height, width))
     row_weights, column_weights = _weights(rows, scale), _weights(columns, scale)
     out: Tensor | None = None
     for (top, bottom), row_weight in zip(rows, row_weights, strict=True):
         for (left, right), column_weight in zip(columns, column_weights, strict=True):
-            piece = fn(image[..., top:bottom, left:right])
+            piece = fn(image[..., top:bottom, left:right], top, left)
             h, w = (bottom - top) * scale, (right - left) * scale
             assert piece.shape[-2:] == (h, w), (piece.shape, (h, w), scale)
             if out is None:
@@ -62,8 +69,9 @@ def tile_spans(size: int, tile: int, overlap: int, multiple: int = 1) -> list[tu
     """Where the tiles along one axis begin and end: as few as cover it, evenly spaced but for the multiple."""
     if size <= tile:
         return [(0, size)]
-    # Beginnings move down to a multiple, so two neighbours may draw apart by as much.
-    intervals = math.ceil((size - tile) / max(1, tile - overlap - (multiple - 1)))
+    # Beginnings move down to a multiple, so two neighbours may draw apart by as much, unless all lengths are multiples.
+    slack = multiple - 1 if any(length % multiple for length in (size, tile, overlap)) else 0
+    intervals = math.ceil((size - tile) / max(1, tile - overlap - slack))
     starts = [i * (size - tile) // intervals // multiple * multiple for i in range(intervals + 1)]
     return [(start, start + tile) for start in starts[:-1]] + [(starts[-1], size)]
 

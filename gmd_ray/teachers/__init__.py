@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from gmd_ray.config import TeacherConfig
+from gmd_ray.teachers.directory import has_unet, model_directory
+from gmd_ray.teachers.prompts import encode_prompts, find_prompts
 from gmd_ray.teachers.protocol import Teacher
 
-__all__ = ["Teacher", "load_teacher"]
+__all__ = ["Teacher", "encode_prompts", "find_prompts", "load_teacher"]
 
 
 def load_teacher(cfg: TeacherConfig) -> Teacher:
@@ -29,10 +31,31 @@ def load_rank(cfg: TeacherConfig) -> Teacher:
     Raises:
         ModelError, ConfigError: as `load_teacher`.
     """
+    teacher = _load(cfg)
+    if cfg.color_fix == "none":
+        return teacher
+    from gmd_ray.teachers.color import ColorFixedTeacher
+
+    return ColorFixedTeacher(teacher, cfg.color_fix)
+
+
+def _load(cfg: TeacherConfig) -> Teacher:
+    if ":" in cfg.method:
+        from gmd_ray.teachers.plugin import load_plugin
+
+        return load_plugin(cfg)
     if cfg.method == "sdedit":
         from gmd_ray.teachers.sdedit import SDEditTeacher
 
         return SDEditTeacher(cfg)
+    if cfg.method == "kontext":
+        from gmd_ray.teachers.kontext import KontextTeacher
+
+        return KontextTeacher(cfg)
+    if cfg.method == "ddim" or has_unet(model_directory(cfg.path)):
+        from gmd_ray.teachers.ddim import DDIMTeacher
+
+        return DDIMTeacher(cfg)
     from gmd_ray.teachers.flux import FluxTeacher
 
     return FluxTeacher(cfg)

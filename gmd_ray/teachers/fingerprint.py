@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+
+from gmd_ray.teachers.directory import MODEL_FOLDERS, TEXT_FOLDERS
 
 _WHOLE = 256 << 20
 _SAMPLES, _SAMPLE = 64, 1 << 20
@@ -15,13 +18,27 @@ def digest(*parts: str) -> str:
 
 
 def weights_digest(path: Path) -> str:
-    """Digest of every weight and config file below a model directory, by content and relative name.
+    """Digest of every weight and config file of a model directory, by content and relative name.
 
-    A file above 256 MiB counts by its size and 64 evenly spaced MiB: hashing 24 GB at each actor start would cost more
-    than loading it.
+    Text encoders are left out: what counts of them are the embeddings in use, and a worker that is handed those need
+    not have the encoders.
     """
+    patterns = ("*.safetensors", "*config.json")
+    return _files_digest(path, [f for name in MODEL_FOLDERS for glob in patterns for f in (path / name).rglob(glob)])
+
+
+def text_revision(path: Path) -> str:
+    """16 hex digits of the directory's text encoders and tokenizers, by content and relative name."""
+    kinds = (".safetensors", ".json", ".txt", ".model")
+    files = [file for name in TEXT_FOLDERS for file in (path / name).rglob("*") if file.suffix in kinds]
+    return _files_digest(path, files)[:16]
+
+
+def _files_digest(path: Path, files: Iterable[Path]) -> str:
+    """A file above 256 MiB counts by its size and 64 evenly spaced MiB: hashing 24 GB at each actor start would cost
+    more than loading it."""
     total = hashlib.sha256()
-    for file in sorted([*path.rglob("*.safetensors"), *path.rglob("*config.json")]):
+    for file in sorted(files):
         size = file.stat().st_size
         total.update(f"{file.relative_to(path).as_posix()}:{size}:".encode())
         with file.open("rb") as stream:

@@ -14,6 +14,7 @@ from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.attention import InjectingFlux, select_blocks
+from gmd_ray.teachers.directory import choose_device, choose_dtype, model_directory, read_json
 from gmd_ray.teachers.fingerprint import digest, weights_digest
 from gmd_ray.teachers.latents import image_ids, load_codec, pack, unpack
 from gmd_ray.teachers.ode import time_grid
@@ -37,13 +38,13 @@ class FluxTeacher:
             ModelError: a directory that is not a FLUX teacher's, or unsafe weights.
             ConfigError: settings that the model cannot meet.
         """
-        path = _directory(cfg.path)
-        self.device = torch.device(_device(cfg.device))
-        dtype = _dtype(cfg.dtype, self.device)
+        path = model_directory(cfg.path)
+        self.device = choose_device(cfg.device)
+        dtype = choose_dtype(cfg.dtype, self.device)
         self.model = _load_transformer(path / "transformer", dtype, self.device, cfg)
         self.ranks = self.model.ranks
         self.codec = load_codec(path / "vae", dtype, self.device)
-        self.scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
+        self.scheduler = read_json(path / "scheduler" / "scheduler_config.json")
         self.multiple = 2 * self.codec.factor
         self.batch_multiple = 1 if cfg.tile else self.multiple
         if cfg.tile and (cfg.tile % self.multiple or cfg.tile_overlap % self.multiple or cfg.tile_overlap >= cfg.tile):
@@ -56,8 +57,8 @@ class FluxTeacher:
         self.blocks = select_blocks(self.model.block_names(), injection.blocks) if self.inject_steps else []
         if self.inject_steps > cfg.steps:
             raise ConfigError(f"teacher.injection.steps={injection.steps}: at most teacher.steps={cfg.steps}")
-        prompts = load_prompts(path, [cfg.prompt, cfg.inversion_prompt], cfg.max_sequence_length)
-        self.prompt, self.inversion_prompt = prompts[cfg.prompt], prompts[cfg.inversion_prompt]
+        prompts = load_prompts(cfg, path)
+        (self.prompt, origin), (self.inversion_prompt, null_origin) = prompts[cfg.prompt], prompts[cfg.inversion_prompt]
         self.cfg = cfg
         self.projector = FluxProjector(self.model)
         pixel_settings = {
@@ -66,7 +67,7 @@ class FluxTeacher:
             "inversion_guidance": cfg.inversion_guidance, "true_cfg": [cfg.true_cfg, *cfg.true_cfg_interval],
             "injection": [injection.tensors, self.blocks, injection.tokens, self.inject_steps],
             "tile": [cfg.tile, cfg.tile_overlap], "dtype": str(dtype),
-            "max_sequence_length": cfg.max_sequence_length,
+            "max_sequence_length": cfg.max_sequence_length, "embeddings": [origin, null_origin],
         }  # fmt: skip
         self.fingerprint = digest(weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
 
@@ -106,29 +107,11 @@ class FluxTeacher:
         )
 
 
-def _directory(path: str | None) -> Path:
-    if not path:
-        raise ConfigError("teacher.path: give a local directory or a hub id in the diffusers layout")
-    local = Path(path)
-    if local.is_dir():
-        return local
-    if local.is_absolute() or path.startswith(".") or path.count("/") != 1:
-        raise ModelError(f"teacher.path={path}: no such directory")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*/*", "*.safetensors"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        line = str(error).splitlines()[0]
-        raise ModelError(f"teacher.path={path}: neither a local directory nor a hub id in reach ({line})") from error
-
-
 def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device, cfg: TeacherConfig) -> InjectingFlux:
     """The whole model, or this rank's share of it where several make a replica."""
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: no config.json; a teacher directory holds transformer/, vae/ and scheduler/")
-    kind = _read_json(path / "config.json").get("_class_name")
+    kind = read_json(path / "config.json").get("_class_name")
     if kind not in ("FluxTransformer2DModel", "InjectingFlux"):
         raise ModelError(f"{path}: transformer class {kind!r}; this teacher needs FluxTransformer2DModel")
     if cfg.gpus_per_replica == 1:
@@ -151,19 +134,3 @@ def _from_pretrained(kind: type[Model], path: Path, dtype: torch.dtype) -> Model
         return kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelError(f"{path}: cannot load the weights ({str(error).splitlines()[0]})") from error
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise ModelError(f"{path}: not found; a teacher directory holds transformer/, vae/ and scheduler/")
-    return json.loads(path.read_text())
-
-
-def _device(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]

@@ -10,14 +10,7 @@ import torch
 
 from gmd_ray.teachers.attention import Entry, InjectingFlux
 from gmd_ray.teachers.ode import Slot, integrate, paired_slots
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Text conditioning: `embeds` (T, D) and `pooled` (P,)."""
-
-    embeds: torch.Tensor
-    pooled: torch.Tensor
+from gmd_ray.teachers.text_encoders import Prompt as Prompt
 
 
 @dataclass(frozen=True)

@@ -1,58 +1,196 @@
-"""Prompt embeddings of a FLUX directory: from a file beside the weights, else from its own text encoders, once."""
+"""Prompt embeddings: from the table beside the weights, from a file made once for a run, or from the text encoders.
+
+Text encoders have no place on a teacher's GPU, nor in each of its replicas: `encode_prompts` runs them once, on a CPU,
+and leaves a file that `teacher.prompt_embeddings` hands to the replicas (teacher.md 2.1).
+"""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from pyarrow import fs
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save
 
-from gmd_ray.errors import ModelError
-from gmd_ray.teachers.projection import Prompt
+from gmd_ray.config import TeacherConfig
+from gmd_ray.errors import DataError, ModelError
+from gmd_ray.images.listing import open_filesystem, read_file
+from gmd_ray.teachers.directory import MODEL_FOLDERS, TABLE, TEXT_FOLDERS, has_unet, local_directory, model_directory
+from gmd_ray.teachers.fingerprint import text_revision
+from gmd_ray.teachers.text_encoders import CLIP_TOKENS, Prompt, check_encoders, encode
 
-TABLE = "prompt_embeddings.safetensors"
-"""Keys `<prompt>.prompt_embeds` (T, D) and `<prompt>.pooled` (P,)."""
+
+class Known(NamedTuple):
+    """A prompt's embeddings, and what tells them from others in a fingerprint."""
+
+    prompt: Prompt
+    origin: str
+    """Revision of the text encoders, length and text; of a table's, a digest of the values."""
 
 
-def load_prompts(path: Path, prompts: Iterable[str], max_sequence_length: int) -> dict[str, Prompt]:
-    """Embeddings of each prompt; text encoders are loaded on the CPU only where the table lacks one, and freed.
+def load_prompts(cfg: TeacherConfig, path: Path) -> dict[str, Known]:
+    """Embeddings of the two prompts of the settings, by text.
+
+    Text encoders are loaded, on the CPU, only for what neither the table nor `cfg.prompt_embeddings` has.
 
     Raises:
-        ModelError: where a prompt is neither in the table nor can be encoded.
+        ModelError: a prompt that is nowhere and cannot be encoded, or a file of embeddings that cannot be read.
     """
-    wanted = sorted(set(prompts))
-    found: dict[str, Prompt] = {}
-    table = path / TABLE
-    if table.is_file():
-        from safetensors.torch import load_file
-
-        tensors = load_file(table)
-        for prompt in wanted:
-            if f"{prompt}.pooled" in tensors:
-                found[prompt] = Prompt(tensors[f"{prompt}.prompt_embeds"], tensors[f"{prompt}.pooled"])
-    missing = [prompt for prompt in wanted if prompt not in found]
+    texts, length = _texts(cfg), _length(cfg, path)
+    found = _handed(cfg, length) | _table(path)
+    missing = [text for text in texts if text not in found]
     if missing:
-        found.update(_encode(path, missing, max_sequence_length))
-    return found
+        path = model_directory(cfg.path, MODEL_FOLDERS + TEXT_FOLDERS)
+        encoded = encode(path, missing, length)
+        revision = text_revision(path)
+        found |= {text: Known(prompt, _key(revision, length, text)) for text, prompt in encoded.items()}
+    return {text: found[text] for text in texts}
 
 
-@torch.no_grad()
-def _encode(path: Path, prompts: list[str], max_sequence_length: int) -> dict[str, Prompt]:
-    for folder in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
-        if not (path / folder).is_dir():
-            raise ModelError(
-                f"{path}: prompt {prompts[0]!r} is not in {TABLE} and there is no {folder}/ to encode it with; "
-                "use a prompt of the table, or a directory with its text encoders"
-            )
-    from diffusers import FluxPipeline
+def find_prompts(cfg: TeacherConfig, folder: str) -> TeacherConfig | None:
+    """The settings with what `encode_prompts` left in `folder` for them; None where it has yet to run.
 
-    pipe = FluxPipeline.from_pretrained(path, transformer=None, vae=None, use_safetensors=True)
+    They come back unchanged where nothing has to be encoded: the prompts are in the table, or in the file that
+    `cfg.prompt_embeddings` names already, or the teacher is a plugin, whose prompts are its own business.
+
+    Raises:
+        ModelError: prompts that are nowhere, and no text encoders in a local directory; an unreadable file.
+    """
+    if ":" in cfg.method:
+        return cfg
+    path = local_directory(cfg.path)
+    if path is None:
+        return None
+    length = _length(cfg, path)
+    missing = [text for text in _texts(cfg) if text not in _handed(cfg, length) | _table(path)]
+    if not missing:
+        return cfg
+    check_encoders(path, missing[0])
+    url = _url(folder, text_revision(path))
+    has = _by_text(_read(url, optional=True), length)
+    return replace(cfg, prompt_embeddings=url) if all(text in has for text in missing) else None
+
+
+def encode_prompts(cfg: TeacherConfig, folder: str, more: Sequence[str] = ()) -> TeacherConfig:
+    """Encode what the table beside the weights lacks, and leave it in `folder`; run it once, on a CPU, for a whole run.
+
+    Args:
+        cfg: its `path`, `prompt`, `inversion_prompt` and `max_sequence_length`.
+        folder: local or URL. It gets `<revision>.safetensors` with keys `<revision>:<length>:<text>.prompt_embeds`
+            and, for FLUX, `.pooled`, where revision is a digest of text encoders and tokenizers. What an earlier
+            call left there is kept and not encoded again.
+        more: other prompts.
+
+    Returns:
+        the settings with `prompt_embeddings` naming the file; unchanged where the table has every prompt.
+
+    Raises:
+        ModelError: text encoders that are absent or cannot be loaded.
+    """
+    path = model_directory(cfg.path, TEXT_FOLDERS)
+    table, length = _table(path), _length(cfg, path)
+    texts = [text for text in dict.fromkeys([*_texts(cfg), *more]) if text not in table]
+    if not texts:
+        return cfg
+    check_encoders(path, texts[0])
+    revision = text_revision(path)
+    url = _url(folder, revision)
+    tensors = _read(url, optional=True)
+    known = _by_text(tensors, length)
+    missing = [text for text in texts if text not in known]
+    if missing:
+        for text, prompt in encode(path, missing, length).items():
+            key = _key(revision, length, text)
+            tensors = {**tensors, f"{key}.prompt_embeds": prompt.embeds.contiguous()}
+            if len(prompt.pooled):
+                tensors[f"{key}.pooled"] = prompt.pooled.contiguous()
+        _write(url, save(dict(tensors)))
+    return replace(cfg, prompt_embeddings=url)
+
+
+def _texts(cfg: TeacherConfig) -> list[str]:
+    return sorted({cfg.prompt, cfg.inversion_prompt})
+
+
+def _length(cfg: TeacherConfig, path: Path) -> int:
+    return CLIP_TOKENS if has_unet(path) else cfg.max_sequence_length
+
+
+def _key(revision: str, length: int, text: str) -> str:
+    return f"{revision}:{length}:{text}"
+
+
+def _table(path: Path) -> dict[str, Known]:
+    file = path / TABLE
+    if not file.is_file():
+        return {}
+    tensors = load_file(file)
+    return {
+        text: Known(prompt, hashlib.sha256(_bytes(prompt.embeds) + _bytes(prompt.pooled)).hexdigest()[:16])
+        for text, prompt in _prompts(tensors).items()
+    }
+
+
+def _handed(cfg: TeacherConfig, length: int) -> dict[str, Known]:
+    return _by_text(_read(cfg.prompt_embeddings), length) if cfg.prompt_embeddings else {}
+
+
+def _by_text(tensors: Mapping[str, torch.Tensor], length: int) -> dict[str, Known]:
+    """What a file of embeddings has at a length."""
     found = {}
-    for prompt in prompts:
-        # FLUX was trained with padded T5 states and no mask (teacher.md 1.1), which encode_prompt reproduces.
-        embeds, pooled, _ = pipe.encode_prompt(prompt, None, device="cpu", max_sequence_length=max_sequence_length)
-        found[prompt] = Prompt(embeds[0].float(), pooled[0].float())
-    del pipe
-    gc.collect()
+    for key, prompt in _prompts(tensors).items():
+        _, its_length, text = key.split(":", 2)
+        if its_length == str(length):
+            found[text] = Known(prompt, key)
     return found
+
+
+def _prompts(tensors: Mapping[str, torch.Tensor]) -> dict[str, Prompt]:
+    names = [key.removesuffix(".prompt_embeds") for key in tensors if key.endswith(".prompt_embeds")]
+    none = torch.zeros(0)
+    return {name: Prompt(tensors[f"{name}.prompt_embeds"], tensors.get(f"{name}.pooled", none)) for name in names}
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return save({"": tensor.contiguous()})
+
+
+def _url(folder: str, revision: str) -> str:
+    """Options at the end of a URL stay at its end."""
+    base, mark, query = folder.partition("?")
+    return f"{base.rstrip('/')}/{revision}.safetensors{mark}{query}"
+
+
+def _read(url: str, *, optional: bool = False) -> dict[str, torch.Tensor]:
+    try:
+        data = read_file(url)
+    except DataError as error:
+        if optional:
+            return {}
+        raise ModelError(f"teacher.prompt_embeddings={url}: no such file; `gmd-ray encode-prompts` makes it") from error
+    try:
+        tensors = load(data)
+        if not all(key.count(":") >= 2 for key in tensors):
+            raise ModelError(f"{url}: its keys are not `<revision>:<length>:<text>`; `gmd-ray encode-prompts` makes it")
+    except SafetensorError as error:
+        raise ModelError(f"{url}: not a safetensors file ({str(error).splitlines()[0]})") from error
+    return tensors
+
+
+def _write(url: str, data: bytes) -> None:
+    """At once: a local file is written beside its place and renamed; an object store shows whole objects alone."""
+    filesystem, path = open_filesystem(url)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".tmp-{target.name}")
+        temporary.write_bytes(data)
+        temporary.replace(target)
+        return
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(data)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.images.padding import pad_to_multiple
-from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.fingerprint import digest
 from gmd_ray.teachers.flux import FluxTeacher
 from gmd_ray.teachers.latents import image_ids, pack, unpack
+from gmd_ray.teachers.noise import image_noise, tiled_with_noise
+from gmd_ray.teachers.projection import ProjectionPlan
 
 
 class SDEditTeacher(FluxTeacher):
@@ -23,31 +24,38 @@ class SDEditTeacher(FluxTeacher):
     from there. Nothing is inverted and nothing injected, whatever `teacher.injection` and `teacher.nudge` say.
     """
 
+    method: ClassVar[str] = "sdedit"
+
     def __init__(self, cfg: TeacherConfig) -> None:
         """Load from `cfg.path`; raises as `FluxTeacher`."""
         super().__init__(replace(cfg, injection=replace(cfg.injection, steps=0), nudge=1.0))
-        self.fingerprint = digest("sdedit", self.fingerprint)
-
-    def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
-        """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape; tiles of an image share its noise."""
-        assert len(ids) == restored.shape[0]
-        images = restored.to(self.device)
-        return tiled(lambda x: self._edit(x, ids), images, self.cfg.tile, self.cfg.tile_overlap).cpu()
+        self.fingerprint = digest(self.method, self.fingerprint)
 
     @torch.no_grad()
-    def _edit(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
+    def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
+        """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape.
+
+        The noise is a function of id and size; it is drawn for the whole image, and tiles take their part of it.
+        """
+        assert len(ids) == restored.shape[0]
         height, width = restored.shape[-2:]
-        z = self.codec.encode(pad_to_multiple(restored, self.multiple) * 2 - 1)
+        images = pad_to_multiple(restored.to(self.device), self.multiple)
+        channels = self.model.config.in_channels // 4  # of the latents; a token packs 2 x 2 of them
+        h, w = (side // self.codec.factor for side in images.shape[-2:])
+        noise = torch.stack([image_noise(i, (channels, h, w)) for i in ids]).to(self.device)
+        tile, overlap = self.cfg.tile, self.cfg.tile_overlap
+        return tiled_with_noise(self._edit, images, noise, tile, overlap, self.multiple)[..., :height, :width].cpu()
+
+    def _edit(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        z = self.codec.encode(images * 2 - 1)
         h, w = z.shape[-2:]
         plan = self._plan(h * w // 4)
         level = plan.times[0]
-        noised = (1 - level) * z + level * torch.stack([_noise(i, z.shape[1:]) for i in ids]).to(z.device)
-        tokens = self.projector.reconstruct(pack(noised), {}, image_ids(h, w, z.device), plan)
-        pixels = self.codec.decode(unpack(tokens, h, w))
-        return ((pixels + 1) / 2).clamp(0, 1)[..., :height, :width]
+        tokens = self._reconstruct(pack((1 - level) * z + level * noise), pack(z), image_ids(h, w, z.device), plan)
+        return ((self.codec.decode(unpack(tokens, h, w)) + 1) / 2).clamp(0, 1)
 
-
-def _noise(image_id: str, shape: torch.Size) -> torch.Tensor:
-    """Standard normal, a function of id and shape; drawn on the CPU, so that it is the same on any device."""
-    seed = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "little", signed=True)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    def _reconstruct(
+        self, noised: torch.Tensor, clean: torch.Tensor, img_ids: torch.Tensor, plan: ProjectionPlan
+    ) -> torch.Tensor:
+        """Packed latents at the first time of the plan to clean ones; `clean` are the input's own."""
+        return self.projector.reconstruct(noised, {}, img_ids, plan)

@@ -51,6 +51,9 @@ def test_the_defaults_are_their_own_choice() -> None:
         ("teacher.pool.min=0", "must lie in [1, inf)"),
         ("teacher.pool.min=3", "more than teacher.pool.max=1"),
         ("teacher.tile=64", "teacher.tile_overlap=64: must be less than teacher.tile=64"),
+        ("teacher.method=sdedt", "did you mean 'sdedit'?"),
+        ("teacher.color_fix=adian", "did you mean 'adain'?"),
+        ("evaluation.online=baseline", "must be true, false, or a list of students' names"),
         ("teacher.solver=midpiont", "did you mean 'midpoint'?"),
         ("teacher.nudge=0", "must lie in (0, inf)"),
         ("teacher.true_cfg_interval=[0.6,0.4]", "must be two noise levels in [0, 1], low to high"),
@@ -94,6 +97,8 @@ def test_values_out_of_bounds(override: str, words: str) -> None:
         "training.ema=0",
         "student.device=cuda:3",
         "teacher.injection.blocks=[single_transformer_blocks.3]",
+        "teacher.method=package.module:factory",
+        "evaluation.online=[baseline]",
         "training.max_failures=-1",
     ],
 )

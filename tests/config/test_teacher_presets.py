@@ -10,7 +10,7 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import load_config, save_config
 from gmd_ray.errors import ConfigError
 
-NAMES = ["gmd", "gmd-literal", "rf-solver", "kv-edit", "vital", "none"]
+NAMES = ["gmd", "gmd-literal", "rf-solver", "kv-edit", "vital", "none", "sdedit", "kontext", "ddim"]
 
 
 def test_gmd_is_the_default() -> None:

@@ -69,6 +69,59 @@ def make_flux(path: Path, *, autoencoder: bool, guidance: bool = True) -> Path:
     return path
 
 
+def make_sd(path: Path, *, prediction: str = "epsilon", **scheduler: object) -> Path:
+    """A Stable Diffusion directory: a U-Net of two resolutions, an AutoencoderKL of downscale 2, SD 2.x's scheduler."""
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+
+    torch.manual_seed(3)
+    UNet2DConditionModel(
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_DIM,
+        attention_head_dim=(2, 4),
+        norm_num_groups=4,
+        use_linear_projection=True,
+    ).save_pretrained(path / "unet")
+    AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[8, 8],
+        norm_num_groups=4,
+        latent_channels=4,
+        scaling_factor=0.18215,
+    ).save_pretrained(path / "vae")
+    # As the published directories have it: PNDM's, without a word on clipping.
+    PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        set_alpha_to_one=False,
+        skip_prk_steps=True,
+        prediction_type=prediction,
+        **scheduler,
+    ).save_pretrained(path / "scheduler")
+    generator = torch.Generator().manual_seed(8)
+    prompts = {f"{p}.prompt_embeds": torch.randn(7, TEXT_DIM, generator=generator) for p in ("", "a sharp photo")}
+    save_file(prompts, path / "prompt_embeddings.safetensors")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sd_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sd(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture(scope="session")
+def sd_v_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of velocity prediction."""
+    return make_sd(tmp_path_factory.mktemp("sd_v"), prediction="v_prediction")
+
+
 @pytest.fixture(scope="session")
 def flux_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_flux(tmp_path_factory.mktemp("flux"), autoencoder=False)

@@ -12,6 +12,7 @@ from gmd_ray.config.load import load_config
 from gmd_ray.teachers import Teacher, load_teacher
 from gmd_ray.teachers.flux import FluxTeacher
 from gmd_ray.teachers.latents import image_ids, pack, unpack
+from gmd_ray.teachers.noise import image_noise
 from gmd_ray.teachers.sdedit import SDEditTeacher
 
 
@@ -76,6 +77,28 @@ def test_the_way_back_is_eulers_from_the_mixed_start(flux_dir: Path) -> None:
             z = z + (then - now) * edit.projector.velocity(z, now, ids, edit.prompt, edit.cfg.guidance)
         expected = (edit.codec.decode(unpack(z, 8, 8)) + 1) / 2
     torch.testing.assert_close(out, expected.clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_tiles_see_the_noise_of_the_whole_image(flux_dir: Path) -> None:
+    """At full strength, without a step, what comes out is the noise itself: the seams of the tiles leave no trace."""
+    x = images(2, 40, 56)
+
+    def starts(edit: SDEditTeacher) -> torch.Tensor:
+        edit._reconstruct = lambda noised, clean, ids, plan: noised  # type: ignore[method-assign]
+        return edit.project(x, ["a", "b"])
+
+    settings = {"path": str(flux_dir), "steps": 1, "strength": 1.0}
+    whole = starts(SDEditTeacher(TeacherConfig(**settings)))  # type: ignore[arg-type]
+    tiles = starts(SDEditTeacher(TeacherConfig(**settings, tile=24, tile_overlap=8)))  # type: ignore[arg-type]
+    assert whole.std() > 0.1
+    torch.testing.assert_close(tiles, whole, atol=1e-6, rtol=0)
+
+
+def test_noise_is_that_of_the_id() -> None:
+    first = image_noise("a", (4, 8, 8))
+    assert torch.equal(first, image_noise("a", (4, 8, 8)))
+    assert not torch.equal(first, image_noise("b", (4, 8, 8)))
+    assert abs(image_noise("a", (16, 64, 64)).std() - 1) < 0.01
 
 
 def test_its_fingerprint_is_not_the_inversions(flux_dir: Path) -> None:

@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
+
+
+def write_sd_text_encoder(path: Path, text_dim: int = 24) -> None:
+    """Add tokenizer/, text_encoder/ and model_index.json of Stable Diffusion."""
+    write_text_encoders(path, pooled_dim=text_dim)
+    for folder in ("text_encoder_2", "tokenizer_2"):
+        shutil.rmtree(path / folder)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.0",
+        "requires_safety_checker": False,
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (path / "model_index.json").write_text(json.dumps(index))
 
 
 def write_text_encoders(path: Path, text_dim: int = 24, pooled_dim: int = 16) -> None:

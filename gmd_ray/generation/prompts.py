@@ -1,0 +1,52 @@
+"""The teacher's prompts, encoded once for a run: no replica of the teacher ever loads a text encoder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+
+import ray
+import torch
+
+from gmd_ray.config import Config, TeacherConfig
+from gmd_ray.errors import GmdError
+from gmd_ray.generation.files import absolute, located
+from gmd_ray.teachers import encode_prompts, find_prompts
+
+log = logging.getLogger("gmd_ray.generation")
+
+
+def prompts_folder(out: str) -> str:
+    """Where a run keeps its prompt embeddings; options at the end of a URL stay at its end."""
+    base, mark, query = absolute(out).partition("?")
+    return f"{base.rstrip('/')}/prompts{mark}{query}"
+
+
+def with_prompts(cfg: Config) -> Config:
+    """The settings with `teacher.prompt_embeddings`, where the teacher's directory has no table of its prompts.
+
+    What is missing is encoded in a Ray task that takes a CPU and no GPU, before any pool starts; a run that is taken up
+    again finds it there. Ray must be initialised.
+
+    Raises:
+        ModelError: prompts that cannot be encoded.
+    """
+    teacher = replace(cfg.teacher, path=located(cfg.teacher.path))
+    folder = prompts_folder(cfg.out)
+    found = find_prompts(teacher, folder)
+    if found is None:
+        log.info("encoding the teacher's prompts, once")
+        answer = ray.get(ray.remote(_encode).options(num_cpus=1).remote(teacher, folder))
+        if isinstance(answer, GmdError):
+            raise answer
+        found = answer
+    return replace(cfg, teacher=found)
+
+
+def _encode(cfg: TeacherConfig, folder: str) -> TeacherConfig | GmdError:
+    torch.set_num_threads(os.cpu_count() or 1)  # nothing else is at work yet
+    try:
+        return encode_prompts(cfg, folder)
+    except GmdError as error:
+        return error  # raised here it would come back wrapped in a traceback

@@ -1,0 +1,11 @@
+"""`gmd-ray encode-prompts` for a cluster: `ray job submit --working-dir . -- python jobs/encode_prompts.py ...`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted copy, not an installed one
+
+from gmd_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["encode-prompts", *sys.argv[1:]]))
