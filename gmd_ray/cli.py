@@ -157,8 +157,11 @@ def _export(args: argparse.Namespace) -> int:
     from gmd_ray.generation import export_pairs
 
     store = f"{cfg.out}/pairs"
-    count = export_pairs(store, args.to, cfg.scorer.threshold, args.layout)
-    print(f"{count} accepted pairs at threshold {cfg.scorer.threshold:g} written to {args.to} ({args.layout})")
+    scorer = cfg.scorer
+    count = export_pairs(
+        store, args.to, scorer.threshold, args.layout, fidelity=scorer.fidelity, bound=scorer.fidelity_bound
+    )
+    print(f"{count} accepted pairs at threshold {scorer.threshold:g} written to {args.to} ({args.layout})")
     return 0
 
 

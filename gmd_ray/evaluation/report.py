@@ -126,6 +126,7 @@ def _counts(store: PairStore) -> dict[str, Any]:
         "failed": store.failed_count,
         "pass_rate": f"{100 * accepted / scored:.1f} %" if scored else "–",
         "threshold": f"{'≥' if store.higher_is_better else '≤'} {store.threshold:g}",
+        "fidelity": "" if store.fidelity is None else str(store.fidelity),
         "seconds": f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else "",
     }
 

@@ -25,7 +25,7 @@ from gmd_ray.generation.settings import Facts, higher_is_better
 from gmd_ray.generation.store import PairStore, store_url
 from gmd_ray.generation.stream import Models, build_stream, run_stream
 from gmd_ray.images.listing import ImageFile, list_images
-from gmd_ray.images.records import accepted
+from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 
 log = logging.getLogger("gmd_ray.generation")
@@ -75,6 +75,7 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
             resumed=len(files) - len(todo),
             threshold=cfg.scorer.threshold,
             higher_is_better=higher_is_better(facts),
+            fidelity=_bound(cfg, store),
             seconds=time.monotonic() - start,
         )
         if books.strangers:
@@ -106,15 +107,20 @@ def _work_off(
             if not told:  # every model has spoken before the first block is through
                 facts, told = ray.get(ledger.facts.remote()), True
                 remember(store, facts)
-            _count(progress, block, cfg.scorer.threshold, higher_is_better(facts))
+            _count(progress, block, accepted(cfg.scorer.threshold, higher_is_better(facts), (), _bound(cfg, store)))
     lock.check()
     store.repair()
     return facts
 
 
-def _count(progress: Progress, block: pa.Table, threshold: float, higher: bool) -> None:
+def _bound(cfg: Config, store: PairStore) -> FidelityBound | None:
+    """Of this run: the rows are made, or were found to be made, with the metric that it asks for."""
+    return fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, cfg.scorer.fidelity, store.url)
+
+
+def _count(progress: Progress, block: pa.Table, view: pc.Expression) -> None:
     ok = block.filter(pc.field("status") == "ok").num_rows
-    taken = block.filter(accepted(threshold, higher)).num_rows
+    taken = block.filter(view).num_rows
     new = {"accepted": taken, "rejected": ok - taken, "failed": block.num_rows - ok}
     progress.update(block.num_rows, **{key: progress.counts.get(key, 0) + n for key, n in new.items()})
 

@@ -116,7 +116,12 @@ def model_configs(cfg: Config) -> dict[str, Any]:
     return {
         "student": replace(cfg.student, path=located(cfg.student.path)),
         "teacher": replace(cfg.teacher, path=located(cfg.teacher.path)),
-        "scorer": replace(cfg.scorer, path=located(cfg.scorer.path), weights=located(cfg.scorer.weights)),
+        "scorer": replace(
+            cfg.scorer,
+            path=located(cfg.scorer.path),
+            weights=located(cfg.scorer.weights),
+            fidelity_weights=located(cfg.scorer.fidelity_weights),
+        ),
     }
 
 

@@ -137,7 +137,7 @@ class TargetPairs:
         column: TargetColumn = "restored" if plan.median else "pseudo_target"
         batches = rows_dataset(plan.store_url).to_batches(
             columns=["id", "lq", column],
-            filter=accepted(plan.threshold, plan.higher_is_better, plan.strangers),
+            filter=accepted(plan.threshold, plan.higher_is_better, plan.strangers, plan.fidelity),
             batch_size=16,
             fragment_readahead=1,
         )
