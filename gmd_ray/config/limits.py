@@ -62,6 +62,12 @@ RANGES: dict[str, str] = {
     "evaluation.limit": "[1, inf)",
     "evaluation.crop_border": "[0, inf)",
     "evaluation.report_images": "[0, inf)",
+    "plan.accelerators": "[1, inf)",
+    "plan.tflops": "(0, inf)",
+    "plan.scale": "[1, inf)",
+    "plan.price_per_hour": "[0, inf)",
+    "plan.storage_price": "[0, inf)",
+    "plan.storage_months": "[0, inf)",
     "ray.num_cpus": "[1, inf)",
     "ray.object_store_memory": "[78643200, inf)",  # Ray's own minimum, 75 MiB
     **{f"{pool}.min": "[1, inf)" for pool in POOLS},
@@ -92,6 +98,7 @@ DEVICES = ("student.device", "teacher.device", "scorer.device", "evaluation.devi
 TEMPLATES = ("source.lq_template", "evaluation.target_template", "evaluation.source_template")
 
 NEEDED: dict[str, tuple[str, ...]] = {
+    "plan": ("target.path", "teacher.path"),
     "generate": ("target.path", "student.path", "teacher.path"),
     "finetune": ("student.path",),
     "evaluate": ("student.path",),

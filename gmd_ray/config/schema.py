@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from gmd_ray.config.data import SourceConfig, TargetConfig
 from gmd_ray.config.models import ScorerConfig, StudentConfig
+from gmd_ray.config.plan import PlanConfig
 from gmd_ray.config.stages import EvaluationConfig, GenerationConfig, TrainingConfig
 from gmd_ray.config.teacher import TeacherConfig
 
@@ -78,4 +79,5 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     ray: RayConfig = field(default_factory=RayConfig)

@@ -80,7 +80,7 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
         )
         if books.strangers:
             log.info("%s: %d rows of images that are no longer among the inputs, left out", store.url, books.strangers)
-        summary = manifest.make_manifest(cfg, books, facts, rows, ids)
+        summary = manifest.make_manifest(cfg, store, books, facts, rows, ids)
         store.write(manifest.NAME, summary)
     figures = {**books.counts(), "images_per_second": summary["images_per_second"]}
     recorder.metrics({key: float(value) for key, value in figures.items() if value is not None})
