@@ -232,14 +232,16 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _gate(args: argparse.Namespace) -> int:
-    from gmd_ray.evaluation.files import write_bytes
-    from gmd_ray.evaluation.gate import read_gate
+    from gmd_ray.generation.gate import read_gate
     from gmd_ray.generation.store import find_store
 
     view = read_gate(find_store(args.store), args.threshold, args.fidelity_bound)
     print(view.text())
     if args.html:
-        write_bytes(args.html, view.page().encode())
+        from gmd_ray.evaluation.files import write_bytes
+        from gmd_ray.evaluation.gate_page import gate_page
+
+        write_bytes(args.html, gate_page(view).encode())
         print(f"\npage     {args.html}")
     return 0
 

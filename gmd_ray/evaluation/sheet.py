@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.evaluation.gallery import Row, pair_row
-from gmd_ray.evaluation.gate import read_gate
 from gmd_ray.generation import manifest
+from gmd_ray.generation.gate import read_gate
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images.records import accepted, rows_dataset
 
@@ -25,10 +25,10 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
     stand side by side; `restored` is left out where the store does not hold it.
 
     Args:
-        threshold, limit: see `gate.read_gate`.
+        threshold, limit: see `generation.gate.read_gate`.
 
     Raises:
-        DataError: as `gate.read_gate`.
+        DataError: as that.
     """
     gate = read_gate(store, threshold, limit)
     rows = rows_dataset(store.path, store.filesystem)

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.errors import DataError
-from gmd_ray.evaluation import svg
 from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound, rows_dataset
@@ -44,8 +42,8 @@ class GateView:
         return np.sort(np.concatenate([self.close, self.strayed]))
 
     def admitted(self, threshold: float) -> int:
-        """Pairs that a threshold admits; equal scores count as admitted, in the scores' own float32."""
-        return int(self._passes(threshold).sum())
+        """Pairs that a threshold admits."""
+        return int(self.passes(threshold).sum())
 
     def curve(self) -> list[tuple[float, int]]:
         """(threshold, admitted) over the range of the scores, the asked threshold among them, from lax to strict."""
@@ -68,35 +66,10 @@ class GateView:
             lines.append(f"these scores are of {self.metric}: the paper's rates are on another scale")
         return "\n".join([*lines, "", *self._histogram()])
 
-    def page(self) -> str:
-        """The same as one HTML file that needs nothing beside itself."""
-        passes, total = self._passes(self.threshold), len(self.scores)
-        taken, left = self.close[passes].tolist(), [*self.close[~passes].tolist(), *self.strayed.tolist()]
-        environment = Environment(
-            loader=PackageLoader("gmd_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-        )
-        return environment.get_template("gate.html.j2").render(
-            url=self.url,
-            metric=self.metric,
-            bound=str(self.bound) if self.bound else "",
-            threshold=f"{'≥' if self.higher_is_better else '≤'} {self.threshold:g}",
-            total=total,
-            admitted=self.admitted(self.threshold),
-            histogram=svg.histogram(taken, left, self.threshold),
-            yields=svg.yield_curve([(value, 100 * n / total) for value, n in self._fine()], self.threshold),
-            rows=[(f"{value:g}", n, f"{100 * n / total:.1f} %", value == self.threshold) for value, n in self.curve()],
-            paper=PAPER_PASS_RATES,
-            paper_threshold=PAPER_THRESHOLD,
-            comparable=self.metric == "nima",
-        )
-
-    def _passes(self, threshold: float) -> np.ndarray:
+    def passes(self, threshold: float) -> np.ndarray:
+        """Which of `close` a threshold admits; in the scores' own float32, as `images.records.accepted`."""
         limit = np.float32(threshold)
         return self.close >= limit if self.higher_is_better else self.close <= limit
-
-    def _fine(self) -> list[tuple[float, int]]:
-        low, high = float(self.scores[0]), float(self.scores[-1])
-        return [(float(value), self.admitted(float(value))) for value in np.linspace(low, high, 101)]
 
     def _histogram(self) -> list[str]:
         counts, edges = np.histogram(self.scores, bins=min(16, max(1, len(self.scores))))
