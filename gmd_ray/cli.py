@@ -206,7 +206,8 @@ def _export(args: argparse.Namespace) -> int:
     count = export_pairs(
         store, args.to, scorer.threshold, args.layout, fidelity=scorer.fidelity, bound=scorer.fidelity_bound
     )
-    print(f"{count} accepted pairs at threshold {scorer.threshold:g} written to {args.to} ({args.layout})")
+    bound = "" if scorer.fidelity_bound is None else f" and {scorer.fidelity} bound {scorer.fidelity_bound:g}"
+    print(f"{count} accepted pairs at threshold {scorer.threshold:g}{bound} written to {args.to} ({args.layout})")
     return 0
 
 
@@ -214,12 +215,8 @@ def _verify(args: argparse.Namespace) -> int:
     from gmd_ray.generation.store import find_store
     from gmd_ray.generation.verify import verify
 
-    store = find_store(args.store)
-    found = verify(store, args.deep)
-    for line in (*found.notes, *found.findings):
-        print(line)
-    looked = f"{found.parts} part files, {found.rows} rows" + (f", {found.images} images" if args.deep else "")
-    print(f"{store.url}: {looked}: {f'{len(found.findings)} findings' if found.findings else 'whole'}")
+    found = verify(find_store(args.store), args.deep)
+    print(found)
     return 1 if found.findings else 0
 
 

@@ -47,13 +47,21 @@ class Finding:
 class Verified:
     """What was looked at, and what was found."""
 
+    url: str
     parts: int
     rows: int
-    images: int
-    """Decoded; 0 without the deep look."""
+    images: int | None
+    """Decoded; None without the deep look."""
     findings: list[Finding]
     notes: list[str]
     """What could not be looked at, and why."""
+
+    def __str__(self) -> str:
+        """A line for each finding, then one that sums up."""
+        looked = f"{self.parts} part files, {self.rows} rows"
+        looked += "" if self.images is None else f", {self.images} images"
+        verdict = f"{len(self.findings)} findings" if self.findings else "whole"
+        return "\n".join([*self.notes, *map(str, self.findings), f"{self.url}: {looked}: {verdict}"])
 
 
 def verify(store: PairStore, deep: bool = False) -> Verified:
@@ -84,7 +92,7 @@ def verify(store: PairStore, deep: bool = False) -> Verified:
     findings += _duplicates(store, rows, [table.num_rows for table in tables])
     if not working:
         findings += _books(store, rows, notes)
-    return Verified(len(tables), rows.num_rows, images, findings, notes)
+    return Verified(store.url, len(tables), rows.num_rows, images if deep else None, findings, notes)
 
 
 def _files(store: PairStore, path: str) -> list[fs.FileInfo]:

@@ -20,6 +20,7 @@ def image_sizes(images: Sequence[ImageFile], max_pixels: int) -> list[tuple[int,
     None for what would become a failed row: no image, a header that is damaged, more than `max_pixels` pixels, or a
     file that cannot be opened. A file that breaks off further in is not found out here.
     """
+    Image.init()  # here: threads that begin it together see half of the formats
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(lambda image: _size(image.uri, max_pixels), images))
 

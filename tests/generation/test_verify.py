@@ -49,7 +49,7 @@ def words(found: Verified) -> str:
 
 
 def test_a_whole_store_is_whole(store: PairStore) -> None:
-    for deep, images in ((False, 0), (True, 11)):
+    for deep, images in ((False, None), (True, 11)):
         found = verify(store, deep)
         assert (found.parts, found.rows, found.images, found.findings, found.notes) == (2, 5, images, [], [])
 
