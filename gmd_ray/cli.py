@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     verb("adapt", _adapt, "the whole run: generate, fine-tune, evaluate, register", parents=[settings])
+    plan = verb("plan", _plan, "what a run will take: images, forwards, hours, disk, cost", parents=[settings])
+    plan.add_argument("--probe", type=_count, metavar="N", help="measure N images through the real stages first")
     verb("generate", _generate, "Stages 0 to 1b: write the pair store", parents=[settings])
     verb("finetune", _finetune, "Stage 2 on an existing pair store", parents=[settings])
     verb("pretrain", _pretrain, "train a student on the source pairs, anew or from a checkpoint", parents=[settings])
@@ -105,6 +107,21 @@ def _parser() -> argparse.ArgumentParser:
     encode = verb("encode-prompts", _encode_prompts, "encode the teacher's prompts, on this CPU", parents=[settings])
     encode.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="another prompt; may be repeated")
     encode.add_argument("--to", metavar="DIR", help="destination folder or URL; default <out>/prompts")
+
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument("store", metavar="DIR", help="run directory or pair store, local or URL")
+    view = argparse.ArgumentParser(add_help=False)
+    view.add_argument("--threshold", type=float, metavar="T", help="of the gate; default: the last run's")
+    view.add_argument("--fidelity-bound", type=float, metavar="F", help="second opinion, on the store's fidelity")
+    check = verb("verify", _verify, "name torn, foreign and double rows, recount the books", parents=[store])
+    check.add_argument("--deep", action="store_true", help="decode every image too")
+    verb("status", _status, "how far a run is, at what rate, what failed, who is at work", parents=[store])
+    gate = verb("gate", _gate, "how many pairs each threshold would admit; nothing is generated", parents=[store, view])
+    gate.add_argument("--html", metavar="FILE", help="write the curve and the histogram as one page")
+    sheet = verb("sheet", _sheet, "a contact sheet of the best, borderline and worst pairs", parents=[store, view])
+    sheet.add_argument("--count", type=_count, default=6, metavar="N", help="pairs of each kind, 6 by default")
+    sheet.add_argument("--to", metavar="FILE", help="the page; default: sheet.html in DIR")
+
     listing = verb("ls", _list, "list what can be named in the settings")
     listing.add_argument("what", choices=["metrics", "presets", "degradations", "sets"])
     demo = verb("demo", _demo, "make the toy world's models")
@@ -112,6 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--to", required=True, metavar="DIR", help="where teacher/, student.safetensors and scorer/ go")
     demo.add_argument("--only", choices=["teacher", "student", "scorer"], help="train one of the three")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number of at least 1")
+    return int(text)
 
 
 def _load(args: argparse.Namespace) -> Config:
@@ -138,6 +161,28 @@ def _adapt(args: argparse.Namespace) -> int:
         print(reason)
     print(f"student  {result.student}")
     print(f"report   {result.report}")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    cfg = _load(args)
+    from gmd_ray.adapt import settle
+    from gmd_ray.generation.plan import make_plan, survey
+    from gmd_ray.generation.probe import run_probe
+    from gmd_ray.generation.spent import NAME
+    from gmd_ray.generation.store import PairStore, store_url
+    from gmd_ray.session import ray_session
+
+    require(cfg, "generate" if args.probe else "plan")
+    settle(cfg)
+    jobs, unreadable = survey(cfg)
+    probe = None
+    if args.probe:
+        with ray_session(cfg):
+            probe = run_probe(cfg, jobs, args.probe)
+    plan = make_plan(cfg, jobs, unreadable, probe)
+    PairStore(store_url(cfg.out)).write(NAME, plan.as_json())
+    print(plan.table())
     return 0
 
 
@@ -221,8 +266,56 @@ def _export(args: argparse.Namespace) -> int:
     from gmd_ray.generation import export_pairs
 
     store = f"{cfg.out}/pairs"
-    count = export_pairs(store, args.to, cfg.scorer.threshold, args.layout)
-    print(f"{count} accepted pairs at threshold {cfg.scorer.threshold:g} written to {args.to} ({args.layout})")
+    scorer = cfg.scorer
+    count = export_pairs(
+        store, args.to, scorer.threshold, args.layout, fidelity=scorer.fidelity, bound=scorer.fidelity_bound
+    )
+    bound = "" if scorer.fidelity_bound is None else f" and {scorer.fidelity} bound {scorer.fidelity_bound:g}"
+    print(f"{count} accepted pairs at threshold {scorer.threshold:g}{bound} written to {args.to} ({args.layout})")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from gmd_ray.generation.store import find_store
+    from gmd_ray.generation.verify import verify
+
+    found = verify(find_store(args.store), args.deep)
+    print(found)
+    return 1 if found.findings else 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from gmd_ray.generation.status import read_status
+    from gmd_ray.generation.store import find_store
+
+    print(read_status(find_store(args.store)))
+    return 0
+
+
+def _gate(args: argparse.Namespace) -> int:
+    from gmd_ray.generation.gate import read_gate
+    from gmd_ray.generation.store import find_store
+
+    view = read_gate(find_store(args.store), args.threshold, args.fidelity_bound)
+    print(view.text())
+    if args.html:
+        from gmd_ray.evaluation.files import write_bytes
+        from gmd_ray.evaluation.gate_page import gate_page
+
+        write_bytes(args.html, gate_page(view).encode())
+        print(f"\npage     {args.html}")
+    return 0
+
+
+def _sheet(args: argparse.Namespace) -> int:
+    from gmd_ray.evaluation.files import write_bytes
+    from gmd_ray.evaluation.sheet import make_sheet
+    from gmd_ray.generation.store import find_store
+
+    page = make_sheet(find_store(args.store), args.threshold, args.fidelity_bound, args.count)
+    to = args.to or f"{args.store.rstrip('/')}/sheet.html"
+    write_bytes(to, page.encode())
+    print(f"sheet    {to}")
     return 0
 
 

@@ -82,9 +82,51 @@ def test_unknown_degradation_is_told_before_the_run(capsys: pytest.CaptureFixtur
     assert "did you mean 'noise25'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["adapt", "generate", "pretrain", "finetune", "evaluate", "export", "encode-prompts"])
+@pytest.mark.parametrize(
+    "verb", ["adapt", "generate", "pretrain", "finetune", "evaluate", "export", "encode-prompts", "plan"]
+)
 def test_jobs_are_the_same_verbs(verb: str) -> None:
     script = ROOT / "jobs" / f"{verb.replace('-', '_')}.py"
     result = subprocess.run([sys.executable, script, "no-such"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "key=value" in result.stderr or "--to" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["plan", "verify", "status", "gate", "sheet"])
+def test_every_verb_says_in_a_line_what_it_does(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    description = capsys.readouterr().out.split("\n\n")[1]
+    assert 20 < len(description) < 100
+    assert "\n" not in description.strip()
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert f"    {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["verify", "status", "gate", "sheet"])
+def test_where_there_is_no_store(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main([verb, str(tmp_path)]) == 2
+    assert capsys.readouterr().err.strip() == (
+        f"gmd-ray: {tmp_path}: no pair store here, nor in pairs/ below; give the directory that holds rows/"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_honours_the_second_opinion(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from gmd_ray.generation.store import PairStore
+    from tests.generation.shelf import fill, finish, ok_row
+
+    store = PairStore(str(tmp_path / "run" / "pairs"))
+    rows = [ok_row(f"{i}.png", 6.0, fidelity=20.0 + i) for i in range(4)]
+    fill(store, [rows])
+    finish(store, rows, fidelity="psnr")
+    args = ["export", f"out={tmp_path / 'run'}", "scorer.threshold=5", "scorer.fidelity=psnr"]
+    assert main([*args, "scorer.fidelity_bound=22", "--to", str(tmp_path / "pairs")]) == 0
+    assert capsys.readouterr().out.startswith("2 accepted pairs at threshold 5 and psnr bound 22 written")
+    assert len(list((tmp_path / "pairs" / "lq").iterdir())) == 2
+    assert main([*args, "scorer.fidelity_bound=99", "--to", str(tmp_path / "none")]) == 2
+    assert "no pair is accepted at threshold 5 and psnr >= 99" in capsys.readouterr().err
+    args[-1] = "scorer.fidelity=ssim"
+    assert main([*args, "scorer.fidelity_bound=0.5", "--to", str(tmp_path / "none")]) == 2
+    assert "its rows were made with scorer.fidelity=psnr" in capsys.readouterr().err

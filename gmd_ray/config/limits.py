@@ -13,6 +13,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "teacher.color_fix": ("none", "wavelet", "adain"),
     "teacher.injection.tensors": ("kv", "v"),
     "teacher.injection.tokens": ("all", "image"),
+    "scorer.fidelity": ("none", "psnr", "ssim", "lpips", "dists"),
     "training.optimizer": ("adam", "adamw"),
     "training.schedule": ("constant", "cosine", "multistep"),
     "pretrain.schedule": ("constant", "cosine", "multistep"),
@@ -45,6 +46,8 @@ RANGES: dict[str, str] = {
     "teacher.tile_overlap": "[0, inf)",
     "teacher.gpus_per_replica": "[1, inf)",
     "scorer.threshold": "(-inf, inf)",
+    "scorer.tiles": "[0, inf)",
+    "scorer.fidelity_bound": "(-inf, inf)",
     "generation.rows_per_block": "[1, inf)",
     "generation.max_attempts": "[1, inf)",
     "generation.grace_s": "[0, inf)",
@@ -76,6 +79,12 @@ RANGES: dict[str, str] = {
     "evaluation.limit": "[1, inf)",
     "evaluation.crop_border": "[0, inf)",
     "evaluation.report_images": "[0, inf)",
+    "plan.accelerators": "[1, inf)",
+    "plan.tflops": "(0, inf)",
+    "plan.scale": "[1, inf)",
+    "plan.price_per_hour": "[0, inf)",
+    "plan.storage_price": "[0, inf)",
+    "plan.storage_months": "[0, inf)",
     "ray.num_cpus": "[1, inf)",
     "ray.object_store_memory": "[78643200, inf)",  # Ray's own minimum, 75 MiB
     **{f"{pool}.min": "[1, inf)" for pool in POOLS},
@@ -98,6 +107,7 @@ PATHS = (
     "scorer.weights",
     "training.perceptual_weights",
     "training.supervised_hq",
+    "scorer.fidelity_weights",
     "evaluation.target_lq",
     "evaluation.target_hq",
     "evaluation.source_hq",
@@ -122,6 +132,7 @@ DEVICES = ("student.device", "teacher.device", "scorer.device", "evaluation.devi
 TEMPLATES = ("source.lq_template", "evaluation.target_template", "evaluation.source_template")
 
 NEEDED: dict[str, tuple[str, ...]] = {
+    "plan": ("target.path", "teacher.path"),
     "generate": ("target.path", "student.path", "teacher.path"),
     "finetune": ("student.path",),
     "pretrain": (),

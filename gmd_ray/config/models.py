@@ -62,5 +62,16 @@ class ScorerConfig:
     """Local weights of `metric`, where the metric's cache must not be used."""
     threshold: float = 4.2
     """tau (paper); a pair is accepted at `score >= threshold`, or `<=` where lower is better."""
+    tiles: int = 0
+    """0 scores the whole image (paper; NIMA sees a centre square of it). n: the mean over squares, n of them along the
+    shorter side and as many as cover the longer one."""
+    fidelity: str = "none"
+    """Second opinion, between restored and pseudo-target, since `metric` cannot see a hallucination: none, psnr, ssim,
+    lpips or dists. Its value is stored with every row."""
+    fidelity_bound: float | None = None
+    """A pair is accepted only with a fidelity at the bound or on its better side (psnr, ssim: above; lpips, dists:
+    below). None stores the value and asks for nothing."""
+    fidelity_weights: str | None = None
+    """Local weights of `fidelity`, where the metric's cache must not be used."""
     device: str = "auto"
     pool: PoolConfig = field(default_factory=PoolConfig)

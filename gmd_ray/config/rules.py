@@ -151,6 +151,10 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
         if tile and overlap is not None and overlap >= tile:
             raise ConfigError(f"{room}.tile_overlap={overlap}: must be less than {room}.tile={tile}")
     _check_ranks(cfg.teacher)
+    if cfg.scorer.fidelity == "none" and cfg.scorer.fidelity_bound is not None:
+        raise ConfigError(
+            f"scorer.fidelity_bound={cfg.scorer.fidelity_bound:g}: a bound on what? set scorer.fidelity too"
+        )
     for control in cfg.controls:
         if control not in CONTROLS:
             raise ConfigError(f"controls: no control {control!r}; {nearest(control, CONTROLS)}")

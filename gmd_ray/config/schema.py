@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from gmd_ray.config.data import DataConfig, SourceConfig, TargetConfig
 from gmd_ray.config.models import ScorerConfig, StudentConfig
+from gmd_ray.config.plan import PlanConfig
 from gmd_ray.config.stages import EvaluationConfig, GenerationConfig, PretrainConfig, TrainingConfig
 from gmd_ray.config.teacher import TeacherConfig
 
@@ -81,4 +82,5 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     ray: RayConfig = field(default_factory=RayConfig)

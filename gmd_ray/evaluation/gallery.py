@@ -73,9 +73,7 @@ def pair_rows(cfg: Config, store: PairStore, evaluation: Evaluation) -> tuple[li
     accepted = {image for image, _ in store.accepted}
     rows: tuple[list[Row], list[Row]] = ([], [])
     for image in shown:
-        parts = {name: decode_png(images[image][name]) for name in SHOWN if images[image][name] is not None}
-        scale = parts["pseudo_target"].shape[1] // parts["lq"].shape[1]
-        parts = {name: centre(part, PICTURE_SIDE // (scale if name == "lq" else 1)) for name, part in parts.items()}
+        parts = _centred({name: decode_png(images[image][name]) for name in SHOWN if images[image][name] is not None})
         if (png := evaluation.picture("pairs", image, ADAPTED)) is not None:
             parts[ADAPTED] = decode_png(png)
         if image in truth and (hq := _read(truth[image], cfg.target.gray)) is not None:
@@ -87,6 +85,23 @@ def pair_rows(cfg: Config, store: PairStore, evaluation: Evaluation) -> tuple[li
         ]
         rows[0 if image in accepted else 1].append(Row(image, figures, f"score {images[image]['score']:.3g}"))
     return rows
+
+
+def pair_row(image: str, pngs: Mapping[str, bytes], note: str) -> Row:
+    """Images of a row of the pair store side by side, in the order given, cut to their centre.
+
+    Args:
+        pngs: column -> PNG; `pseudo_target` among them.
+    """
+    parts = _centred({name: decode_png(png) for name, png in pngs.items()})
+    width = _zoom(parts["pseudo_target"].shape[1])
+    return Row(image, [Figure(NAMES.get(name, name), _uri(encode_png(x, 6)), width) for name, x in parts.items()], note)
+
+
+def _centred(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same middle of every image of a pair; that of `lq` is smaller by the student's scale."""
+    scale = parts["pseudo_target"].shape[1] // parts["lq"].shape[1]
+    return {name: centre(part, PICTURE_SIDE // (scale if name == "lq" else 1)) for name, part in parts.items()}
 
 
 def _truths(cfg: Config, ids: Sequence[str]) -> Mapping[str, str]:

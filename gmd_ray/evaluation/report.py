@@ -71,6 +71,7 @@ def write_report(
         baseline=BASELINE,
         unavailable=evaluation.unavailable,
         charts=_charts(cfg, store),
+        costs=[] if store is None else _costs(store.manifest.get("cost") or {}),
         failed=[] if store is None else store.failed,
         failed_shown=FAILED_SHOWN,
         target_rows=held_out_rows(evaluation, "target"),
@@ -126,8 +127,31 @@ def _counts(store: PairStore) -> dict[str, Any]:
         "failed": store.failed_count,
         "pass_rate": f"{100 * accepted / scored:.1f} %" if scored else "–",
         "threshold": f"{'≥' if store.higher_is_better else '≤'} {store.threshold:g}",
+        "fidelity": "" if store.fidelity is None else str(store.fidelity),
         "seconds": f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else "",
     }
+
+
+def _costs(cost: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, planned, taken) of the manifest's `cost`; a figure that nobody planned or knows is a dash."""
+    predicted, actual = cost.get("predicted") or {}, cost.get("actual") or {}
+    currency = actual.get("currency", "")
+    rows = [
+        ("images projected", "images", 1.0),
+        ("accelerator-hours", "accelerator_hours", 1.0),
+        ("wall time, hours", "wall_hours", 1.0),
+        ("disk, GB", "disk_bytes", 1e9),
+        (f"cost, {currency}", "price", 1.0),
+    ]
+
+    def figure(side: Mapping[str, Any], key: str, unit: float) -> str:
+        value = side.get(key)
+        return (
+            "–" if value is None else f"{value:,}" if isinstance(value, int) and unit == 1 else f"{value / unit:,.4g}"
+        )
+
+    table = [(name, figure(predicted, key, unit), figure(actual, key, unit)) for name, key, unit in rows]
+    return [row for row in table if row[1:] != ("–", "–")]
 
 
 def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,7 +13,8 @@ from gmd_ray.config import Config
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation.files import read_bytes
 from gmd_ray.evaluation.items import Item, spread
-from gmd_ray.images.records import rows_dataset
+from gmd_ray.generation import settings
+from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound, rows_dataset
 
 FAILED_SHOWN = 50
 
@@ -31,26 +31,24 @@ class PairStore:
     failed: list[dict[str, str]]
     """The first `FAILED_SHOWN` failed rows by id: id, uri, error_stage, error_type, error."""
     failed_count: int
+    fidelity: FidelityBound | None
+    """The second opinion asked for."""
+    _accepted: frozenset[str] = field(repr=False)
     _data: Any = field(repr=False)
 
     @property
     def accepted(self) -> list[tuple[str, float]]:
-        """(id, score) of pairs on the good side of the threshold, best first."""
-        return [pair for pair in self.scores if self._passes(pair[1])]
+        """(id, score) of pairs in the accepted view, best first."""
+        return [pair for pair in self.scores if pair[0] in self._accepted]
 
     @property
     def rejected(self) -> list[tuple[str, float]]:
         """(id, score) of the others, best first."""
-        return [pair for pair in self.scores if not self._passes(pair[1])]
+        return [pair for pair in self.scores if pair[0] not in self._accepted]
 
     @property
     def inputs(self) -> int:
         return len(self.scores) + self.failed_count
-
-    def _passes(self, score: float) -> bool:
-        # As `images.records.accepted`: the threshold in the scores' own float32.
-        threshold = float(np.float32(self.threshold))
-        return score >= threshold if self.higher_is_better else score <= threshold
 
     def images(self, ids: list[str]) -> dict[str, dict[str, Any]]:
         """Rows of some pairs by id: `lq`, `restored`, `pseudo_target` (PNG or None) and `score`."""
@@ -72,7 +70,11 @@ def open_store(cfg: Config) -> PairStore | None:
     rows = rows_dataset(url)
     higher = bool(manifest.get("higher_is_better", True))
     # Rows of images that have left the inputs are in no count.
-    inputs = ~pc.field("id").isin(pa.array(manifest.get("stranger_ids", []), pa.string()))
+    strangers = manifest.get("stranger_ids", [])
+    inputs = ~pc.field("id").isin(pa.array(strangers, pa.string()))
+    recorded = settings.recorded_fidelity(manifest.get("settings", {}))
+    bound = fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, recorded, url)
+    view = accepted(cfg.scorer.threshold, higher, strangers, bound)
     ok = rows.to_table(columns=["id", "score"], filter=inputs & (pc.field("status") == "ok"))
     scores = list(zip(ok["id"].to_pylist(), ok["score"].to_pylist(), strict=True))
     scores.sort(key=lambda pair: (-pair[1] if higher else pair[1], pair[0]))
@@ -85,6 +87,8 @@ def open_store(cfg: Config) -> PairStore | None:
         scores=scores,
         failed=failed.slice(0, FAILED_SHOWN).to_pylist(),
         failed_count=len(failed),
+        fidelity=bound,
+        _accepted=frozenset(rows.to_table(columns=["id"], filter=view)["id"].to_pylist()),
         _data=rows,
     )
 

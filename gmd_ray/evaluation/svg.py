@@ -15,10 +15,7 @@ BINS = 32
 
 def histogram(accepted: Sequence[float], rejected: Sequence[float], threshold: float) -> Markup:
     """Scores of accepted and rejected pairs over one axis, with a line at the threshold."""
-    every = [*accepted, *rejected, threshold]
-    low, high = min(every), max(every)
-    margin = (high - low) * 0.04 or 0.5
-    low, high = low - margin, high + margin
+    low, high = _around([*accepted, *rejected, threshold])
     edges = np.linspace(low, high, BINS + 1)
     counts = {name: np.histogram(values, edges)[0] for name, values in (("accepted", accepted), ("rejected", rejected))}
     top = int((counts["accepted"] + counts["rejected"]).max()) or 1
@@ -36,13 +33,7 @@ def histogram(accepted: Sequence[float], rejected: Sequence[float], threshold: f
                     f'height="{frame.y(base) - y:.1f}"><title>{n} {name}</title></rect>'
                 )
             base += n
-    x = frame.x(threshold)
-    anchor, shift = ("end", -6) if x > WIDTH / 2 else ("start", 6)
-    parts.append(
-        f'<line class="threshold" x1="{x:.1f}" y1="{TOP - 4}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}"/>'
-        f'<text class="threshold" x="{x + shift:.1f}" y="{TOP + 6}" text-anchor="{anchor}">'
-        f"threshold {threshold:g}</text>"
-    )
+    parts.append(_mark(frame, threshold))
     return _svg(parts, "Histogram of scores")
 
 
@@ -60,6 +51,14 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
         parts.append(f'<polyline class="line l{i % 4}" points="{path}"/>')
         parts.append(f'<text class="l{i % 4}" x="{x}" y="{y}" text-anchor="end">{escape(name)}</text>')
     return _svg(parts, "Training loss")
+
+
+def yield_curve(points: Sequence[tuple[float, float]], threshold: float) -> Markup:
+    """A line of (threshold, per cent accepted), with a line at the threshold that is asked for."""
+    frame = _Frame(*_around([*(x for x, _ in points), threshold]), 0, 100)
+    path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in sorted(points))
+    line = f'<polyline class="line l0" points="{path}"/>'
+    return _svg([frame.axes("threshold", "% accepted"), line, _mark(frame, threshold)], "Yield over thresholds")
 
 
 class _Frame:
@@ -88,6 +87,24 @@ class _Frame:
         parts.append(f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">{x_label}</text>')
         parts.append(f'<text class="label" x="{LEFT}" y="{TOP - 7}">{y_label}</text>')
         return "".join(parts)
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis that holds these values."""
+    low, high = min(values), max(values)
+    margin = (high - low) * 0.04 or 0.5
+    return low - margin, high + margin
+
+
+def _mark(frame: _Frame, threshold: float) -> str:
+    """A vertical line at the threshold."""
+    x = frame.x(threshold)
+    anchor, shift = ("end", -6) if x > WIDTH / 2 else ("start", 6)
+    return (
+        f'<line class="threshold" x1="{x:.1f}" y1="{TOP - 4}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}"/>'
+        f'<text class="threshold" x="{x + shift:.1f}" y="{TOP + 6}" text-anchor="{anchor}">'
+        f"threshold {threshold:g}</text>"
+    )
 
 
 def _ticks(low: float, high: float, wanted: int) -> list[float]:

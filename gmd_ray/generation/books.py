@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from gmd_ray.errors import BooksError
-from gmd_ray.images.records import PAIR_SCHEMA, accepted
+from gmd_ray.images.records import PAIR_SCHEMA, FidelityBound, accepted
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,18 @@ class Books:
     threshold: float
     seconds: float
     """Wall time of this run."""
+    fidelity_bound: float | None = None
+    """The second opinion asked for, on the scale of `scorer.fidelity`."""
 
     @property
     def ok(self) -> int:
         return self.accepted + self.rejected
 
     def __str__(self) -> str:
+        bound = "" if self.fidelity_bound is None else f" and fidelity bound {self.fidelity_bound:g}"
         return (
             f"{self.inputs} inputs = {self.accepted} accepted + {self.rejected} rejected + {self.failed} failed "
-            f"at threshold {self.threshold:g} ({self.resumed} from earlier runs, {self.seconds:.0f} s)"
+            f"at threshold {self.threshold:g}{bound} ({self.resumed} from earlier runs, {self.seconds:.0f} s)"
         )
 
     def counts(self) -> dict[str, Any]:
@@ -51,12 +54,14 @@ def close_books(
     threshold: float,
     higher_is_better: bool,
     seconds: float,
+    fidelity: FidelityBound | None = None,
 ) -> Books:
     """Count the rows of a store against the inputs.
 
     Args:
-        rows: columns id, status, score of the whole store.
+        rows: columns id, status, score of the whole store, and fidelity where it is bounded.
         inputs: ids of the input folder.
+        fidelity: the bound of the accepted view.
 
     Raises:
         BooksError: naming inputs without a row, or with more than one, or rows that are neither ok nor failed.
@@ -73,8 +78,9 @@ def close_books(
     ok = sum(status == "ok" for status in mine["status"].to_pylist())
     if ok + failed != len(known):
         raise BooksError(f"books do not balance: {ok} ok + {failed} failed of {len(known)} inputs")
-    schema = pa.schema([PAIR_SCHEMA.field(name) for name in ("status", "score")])
-    view = mine.select(["status", "score"]).cast(schema).filter(accepted(threshold, higher_is_better))
+    names = ["status", "score"] + (["fidelity"] if fidelity else [])
+    schema = pa.schema([PAIR_SCHEMA.field(name) for name in names])
+    view = mine.select(names).cast(schema).filter(accepted(threshold, higher_is_better, fidelity=fidelity))
     return Books(
         inputs=len(known),
         accepted=view.num_rows,
@@ -84,4 +90,5 @@ def close_books(
         strangers=len(seen.keys() - known),
         threshold=threshold,
         seconds=seconds,
+        fidelity_bound=None if fidelity is None else fidelity.limit,
     )

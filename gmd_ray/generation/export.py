@@ -10,15 +10,22 @@ from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.files import put
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images.listing import open_filesystem
-from gmd_ray.images.records import accepted, rows_dataset
+from gmd_ray.images.records import accepted, fidelity_bound, rows_dataset
 
 LAYOUTS = ("parquet", "folders")
 
 
 def export_pairs(
-    store: str, dest: str, threshold: float, layout: str = "folders", higher_is_better: bool | None = None
+    store: str,
+    dest: str,
+    threshold: float,
+    layout: str = "folders",
+    higher_is_better: bool | None = None,
+    *,
+    fidelity: str | None = None,
+    bound: float | None = None,
 ) -> int:
-    """Write the view `status == ok and score at the threshold or better` of a store; nothing is generated.
+    """Write the accepted view of a store (`images.records.accepted`); nothing is generated.
 
     The filter goes down into the Parquet scan.
 
@@ -29,24 +36,31 @@ def export_pairs(
         layout: `parquet` (files of PAIR_SCHEMA, about 1,000 rows each) or `folders` (`lq/` and `pseudo_target/` with
             PNG files of equal names: the id, with `.png` added where it has another ending).
         higher_is_better: direction of the score; None takes the store's own.
+        fidelity, bound: the second opinion (`scorer.fidelity`, `scorer.fidelity_bound`); no bound, no second opinion.
 
     Returns:
         the number of pairs.
 
     Raises:
         ConfigError: no such layout.
-        DataError: no store there, nothing accepted, `dest` holds something, or two ids make one name.
+        DataError: no store there, nothing accepted, `dest` holds something, two ids make one name, or a bound on a
+            fidelity that the store does not hold.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout={layout}: {nearest(layout, LAYOUTS)}")
     rows = rows_dataset(store)
+    saved = PairStore(store).read(settings.NAME) or {}
     if higher_is_better is None:
-        higher_is_better = settings.higher_is_better((PairStore(store).read(settings.NAME) or {}).get("models", {}))
+        higher_is_better = settings.higher_is_better(saved.get("models", {}))
+    second = fidelity_bound(bound, fidelity, settings.recorded_fidelity(saved.get("settings", {})), store)
     strangers = (PairStore(store).read(manifest.NAME) or {}).get("stranger_ids", [])
-    view = accepted(threshold, higher_is_better, strangers)
+    view = accepted(threshold, higher_is_better, strangers, second)
     ids = rows.to_table(columns=["id"], filter=view)["id"].to_pylist()
     if not ids:
-        raise DataError(f"{store}: no pair is accepted at threshold {threshold:g}; move scorer.threshold")
+        raise DataError(
+            f"{store}: no pair is accepted at threshold {threshold:g}{f' and {second}' if second else ''}; "
+            f"move scorer.threshold{' or scorer.fidelity_bound' if second else ''}"
+        )
     filesystem, path = open_filesystem(dest)
     if filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
         raise DataError(f"{dest}: is not empty; export into a new folder")

@@ -46,6 +46,7 @@ class StoreLock:
         self.token = uuid.uuid4().hex
         self.lost = False
         self._filesystem, self._path, self._name = filesystem, lock_path(store), name
+        self._since = f"{time.time():.3f}"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="gmd-store-lock", daemon=True)
 
@@ -78,8 +79,7 @@ class StoreLock:
 
     def _refuse_unless_stale(self, holder: dict[str, str]) -> None:
         age = time.time() - float(holder["beat"])
-        dead = holder["host"] == socket.gethostname() and not _alive(int(holder["pid"]))
-        if not dead and age < STALE_S:
+        if not stale(holder):
             raise StoreLockedError(
                 f"{self._name}: process {holder['pid']} on {holder['host']} is at work here (seen {age:.0f} s ago); "
                 f"wait for it, stop it, or give another out="
@@ -90,6 +90,7 @@ class StoreLock:
             "token": self.token,
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
+            "since": self._since,
             "beat": f"{time.time():.3f}",
         }
         put(self._filesystem, self._path, json.dumps(beat).encode())
@@ -113,6 +114,18 @@ def held(filesystem: fs.FileSystem, path: str, token: str) -> bool:
     """Whether the lock file at `path` carries this token."""
     holder = _read(filesystem, path)
     return holder is not None and holder["token"] == token
+
+
+def stale(holder: dict[str, str]) -> bool:
+    """Whether a lock belongs to nobody any more."""
+    dead = holder["host"] == socket.gethostname() and not _alive(int(holder["pid"]))
+    return dead or time.time() - float(holder["beat"]) >= STALE_S
+
+
+def holder_of(filesystem: fs.FileSystem, store: str) -> dict[str, str] | None:
+    """Who holds the lock of a store, None for nobody: host, pid, since, beat (the last two in seconds of the epoch)."""
+    holder = _read(filesystem, lock_path(store))
+    return None if holder is None or stale(holder) else holder
 
 
 def _read(filesystem: fs.FileSystem, path: str) -> dict[str, str] | None:

@@ -12,16 +12,19 @@ import pyarrow.compute as pc
 
 import gmd_ray
 from gmd_ray.config import Config
-from gmd_ray.generation import settings
+from gmd_ray.generation import settings, spent
 from gmd_ray.generation.books import Books
 from gmd_ray.generation.settings import Facts, higher_is_better
+from gmd_ray.generation.store import PairStore
 
 NAME = "manifest.json"
 LIBRARIES = ("ray", "torch", "diffusers", "spandrel", "pyarrow")
 STAGES = ("restore", "project", "score")
 
 
-def make_manifest(cfg: Config, books: Books, facts: Facts, rows: pa.Table, inputs: Collection[str]) -> dict[str, Any]:
+def make_manifest(
+    cfg: Config, store: PairStore, books: Books, facts: Facts, rows: pa.Table, inputs: Collection[str]
+) -> dict[str, Any]:
     """Counts, settings, models, versions and timings.
 
     Args:
@@ -29,6 +32,7 @@ def make_manifest(cfg: Config, books: Books, facts: Facts, rows: pa.Table, input
         rows: every column but the images, of the whole store.
     """
     used = settings.relevant(cfg)
+    seconds = {stage: pc.sum(rows[f"seconds_{stage}"]).as_py() or 0.0 for stage in STAGES}
     made = books.inputs - books.resumed
     failed = rows.filter(pc.field("status") == "failed").select(["error_stage", "error_type"]).to_pylist()
     return {
@@ -44,5 +48,14 @@ def make_manifest(cfg: Config, books: Books, facts: Facts, rows: pa.Table, input
         "images_this_run": made,
         "images_per_second": made / books.seconds if made else None,
         # Of all rows, earlier runs included; time inside the models and their coding, summed over workers.
-        "seconds_by_stage": {stage: pc.sum(rows[f"seconds_{stage}"]).as_py() or 0.0 for stage in STAGES},
+        "seconds_by_stage": seconds,
+        "cost": spent.predicted_and_actual(
+            cfg,
+            store.read(spent.NAME),
+            ok=books.ok,
+            resumed=books.resumed,
+            seconds=seconds,
+            wall=books.seconds,
+            disk=store.size(),
+        ),
     }

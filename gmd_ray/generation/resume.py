@@ -53,7 +53,8 @@ def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models
             keys = [key for key in changed if key.startswith(f"{section}.")]
             if keys or (section == "scorer" and "higher_is_better" not in facts[section]):
                 facts[section] = _same_model(store, section, keys, facts.get(section), cfg, models)
-    store.write(settings.NAME, {"settings": now, "places": places, "models": facts})
+    inputs = {"count": len(images), "limit": cfg.target.limit}  # for those who look at a run that is going on
+    store.write(settings.NAME, {"settings": now, "places": places, "models": facts, "inputs": inputs})
     return facts
 
 

@@ -23,7 +23,7 @@ from gmd_ray.generation.stopping import StopRequest
 from gmd_ray.generation.store import PairStore, store_url
 from gmd_ray.generation.stream import Models, build_stream, run_stream
 from gmd_ray.images.listing import ImageFile, list_images
-from gmd_ray.images.records import accepted
+from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.teachers import load_teacher
 
@@ -77,11 +77,12 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
             resumed=len(files) - len(todo),
             threshold=cfg.scorer.threshold,
             higher_is_better=higher_is_better(facts),
+            fidelity=_bound(cfg, store),
             seconds=time.monotonic() - start,
         )
         if books.strangers:
             log.info("%s: %d rows of images that are no longer among the inputs, left out", store.url, books.strangers)
-        summary = manifest.make_manifest(cfg, books, facts, rows, ids)
+        summary = manifest.make_manifest(cfg, store, books, facts, rows, ids)
         store.write(manifest.NAME, summary)
     figures = {**books.counts(), "images_per_second": summary["images_per_second"]}
     recorder.metrics({key: float(value) for key, value in figures.items() if value is not None})
@@ -115,14 +116,19 @@ def _work_off(
             if not told:  # every model has spoken before the first block is through
                 facts, told = ray.get(ledger.facts.remote()), True
                 remember(store, facts)
-            _count(progress, block, cfg.scorer.threshold, higher_is_better(facts))
+            _count(progress, block, accepted(cfg.scorer.threshold, higher_is_better(facts), (), _bound(cfg, store)))
     lock.check()
     store.repair()
     return facts
 
 
-def _count(progress: Progress, block: pa.Table, threshold: float, higher: bool) -> None:
+def _bound(cfg: Config, store: PairStore) -> FidelityBound | None:
+    """Of this run: the rows are made, or were found to be made, with the metric that it asks for."""
+    return fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, cfg.scorer.fidelity, store.url)
+
+
+def _count(progress: Progress, block: pa.Table, view: pc.Expression) -> None:
     ok = block.filter(pc.field("status") == "ok").num_rows
-    taken = block.filter(accepted(threshold, higher)).num_rows
+    taken = block.filter(view).num_rows
     new = {"accepted": taken, "rejected": ok - taken, "failed": block.num_rows - ok}
     progress.update(block.num_rows, **{key: progress.counts.get(key, 0) + n for key, n in new.items()})

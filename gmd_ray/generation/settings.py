@@ -18,12 +18,13 @@ Facts = dict[str, dict[str, Any]]
 """student, teacher, scorer -> fingerprint, and the scorer's higher_is_better."""
 
 MODELS = ("student", "teacher", "scorer")
-PLACES = ("target.path", "student.path", "teacher.path", "scorer.path", "scorer.weights")
+PLACES = ("target.path", "student.path", "teacher.path", "scorer.path", "scorer.weights", "scorer.fidelity_weights")
 """Where things lie. What counts is what lies there, so a changed place is looked into, not refused."""
 _HARMLESS = (
     "pool",
     "device",
     "threshold",
+    "fidelity_bound",
     "preset",
     "cache",
     "prompt_embeddings",
@@ -97,6 +98,11 @@ def moved(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def higher_is_better(facts: Facts) -> bool:
     """Direction of the score; of no consequence where nothing was scored."""
     return bool(facts.get("scorer", {}).get("higher_is_better", True))
+
+
+def recorded_fidelity(settings: Mapping[str, Any]) -> str:
+    """What the `fidelity` column of a store holds, from the settings it was made with."""
+    return str(settings.get("scorer.fidelity", "none"))
 
 
 def _flat(key: str, value: Any) -> dict[str, Any]:

@@ -138,9 +138,26 @@ class Project(_ModelStage):
 
 
 class Score(_ModelStage):
-    """Stage 1b: the gate scores. Fills `score`; whom it admits is a view over the store, never a filter here."""
+    """Stage 1b: the gate scores. Fills `score`, and `fidelity` where it is asked for.
+
+    Whom it admits is a view over the store, never a filter here.
+    """
 
     name, model_column, image_column = "score", "scorer", "pseudo_target"
+
+    def __init__(self, replica: Replica) -> None:
+        super().__init__(replica)
+        self._compares = replica.config.fidelity != "none"
+
+    def _work(self, rows: list[Row]) -> list[Row]:
+        columns = super()._work(rows)
+        if self._compares:  # for the second opinion
+            targets, restored = (
+                to_tensor([decode_png(row[name]) for row in rows]) for name in ("pseudo_target", "restored")
+            )
+            values = _finite(self.model.fidelity(targets, restored), "the fidelity").tolist()
+            columns = [{**column, "fidelity": value} for column, value in zip(columns, values, strict=True)]
+        return columns
 
     def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
         return [{"score": score} for score in _finite(self.model.score(batch.images), "the score").tolist()]

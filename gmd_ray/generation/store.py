@@ -30,6 +30,19 @@ def store_url(out: str) -> str:
     return f"{base.rstrip('/')}/pairs{mark}{query}"
 
 
+def find_store(url: str) -> PairStore:
+    """The pair store at a URL, or below the run directory that it names.
+
+    Raises:
+        DataError: neither.
+    """
+    for place in (url, store_url(url)):
+        store = PairStore(absolute(place))
+        if store.exists():
+            return store
+    raise DataError(f"{url}: no pair store here, nor in pairs/ below; give the directory that holds rows/")
+
+
 class PairStore:
     """`rows/part-*.parquet`, `settings.json` and `manifest.json` below one directory of any filesystem."""
 
@@ -37,6 +50,13 @@ class PairStore:
         self.url = url
         self.filesystem, self.path = open_filesystem(url)
         self.rows_path = f"{self.path}/rows"
+
+    def exists(self) -> bool:
+        """Whether there is anything of a store."""
+        infos = self.filesystem.get_file_info(
+            [self.rows_path, f"{self.path}/settings.json", f"{self.path}/manifest.json"]
+        )
+        return any(info.type != fs.FileType.NotFound for info in infos)
 
     def index(self) -> pa.Table:
         """Every column but the images, of every row, with the path of its part file in column `PART`.
@@ -85,6 +105,11 @@ class PairStore:
                 unwanted[_base(row[PART])].add(row["id"])
         drop_rows(self.filesystem, self.rows_path, unwanted)
         return sum(len(keys) for keys in unwanted.values())
+
+    def size(self) -> int:
+        """Bytes of the part files."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.rows_path, allow_not_found=True))
+        return sum(info.size or 0 for info in infos if info.base_name.startswith("part-"))
 
     def read(self, name: str) -> Any:
         """A JSON document of the store, None where it is not there.

@@ -121,7 +121,12 @@ def model_configs(cfg: Config) -> dict[str, Any]:
         "teacher": replace(
             cfg.teacher, path=located(cfg.teacher.path), prompt_embeddings=located(cfg.teacher.prompt_embeddings)
         ),
-        "scorer": replace(cfg.scorer, path=located(cfg.scorer.path), weights=located(cfg.scorer.weights)),
+        "scorer": replace(
+            cfg.scorer,
+            path=located(cfg.scorer.path),
+            weights=located(cfg.scorer.weights),
+            fidelity_weights=located(cfg.scorer.fidelity_weights),
+        ),
     }
 
 

@@ -12,7 +12,7 @@ from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images.records import PAIR_SCHEMA
 
-SUMMARY = ["id", "status", "score", "seconds_restore", "seconds_project", "seconds_score"]
+SUMMARY = ["id", "status", "score", "fidelity", "seconds_restore", "seconds_project", "seconds_score"]
 
 
 def write_rows(

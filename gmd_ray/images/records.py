@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from fnmatch import fnmatch
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ PAIR_SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("score", pa.float32()),
+        ("fidelity", pa.float32()),
         ("teacher", pa.string()),
         ("student", pa.string()),
         ("scorer", pa.string()),
@@ -37,7 +39,45 @@ PAIR_SCHEMA = pa.schema(
     ]
 )
 """One row for every input. `status` is `ok` or `failed`; images are lossless PNG bytes; width and height are those of
-`pseudo_target`; `restored` is null where it was switched off."""
+`pseudo_target`; `restored` is null where it was switched off; `fidelity`, of pseudo_target to restored, is null where
+nobody asked for it, and absent from stores that are older than it."""
+
+HIGHER_IS_CLOSER = {"psnr": True, "ssim": True, "lpips": False, "dists": False}
+"""What `fidelity` may hold, and its direction."""
+
+
+@dataclass(frozen=True)
+class FidelityBound:
+    """The gate's second opinion: pairs whose pseudo-target strayed further from `restored` are not accepted."""
+
+    metric: str
+    """Of HIGHER_IS_CLOSER."""
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'>=' if HIGHER_IS_CLOSER[self.metric] else '<='} {self.limit:g}"
+
+
+def fidelity_bound(limit: float | None, metric: str | None, recorded: str, store: str) -> FidelityBound | None:
+    """The bound to hold rows against, None where there is none.
+
+    Args:
+        limit: `scorer.fidelity_bound`.
+        metric: `scorer.fidelity` as it is asked for; None takes what the store has.
+        recorded: `scorer.fidelity` that the store's rows were made with.
+        store: its URL, for the message.
+
+    Raises:
+        DataError: the rows hold another metric's values, or none.
+    """
+    if limit is None:
+        return None
+    if recorded == "none" or metric not in (None, recorded):
+        raise DataError(
+            f"{store}: its rows were made with scorer.fidelity={recorded}, which a bound on {metric or 'fidelity'} "
+            f"cannot use; leave out the bound, or generate into another out="
+        )
+    return FidelityBound(recorded, limit)
 
 
 def rows_dataset(store_url: str, filesystem: fs.FileSystem | None = None) -> ds.Dataset:
@@ -64,14 +104,26 @@ def rows_dataset(store_url: str, filesystem: fs.FileSystem | None = None) -> ds.
     return ds.dataset(sorted(files), schema=PAIR_SCHEMA, format="parquet", filesystem=filesystem)
 
 
-def accepted(threshold: float, higher_is_better: bool, strangers: Collection[str] = ()) -> pc.Expression:
+def accepted(
+    threshold: float,
+    higher_is_better: bool,
+    strangers: Collection[str] = (),
+    fidelity: FidelityBound | None = None,
+) -> pc.Expression:
     """The gate as a filter over `rows_dataset`: finished, and the score at the threshold or on its better side.
 
-    The threshold is rounded to the score's own float32, so that a score equal to it is accepted.
+    Threshold and bound are rounded to the column's own float32, so that a value equal to them is accepted.
 
     Args:
         strangers: ids to leave out: `stranger_ids` of the store's manifest, images that are no longer among its inputs.
+        fidelity: a bound on a second column; a row without a value there is not accepted.
     """
-    score, limit = pc.field("score"), pa.scalar(threshold, pa.float32())
-    view = (pc.field("status") == "ok") & (score >= limit if higher_is_better else score <= limit)
+    view = (pc.field("status") == "ok") & _at_least("score", threshold, higher_is_better)
+    if fidelity is not None:
+        view = view & _at_least("fidelity", fidelity.limit, HIGHER_IS_CLOSER[fidelity.metric])
     return view & ~pc.field("id").isin(pa.array(list(strangers), pa.string())) if strangers else view
+
+
+def _at_least(column: str, limit: float, higher_is_better: bool) -> pc.Expression:
+    bound = pa.scalar(limit, pa.float32())
+    return pc.field(column) >= bound if higher_is_better else pc.field(column) <= bound

@@ -50,11 +50,24 @@ def load_metric(name: str, *, weights: str | None = None, device: str = "auto", 
 def load_scorer(cfg: ScorerConfig) -> Scorer:
     """The gate that the settings name: a NIMA-form directory (`path`), else a pyiqa no-reference metric.
 
+    Over tiles where `tiles` is set; with `fidelity` set, a `gate.SecondOpinion`, which has a method `fidelity` too.
+
     Raises:
         ConfigError: no such metric, or one that needs a ground truth.
         ModelError: a directory that is not a NIMA-form scorer.
         MetricUnavailable: what the metric needs cannot be had here.
     """
+    scorer = _load_scorer(cfg)
+    if not cfg.tiles and cfg.fidelity == "none":
+        return scorer
+    from gmd_ray.quality.gate import SecondOpinion, TiledScorer
+
+    if cfg.tiles:
+        scorer = TiledScorer(scorer, cfg.tiles)
+    return scorer if cfg.fidelity == "none" else SecondOpinion(scorer, _load_fidelity(cfg))
+
+
+def _load_scorer(cfg: ScorerConfig) -> Scorer:
     if cfg.path is not None:
         from gmd_ray.quality.inputs import pick_device
         from gmd_ray.quality.nima import NimaScorer
@@ -72,5 +85,23 @@ def load_scorer(cfg: ScorerConfig) -> Scorer:
         weights=cfg.weights,
         device=cfg.device,
         weights_setting="scorer.weights",
+        device_setting="scorer.device",
+    )
+
+
+def _load_fidelity(cfg: ScorerConfig) -> Metric:
+    if not metric_info(cfg.fidelity, "scorer.fidelity").architecture:
+        if cfg.fidelity_weights is not None:
+            raise ConfigError(f"scorer.fidelity_weights={cfg.fidelity_weights}: {cfg.fidelity} has none; leave it out")
+        from gmd_ray.quality.full_reference import FullReference
+
+        return FullReference(cfg.fidelity, cfg.device)
+    from gmd_ray.quality.pyiqa_metrics import PyiqaMetric
+
+    return PyiqaMetric(
+        cfg.fidelity,
+        weights=cfg.fidelity_weights,
+        device=cfg.device,
+        weights_setting="scorer.fidelity_weights",
         device_setting="scorer.device",
     )

@@ -32,6 +32,7 @@ OWN = {
 
 PAPER = {
     "lpips": MetricInfo("LPIPS", needs_reference=True, higher_is_better=False),
+    "dists": MetricInfo("DISTS", needs_reference=True, higher_is_better=False),
     "nima": MetricInfo("NIMA", needs_reference=False, higher_is_better=True),
     "musiq": MetricInfo("MUSIQ", needs_reference=False, higher_is_better=True),
     "niqe": MetricInfo("NIQE", needs_reference=False, higher_is_better=False),
@@ -39,7 +40,8 @@ PAPER = {
     "clipiqa": MetricInfo("CLIPIQA", needs_reference=False, higher_is_better=True),
     "maniqa": MetricInfo("MANIQA", needs_reference=False, higher_is_better=True),
 }
-"""The paper's metrics, known by name even where pyiqa is absent, so that they end as unavailable, not as a typo."""
+"""The paper's metrics and the gate's second opinions, known by name even where pyiqa is absent, so that they end as
+unavailable, not as a typo."""
 
 
 @functools.cache

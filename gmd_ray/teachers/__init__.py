@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gmd_ray.config import TeacherConfig
 from gmd_ray.teachers.directory import has_unet, model_directory
 from gmd_ray.teachers.prompts import encode_prompts, find_prompts
 from gmd_ray.teachers.protocol import Teacher
 
-__all__ = ["Teacher", "encode_prompts", "find_prompts", "load_teacher"]
+if TYPE_CHECKING:
+    from gmd_ray.teachers.estimate import TeacherEstimate
+
+__all__ = ["Teacher", "encode_prompts", "estimate_teacher", "find_prompts", "load_teacher"]
+
+
+def estimate_teacher(cfg: TeacherConfig) -> TeacherEstimate:
+    """The cost model of the teacher that the settings name, from its config files; no weights are loaded.
+
+    Raises:
+        ModelError: a directory without config files, or of a model that there is no cost model for.
+        ConfigError: settings that the model cannot meet.
+    """
+    from gmd_ray.teachers.estimate import TeacherEstimate
+
+    return TeacherEstimate(cfg)
 
 
 def load_teacher(cfg: TeacherConfig) -> Teacher:

@@ -18,7 +18,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, ResumeMismatchError, nearest
 from gmd_ray.images.listing import list_images, read_file
 from gmd_ray.images.pairs import PairFile, list_pairs
-from gmd_ray.images.records import accepted, rows_dataset
+from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound, rows_dataset
 
 CURVE = "curve.jsonl"
 """In a fine-tune's directory: see `gmd_ray.training.curve`."""
@@ -51,6 +51,8 @@ class TargetPlan:
     """Sorted; the order that `Draw.index` counts in."""
     digest: str
     """Of ids, scores and the fingerprints of the models that made the rows."""
+    fidelity: FidelityBound | None = None
+    """The second opinion asked for."""
     truths: tuple[str, ...] = ()
     """URIs of ground truth that is taken for the target instead, one for each id; empty but for `supervised`."""
 
@@ -273,7 +275,10 @@ def _target_plan(cfg: Config, name: str) -> TargetPlan:
     columns = ["id", "score", "teacher", "student", "scorer"]
     rows = rows_dataset(url)
     strangers = tuple(manifest.get("stranger_ids", ()))
-    view = rows.to_table(columns=columns, filter=accepted(threshold, higher, strangers)).sort_by("id").to_pylist()
+    recorded = str(manifest.get("settings", {}).get("scorer.fidelity", "none"))
+    bound = fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, recorded, url)
+    gate = accepted(threshold, higher, strangers, bound)
+    view = rows.to_table(columns=columns, filter=gate).sort_by("id").to_pylist()
     if not view:
         scores = [score for score in rows.to_table(columns=["score"])["score"].to_pylist() if score is not None]
         best = (
@@ -282,13 +287,13 @@ def _target_plan(cfg: Config, name: str) -> TargetPlan:
             else "none has a score"
         )
         raise DataError(
-            f"{url}: no accepted pairs at threshold {threshold:g} ({best}); "
-            f"{'lower' if higher else 'raise'} scorer.threshold"
+            f"{url}: no accepted pairs at threshold {threshold:g}{f' and {bound}' if bound else ''} ({best}); "
+            f"{'lower' if higher else 'raise'} scorer.threshold{' or loosen scorer.fidelity_bound' if bound else ''}"
         )
     ids = tuple(row["id"] for row in view)
     digest = _digest(json.dumps(row, sort_keys=True) for row in view)
     truths = _truths(cfg, ids) if name == "supervised" else ()
-    return TargetPlan(url, threshold, higher, median, strangers, ids, digest, truths)
+    return TargetPlan(url, threshold, higher, median, strangers, ids, digest, bound, truths)
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -43,8 +43,10 @@ def draw(folder: Path, lq: str, hq: str, count: int, names: str = "{:02d}.png") 
             path.write_bytes(encode_png(image))
 
 
-def write_store(out: Path, scores: Sequence[float | None], names: str = "{:02d}.png") -> None:
-    """A pair store with a row for each score; None is a failed row."""
+def write_store(
+    out: Path, scores: Sequence[float | None], names: str = "{:02d}.png", fidelity: Sequence[float] = ()
+) -> None:
+    """A pair store with a row for each score; None is a failed row. `fidelity`: PSNR to `restored`, where given."""
     rows = []
     for i, score in enumerate(scores):
         row = {"id": names.format(i), "uri": f"/photos/{i}", "status": "ok" if score is not None else "failed"}
@@ -55,10 +57,11 @@ def write_store(out: Path, scores: Sequence[float | None], names: str = "{:02d}.
             images = {"lq": np.clip(clean + 0.1, 0, 1), "restored": np.clip(clean + 0.05, 0, 1), "pseudo_target": clean}
             row |= {key: encode_png(image) for key, image in images.items()} | {"score": score}
             row |= {"width": SIDE, "height": SIDE, "teacher": "t0", "student": "s0", "scorer": "n0"}
-        rows.append(row)
+        rows.append(row | ({"fidelity": fidelity[i]} if fidelity else {}))
     (out / "pairs" / "rows").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), out / "pairs" / "rows" / "part-0.parquet")
     manifest = {"inputs": len(scores), "seconds": 12.0, "higher_is_better": True, "threshold": 4.2}
+    manifest["settings"] = {"scorer.fidelity": "psnr" if fidelity else "none"}
     (out / "pairs" / "manifest.json").write_text(json.dumps(manifest))
 
 

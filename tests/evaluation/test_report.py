@@ -115,6 +115,31 @@ def test_images_that_have_left_the_inputs_are_not_counted(
     assert "2 inputs 1 accepted 1 rejected 0 failed" in page(run, students).text
 
 
+def test_predicted_and_actual_cost(run: Config, students: dict[str, str], tmp_path: Path) -> None:
+    write_store(tmp_path / "out", [5.0, 4.0])
+    assert "Cost of the pairs" not in page(run, students).text
+    manifest = tmp_path / "out" / "pairs" / "manifest.json"
+    predicted = {"images": 6000, "accelerator_hours": 3.8, "wall_hours": 0.95, "disk_bytes": 10**10, "price": None}
+    actual = {"images": 5990, "accelerator_hours": 4.125, "wall_hours": None, "disk_bytes": 9 * 10**9, "price": None}
+    cost = {"predicted": predicted, "actual": actual | {"currency": "USD", "tflops": 480.0}}
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(told | {"cost": cost}))
+    text = page(run, students).text
+    for words in ("images projected 6,000 5,990", "accelerator-hours 3.8 4.125", "hours 0.95 –", "disk, GB 10 9"):
+        assert words in text
+    assert "cost, USD" not in text, "nobody gave a price"
+    manifest.write_text(json.dumps(told | {"cost": cost | {"predicted": None}}))
+    assert "images projected – 5,990" in page(run, students).text
+
+
+def test_the_second_opinion_is_told(run: Config, students: dict[str, str], tmp_path: Path) -> None:
+    write_store(tmp_path / "out", [5.0, 4.5, 4.0], fidelity=[20.0, 30.0, 40.0])
+    run.scorer.fidelity, run.scorer.fidelity_bound = "psnr", 25.0
+    found = page(run, students)
+    assert "3 inputs 1 accepted 2 rejected 0 failed" in found.text
+    assert "psnr >= 25 to restored" in found.text
+
+
 def test_the_page_needs_nothing_beside_itself(run: Config, students: dict[str, str], tmp_path: Path) -> None:
     write_store(tmp_path / "out", [5.0, 4.0])
     found = page(run, students)

@@ -49,6 +49,8 @@ def test_settings_that_change_no_pixel_are_accepted(world: World) -> None:
         ("teacher.nudge", 1.15),
         ("teacher.injection.blocks", ["a", "b"]),
         ("scorer.metric", "musiq"),
+        ("scorer.tiles", 2),
+        ("scorer.fidelity", "psnr"),
     ],
 )
 def test_relevant_settings(key: str, value: Any) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.records import PAIR_SCHEMA, accepted, rows_dataset
+from gmd_ray.images.records import PAIR_SCHEMA, FidelityBound, accepted, fidelity_bound, rows_dataset
 
 SCORES = np.round(np.linspace(3.0, 5.4, 25), 1).tolist()  # 3.0, 3.1, ... with 4.2 among them
 
@@ -47,7 +47,7 @@ def test_schema_is_the_design_table() -> None:
         "string": "id uri status error_stage error_type error teacher student scorer",
         "binary": "lq restored pseudo_target",
         "int32": "width height attempts",
-        "float": "score seconds_restore seconds_project seconds_score",
+        "float": "score fidelity seconds_restore seconds_project seconds_score",
     }
     assert {name: str(PAIR_SCHEMA.field(name).type) for name in PAIR_SCHEMA.names} == {
         name: kind for kind, names in expected.items() for name in names.split()
@@ -89,6 +89,45 @@ def test_a_score_that_is_no_number_is_not_accepted(store: Path) -> None:
     for higher_is_better in (True, False):
         ids = rows_dataset(str(store)).to_table(columns=["id"], filter=accepted(4.2, higher_is_better))["id"]
         assert not {"040.png", "041.png"} & set(ids.to_pylist())
+
+
+def test_the_second_opinion_is_part_of_the_view(tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for part, closeness in enumerate((20.0, 30.0, 40.0)):
+        table = pa.Table.from_pylist(
+            [row(part * 2 + i, 5.0) | {"fidelity": closeness + i} for i in (0, 1)], PAIR_SCHEMA
+        )
+        pq.write_table(table, rows / f"part-{part}.parquet")
+    pq.write_table(pa.Table.from_pylist([row(9, 5.0)], PAIR_SCHEMA), rows / "part-9.parquet")  # no value
+    dataset = rows_dataset(str(tmp_path))
+
+    def ids(bound: FidelityBound | None) -> list[str]:
+        return dataset.to_table(columns=["id"], filter=accepted(4.2, True, (), bound))["id"].to_pylist()
+
+    assert len(ids(None)) == 7
+    assert ids(FidelityBound("psnr", 31.0)) == ["003.png", "004.png", "005.png"]
+    assert ids(FidelityBound("lpips", 31.0)) == ["000.png", "001.png", "002.png", "003.png"]
+    view = accepted(4.2, True, (), FidelityBound("psnr", 31.0))
+    read = [f.path for f in dataset.get_fragments() if f.split_by_row_group(view)]
+    assert not any("part-0" in path for path in read), "pushed down into the scan"
+
+
+def test_a_store_older_than_the_column_is_read_as_before(store: Path) -> None:
+    for part in (store / "rows").glob("part-*.parquet"):
+        pq.write_table(pq.read_table(part, partitioning=None).drop_columns(["fidelity"]), part)
+    dataset = rows_dataset(str(store))
+    assert dataset.to_table(filter=accepted(4.2, True)).num_rows == 13
+    assert dataset.to_table(columns=["fidelity"])["fidelity"].null_count == 27
+
+
+def test_a_bound_needs_the_column_it_bounds() -> None:
+    assert fidelity_bound(None, "psnr", "none", "x") is None
+    assert str(fidelity_bound(28, None, "psnr", "x")) == "psnr >= 28"
+    assert str(fidelity_bound(0.2, "lpips", "lpips", "x")) == "lpips <= 0.2"
+    for metric, recorded in (("psnr", "none"), (None, "none"), ("psnr", "ssim")):
+        with pytest.raises(DataError, match=f"s3://b/pairs: its rows were made with scorer.fidelity={recorded}"):
+            fidelity_bound(28, metric, recorded, "s3://b/pairs")
 
 
 def test_missing_and_wider_columns_are_read_as_the_schema(store: Path) -> None:

@@ -50,7 +50,7 @@ def test_table_is_the_one_that_pyiqa_uses() -> None:
 
 def test_directions_of_the_papers_metrics() -> None:
     lower = {name for name in (*PAPER, *OWN) if not catalogue()[name].higher_is_better}
-    assert lower == {"lpips", "niqe", "brisque"}
+    assert lower == {"lpips", "dists", "niqe", "brisque"}
 
 
 def test_unknown_name_gets_the_nearest() -> None:

@@ -17,6 +17,7 @@ pytest.importorskip("pyiqa")
 from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.quality import Metric, MetricUnavailable, Scorer, fetching, load_metric, load_scorer
+from gmd_ray.quality.nima import NimaScorer
 from gmd_ray.quality.pyiqa_metrics import fixed_draws
 
 NAMES = ("I03", "I04", "I06", "I08", "I19")
@@ -268,3 +269,10 @@ def test_full_reference_metric_of_pyiqa() -> None:
 def test_loading_says_nothing_on_stdout(nima_weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_metric("nima-vgg16-ava", weights=str(nima_weights), device="cpu")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("name", "missing"), [("lpips", "alexnet-owt-7be5be79.pth"), ("dists", "vgg16-397923af.pth")])
+def test_the_second_opinion_names_what_it_lacks(name: str, missing: str, empty_cache: Path, tmp_path: Path) -> None:
+    NimaScorer().save_pretrained(tmp_path / "scorer")
+    with pytest.raises(MetricUnavailable, match=f"metric '{name}' is unavailable: {missing} is not cached"):
+        load_scorer(ScorerConfig(path=str(tmp_path / "scorer"), fidelity=name, device="cpu"))

@@ -1,0 +1,36 @@
+"""The gate's scores as one HTML file: histogram, yield curve and the paper's pass rates."""
+
+from __future__ import annotations
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from gmd_ray.evaluation import svg
+from gmd_ray.generation.gate import PAPER_PASS_RATES, PAPER_THRESHOLD, GateView
+
+POINTS = 101
+"""Of the yield curve."""
+
+
+def gate_page(view: GateView) -> str:
+    """A page that needs nothing beside itself."""
+    passes, scores, total = view.passes(view.threshold), view.scores, len(view.scores)
+    taken, left = view.close[passes].tolist(), [*view.close[~passes].tolist(), *view.strayed.tolist()]
+    line = [(x, 100 * view.admitted(x) / total) for x in np.linspace(scores[0], scores[-1], POINTS).tolist()]
+    environment = Environment(
+        loader=PackageLoader("gmd_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("gate.html.j2").render(
+        url=view.url,
+        metric=view.metric,
+        bound=str(view.bound) if view.bound else "",
+        threshold=f"{'≥' if view.higher_is_better else '≤'} {view.threshold:g}",
+        total=total,
+        admitted=view.admitted(view.threshold),
+        histogram=svg.histogram(taken, left, view.threshold),
+        yields=svg.yield_curve(line, view.threshold),
+        rows=[(f"{value:g}", n, f"{100 * n / total:.1f} %", value == view.threshold) for value, n in view.curve()],
+        paper=PAPER_PASS_RATES,
+        paper_threshold=PAPER_THRESHOLD,
+        comparable=view.metric == "nima",
+    )

@@ -1,0 +1,267 @@
+"""Is a pair store whole? Every part file, every row, and the books against the manifest and the inputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from gmd_ray.errors import GmdError
+from gmd_ray.generation import manifest, settings
+from gmd_ray.generation.files import TEMPORARY
+from gmd_ray.generation.lock import holder_of
+from gmd_ray.generation.parts import SCALARS, part_name
+from gmd_ray.generation.quarantine import one_line
+from gmd_ray.generation.store import PairStore
+from gmd_ray.images.encode import decode_png
+from gmd_ray.images.listing import list_images
+from gmd_ray.images.records import PAIR_SCHEMA, accepted, fidelity_bound
+
+KNOWN = {"settings.json", "manifest.json", "lock.json", "plan.json", "sheet.html", "rows"}
+NEW_COLUMNS = {"fidelity"}
+"""Absent from stores that are older than they are."""
+SHOWN = 3
+_AGAIN = "remove it, and run generate again for its images"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong."""
+
+    where: str
+    """File or id."""
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.mend}"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was looked at, and what was found."""
+
+    url: str
+    parts: int
+    rows: int
+    images: int | None
+    """Decoded; None without the deep look."""
+    findings: list[Finding]
+    notes: list[str]
+    """What could not be looked at, and why."""
+
+    def __str__(self) -> str:
+        """A line for each finding, then one that sums up."""
+        looked = f"{self.parts} part files, {self.rows} rows"
+        looked += "" if self.images is None else f", {self.images} images"
+        verdict = f"{len(self.findings)} findings" if self.findings else "whole"
+        return "\n".join([*self.notes, *map(str, self.findings), f"{self.url}: {looked}: {verdict}"])
+
+
+def verify(store: PairStore, deep: bool = False) -> Verified:
+    """Look at everything, change nothing.
+
+    While a driver is at work, what only a finished store has (manifest, complete books) is not asked for.
+
+    Args:
+        deep: decode every PNG too, and hold its size against width and height. Else image columns are not read.
+    """
+    notes, findings = [], list(_foreign(store))
+    working = holder_of(store.filesystem, store.path) is not None
+    if working:
+        notes.append("a driver is at work here: leftovers and the books are looked at when it is done")
+    else:
+        findings += _leftovers(store)
+    tables, images = [], 0
+    for info in _files(store, store.rows_path):
+        if info.base_name.startswith("part-") and info.base_name.endswith(".parquet"):
+            table, wrong = _part(store, info)
+            findings += wrong
+            if table is not None:
+                tables.append(table)
+                if deep:
+                    count, broken = _pictures(store, info)
+                    images, findings = images + count, findings + broken
+    rows = pa.concat_tables(tables) if tables else PAIR_SCHEMA.empty_table().select(SCALARS)
+    findings += _duplicates(store, rows, [table.num_rows for table in tables])
+    if not working:
+        findings += _books(store, rows, notes)
+    return Verified(store.url, len(tables), rows.num_rows, images if deep else None, findings, notes)
+
+
+def _files(store: PairStore, path: str) -> list[fs.FileInfo]:
+    infos = store.filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(infos, key=lambda info: info.base_name)
+
+
+def _foreign(store: PairStore) -> Iterator[Finding]:
+    for info in _files(store, store.path):
+        if info.base_name not in KNOWN and not info.base_name.startswith(TEMPORARY):
+            yield Finding(info.path, "no file of a pair store", "move it away")
+    for info in _files(store, store.rows_path):
+        name = info.base_name
+        if not (name.startswith("part-") and name.endswith(".parquet")) and not name.startswith(TEMPORARY):
+            yield Finding(info.path, "no part file", "move it away")
+
+
+def _leftovers(store: PairStore) -> Iterator[Finding]:
+    for folder in (store.path, store.rows_path):
+        for info in _files(store, folder):
+            if info.base_name.startswith(TEMPORARY):
+                yield Finding(info.path, "left half written by a writer that was killed", "remove it")
+            elif folder == store.path and info.base_name == "lock.json":
+                yield Finding(info.path, "left by a driver that is gone", "run generate again, or remove it")
+
+
+def _part(store: PairStore, info: fs.FileInfo) -> tuple[pa.Table | None, list[Finding]]:
+    """The columns of a part file but for its images, and what is wrong with it; None where it cannot be read."""
+    try:
+        file = pq.ParquetFile(info.path, filesystem=store.filesystem)
+    except FileNotFoundError:  # a driver at work took it away since it was listed
+        return None, []
+    except (pa.ArrowException, OSError) as error:
+        return None, [Finding(info.path, f"torn, or no Parquet file ({one_line(error, 120)})", _AGAIN)]
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    wanted = {field.name: field.type for field in PAIR_SCHEMA if field.name in kinds or field.name not in NEW_COLUMNS}
+    odd = sorted({*kinds, *wanted} - (kinds.keys() & wanted.keys()))
+    odd += sorted(name for name in kinds.keys() & wanted.keys() if kinds[name] != wanted[name])
+    if odd:
+        return None, [Finding(info.path, f"foreign: columns {', '.join(odd)} are not those of a pair store", _AGAIN)]
+    try:
+        table = file.read(columns=[name for name in SCALARS if name in kinds])
+    except (pa.ArrowException, OSError) as error:
+        return None, [Finding(info.path, f"torn ({one_line(error, 120)})", _AGAIN)]
+    for name in SCALARS:
+        if name not in kinds:
+            table = table.append_column(PAIR_SCHEMA.field(name), pa.nulls(table.num_rows, PAIR_SCHEMA.field(name).type))
+    findings = []
+    if part_name(table["id"].to_pylist()) != info.base_name:
+        findings.append(Finding(info.path, "its rows are not those that its name stands for", _AGAIN))
+    for row in table.to_pylist():
+        wrong = _row(row)
+        if wrong:
+            findings.append(Finding(f"{info.path}: row {row['id']}", wrong, _AGAIN))
+    return table.select(SCALARS), findings
+
+
+def _row(row: dict[str, Any]) -> str:
+    """What is wrong with the small columns of a row; empty where nothing is."""
+    if row["status"] == "ok":
+        missing = [name for name in ("width", "height", "score", "student", "teacher", "scorer") if row[name] is None]
+        return f"ok, but without {', '.join(missing)}" if missing else ""
+    if row["status"] == "failed":
+        missing = [name for name in ("error_stage", "error_type", "error") if row[name] is None]
+        return f"failed, but without {', '.join(missing)}" if missing else ""
+    return f"status {row['status']!r} is neither ok nor failed"
+
+
+def _pictures(store: PairStore, info: fs.FileInfo) -> tuple[int, list[Finding]]:
+    """Decode the images of one part file; returns how many, and what is wrong with them."""
+    count, findings = 0, []
+    file = pq.ParquetFile(info.path, filesystem=store.filesystem)
+    columns = ["id", "status", "lq", "restored", "pseudo_target", "width", "height"]
+    try:
+        for batch in file.iter_batches(batch_size=16, columns=columns):
+            for row in batch.to_pylist():
+                decoded, wrong = _picture(row)
+                count += decoded
+                findings += [Finding(f"{info.path}: row {row['id']}", reason, _AGAIN) for reason in wrong]
+    except (pa.ArrowException, OSError) as error:
+        findings.append(Finding(info.path, f"torn in its images ({one_line(error, 120)})", _AGAIN))
+    return count, findings
+
+
+def _picture(row: dict[str, Any]) -> tuple[int, list[str]]:
+    """How many images of a row decode, and what is wrong with the others; a failed row may lack any of them."""
+    sizes, wrong = {}, []
+    for name in ("lq", "restored", "pseudo_target"):
+        if row[name] is None:
+            if row["status"] == "ok" and name != "restored":
+                wrong.append(f"ok, but without {name}")
+            continue
+        try:
+            sizes[name] = decode_png(row[name]).shape[:2]
+        except GmdError as error:
+            wrong.append(f"{name}: {error}")
+    told = (row["height"], row["width"])
+    for name in ("pseudo_target", "restored"):
+        if name in sizes and None not in told and sizes[name] != told:
+            height, width = sizes[name]
+            wrong.append(f"{name} is {width}x{height}, the row says {told[1]}x{told[0]}")
+    if "lq" in sizes and None not in told and (told[0] % sizes["lq"][0] or told[1] % sizes["lq"][1]):
+        wrong.append(f"{told[1]}x{told[0]} is no multiple of its lq, {sizes['lq'][1]}x{sizes['lq'][0]}")
+    return len(sizes), wrong
+
+
+def _duplicates(store: PairStore, rows: pa.Table, lengths: list[int]) -> Iterator[Finding]:
+    twice = sorted(key for key, count in Counter(rows["id"].to_pylist()).items() if count > 1)
+    if twice:
+        yield Finding(
+            store.url, f"{len(twice)} ids have several rows ({_some(twice)})", "run generate again: it repairs"
+        )
+
+
+def _books(store: PairStore, rows: pa.Table, notes: list[str]) -> list[Finding]:
+    """The counts of the manifest against the rows, and the rows against the input folder."""
+    documents = {}
+    findings = []
+    for name in (manifest.NAME, settings.NAME):
+        try:
+            documents[name] = store.read(name)
+        except GmdError as error:
+            findings.append(Finding(f"{store.path}/{name}", one_line(error, 120), "run generate again"))
+            documents[name] = None
+    told, saved = documents[manifest.NAME], documents[settings.NAME] or {}
+    if told is None:
+        if not findings:
+            findings.append(Finding(store.url, "no manifest.json: its run did not finish", "run generate again"))
+    else:
+        findings += _recount(store, rows, told)
+    ids = set(rows["id"].to_pylist())
+    folder = saved.get("places", {}).get("target.path", {}).get("path")
+    if folder is None or "inputs" not in saved:
+        notes.append("settings.json names no input folder: rows are not held against the inputs")
+        return findings
+    try:
+        inputs = {image.id for image in list_images(folder, saved["inputs"]["limit"])}
+    except GmdError as error:
+        notes.append(f"rows are not held against the inputs: {error}")
+        return findings
+    lost = sorted(inputs - ids)
+    if lost:
+        findings.append(Finding(store.url, f"{len(lost)} inputs have no row ({_some(lost)})", "run generate again"))
+    strangers = sorted(ids - inputs - set((told or {}).get("stranger_ids", [])))
+    if strangers:
+        what = f"{len(strangers)} rows are of images that are not in {folder} ({_some(strangers)})"
+        findings.append(Finding(store.url, what, "run generate again: it leaves them out, or put the images back"))
+    return findings
+
+
+def _recount(store: PairStore, rows: pa.Table, told: dict[str, Any]) -> Iterator[Finding]:
+    mend = "run generate again"
+    mine = rows.filter(~pc.field("id").isin(pa.array(told.get("stranger_ids", []), pa.string())))
+    try:
+        recorded = settings.recorded_fidelity(told.get("settings", {}))
+        bound = fidelity_bound(told.get("fidelity_bound"), None, recorded, store.url)
+        view = accepted(told["threshold"], told["higher_is_better"], (), bound)
+        counts = {name: int(told[name]) for name in ("inputs", "accepted", "rejected", "failed")}
+    except (KeyError, TypeError, ValueError) as error:
+        yield Finding(f"{store.path}/{manifest.NAME}", f"not a manifest of this program ({one_line(error)})", mend)
+        return
+    ok = mine.filter(pc.field("status") == "ok").num_rows
+    taken = mine.filter(view).num_rows
+    failed = mine.filter(pc.field("status") == "failed").num_rows
+    found = {"inputs": mine.num_rows, "accepted": taken, "rejected": ok - taken, "failed": failed}
+    wrong = [f"{name} {counts[name]} (rows: {found[name]})" for name in counts if counts[name] != found[name]]
+    if wrong:
+        yield Finding(f"{store.path}/{manifest.NAME}", f"its books are not those of the rows: {', '.join(wrong)}", mend)
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")

@@ -1,0 +1,11 @@
+"""`gmd-ray plan` for a cluster: `ray job submit --working-dir . -- python jobs/plan.py [key=value ...] --probe 16`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the submitted copy, not an installed one
+
+from gmd_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["plan", *sys.argv[1:]]))

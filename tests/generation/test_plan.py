@@ -1,0 +1,233 @@
+"""What a run will take, told before it begins, and compared with what it took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gmd_ray.cli import main
+from gmd_ray.config import Config, PoolConfig
+from gmd_ray.config.load import load_config, save_config
+from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.generation import Books, generate
+from gmd_ray.generation.plan import make_plan, survey
+from gmd_ray.generation.probe import Probe, run_probe
+from gmd_ray.generation.spent import predicted_and_actual
+from gmd_ray.generation.store import PairStore, store_url
+from gmd_ray.teachers import estimate_teacher
+from tests.generation.shelf import failed_row, fill
+from tests.generation.world import World, write_student
+
+FLUX_DEV = {
+    "in_channels": 64, "out_channels": None, "patch_size": 1, "num_layers": 19, "num_single_layers": 38,
+    "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+}  # fmt: skip
+
+
+def write_flux(folder: Path) -> Path:
+    """FLUX.1-dev's config files."""
+    for part, config in {"transformer": FLUX_DEV, "vae": {"block_out_channels": [128, 256, 512, 512]}}.items():
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def flux(tmp_path: Path) -> Path:
+    return write_flux(tmp_path / "flux")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three of 720x1280 and one of 512x512, headers of PNG alone; one that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, size in enumerate([(1280, 720)] * 3 + [(512, 512)]):
+        Image.fromarray(np.zeros((*size[::-1], 3), np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes()[:100])
+    (folder / "broken.png").write_text("no")
+    return folder
+
+
+@pytest.fixture
+def cfg(tmp_path: Path, flux: Path, photos: Path) -> Config:
+    cfg = Config(out=str(tmp_path / "run"))
+    cfg.target.path, cfg.teacher.path, cfg.plan.scale = str(photos), str(flux), 1
+    return cfg
+
+
+def test_the_sums(cfg: Config) -> None:
+    cfg.plan.tflops, cfg.plan.accelerators, cfg.plan.price_per_hour = 400.0, 4, 3.0
+    cfg.plan.storage_price, cfg.plan.storage_months = 0.5, 2.0
+    plan = make_plan(cfg, *survey(cfg))
+    one = {size: estimate_teacher(cfg.teacher).image(*size).flops for size in ((720, 1280), (512, 512))}
+    flops = 3 * one[720, 1280] + one[512, 512]
+    pixels = 3 * 720 * 1280 + 512 * 512
+    assert (plan.images, plan.unreadable, plan.forwards) == (4, 1, 200)
+    assert plan.sizes == {"720x1280": 3, "512x512": 1}
+    assert plan.flops == flops
+    assert plan.accelerator_hours == pytest.approx(flops / 400e12 / 3600)
+    assert plan.wall_hours == pytest.approx(flops / 400e12 / 3600 / 4)
+    assert (plan.disk_bytes, plan.disk_measured) == (pixels * 3 * 3, False)
+    assert plan.price == pytest.approx(plan.accelerator_hours * 3.0 + plan.disk_bytes / 1e9 * 0.5 * 2)  # type: ignore[operator]
+
+
+def test_the_student_enlarges(cfg: Config) -> None:
+    cfg.plan.scale = 2
+    cfg.generation.keep_restored = False
+    plan = make_plan(cfg, *survey(cfg))
+    assert plan.sizes == {"1440x2560": 3, "1024x1024": 1}
+    assert plan.disk_bytes == (3 * 720 * 1280 + 512 * 512) * 3 * (1 + 4)
+
+
+def test_no_constant_is_made_up(cfg: Config) -> None:
+    plan = make_plan(cfg, *survey(cfg))
+    assert plan.accelerator_hours is plan.wall_hours is plan.price is None
+    assert "give plan.tflops=..., or --probe 16" in plan.table()
+    cfg.plan.tflops = 400.0
+    assert "give plan.price_per_hour=..." in make_plan(cfg, *survey(cfg)).table()
+
+
+def test_the_fleet_is_what_the_pool_takes(cfg: Config) -> None:
+    for pool, gpus, expected in ((4, 1.0, 4), (4, 0.5, 2), (3, 2.0, 6), (2, 0.0, 2)):
+        cfg.teacher.pool.max, cfg.teacher.pool.num_gpus = pool, gpus
+        assert make_plan(cfg, *survey(cfg)).accelerators == expected
+
+
+def test_a_probe_replaces_the_model_of_the_machine(cfg: Config) -> None:
+    probe = Probe(images=2, seconds={"720x1280": 6.0}, seconds_per_flop=1e-15, compression=0.5)
+    jobs, unreadable = survey(cfg)
+    plan = make_plan(cfg, jobs, unreadable, probe)
+    small = next(job.flops for job in jobs if job.size == "512x512")
+    assert plan.accelerator_hours == pytest.approx((3 * 6.0 + small * 1e-15) / 3600)
+    assert plan.disk_bytes == (3 * 720 * 1280 + 512 * 512) * 3 * 3 / 2
+    assert "a probe of 2 images" in plan.table()
+
+
+@pytest.mark.parametrize("preset", ["deblur_reds", "deblur_realblur", "sr_weak_to_strong", "sr_dped"])
+def test_the_experiments(
+    preset: str, flux: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = [f"preset={preset}", f"out={tmp_path / 'run'}", f"teacher.path={flux}", "plan.scale=2", "plan.tflops=400"]
+    assert main(["plan", *args, f"target.path={photos}"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split("  ")[0] for line in out.splitlines()}
+    assert {"images", "forwards", "accelerator-hours", "wall time, hours", "disk, GB", "cost, USD"} <= rows
+    saved = json.loads((tmp_path / "run" / "pairs" / "plan.json").read_text())
+    assert (saved["images"], saved["accelerators"]) == (4, 4)
+    assert main(["plan", *args, f"target.path={tmp_path / 'nowhere'}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error == f"gmd-ray: target.path={tmp_path / 'nowhere'}: no such file or folder"
+    assert main(["plan", f"preset={preset}", f"out={tmp_path / 'other'}"]) == 2
+    assert capsys.readouterr().err.strip() == "gmd-ray: plan needs target.path=..."
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_scale_of_a_checkpoint(cfg: Config, tmp_path: Path) -> None:
+    cfg.plan.scale = None
+    with pytest.raises(ConfigError, match=r"plan needs student.path=\.\.\. \(or plan.scale"):
+        survey(cfg)
+    write_student(tmp_path / "student.pth")
+    cfg.student.path = str(tmp_path / "student.pth")
+    assert survey(cfg)[0][0].size == "720x1280"
+
+
+def test_nothing_to_project(cfg: Config, tmp_path: Path) -> None:
+    for file in (tmp_path / "photos").iterdir():
+        file.write_text("no")
+    with pytest.raises(DataError, match="none of its 5 images can be read"):
+        survey(cfg)
+
+
+def test_predicted_and_actual(cfg: Config) -> None:
+    cfg.plan.tflops, cfg.plan.price_per_hour, cfg.teacher.pool.num_gpus = 400.0, 3.0, 2.0
+    cfg.student.pool.num_gpus = 0.5
+    plan = make_plan(cfg, *survey(cfg)).as_json()
+    seconds = {"restore": 10.0, "project": 100.0, "score": 7.0}
+    cost = predicted_and_actual(cfg, plan, ok=4, resumed=0, seconds=seconds, wall=60.0, disk=10**9)
+    assert cost["predicted"] == plan
+    actual = cost["actual"]
+    assert actual["accelerator_hours"] == pytest.approx(205 / 3600)
+    assert (actual["wall_hours"], actual["disk_bytes"]) == (60 / 3600, 10**9)
+    assert actual["price"] == pytest.approx(205 / 3600 * 3)
+    assert actual["tflops"] == pytest.approx(plan["flops"] / 205 / 1e12)
+    later = predicted_and_actual(cfg, plan, ok=3, resumed=2, seconds=seconds, wall=60.0, disk=1)["actual"]
+    assert later["wall_hours"] is later["tflops"] is None, "not the run that was planned"
+    cfg.teacher.steps = 7
+    assert predicted_and_actual(cfg, plan, ok=4, resumed=0, seconds=seconds, wall=1.0, disk=1)["predicted"] is None
+
+
+def test_a_refused_probe(capsys: pytest.CaptureFixture[str]) -> None:
+    for count in ("0", "-1", "many"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["plan", "--probe", count])
+        assert "a number of at least 1" in capsys.readouterr().err
+
+
+def test_a_manifest_holds_both(finished: tuple[World, Books]) -> None:
+    cost = json.loads(Path(finished[0].store, "manifest.json").read_text())["cost"]
+    assert cost["predicted"] is None
+    assert cost["actual"]["images"] == finished[1].ok
+    assert cost["actual"]["accelerator_hours"] > 0
+    assert cost["actual"]["disk_bytes"] == sum(
+        file.stat().st_size for file in Path(finished[0].store, "rows").iterdir()
+    )
+
+
+def test_a_probe_runs_the_real_stages_and_leaves_nothing(fresh: World, tmp_path: Path) -> None:
+    cfg = fresh.cfg
+    cfg.teacher.path, cfg.teacher.injection.steps = str(write_flux(tmp_path / "flux")), 0
+    cfg.teacher.pool.max = 3
+    jobs, unreadable = survey(cfg)
+    assert {job.size for job in jobs} == {"16x16", "16x32"}
+    probe = run_probe(cfg, jobs, 6, fresh.models(seconds=0.2))
+    assert fresh.projected().total() == probe.images == 6
+    assert set(probe.seconds) == {"16x16", "16x32"}, "spread over the sizes"
+    assert all(0.2 / 4 < seconds < 5 for seconds in probe.seconds.values())
+    assert 0 < probe.compression < 2
+    assert not list(Path(cfg.out).glob("probe-*"))
+    plan = make_plan(cfg, jobs, unreadable, probe)
+    sizes = [job.size for job in jobs]
+    expected = sum(probe.seconds[size] for size in sizes) / 3600
+    assert plan.accelerator_hours == pytest.approx(expected)
+    assert plan.wall_hours == pytest.approx(expected / 3)
+
+
+def test_a_probe_that_fails_says_why_and_leaves_nothing(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(small: Config, models: object = None) -> None:
+        assert small.teacher.pool.max == 1
+        fill(PairStore(store_url(small.out)), [[failed_row(f"{i}.png", "project") for i in range(2)]])
+
+    monkeypatch.setattr("gmd_ray.generation.run.generate", fails)
+    cfg.teacher.pool.max = 4
+    jobs, _ = survey(cfg)
+    with pytest.raises(DataError, match=r"none of 2 images came through \(why\)"):
+        run_probe(cfg, jobs, 2)
+    assert not list(Path(cfg.out).glob("probe-*"))
+    cfg.out = "s3://bucket/run"
+    with pytest.raises(DataError, match="a probe needs a folder that every node sees"):
+        run_probe(cfg, jobs, 2)
+
+
+def test_from_plan_to_manifest(fresh: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The shipped tiny FLUX through the verb with a probe, then the run, then the comparison."""
+    cfg = fresh.cfg
+    cfg.target.limit, cfg.teacher.pool = 6, PoolConfig(num_cpus=0.5, batch_size=4)
+    cfg.teacher.path = load_config(["preset=demo"]).teacher.path
+    cfg.teacher.steps, cfg.teacher.injection.blocks, cfg.teacher.injection.steps = 1, "all", 1
+    cfg.plan.price_per_hour = 2.0
+    cfg.tracking.enabled = False
+    save_config(cfg, tmp_path / "settings.yaml")
+    assert main(["plan", f"config={tmp_path / 'settings.yaml'}", "--probe", "3"]) == 0
+    assert "a probe of 3 images" in capsys.readouterr().out
+    generate(cfg)
+    cost = json.loads(Path(fresh.store, "manifest.json").read_text())["cost"]
+    assert cost["predicted"]["images"] == cost["actual"]["images"] == 6
+    assert cost["actual"]["tflops"] > 0
+    assert cost["actual"]["wall_hours"] > 0
+    assert cost["actual"]["price"] == pytest.approx(2 * cost["actual"]["accelerator_hours"])

@@ -1,0 +1,83 @@
+"""The fidelity column, and the bound on it: stored by the run, applied by every reader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gmd_ray.errors import DataError, ResumeMismatchError
+from gmd_ray.evaluation.store import open_store
+from gmd_ray.generation import Books, export_pairs, generate
+from gmd_ray.images.encode import decode_png, to_tensor
+from gmd_ray.quality import load_metric
+from gmd_ray.training.plan import _target_plan
+from tests.generation.world import World
+
+Finished = tuple[World, Books]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[World, Books]:
+    world = World(tmp_path_factory.mktemp("measured")).build(8)
+    world.cfg.scorer.fidelity = "psnr"
+    world.cfg.scorer.threshold = 0.0
+    return world, generate(world.cfg, models=world.models())
+
+
+def psnr(row: dict) -> float:
+    a, b = (to_tensor([decode_png(row[name])])[0] for name in ("pseudo_target", "restored"))
+    return -10 * float(torch.log10(((a - b) ** 2).mean()))
+
+
+def test_every_row_holds_its_fidelity(measured: Finished) -> None:
+    world, books = measured
+    assert books.accepted == 8, "a value without a bound rejects nothing"
+    for row in world.rows().values():
+        assert row["fidelity"] == pytest.approx(psnr(row), abs=1e-3)
+    assert load_metric("psnr").higher_is_better
+
+
+def test_moving_the_bound_costs_nothing_and_every_reader_follows(measured: Finished, tmp_path: Path) -> None:
+    world = measured[0].copy(tmp_path)
+    cfg = world.cfg
+    cfg.scorer.fidelity, cfg.scorer.threshold = "psnr", 0.0
+    values = sorted(float(row["fidelity"]) for row in world.rows().values())  # type: ignore[arg-type]
+    cfg.scorer.fidelity_bound = values[5]
+    books = generate(cfg, models=world.models())
+    assert not world.projected()
+    assert (books.accepted, books.rejected, books.fidelity_bound) == (3, 5, values[5])
+    assert f"and fidelity bound {values[5]:g}" in str(books)
+    assert json.loads(Path(world.store, "manifest.json").read_text())["accepted"] == 3
+    count = export_pairs(world.store, str(tmp_path / "pairs"), 0.0, fidelity="psnr", bound=values[5])
+    assert count == 3
+    plan = _target_plan(cfg, median=False)
+    assert len(plan.ids) == 3
+    store = open_store(cfg)
+    assert store is not None
+    assert {key for key, _ in store.accepted} == set(plan.ids)
+    assert len(store.rejected) == 5
+
+
+def test_another_fidelity_on_a_store_is_refused(measured: Finished, finished: Finished, tmp_path: Path) -> None:
+    world = measured[0].copy(tmp_path / "a")
+    world.cfg.scorer.fidelity = "ssim"
+    with pytest.raises(ResumeMismatchError, match=r"scorer\.fidelity: 'psnr' -> 'ssim'"):
+        generate(world.cfg, models=world.models())
+    with pytest.raises(DataError, match=r"its rows were made with scorer\.fidelity=none"):
+        export_pairs(finished[0].store, str(tmp_path / "x"), 0.0, fidelity="psnr", bound=20.0)
+
+
+def test_an_image_too_small_to_compare_is_its_own_failed_row(tmp_path: Path, ray_session: None) -> None:
+    from tests.generation.world import write_photo
+
+    world = World(tmp_path).build(3)
+    write_photo(world.photos / "tiny.png", (8, 8))
+    world.cfg.scorer.fidelity = "ssim"
+    books = generate(world.cfg, models=world.models())
+    assert (books.ok, books.failed) == (3, 1)
+    row = world.rows()["tiny.png"]
+    assert (row["error_stage"], row["error_type"]) == ("score", "DataError")
+    assert "SSIM needs at least 11x11" in str(row["error"])
