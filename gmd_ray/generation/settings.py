@@ -20,7 +20,10 @@ Facts = dict[str, dict[str, Any]]
 MODELS = ("student", "teacher", "scorer")
 PLACES = ("target.path", "student.path", "teacher.path", "scorer.path", "scorer.weights")
 """Where things lie. What counts is what lies there, so a changed place is looked into, not refused."""
-_HARMLESS = ("pool", "device", "threshold", "preset", "cache")
+_HARMLESS = (
+    *("pool", "device", "threshold", "preset", "cache", "cache_location", "host_cache_gb", "modulation", "offload"),
+    *("compile", "attention_backend"),
+)
 """Of a model's section: what changes neither pixels nor scores; a preset counts by the fields it fills."""
 
 

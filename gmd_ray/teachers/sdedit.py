@@ -30,8 +30,9 @@ class SDEditTeacher(FluxTeacher):
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
         """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape; tiles of an image share its noise."""
         assert len(ids) == restored.shape[0]
-        images = restored.to(self.device)
-        return tiled(lambda x: self._edit(x, ids), images, self.cfg.tile, self.cfg.tile_overlap).cpu()
+        images = self._filled_up(restored.to(self.device))
+        every = [*ids, *[ids[-1]] * (len(images) - len(ids))]
+        return tiled(lambda x: self._edit(x, every), images, self.cfg.tile, self.cfg.tile_overlap)[: len(ids)].cpu()
 
     @torch.no_grad()
     def _edit(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
