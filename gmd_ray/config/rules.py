@@ -150,6 +150,8 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
         tile, overlap = values[f"{room}.tile"], values[f"{room}.tile_overlap"]
         if tile and overlap is not None and overlap >= tile:
             raise ConfigError(f"{room}.tile_overlap={overlap}: must be less than {room}.tile={tile}")
+    if cfg.teacher.compile and cfg.teacher.offload != "none":
+        raise ConfigError("teacher.compile: blocks that come and go cannot be compiled; set teacher.offload=none")
     _check_ranks(cfg.teacher)
     if cfg.scorer.fidelity == "none" and cfg.scorer.fidelity_bound is not None:
         raise ConfigError(

@@ -58,6 +58,26 @@ class TeacherConfig:
     cache: str = "kv"
     """What the inversion leaves for injection: kv; input, half the memory where both are injected; lockstep, memory of
     one evaluation for as many more forward passes as are injected. Equal up to rounding."""
+    cache_location: str = "auto"
+    """Where that waits: device; host, copied out and back beside the computation; or auto, by the memory plan, which
+    may also turn to lockstep. Equal in what comes out."""
+    cache_dtype: str = "same"
+    """same as the model's, or fp8: half the memory again, but not equal: see the README for what it changes."""
+    host_cache_gb: float | None = None
+    """At most that much pinned host memory for one replica's cache; None is half of what is free when it starts."""
+    modulation: str = "auto"
+    """Where the weights of the modulation layers wait between time grids: device, host (frees 6.6 GB on FLUX.1-dev) or
+    auto, by the memory plan."""
+    offload: str = "none"
+    """none, or group: weights wait on the host and come to the device block by block, for cards smaller than they."""
+    quantization: str = "none"
+    """none, or fp8: the blocks' weights in 8 bits, computed in `dtype`; needs the extra `quantization`. Not equal."""
+    compile: bool = False
+    """Compile the transformer's blocks; minutes at the first image of a size, and smaller batches are filled up."""
+    attention_backend: str | None = None
+    """Attention by diffusers' name, as _native_cudnn, flash or _flash_3; None is PyTorch's choice."""
+    vae_tile_above: int | None = 4194304
+    """Images, or tiles, of more pixels pass the autoencoder in tiles of its own; None is never."""
     max_sequence_length: int = 512
     """T5 tokens; a shorter length is encoded anew, never sliced."""
     prompt_embeddings: str | None = None

@@ -26,7 +26,7 @@ _HARMLESS = (
     "threshold",
     "fidelity_bound",
     "preset",
-    "cache",
+    *("cache", "cache_location", "host_cache_gb", "modulation", "offload", "compile", "attention_backend"),
     "prompt_embeddings",
     "gpus_per_replica",
     "sharding",

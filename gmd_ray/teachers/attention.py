@@ -194,11 +194,12 @@ class InjectingFlux(FluxTransformer2DModel):
         self,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
-        pooled_projections: torch.Tensor,
-        timestep: torch.Tensor,
+        pooled_projections: torch.Tensor | None,
+        timestep: torch.Tensor | None,
         img_ids: torch.Tensor,
         txt_ids: torch.Tensor,
         guidance: torch.Tensor | None = None,
+        modulation: Mapping[str, torch.Tensor] | None = None,
         kv_in: Mapping[str, Entry] | None = None,
         kv_out: Mapping[str, Entry] | None = None,
         kv_from: int = 0,
@@ -214,16 +215,18 @@ class InjectingFlux(FluxTransformer2DModel):
             timestep: (B,) in [0, 1]; 1 is noise.
             img_ids, txt_ids: (S, 3) and (T, 3) RoPE positions.
             guidance: (B,) distilled guidance scale, for models that embed one.
+            modulation: rows of the adaptive norms by block name, see `modulation.ModulationTables`; pooled prompt, time
+                and guidance are in them, and are None.
             kv_in: entries by block name that replace the block's own keys and values, from token `kv_from` on.
             kv_out: buffers by block name that receive the block's own, from token `kv_from` on.
         """
         tokens = Tokens(encoder_hidden_states.shape[1], txt_ids.shape[0], hidden_states.shape[1])
         x = self.x_embedder(self.tokens_here(hidden_states))
-        t = timestep.to(x.dtype) * 1000
-        if guidance is None:
-            temb = self.time_text_embed(t, pooled_projections)
-        else:
-            temb = self.time_text_embed(t, guidance.to(x.dtype) * 1000, pooled_projections)
+        if modulation is None:
+            assert timestep is not None
+            t = timestep.to(x.dtype) * 1000
+            scale = () if guidance is None else (guidance.to(x.dtype) * 1000,)
+            temb = self.time_text_embed(t, *scale, pooled_projections)
         text = self.context_embedder(self.tokens_here(encoder_hidden_states))
         rope = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
         for name, block in zip(self.block_names(), self._blocks(), strict=True):
@@ -237,11 +240,12 @@ class InjectingFlux(FluxTransformer2DModel):
             text, x = block(
                 hidden_states=x,
                 encoder_hidden_states=text,
-                temb=temb,
+                temb=temb if modulation is None else modulation[name],
                 image_rotary_emb=rope,
                 joint_attention_kwargs=routes,
             )
-        out = self.all_tokens(self.proj_out(self.norm_out(x, temb)), tokens.image)
+        last = temb if modulation is None else modulation["norm_out"]
+        out = self.all_tokens(self.proj_out(self.norm_out(x, last)), tokens.image)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
     def tokens_here(self, x: torch.Tensor) -> torch.Tensor:

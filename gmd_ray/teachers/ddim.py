@@ -88,7 +88,7 @@ class DDIMTeacher:
         self.device = choose_device(cfg.device)
         dtype = choose_dtype(cfg.dtype, self.device)
         self.unet = _load_unet(path / "unet", dtype, self.device)
-        self.codec = load_codec(path / "vae", dtype, self.device)
+        self.codec = load_codec(path / "vae", dtype, self.device, cfg.vae_tile_above)
         self.multiple = self.codec.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         self.cfg, self.dtype = cfg, dtype
         self._check_settings()

@@ -13,12 +13,13 @@ from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
+from gmd_ray.teachers.acceleration import accelerate
 from gmd_ray.teachers.attention import InjectingFlux, select_blocks
 from gmd_ray.teachers.directory import choose_device, choose_dtype, model_directory, read_json
 from gmd_ray.teachers.fingerprint import digest, weights_digest
 from gmd_ray.teachers.latents import image_ids, load_codec, pack, unpack
 from gmd_ray.teachers.ode import time_grid
-from gmd_ray.teachers.projection import FluxProjector, ProjectionPlan
+from gmd_ray.teachers.projection import FluxProjector, ProjectionPlan, Prompt
 from gmd_ray.teachers.prompts import load_prompts
 
 Model = TypeVar("Model", bound=InjectingFlux)
@@ -43,7 +44,7 @@ class FluxTeacher:
         dtype = choose_dtype(cfg.dtype, self.device)
         self.model = _load_transformer(path / "transformer", dtype, self.device, cfg)
         self.ranks = self.model.ranks
-        self.codec = load_codec(path / "vae", dtype, self.device)
+        self.codec = load_codec(path / "vae", dtype, self.device, cfg.vae_tile_above)
         self.scheduler = read_json(path / "scheduler" / "scheduler_config.json")
         self.multiple = 2 * self.codec.factor
         self.batch_multiple = 1 if cfg.tile else self.multiple
@@ -57,10 +58,16 @@ class FluxTeacher:
         self.blocks = select_blocks(self.model.block_names(), injection.blocks) if self.inject_steps else []
         if self.inject_steps > cfg.steps:
             raise ConfigError(f"teacher.injection.steps={injection.steps}: at most teacher.steps={cfg.steps}")
-        prompts = load_prompts(cfg, path)
-        (self.prompt, origin), (self.inversion_prompt, null_origin) = prompts[cfg.prompt], prompts[cfg.inversion_prompt]
+        known = load_prompts(cfg, path)
+        self.prompt, self.inversion_prompt = (
+            Prompt(prompt.embeds.to(self.device, dtype), prompt.pooled.to(self.device, dtype))
+            for prompt in (known[cfg.prompt].prompt, known[cfg.inversion_prompt].prompt)
+        )
+        origin, null_origin = known[cfg.prompt].origin, known[cfg.inversion_prompt].origin
         self.cfg = cfg
-        self.projector = FluxProjector(self.model)
+        away = cfg.modulation == "host" or cfg.offload == "group"
+        tables = accelerate(self.model, cfg, self.device, torch.device("cpu") if away else self.device)
+        self.projector = FluxProjector(self.model, tables)
         pixel_settings = {
             "steps": cfg.steps, "solver": cfg.solver, "strength": cfg.strength, "nudge": cfg.nudge,
             "prompt": cfg.prompt, "inversion_prompt": cfg.inversion_prompt, "guidance": cfg.guidance,
@@ -69,12 +76,22 @@ class FluxTeacher:
             "tile": [cfg.tile, cfg.tile_overlap], "dtype": str(dtype),
             "max_sequence_length": cfg.max_sequence_length, "embeddings": [origin, null_origin],
         }  # fmt: skip
+        # Only where they are not the default: what was made before they existed stays valid.
+        for key in ("cache_dtype", "quantization", "vae_tile_above"):
+            if getattr(cfg, key) != getattr(TeacherConfig, key):
+                pixel_settings[key] = getattr(cfg, key)
         self.fingerprint = digest(weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
         """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape; `ids` are not used, nothing is drawn."""
         assert len(ids) == restored.shape[0]
-        return tiled(self._project_whole, restored.to(self.device), self.cfg.tile, self.cfg.tile_overlap).cpu()
+        images = self._filled_up(restored.to(self.device))
+        return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap)[: len(ids)].cpu()
+
+    def _filled_up(self, images: torch.Tensor) -> torch.Tensor:
+        """A batch of the pool's size where blocks are compiled, by repeating its last image: one shape, one graph."""
+        missing = self.cfg.pool.batch_size - len(images) if self.cfg.compile else 0
+        return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing > 0 else images
 
     @torch.no_grad()
     def _project_whole(self, restored: torch.Tensor) -> torch.Tensor:
@@ -104,6 +121,8 @@ class FluxTeacher:
             true_cfg_interval=cfg.true_cfg_interval,
             nudge=cfg.nudge,
             cache=cfg.cache,
+            cache_location="host" if cfg.cache_location == "host" else "device",
+            cache_dtype=cfg.cache_dtype,
         )
 
 
@@ -126,7 +145,7 @@ def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device, cfg:
 
         model = _from_pretrained(UlyssesFlux, path, dtype)
         share_tokens(model)
-    return model.requires_grad_(False).eval().to(device)
+    return model.requires_grad_(False).eval()
 
 
 def _from_pretrained(kind: type[Model], path: Path, dtype: torch.dtype) -> Model:

@@ -10,7 +10,7 @@ from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers.directory import model_directory, read_json
 from gmd_ray.teachers.ode import Slot, integrate
-from gmd_ray.teachers.projection import ProjectionPlan
+from gmd_ray.teachers.projection import ProjectionPlan, conditionings
 from gmd_ray.teachers.sdedit import SDEditTeacher
 from gmd_ray.teachers.text_encoders import Prompt
 
@@ -47,15 +47,17 @@ class KontextTeacher(SDEditTeacher):
         context_ids = img_ids.clone()
         context_ids[:, 0] = 1
         ids = torch.cat([img_ids, context_ids])
-        low, high = plan.true_cfg_interval
+        if self.projector.modulation is not None:
+            self.projector.modulation.prepare(conditionings(plan, inverse=False))
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             def run(prompt: Prompt) -> torch.Tensor:
                 both = torch.cat([z, clean], dim=1)
                 return self.projector.velocity(both, t, ids, prompt, plan.guidance)[:, :tokens]
 
-            if plan.true_cfg is None or not low <= t <= high:
+            if not plan.guided(t):
                 return run(plan.prompt)
+            assert plan.true_cfg is not None
             null = run(plan.inversion_prompt)
             return null + plan.true_cfg * (run(plan.prompt) - null)
 

@@ -52,24 +52,41 @@ class SpaceToDepthCodec:
 
 
 class AutoencoderCodec:
-    """A frozen `AutoencoderKL`; the posterior mean, so that the projection draws no noise."""
+    """A frozen `AutoencoderKL`; the posterior mean, so that the projection draws no noise.
 
-    def __init__(self, vae: AutoencoderKL) -> None:
-        self.vae = vae
+    One image at a time: its share of the work is small, its activations are the largest of the whole teacher.
+    """
+
+    def __init__(self, vae: AutoencoderKL, tile_above: int | None = None) -> None:
+        """
+        Args:
+            tile_above: images of more pixels pass in the tiles of the autoencoder, whose seams are blended: a function
+                of the size alone, as every setting that changes pixels has to be. None is never.
+        """
+        self.vae, self.tile_above = vae, tile_above
+        vae.enable_slicing()
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.shift = vae.config.shift_factor or 0.0
         self.scale = vae.config.scaling_factor
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        self._choose_tiling(pixels.shape[-2] * pixels.shape[-1])
         mean = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
         return (mean.float() - self.shift) * self.scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        self._choose_tiling(latents.shape[-2] * latents.shape[-1] * self.factor**2)
         return self.vae.decode((latents / self.scale + self.shift).to(self.vae.dtype)).sample.float()
 
+    def _choose_tiling(self, pixels: int) -> None:
+        if self.tile_above is not None and pixels > self.tile_above:
+            self.vae.enable_tiling()
+        else:
+            self.vae.disable_tiling()
 
-def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> Codec:
-    """The codec of a teacher directory, from its `vae/` folder.
+
+def load_codec(path: Path, dtype: torch.dtype, device: torch.device, tile_above: int | None = None) -> Codec:
+    """The codec of a teacher directory, from its `vae/` folder; see `AutoencoderCodec` for `tile_above`.
 
     Raises:
         ModelError: where `vae/config.json` is absent or names an unknown class.
@@ -85,7 +102,9 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device) -> Codec:
         from diffusers import AutoencoderKL
 
         vae = AutoencoderKL.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
-        return AutoencoderCodec(vae.requires_grad_(False).eval().to(device))
+        # Convolutions of Hopper and its kin want channels last; on CPUs it gains nothing sure.
+        layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+        return AutoencoderCodec(vae.requires_grad_(False).eval().to(device, memory_format=layout), tile_above)
     raise ModelError(f"{file}: codec class {kind!r} is not supported; use AutoencoderKL or SpaceToDepthCodec")
 
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from gmd_ray.teachers.attention import Entry, InjectingFlux
+from gmd_ray.teachers.banks import (
+    Bank,
+    Banks,
+    Copies,
+    CopiesAtOnce,
+    CopiesOnStream,
+    HostMemory,
+    OnDevice,
+    OnHost,
+    Rounded,
+    empty_packed,
+)
+from gmd_ray.teachers.modulation import Conditioning, ModulationTables
 from gmd_ray.teachers.ode import Slot, integrate, paired_slots
 from gmd_ray.teachers.text_encoders import Prompt as Prompt
 
@@ -39,6 +52,17 @@ class ProjectionPlan:
     """Factor on the latents that are inverted, taken off the result again (teacher.md 8)."""
     cache: str = "kv"
     """What the inversion leaves for the reconstruction: kv, input or lockstep, equal in what comes out."""
+    cache_location: str = "device"
+    """Where that waits: device or host, equal in what comes out."""
+    cache_dtype: str = "same"
+    """same as the model's, or float8: half the bytes, not equal."""
+    resident: int = 2
+    """Evaluations whose entries stay on the device, where the others wait on the host."""
+
+    def guided(self, t: float) -> bool:
+        """Whether the reconstruction evaluates both prompts at that noise level."""
+        low, high = self.true_cfg_interval
+        return self.true_cfg is not None and low <= t <= high
 
 
 class Visited(NamedTuple):
@@ -49,15 +73,48 @@ class Visited(NamedTuple):
     t: float
 
 
-Kept = dict[Slot, dict[str, Entry] | Visited]
+Kept = Banks | dict[Slot, Visited]
+
+
+def injected_slots(plan: ProjectionPlan) -> list[Slot]:
+    """The evaluations that take what the inversion left, in the order in which the reconstruction makes them."""
+    paired = paired_slots(plan.solver, len(plan.times) - 1)
+    return sorted(slot for slot in paired if slot.interval < plan.inject_steps)
+
+
+def conditionings(plan: ProjectionPlan, *, inverse: bool = True) -> list[Conditioning]:
+    """Of every forward pass of the reconstruction, and of the inversion too with `inverse`."""
+    found: list[Conditioning] = []
+
+    def invert(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
+        found.append(Conditioning(t, plan.inversion_guidance, plan.inversion_prompt))
+        return z
+
+    def reconstruct(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
+        prompts = [plan.inversion_prompt, plan.prompt] if plan.guided(t) else [plan.prompt]
+        found.extend(Conditioning(t, plan.guidance, prompt) for prompt in prompts)
+        return z
+
+    # The solver itself says where it evaluates, to the last bit.
+    nothing = torch.zeros(())
+    if inverse:
+        integrate(nothing, plan.times, invert, plan.solver, inverse=True)
+    integrate(nothing, plan.times, reconstruct, plan.solver)
+    return found
 
 
 class FluxProjector:
     """Projects packed latents with a frozen InjectingFlux."""
 
-    def __init__(self, model: InjectingFlux) -> None:
-        self.model = model
+    def __init__(self, model: InjectingFlux, modulation: ModulationTables | None = None) -> None:
+        """
+        Args:
+            modulation: what was taken out of the model, if it was; without it the model computes it in each forward.
+        """
+        self.model, self.modulation = model, modulation
         self._dtype = model.dtype  # diffusers walks every module for it: 5 ms on FLUX.1-dev
+        self._host: HostMemory | None = None
+        self._copies: Copies | None = None
 
     def velocity(
         self,
@@ -67,24 +124,30 @@ class FluxProjector:
         prompt: Prompt,
         guidance: float | None,
         *,
-        kv_in: dict[str, Entry] | None = None,
-        kv_out: dict[str, Entry] | None = None,
+        kv_in: Bank | None = None,
+        kv_out: Bank | None = None,
         kv_from: int = 0,
     ) -> torch.Tensor:
         """(B, S, D) float32 -> (B, S, D) float32."""
         batch, dtype = z.shape[0], self._dtype
         # Text that no image token sees is left out, but for its positions (teacher.md 4.3).
         text = prompt.embeds[:0] if self._text_is_dead(kv_in, kv_from) else prompt.embeds
-        time = torch.full((batch,), t, dtype=dtype, device=z.device)
-        scale = None if guidance is None else torch.full((batch,), guidance, dtype=dtype, device=z.device)
+        rows = pooled = time = scale = None
+        if self.modulation is not None:
+            rows = self.modulation.rows(Conditioning(t, guidance, prompt))
+        else:
+            pooled = prompt.pooled.to(z.device, dtype).expand(batch, -1)
+            time = torch.full((batch,), t, dtype=dtype, device=z.device)
+            scale = None if guidance is None else torch.full((batch,), guidance, dtype=dtype, device=z.device)
         out = self.model(
             hidden_states=z.to(dtype),
             encoder_hidden_states=text.to(z.device, dtype).expand(batch, -1, -1),
-            pooled_projections=prompt.pooled.to(z.device, dtype).expand(batch, -1),
+            pooled_projections=pooled,
             timestep=time,
             img_ids=img_ids,
             txt_ids=torch.zeros(prompt.embeds.shape[0], 3, device=z.device),
             guidance=scale,
+            modulation=rows,
             kv_in=kv_in,
             kv_out=kv_out,
             kv_from=kv_from,
@@ -98,23 +161,28 @@ class FluxProjector:
 
     def invert(self, x0: torch.Tensor, img_ids: torch.Tensor, plan: ProjectionPlan) -> tuple[torch.Tensor, Kept]:
         """The noise end of the trajectory, and what each injected evaluation left."""
-        kept: Kept = {}
-        paired = paired_slots(plan.solver, len(plan.times) - 1)
+        visited: dict[Slot, Visited] = {}
+        slots = injected_slots(plan)
+        banks = self._banks(x0, plan, slots) if slots and plan.cache != "lockstep" else None
+        if self.modulation is not None:
+            self.modulation.prepare(conditionings(plan))
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             bank = None
-            if slot.interval < plan.inject_steps and slot in paired:
-                if plan.cache == "lockstep":
-                    kept[slot] = Visited(z, t)
+            if slot in slots:
+                if banks is None:
+                    visited[slot] = Visited(z, t)
                 else:
-                    bank = kept[slot] = self._buffers(z, plan)
+                    bank = banks.open(slot)
             return self._inverse_velocity(z, t, img_ids, plan, bank)
 
-        return integrate(x0 * plan.nudge, plan.times, velocity, plan.solver, inverse=True), kept
+        noise = integrate(x0 * plan.nudge, plan.times, velocity, plan.solver, inverse=True)
+        return noise, visited if banks is None else banks
 
     def reconstruct(self, noise: torch.Tensor, kept: Kept, img_ids: torch.Tensor, plan: ProjectionPlan) -> torch.Tensor:
         """Back to clean latents; frees what each evaluation kept once used."""
-        low, high = plan.true_cfg_interval
+        if self.modulation is not None:
+            self.modulation.prepare(conditionings(plan, inverse=False))
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             bank = kept.pop(slot, None)
@@ -126,25 +194,43 @@ class FluxProjector:
                 kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
                 return self.velocity(z, t, img_ids, prompt, plan.guidance, kv_in=bank, kv_from=kv_from)
 
-            if plan.true_cfg is None or not low <= t <= high:
+            if not plan.guided(t):
                 return run(plan.prompt)
+            assert plan.true_cfg is not None
             null = run(plan.inversion_prompt)
             return null + plan.true_cfg * (run(plan.prompt) - null)
 
         return integrate(noise, plan.times, velocity, plan.solver) / plan.nudge
 
     def _inverse_velocity(
-        self, z: torch.Tensor, t: float, img_ids: torch.Tensor, plan: ProjectionPlan, bank: dict[str, Entry] | None
+        self, z: torch.Tensor, t: float, img_ids: torch.Tensor, plan: ProjectionPlan, bank: Bank | None
     ) -> torch.Tensor:
         prompt = plan.inversion_prompt
         kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
         return self.velocity(z, t, img_ids, prompt, plan.inversion_guidance, kv_out=bank, kv_from=kv_from)
 
-    def _text_is_dead(self, kv_in: dict[str, Entry] | None, kv_from: int) -> bool:
+    def _text_is_dead(self, kv_in: Bank | None, kv_from: int) -> bool:
         """Whether every block takes the keys and values of all tokens from outside."""
         if not kv_in or kv_from or len(kv_in) < len(self.model.block_names()):
             return False
         return all(isinstance(entry, torch.Tensor) or entry[0] is not None for entry in kv_in.values())
+
+    def _banks(self, z: torch.Tensor, plan: ProjectionPlan, slots: Sequence[Slot]) -> Banks:
+        def empty() -> Bank:
+            return self._buffers(z, plan)
+
+        def kept_in(empty: Callable[[], Bank]) -> Banks:
+            if plan.cache_location == "device":
+                return OnDevice(empty)
+            if self._host is None or self._copies is None:
+                self._host = HostMemory(pinned=z.is_cuda)
+                self._copies = CopiesOnStream(z.device) if z.is_cuda else CopiesAtOnce()
+            return OnHost(empty, slots, plan.resident, self._host, self._copies)
+
+        if plan.cache_dtype == "same":
+            return kept_in(empty)
+        like = empty()
+        return Rounded(kept_in(lambda: empty_packed(like)), like)
 
     def _buffers(self, z: torch.Tensor, plan: ProjectionPlan) -> dict[str, Entry]:
         config = self.model.config

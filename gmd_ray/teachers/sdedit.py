@@ -39,12 +39,13 @@ class SDEditTeacher(FluxTeacher):
         """
         assert len(ids) == restored.shape[0]
         height, width = restored.shape[-2:]
-        images = pad_to_multiple(restored.to(self.device), self.multiple)
+        images = self._filled_up(pad_to_multiple(restored.to(self.device), self.multiple))
         channels = self.model.config.in_channels // 4  # of the latents; a token packs 2 x 2 of them
         h, w = (side // self.codec.factor for side in images.shape[-2:])
-        noise = torch.stack([image_noise(i, (channels, h, w)) for i in ids]).to(self.device)
+        noise = self._filled_up(torch.stack([image_noise(i, (channels, h, w)) for i in ids]).to(self.device))
         tile, overlap = self.cfg.tile, self.cfg.tile_overlap
-        return tiled_with_noise(self._edit, images, noise, tile, overlap, self.multiple)[..., :height, :width].cpu()
+        edited = tiled_with_noise(self._edit, images, noise, tile, overlap, self.multiple)
+        return edited[: len(ids), :, :height, :width].cpu()
 
     def _edit(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         z = self.codec.encode(images * 2 - 1)

@@ -16,9 +16,9 @@ CLIP_TOKENS = 77
 """Length of every CLIP prompt."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
-    """Text conditioning: `embeds` (T, D) and `pooled` (P,); P is 0 for models that take none."""
+    """Text conditioning: `embeds` (T, D) and `pooled` (P,); P is 0 for models that take none. Equal if the same."""
 
     embeds: torch.Tensor
     pooled: torch.Tensor

@@ -81,12 +81,16 @@ class StoringProcessor(FluxAttnProcessor):
 
 
 def stock_model(teacher: FluxTeacher) -> FluxTransformer2DModel:
-    """The stock model over the same weights, without a copy."""
+    """The stock model over the same weights, without a copy; the teacher goes on without its modulation layers."""
+    tables = teacher.projector.modulation
+    assert tables is not None
+    tables.restore()
     with torch.device("meta"):
         model = FluxTransformer2DModel.from_config(teacher.model.config)
     model.load_state_dict(teacher.model.state_dict(), assign=True)
     # RoPE has no weights, yet its module may keep tensors that were just made on the meta device.
     model.pos_embed = teacher.model.pos_embed
+    tables.take_out()
     return model.requires_grad_(False).eval()
 
 

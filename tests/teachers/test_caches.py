@@ -87,7 +87,7 @@ def test_what_is_replaced_is_not_projected(
     noise, kept = projector.invert(latents, IDS, plan)
     plan = replace(plan, times=plan.times[:2], inject_steps=1)  # the first interval alone: all of it is injected
     expected = projector.reconstruct(noise, dict(kept), IDS, plan)
-    spoilt = FluxProjector(copy.deepcopy(projector.model))
+    spoilt = FluxProjector(copy.deepcopy(projector.model), projector.modulation)
     for name in plan.blocks:
         attention = spoilt.model.get_submodule(name).attn
         # In a single block text and image share their projections, so that the text's own still use them.
@@ -152,6 +152,7 @@ def test_dead_text_is_left_out_exactly(flux_dir: Path, latents: torch.Tensor, ca
     handle.remove()
     assert seen == [0]
     embeds, batch = plan.prompt.embeds, len(latents)
+    projector.modulation.restore()
     with_text = projector.model(
         hidden_states=latents,
         encoder_hidden_states=embeds.expand(batch, -1, -1),
