@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from safetensors.torch import load_file
 from torch import nn
 
+from gmd_ray.cli import main
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.students import Student, load_student
@@ -322,3 +323,12 @@ def test_new_students_are_asked_for_sensibly(tmp_path, tiny):
     with pytest.raises(ConfigError, match="exists already"):
         new_student("ldm-tiny", tmp_path)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_verb_that_makes_one(tmp_path, capsys):
+    assert main(["new-student", "ldm-tiny", "--to", str(tmp_path / "x"), "--scale", "2", "--steps", "3"]) == 0
+    assert capsys.readouterr().out == f"ldm-tiny: 0.1 M untrained parameters in {tmp_path / 'x'}\n"
+    index = json.loads((tmp_path / "x" / "model_index.json").read_text())
+    assert (index["scale"], index["sampling_steps"]) == (2, 3)
+    assert main(["new-student", "ldm-1.3b", "--to", str(tmp_path / "y")]) == 2
+    assert "--vae" in capsys.readouterr().err
