@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
     )
     log.setLevel(logging.INFO)
-    sys.path.append(os.getcwd())  # as `python -m` has it, for a team's own module in student.factory
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as `python -m` has it, for a team's own module in student.factory
     try:
         return args.run(args)
     except GmdError as error:

@@ -1,4 +1,4 @@
-"""`gmd-ray restore` for a cluster: `ray job submit --working-dir . -- python jobs/restore.py [key=value ...]`."""
+"""`gmd-ray restore` for a cluster: `ray job submit --working-dir . -- python jobs/restore.py -i IN -o OUT -m MODEL`."""
 
 import sys
 from pathlib import Path

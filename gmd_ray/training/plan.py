@@ -124,7 +124,8 @@ def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
     if cfg.student.path is None:
         raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
     folder = name if seed is None else f"{name}-seed{seed}"
-    suffix = Path(cfg.student.path).suffix
+    path = Path(cfg.student.path)
+    suffix = "" if path.is_dir() else path.suffix  # a directory's name may hold dots: ldm-1.3b
     return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
 
 

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transfo
 from safetensors.torch import load_file
 from torch import nn
 
+from gmd_ray.cli import main
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.students import Student, load_student
@@ -189,6 +190,36 @@ def test_bfloat16(tiny):
     assert all(p.grad is None or p.grad.isfinite().all() for p in full.module.parameters())
 
 
+def test_ddp_and_a_moving_average_train_it(tiny, tmp_path):
+    student = load(tiny)
+    student.module.train()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ddp", rank=0, world_size=1)
+    try:
+        forward = nn.parallel.DistributedDataParallel(student.module, find_unused_parameters=True)
+        for _ in range(2):  # DDP complains of parameters without gradient in the second step
+            loss, _ = student.training_loss(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16), forward=forward)
+            loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    average = {key: value.clone() + 0.01 for key, value in student.module.state_dict().items()}
+    student.module.load_state_dict(average)
+    student.save(tmp_path / "student")
+    again = load(tmp_path / "student").module.state_dict()
+    assert all(torch.equal(again[key], value) for key, value in average.items())
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu(tiny):
+    on_gpu = load_student(StudentConfig(path=str(tiny), device="cuda"))
+    image = torch.rand(2, 3, 40, 52)
+    restored = on_gpu.restore(image, ["a", "b"])
+    torch.testing.assert_close(restored, load(tiny).restore(image, ["a", "b"]), rtol=0, atol=5e-3)
+    with torch.autocast("cuda", torch.bfloat16):
+        loss, _ = on_gpu.training_loss(image.cuda(), image.cuda())
+    loss.backward()
+    assert loss.isfinite()
+
+
 def test_a_few_steps_fit_a_pair(tiny):
     student = load(tiny)
     student.module.train()
@@ -292,3 +323,12 @@ def test_new_students_are_asked_for_sensibly(tmp_path, tiny):
     with pytest.raises(ConfigError, match="exists already"):
         new_student("ldm-tiny", tmp_path)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_verb_that_makes_one(tmp_path, capsys):
+    assert main(["new-student", "ldm-tiny", "--to", str(tmp_path / "x"), "--scale", "2", "--steps", "3"]) == 0
+    assert capsys.readouterr().out == f"ldm-tiny: 0.1 M untrained parameters in {tmp_path / 'x'}\n"
+    index = json.loads((tmp_path / "x" / "model_index.json").read_text())
+    assert (index["scale"], index["sampling_steps"]) == (2, 3)
+    assert main(["new-student", "ldm-1.3b", "--to", str(tmp_path / "y")]) == 2
+    assert "--vae" in capsys.readouterr().err

@@ -1,0 +1,24 @@
+"""What a stage hands to its model."""
+
+from __future__ import annotations
+
+import torch
+
+from gmd_ray.generation.stages import Restore
+
+
+def test_stage_0_tells_the_student_whose_image_it_is() -> None:
+    """A student that samples draws its noise from the id; without it a renamed or resumed run would differ."""
+
+    class Student:
+        seen: list[str] = []
+
+        def restore(self, lq: torch.Tensor, ids: list[str]) -> torch.Tensor:
+            self.seen += ids
+            return lq
+
+    stage = Restore.__new__(Restore)  # without an actor's start-up
+    stage.model = Student()
+    rows = stage.run(torch.rand(2, 3, 4, 5), ["a/b.png", "c.png"])
+    assert Student.seen == ["a/b.png", "c.png"]
+    assert len(rows) == 2
