@@ -1,13 +1,13 @@
 """Does the data keep up with Stage 2, and what do more workers give?
 
 `loader`: steps with the real loaders (`Prefetcher` over the paired folders and a pair store) against the same steps on
-the same batches held in memory, in alternating rounds, since a shared machine's speed wanders. Without Ray. The ratio of
-CPU seconds, all threads together, is the one to trust where others use the machine.
+the same batches held in memory, in alternating rounds, since a shared machine's speed wanders. Without Ray. The ratio
+of CPU seconds, all threads together, is the one to trust where others use the machine.
 `scaling`: whole fine-tunes with one and with two DDP workers on a private Ray session, a thread each; images/s from the
 curve, without its first point.
 
     python -m tests.benchmarks.training loader --case demo
-    python -m tests.benchmarks.training loader --case crop256   # SwinIR-light x2, 256-pixel HQ crops, degraded on the fly
+    python -m tests.benchmarks.training loader --case crop256   # SwinIR-light x2, HQ crops of 256, degraded on the fly
     python -m tests.benchmarks.training scaling
 """
 
@@ -44,7 +44,8 @@ CASES = {
     # The demo's student, crop and batch; paired files of its size.
     "demo": {"arch": ("DnCNN", DNCNN), "scale": 1, "patch": 32, "batch": 32, "side": 64, "made": None},
     # HQ crops of 256 pixels out of 1,280 x 720 frames, the LQ side made by the second-order degradation.
-    "crop256": {"arch": ("SwinIR", SWINIR_LIGHT), "scale": 2, "patch": 128, "batch": 2, "side": 720, "made": "realesrgan"},
+    "crop256": {"arch": ("SwinIR", SWINIR_LIGHT), "scale": 2, "patch": 128, "batch": 2, "side": 720,
+                "made": "realesrgan"},
 }  # fmt: skip
 
 
