@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gmd_ray.students.fresh import new_student, reinitialised
 from gmd_ray.students.loading import load_student
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.protocol import Student
 
-__all__ = ["ModuleStudent", "Student", "load_student"]
+__all__ = ["ModuleStudent", "Student", "load_student", "new_student", "reinitialised"]

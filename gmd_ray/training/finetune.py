@@ -84,6 +84,9 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
 
 def _fit(plan: Plan, label: str, recorder: Recorder) -> int | None:
     """Run Ray Train to the end; the step of the last checkpoint that it went on from, if any."""
+    if plan.cfg.training.min_workers is not None:
+        # A lost node is counted for a while, and a group that is asked for with it cannot start: give up sooner.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 

@@ -54,7 +54,7 @@ def _start(cfg: Config) -> str:
     if "://" in cfg.out:
         raise ConfigError(f"out={cfg.out}: students are files; give a path that every node sees")
 
-    from gmd_ray.students.fresh import new_student, reinitialised
+    from gmd_ray.students import new_student, reinitialised
 
     folder = Path(cfg.out, "finetune", "pretrained")
     if p.architecture is not None:
