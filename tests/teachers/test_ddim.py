@@ -18,7 +18,7 @@ from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers import Teacher, load_teacher
-from gmd_ray.teachers.ddim import DDIMTeacher
+from gmd_ray.teachers.ddim import GROUPS, DDIMTeacher, select_blocks
 
 NONE = InjectionConfig(blocks="all", steps=0)
 ALL = InjectionConfig(blocks="all", steps=2)
@@ -142,6 +142,19 @@ def test_injection_replaces_keys_and_values_of_equal_times(sd_dir: Path, blocks:
         without = plain.reconstruct(*plain.invert(latents()))
     torch.testing.assert_close(injected.double(), expected, atol=1e-4, rtol=1e-5)
     assert (injected - without).abs().max() > 1e-3
+
+
+def test_the_blocks_of_stable_diffusion_2() -> None:
+    """At full size, without memory: 16 self-attentions, and the U-Net of the 1.3B (teacher.md 6)."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            block_out_channels=(320, 640, 1280, 1280),
+            attention_head_dim=(5, 10, 20, 20),
+            cross_attention_dim=1024,
+            use_linear_projection=True,
+        )
+    assert sum(p.numel() for p in unet.parameters()) == pytest.approx(865.9e6, rel=1e-4)
+    assert {group: len(select_blocks(unet, group)) for group in GROUPS} == {"all": 16, "down": 6, "mid": 1, "up": 9}
 
 
 @pytest.mark.parametrize("size", [(16, 24), (17, 30), (5, 3)])
