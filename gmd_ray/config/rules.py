@@ -201,6 +201,9 @@ def _check_ranks(teacher: TeacherConfig) -> None:
             f"teacher.gpus_per_replica={ranks}: every rank needs a GPU; set teacher.pool.num_gpus={ranks}, or "
             f"teacher.device=cpu"
         )
+    if ranks > 1 and (teacher.offload != "none" or teacher.quantization != "none"):
+        key = "offload" if teacher.offload != "none" else "quantization"
+        raise ConfigError(f"teacher.{key}: for a GPU by itself; set it to none, or teacher.gpus_per_replica=1")
     if ranks > 1 and ":" in teacher.device:
         raise ConfigError(f"teacher.device={teacher.device}: {ranks} ranks cannot share one; use auto, cuda or cpu")
 

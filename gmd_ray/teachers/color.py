@@ -19,6 +19,7 @@ class ColorFixedTeacher:
     def __init__(self, teacher: Teacher, kind: str) -> None:
         self.teacher, self.fix = teacher, FIXES[kind]
         self.fingerprint = digest(kind, teacher.fingerprint)
+        self.ranks = getattr(teacher, "ranks", 1)
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
         """As `Teacher.project`."""

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ModelError
-from gmd_ray.images.tiling import tile_spans
-from gmd_ray.teachers.cost import NO_INJECTION, FluxDimensions, Injection, evaluations, forward_flops, projection_cost
+from gmd_ray.teachers.codec_cost import codec_factor
+from gmd_ray.teachers.cost import (
+    FluxDimensions,
+    Injection,
+    TeacherFiles,
+    forward_flops,
+    image_tokens,
+    teacher_cost,
+    tile_grid,
+)
 
 _PROMPT_TABLE = "prompt_embeddings.safetensors"
 
@@ -30,58 +38,42 @@ class ImageCost:
 
 
 class TeacherEstimate:
-    """The cost model for a teacher as it is set up.
-
-    Where `true_cfg_interval` leaves evaluations out, this counts them all the same: an upper bound.
-    """
+    """The cost model for a teacher as it is set up."""
 
     def __init__(self, cfg: TeacherConfig) -> None:
-        """Read `transformer/config.json`, `vae/config.json` and the header of a prompt table.
+        """Read the config.json files and the header of a prompt table.
 
         Raises:
             ModelError: a directory without them, or of another model.
             ConfigError: settings that the model cannot meet.
         """
-        self._cfg = cfg
         transformer, vae = (_config(cfg.path, f"{part}/config.json") for part in ("transformer", "vae"))
+        scheduler = _file(cfg.path, "scheduler/scheduler_config.json")
         try:
-            self._size = FluxDimensions.from_config(transformer)
-            factor = vae["factor"] if "factor" in vae else 2 ** (len(vae["block_out_channels"]) - 1)
+            size = FluxDimensions.from_config(transformer)
+            self._files = TeacherFiles(size, vae, _read(scheduler) if scheduler else {})
+            codec_factor(vae)
         except KeyError as error:
             raise ModelError(f"teacher.path={cfg.path}: no cost model for it ({error} is not in its config)") from error
-        self._multiple = 2 * int(factor)
-        self._text = _text_tokens(cfg)
-        self._injection = NO_INJECTION if cfg.method == "sdedit" else Injection.from_config(cfg, self._size)
+        self._cfg = replace(cfg, max_sequence_length=_text_tokens(cfg))
+        if cfg.method == "kontext":
+            self._cfg.method = "sdedit"  # the same passes, of twice the image tokens
+        elif cfg.method == "inversion":
+            Injection.from_config(cfg, size)  # raises where the blocks are not the model's
+        self._context = cfg.method == "kontext"
         self.image = cache(self._image)
 
     def _image(self, height: int, width: int) -> ImageCost:
         """The cost of an image of that many pixels."""
-        cfg, multiple = self._cfg, self._multiple
-        tiles = 1
-        if cfg.tile and max(height, width) > cfg.tile:
-            rows, columns = (tile_spans(side, cfg.tile, cfg.tile_overlap) for side in (height, width))
-            tiles = len(rows) * len(columns)
-            height, width = min(height, cfg.tile), min(width, cfg.tile)
-        height, width = -(-height // multiple) * multiple, -(-width // multiple) * multiple
-        if cfg.method == "sdedit":
-            forwards = evaluations(cfg.solver, cfg.steps) * (1 if cfg.true_cfg is None else 2)
-            tokens = (height // multiple) * (width // multiple)
-            flops = forwards * forward_flops(self._size, 1, tokens, self._text)
-        else:
-            cost = projection_cost(
-                self._size,
-                batch=1,
-                height=height,
-                width=width,
-                text=self._text,
-                steps=cfg.steps,
-                solver=cfg.solver,
-                true_cfg=cfg.true_cfg is not None,
-                injection=self._injection,
-                multiple=multiple,
-            )
-            forwards, flops = cost.forwards, cost.flops
-        return ImageCost(height, width, tiles, tiles * forwards, tiles * flops)
+        cfg, files = self._cfg, self._files
+        cost = teacher_cost(files, cfg, 1, height, width)
+        tiles, tall, wide = tile_grid(height, width, cfg.tile, cfg.tile_overlap)
+        tokens = image_tokens(tall, wide, files.multiple)
+        flops = cost.flops
+        if self._context:
+            flops = cost.forwards * forward_flops(files.size, 1, 2 * tokens, cfg.max_sequence_length)
+        tall, wide = (side + -side % files.multiple for side in (tall, wide))
+        return ImageCost(tall, wide, tiles, cost.forwards, flops + cost.codec_flops)
 
 
 def _config(path: str | None, name: str) -> dict[str, Any]:
@@ -91,6 +83,10 @@ def _config(path: str | None, name: str) -> dict[str, Any]:
             f"teacher.path={path}: no {name}, neither in a local directory nor at a hub in reach; "
             f"a folder with transformer/config.json and vae/config.json is enough for a plan"
         )
+    return _read(file)
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

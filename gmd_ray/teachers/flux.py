@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,9 +16,11 @@ from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.acceleration import accelerate
 from gmd_ray.teachers.attention import InjectingFlux, select_blocks
+from gmd_ray.teachers.cost import TeacherFiles
 from gmd_ray.teachers.directory import choose_device, choose_dtype, model_directory, read_json
 from gmd_ray.teachers.fingerprint import digest, weights_digest
 from gmd_ray.teachers.latents import image_ids, load_codec, pack, unpack
+from gmd_ray.teachers.memory import Budget, MemoryPlan, modulation_home, plan_memory
 from gmd_ray.teachers.ode import time_grid
 from gmd_ray.teachers.projection import FluxProjector, ProjectionPlan, Prompt
 from gmd_ray.teachers.prompts import load_prompts
@@ -42,6 +45,10 @@ class FluxTeacher:
         path = model_directory(cfg.path)
         self.device = choose_device(cfg.device)
         dtype = choose_dtype(cfg.dtype, self.device)
+        _check_class(path / "transformer")
+        self._files, self._budget = TeacherFiles.read(path), Budget.of(self.device, cfg.gpus_per_replica)
+        self._number_bytes = dtype.itemsize
+        modulation = modulation_home(self._files, cfg, self._budget, dtype.itemsize)
         self.model = _load_transformer(path / "transformer", dtype, self.device, cfg)
         self.ranks = self.model.ranks
         self.codec = load_codec(path / "vae", dtype, self.device, cfg.vae_tile_above)
@@ -65,8 +72,9 @@ class FluxTeacher:
         )
         origin, null_origin = known[cfg.prompt].origin, known[cfg.inversion_prompt].origin
         self.cfg = cfg
-        away = cfg.modulation == "host" or cfg.offload == "group"
-        tables = accelerate(self.model, cfg, self.device, torch.device("cpu") if away else self.device)
+        self._memory_cfg = replace(cfg, modulation=modulation)
+        home = self.device if modulation == "device" else torch.device("cpu")
+        tables = accelerate(self.model, cfg, self.device, home)
         self.projector = FluxProjector(self.model, tables)
         pixel_settings = {
             "steps": cfg.steps, "solver": cfg.solver, "strength": cfg.strength, "nudge": cfg.nudge,
@@ -96,15 +104,19 @@ class FluxTeacher:
     @torch.no_grad()
     def _project_whole(self, restored: torch.Tensor) -> torch.Tensor:
         height, width = restored.shape[-2:]
+        memory = plan_memory(
+            self._files, self._memory_cfg, len(restored), height, width, self._budget, self._number_bytes
+        )
         padded = pad_to_multiple(restored, self.multiple)
         z = self.codec.encode(padded * 2 - 1)
         h, w = z.shape[-2:]
-        tokens = self.projector(pack(z), image_ids(h, w, z.device), self._plan(h * w // 4))
+        tokens = self.projector(pack(z), image_ids(h, w, z.device), self._plan(h * w // 4, memory))
         pixels = self.codec.decode(unpack(tokens, h, w))
         return ((pixels + 1) / 2).clamp(0, 1)[..., :height, :width]
 
-    def _plan(self, tokens: int) -> ProjectionPlan:
+    def _plan(self, tokens: int, memory: MemoryPlan | None = None) -> ProjectionPlan:
         cfg = self.cfg
+        location = memory.cache_location if memory else cfg.cache_location
         embeds_guidance = self.model.config.guidance_embeds
         return ProjectionPlan(
             times=time_grid(cfg.steps, tokens, self.scheduler, cfg.strength),
@@ -120,19 +132,23 @@ class FluxTeacher:
             solver=cfg.solver,
             true_cfg_interval=cfg.true_cfg_interval,
             nudge=cfg.nudge,
-            cache=cfg.cache,
-            cache_location="host" if cfg.cache_location == "host" else "device",
+            cache=memory.cache if memory else cfg.cache,
+            cache_location="host" if location == "host" else "device",
+            resident=memory.resident if memory else 2,
             cache_dtype=cfg.cache_dtype,
         )
 
 
-def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device, cfg: TeacherConfig) -> InjectingFlux:
-    """The whole model, or this rank's share of it where several make a replica."""
+def _check_class(path: Path) -> None:
     if not (path / "config.json").is_file():
         raise ModelError(f"{path}: no config.json; a teacher directory holds transformer/, vae/ and scheduler/")
     kind = read_json(path / "config.json").get("_class_name")
     if kind not in ("FluxTransformer2DModel", "InjectingFlux"):
         raise ModelError(f"{path}: transformer class {kind!r}; this teacher needs FluxTransformer2DModel")
+
+
+def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device, cfg: TeacherConfig) -> InjectingFlux:
+    """The whole model, or this rank's share of it where several make a replica."""
     if cfg.gpus_per_replica == 1:
         model = _from_pretrained(InjectingFlux, path, dtype)
         model.use_injecting_attention()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,17 +14,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.errors import ConfigError
+from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.attention import InjectingFlux
+from gmd_ray.teachers.banks import Rounded, tensors
+from gmd_ray.teachers.codec_cost import codec_flops
 from gmd_ray.teachers.cost import (
     FluxDimensions,
     Injection,
+    TeacherFiles,
     cache_bytes,
     forward_flops,
     image_tokens,
     projection_cost,
+    teacher_cost,
 )
-from gmd_ray.teachers.latents import image_ids
-from gmd_ray.teachers.projection import FluxProjector, ProjectionPlan, Prompt
+from gmd_ray.teachers.projection import FluxProjector
+from tests.benchmarks.teacher import VAE
 
 TINY = {
     "patch_size": 1, "in_channels": 12, "out_channels": None, "num_layers": 2, "num_single_layers": 3,
@@ -130,29 +136,63 @@ def test_a_replay_without_what_injection_replaces(double: int, single: int, keys
     assert cache_bytes(size, batch, image, words, injection, 4) == sum(held.values()) * (2 if keys else 1)
 
 
-@pytest.mark.parametrize("true_cfg", [None, 3.0])
-def test_a_whole_projection(true_cfg: float | None) -> None:
-    """FLOPs and cache of the projector itself."""
-    model = InjectingFlux(**TINY)
-    model.use_injecting_attention()
-    projector = FluxProjector(model)
-    prompt = Prompt(torch.zeros(5, 24), torch.zeros(20))
-    plan = ProjectionPlan(
-        times=[1.0, 0.7, 0.4, 0.0], inversion_prompt=prompt, prompt=prompt, inversion_guidance=1.0, guidance=2.0,
-        true_cfg=true_cfg, blocks=model.block_names()[1:3], inject_keys=True, inject_text=False, inject_steps=2,
-    )  # fmt: skip
-    cost = projection_cost(
-        FluxDimensions.from_config(TINY), batch=2, height=16, width=12, text=5, steps=3, multiple=4, number_bytes=4,
-        true_cfg=true_cfg is not None, injection=Injection(double=1, single=1, steps=2, text=False),
-    )  # fmt: skip
-    tokens = torch.zeros(2, 12, 12)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        noise, kept = projector.invert(tokens, image_ids(8, 6), plan)
-        held = sum(t.nbytes for slot in kept.values() for kv in slot.values() for t in kv if t is not None)
-        projector.reconstruct(noise, kept, image_ids(8, 6), plan)
-    assert cost.flops == counter.get_total_flops()
-    assert cost.cache_bytes == held
-    assert cost.forwards == (6 if true_cfg is None else 9)
+INJECTION = InjectionConfig(blocks="all", tokens="all", steps=2)
+
+
+@pytest.mark.parametrize(
+    ("autoencoder", "change"),
+    [
+        (False, {}),
+        (True, {"true_cfg": 3.0}),
+        (False, {"true_cfg": 3.0, "true_cfg_interval": (0.3, 0.7), "solver": "midpoint"}),
+        (False, {"true_cfg": 3.0, "solver": "fireflow", "cache": "lockstep"}),
+        (False, {"cache": "input"}),
+        (False, {"cache": "input", "injection": InjectionConfig(blocks="single", tokens="image", steps=1)}),
+        (False, {"cache": "input", "injection": InjectionConfig(blocks="double", tensors="v", steps=None)}),
+        (False, {"cache": "lockstep", "injection": InjectionConfig(blocks="single", tensors="v", steps=2)}),
+        (False, {"cache_dtype": "fp8", "guidance": 1.0}),  # one guidance and prompt for both passes: fewer rows
+        (True, {"tile": 16, "tile_overlap": 8, "solver": "midpoint"}),
+        (False, {"method": "sdedit", "strength": 0.5, "true_cfg": 2.0}),
+        (False, {"injection": InjectionConfig(steps=0)}),
+    ],
+    ids=str,
+)
+def test_a_whole_projection(
+    flux_dir: Path, flux_vae_dir: Path, autoencoder: bool, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLOPs and cache of `Teacher.project`, autoencoder and tiles included, from the config.json files alone."""
+    path = flux_vae_dir if autoencoder else flux_dir
+    settings = {"prompt": "a sharp photo", "injection": INJECTION, "max_sequence_length": 5, "steps": 3}
+    cfg = TeacherConfig(path=str(path), **{**settings, **change})
+    cost = teacher_cost(TeacherFiles.read(path), cfg, 2, 22, 30, number_bytes=4)
+    teacher = load_teacher(cfg)
+    held = []
+    reconstruct = FluxProjector.reconstruct
+
+    def look(self: FluxProjector, noise: torch.Tensor, kept: Any, *args: Any) -> torch.Tensor:
+        held.append(0 if teacher.cfg.cache == "lockstep" else held_bytes(kept))
+        return reconstruct(self, noise, kept, *args)
+
+    monkeypatch.setattr(FluxProjector, "reconstruct", look)
+    forwards: list[int] = []
+    teacher.model.proj_out.register_forward_hook(lambda *_: forwards.append(1))
+    images = torch.rand(2, 3, 22, 30, generator=torch.Generator().manual_seed(2))
+    for tables in (cost.table_flops, 0):  # the second batch finds its rows
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            teacher.project(images, ["a", "b"])
+        assert counter.get_total_flops() == cost.flops + cost.codec_flops + tables
+    assert len(forwards) == 2 * cost.forwards
+    assert (cost.codec_flops > 0) == autoencoder
+    if cfg.cache != "lockstep":
+        assert set(held) == {cost.cache_bytes}
+
+
+def held_bytes(kept: Any) -> int:
+    """Of what waits when the inversion has ended, and of the buffer of those kept in 8 bits."""
+    if isinstance(kept, Rounded):
+        kept._pack()
+        return held_bytes(kept._inner) + sum(x.nbytes for x in tensors(kept._whole))
+    return sum(x.nbytes for bank in kept.values() for x in tensors(bank))
 
 
 @pytest.mark.parametrize(
@@ -274,6 +314,23 @@ def test_injection_from_the_settings() -> None:
     names = ["transformer_blocks.0", "transformer_blocks.18", "single_transformer_blocks.6"]
     vital = InjectionConfig(blocks=names, tokens="image", tensors="v", steps=3)
     assert found(vital) == Injection(double=2, single=1, steps=3, keys=False, text=False)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(512, 1.12 + 2.51), (1024, 4.88 + 10.47)])
+def test_tera_flops_of_the_autoencoder(side: int, expected: float) -> None:
+    """teacher.md 4.1."""
+    assert codec_flops({"_class_name": "AutoencoderKL", **VAE}, side, side) / 1e12 == pytest.approx(expected, abs=0.02)
+
+
+def test_true_cfg_on_an_interval_and_recomputed_entries_are_counted() -> None:
+    def forwards(**options: Any) -> int:
+        times = [1 - i / 8 for i in range(9)]
+        shape = {"batch": 1, "height": 64, "width": 64, "text": 8, "steps": 8, "times": times}
+        return projection_cost(DEV, **shape, **options).forwards
+
+    assert forwards(true_cfg=True, true_cfg_interval=(0.5, 0.75)) == 8 + 8 + 3
+    assert forwards(injection=LATE, cache="lockstep") == 8 + 8 + 5
+    assert forwards(tile=48, tile_overlap=16) == 4 * 16
 
 
 def test_a_token_is_sixteen_pixels_padded() -> None:

@@ -1,0 +1,51 @@
+"""What an autoencoder costs, from its config alone: FLOPs, weights and activations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+CODEC_WIDTHS = 4
+"""Live activations at the widest point of the decoder, in tensors of (pixels, channels of the second level)."""
+
+
+def codec_factor(config: Mapping[str, Any]) -> int:
+    """Pixels to a latent, along a side."""
+    return config["factor"] if "factor" in config else 2 ** (len(config["block_out_channels"]) - 1)
+
+
+def codec_flops(config: Mapping[str, Any], height: int, width: int) -> int:
+    """Of encoding and decoding one image of that many pixels, a multiple of the factor."""
+    return _run_on_meta(json.dumps(dict(config), sort_keys=True), height, width)[0] if _has_weights(config) else 0
+
+
+def codec_parameters(config: Mapping[str, Any]) -> int:
+    side = 2 * codec_factor(config)
+    return _run_on_meta(json.dumps(dict(config), sort_keys=True), side, side)[1] if _has_weights(config) else 0
+
+
+def codec_activations(config: Mapping[str, Any], pixels: int, number_bytes: int = 2) -> int:
+    """Bytes for one image, a rough figure: see CODEC_WIDTHS."""
+    if not _has_weights(config):
+        return 0
+    return CODEC_WIDTHS * pixels * max(config["block_out_channels"][:2]) * number_bytes
+
+
+def _has_weights(config: Mapping[str, Any]) -> bool:
+    return config.get("_class_name") == "AutoencoderKL"
+
+
+@lru_cache(maxsize=64)
+def _run_on_meta(config: str, height: int, width: int) -> tuple[int, int]:
+    """FLOPs and parameters of the real class on the meta device: the many kinds of its layers need no formula here."""
+    import torch
+    from diffusers import AutoencoderKL
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        vae = AutoencoderKL.from_config(json.loads(config))
+        vae.decode(vae.encode(torch.empty(1, 3, height, width)).latent_dist.mode())
+    return counter.get_total_flops(), sum(p.numel() for p in vae.parameters())
