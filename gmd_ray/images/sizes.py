@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,8 @@ def image_sizes(images: Sequence[ImageFile], max_pixels: int) -> list[tuple[int,
 def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
     filesystem, path = open_filesystem(uri)
     try:
-        with filesystem.open_input_file(path) as stream, Image.open(stream) as image:
+        # Buffered: Pillow reads lines of what may be one of its older formats, and Arrow's files give none.
+        with filesystem.open_input_file(path) as stream, Image.open(io.BufferedReader(stream)) as image:
             width, height = image.size
     except (OSError, ValueError, SyntaxError, struct.error, UnidentifiedImageError, Image.DecompressionBombError):
         return None
