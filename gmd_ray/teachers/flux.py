@@ -101,12 +101,18 @@ class FluxTeacher:
         missing = self.cfg.pool.batch_size - len(images) if self.cfg.compile else 0
         return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing > 0 else images
 
+    def memory(self, batch: int, height: int, width: int) -> MemoryPlan:
+        """What images, or tiles, of that size need and where their cache will wait.
+
+        Raises:
+            ConfigError: with the numbers, where they cannot fit.
+        """
+        return plan_memory(self._files, self._memory_cfg, batch, height, width, self._budget, self._number_bytes)
+
     @torch.no_grad()
     def _project_whole(self, restored: torch.Tensor) -> torch.Tensor:
         height, width = restored.shape[-2:]
-        memory = plan_memory(
-            self._files, self._memory_cfg, len(restored), height, width, self._budget, self._number_bytes
-        )
+        memory = self.memory(len(restored), height, width)
         padded = pad_to_multiple(restored, self.multiple)
         z = self.codec.encode(padded * 2 - 1)
         h, w = z.shape[-2:]

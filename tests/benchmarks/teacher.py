@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.teachers.attention import InjectingFlux
-from gmd_ray.teachers.cost import FluxDimensions, Injection, projection_cost
+from gmd_ray.teachers.cost import FluxDimensions, Injection, TeacherFiles, projection_cost, teacher_cost
 from gmd_ray.teachers.flux import FluxTeacher
 from tests.benchmarks.eager_projection import project_eagerly, stock_model
 
@@ -104,9 +104,12 @@ def random_teacher(device: torch.device, text: int) -> Iterator[FluxTeacher]:
             yield FluxTeacher(replace(cfg, max_sequence_length=text))
 
 
-def with_settings(teacher: FluxTeacher, steps: int, injection: InjectionConfig) -> FluxTeacher:
+def with_settings(teacher: FluxTeacher, steps: int, injection: InjectionConfig, **change: Any) -> FluxTeacher:
     """The same weights under other settings."""
-    cfg = replace(teacher.cfg, steps=steps, injection=injection)
+    cfg = replace(teacher.cfg, steps=steps, injection=injection, **change)
+    tables = teacher.projector.modulation
+    assert tables is not None
+    tables.restore()
     with (
         mock.patch.object(InjectingFlux, "from_pretrained", return_value=teacher.model),
         mock.patch.object(AutoencoderKL, "from_pretrained", return_value=teacher.codec.vae),
@@ -173,6 +176,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="compile the repeated blocks of the project's path")
     parser.add_argument("--attention", help="attention backend of the project's path, by diffusers' name")
+    parser.add_argument("--cache", choices=["kv", "input", "lockstep"], default="kv")
+    parser.add_argument("--cache-location", choices=["auto", "device", "host"], default="auto")
+    parser.add_argument("--cache-dtype", choices=["same", "fp8"], default="same")
+    parser.add_argument("--modulation", choices=["auto", "device", "host"], default="auto")
+    parser.add_argument("--offload", choices=["none", "group"], default="none")
+    parser.add_argument("--quantization", choices=["none", "fp8"], default="none")
     parser.add_argument("--no-eager", action="store_true", help="leave the eager loop out")
     args = parser.parse_args()
 
@@ -193,11 +202,16 @@ def main() -> None:
         stock = stock_model(base)
         if args.compile:
             base.model.compile_repeated_blocks(fullgraph=True)
+        once = {"offload": args.offload, "quantization": args.quantization}  # of weights: done to them a single time
+        settings = {
+            "cache": args.cache, "cache_location": args.cache_location, "cache_dtype": args.cache_dtype,
+            "modulation": args.modulation, "attention_backend": args.attention,
+        }  # fmt: skip
         size = FluxDimensions.from_config(dict(base.model.config))
+        teacher = base
         for name in args.injection:
-            teacher = with_settings(base, args.steps, injections(args.steps)[name])
-            if args.attention:
-                teacher.model.set_attention_backend(args.attention)  # on the processors, which each teacher makes anew
+            teacher = with_settings(teacher, args.steps, injections(args.steps)[name], **settings, **once)
+            once = {}
             for side in args.size:
                 for batch in args.batch:
                     compare(args, teacher, stock, size, ceiling, name, side, batch)
@@ -211,10 +225,14 @@ def compare(
     injection = Injection.from_config(teacher.cfg, size)
     shape = {"batch": batch, "height": side, "width": side, "text": args.text, "steps": args.steps}
     plain = projection_cost(size, **shape).flops
-    done = projection_cost(size, **shape, injection=injection).flops
+    cost = teacher_cost(TeacherFiles.read(Path(teacher.cfg.path or "")), teacher.cfg, batch, side, side)
+    done = cost.flops + cost.codec_flops
+    plain += cost.codec_flops
     images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(side + batch))
     ids = [str(i) for i in range(batch)]
     label = f"{name}, {side}, batch {batch}"
+    memory = teacher.memory(batch, side, side)
+    where = memory.cache if memory.cache == "lockstep" else f"{memory.cache} on {memory.cache_location}"
 
     ours = measure(teacher.device, args.repeats, lambda: teacher.project(images, ids))
     eager = None
@@ -223,10 +241,10 @@ def compare(
         eager = measure(
             teacher.device, args.repeats, lambda: project_eagerly(teacher, stock, teacher.blocks, steps, images)
         )
-    note = ""
+    note = f"planned {memory.device / 1e9:.2f} GB, {where}"
     if ours and eager:
         gap = (ours.pixels - eager.pixels).abs().max().item()
-        note = f"{eager.seconds / ours.seconds:.2f} times as fast, differs by {gap:.1e}"
+        note += f"; {eager.seconds / ours.seconds:.2f} times as fast, differs by {gap:.1e}"
     print(row(label, ours, batch, done, ceiling, note), flush=True)
     if not args.no_eager:
         print(row(f"{label}, eager", eager, batch, plain, ceiling, ""), flush=True)

@@ -55,7 +55,7 @@ def test_flux_dev_on_a_large_card() -> None:
 
 
 def test_the_cache_moves_as_memory_shrinks() -> None:
-    small_host = Budget(device=40 * GB, host=20 * GB)
+    small_host = Budget(device=40 * GB, host=12 * GB)
     assert plan(LITERAL, 512, budget=Budget(60 * GB, 256 * GB)).cache_location == "device"
     host = plan(LITERAL, 512, budget=replace(small_host, host=64 * GB))
     assert (host.cache, host.cache_location) == ("kv", "host")
