@@ -39,11 +39,14 @@ def adapt(cfg: Config) -> Adapted:
     """
     from gmd_ray.evaluation import evaluate, write_report
     from gmd_ray.generation import generate
+    from gmd_ray.images.inventory import inventory
     from gmd_ray.tracking import promote, register, start_run
     from gmd_ray.training import finetune
 
     require(cfg, "adapt")
     settle(cfg)
+    for listed in inventory(cfg):
+        log.info("%s", listed)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         # Stages 0, 1, 1b: restore, project and score every target photo.
         with run.stage("generate") as recorder:

@@ -172,10 +172,14 @@ def _plan(args: argparse.Namespace) -> int:
     from gmd_ray.generation.probe import run_probe
     from gmd_ray.generation.spent import NAME
     from gmd_ray.generation.store import PairStore, store_url
+    from gmd_ray.images.inventory import inventory
     from gmd_ray.session import ray_session
 
-    require(cfg, "generate" if args.probe else "plan")
+    require(cfg, "plan")
+    if args.probe:
+        require(cfg, "generate")
     settle(cfg)
+    listed = inventory(cfg)
     jobs, unreadable = survey(cfg)
     probe = None
     if args.probe:
@@ -183,7 +187,7 @@ def _plan(args: argparse.Namespace) -> int:
             probe = run_probe(cfg, jobs, args.probe)
     plan = make_plan(cfg, jobs, unreadable, probe)
     PairStore(store_url(cfg.out)).write(NAME, plan.as_json())
-    print(plan.table())
+    print(*listed, "", plan.table(), sep="\n")
     return 0
 
 

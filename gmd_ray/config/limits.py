@@ -135,6 +135,15 @@ SETS = (
 )
 """Paths that may be a published set, `SET/SPLIT/SIDE@ROOT`."""
 
+READS: dict[str, tuple[str, ...]] = {
+    "generate": ("target.",),
+    "finetune": ("source.", "evaluation.source_"),
+    "pretrain": ("source.", "evaluation.source_"),
+    "evaluate": ("evaluation.",),
+    "encode-prompts": (),
+}
+"""Which of `SETS` a verb reads, by their beginnings; a verb that is not here reads all."""
+
 DEVICES = ("student.device", "teacher.device", "scorer.device", "evaluation.device")
 TEMPLATES = ("source.lq_template", "evaluation.target_template", "evaluation.source_template")
 

@@ -19,6 +19,7 @@ from gmd_ray.config.limits import (
     PATHS,
     POOLS,
     RANGES,
+    READS,
     SETS,
     TEMPLATES,
 )
@@ -76,7 +77,8 @@ def require(cfg: Config, verb: str) -> None:
         missing.append("student.path=... (or pretrain.architecture=... to start anew)")
     if verb == "evaluate" and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
         missing.append("evaluation.target_lq=... (or evaluation.source_hq=...)")
-    rootless = [key for key in SETS if (value := values[key]) and is_set(value) and value.endswith("@")]
+    read = [key for key in SETS if key.startswith(READS.get(verb, ("",)))]
+    rootless = [key for key in read if (value := values[key]) and is_set(value) and value.endswith("@")]
     if rootless:
         missing.append(f"data.root=... (the folder of the data sets that {' and '.join(rootless)} name)")
     if missing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from gmd_ray.images.degradations import make_degradation
 from gmd_ray.images.inventory import inventory
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.listing import list_images
+from tests.published import at_a_hundredth, fill
 
 FOLDER = Path(gmd_ray.config.__file__).parent / "presets"
 EXPERIMENTS = ["deblur_reds", "deblur_realblur", "sr_weak_to_strong", "sr_dped"]
@@ -106,32 +106,6 @@ COUNTS = {
 }
 
 
-def fill(root: Path, names: set[str]) -> None:
-    """The sets of these names at their real counts, as empty files."""
-    listed: dict[str, dict[int, list[str]]] = {}
-    for name in sorted(names):
-        published = SETS[name]
-        stars = published.files.count("*")
-        at, paths = root / published.folder, []
-        for i in range(published.count or 0):
-            # A frame of ten belongs to REDS val-300.
-            parts = [str(i)] if stars == 1 else [f"{i // 100:03d}", f"{i % 100:04d}"]
-            path = published.files
-            for part in parts:
-                path = path.replace("*", part, 1)
-            paths.append(path)
-        for path in paths:
-            (at / path).parent.mkdir(parents=True, exist_ok=True)
-            (at / path).touch()
-        if published.listed:
-            base = published.folder.removeprefix(published.listed.base).lstrip("/")
-            listed.setdefault(published.listed.path, {})[published.listed.column] = [f"{base}/{path}" for path in paths]
-    for file, columns in listed.items():
-        # Of the training photos the run takes one side alone; the list has both.
-        lines = zip(columns.get(0, columns[1]), columns[1], strict=True)
-        (root / file).write_text("\n".join(" ".join(line) for line in lines))
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_sets_and_limits_give_the_numbers_of_the_paper(name: str) -> None:
     cfg = load_config([f"preset={name}", "data.root=/"])
@@ -151,9 +125,7 @@ def test_sets_and_limits_give_the_numbers_of_the_paper(name: str) -> None:
 def test_a_data_root_is_all_that_an_experiments_data_need(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At a hundredth of the counts."""
-    for key, published in SETS.items():
-        monkeypatch.setitem(SETS, key, replace(published, count=(published.count or 0) // 100 or 1))
+    at_a_hundredth(monkeypatch)
     cfg = load_config([f"preset={name}", f"data.root={tmp_path}"])
     for section in (cfg.source, cfg.target):
         section.limit = section.limit // 100 if section.limit else None

@@ -10,17 +10,21 @@ import pytest
 from PIL import Image
 
 from gmd_ray.cli import main
-from gmd_ray.config import Config, PoolConfig
+from gmd_ray.config import Config, PoolConfig, limits
 from gmd_ray.config.load import load_config, save_config
+from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation import Books, generate
 from gmd_ray.generation.plan import make_plan, survey
 from gmd_ray.generation.probe import Probe, run_probe
 from gmd_ray.generation.spent import predicted_and_actual
 from gmd_ray.generation.store import PairStore, store_url
+from gmd_ray.images.layouts import SETS
 from gmd_ray.teachers import estimate_teacher
 from tests.generation.shelf import failed_row, fill
 from tests.generation.world import World, write_student
+from tests.published import at_a_hundredth
+from tests.published import fill as fill_sets
 
 FLUX_DEV = {
     "in_channels": 64, "out_channels": None, "patch_size": 1, "num_layers": 19, "num_single_layers": 38,
@@ -109,23 +113,46 @@ def test_a_probe_replaces_the_model_of_the_machine(cfg: Config) -> None:
     assert "a probe of 2 images" in plan.table()
 
 
-@pytest.mark.parametrize("preset", ["deblur_reds", "deblur_realblur", "sr_weak_to_strong", "sr_dped"])
+@pytest.mark.parametrize(
+    ("preset", "targets"),
+    [("deblur_reds", 240), ("deblur_realblur", 37), ("sr_weak_to_strong", 60), ("sr_dped", 56)],
+)
 def test_the_experiments(
-    preset: str, flux: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args = [f"preset={preset}", f"out={tmp_path / 'run'}", f"teacher.path={flux}", "plan.scale=2", "plan.tflops=400"]
-    assert main(["plan", *args, f"target.path={photos}"]) == 0
-    out = capsys.readouterr().out
-    rows = {line.split("  ")[0] for line in out.splitlines()}
+    preset: str, targets: int, flux: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """At a hundredth of the counts: a root that is absent, empty, whole, and whole no more."""
+    at_a_hundredth(monkeypatch)
+    root, out = tmp_path / "root", tmp_path / "run"
+    args = ["plan", f"preset={preset}", f"out={out}", f"teacher.path={flux}", "plan.scale=2", "plan.tflops=400"]
+
+    def refused() -> str:
+        assert main(args) == 2
+        [line] = capsys.readouterr().err.strip().splitlines()
+        return line
+
+    assert refused().startswith("gmd-ray: plan needs data.root=... (the folder of the data sets that source.hq and")
+    args.append(f"data.root={root}")
+    assert refused() == f"gmd-ray: data.root={root}: no such file or folder"
+    root.mkdir()
+    assert f"@{root}: " in refused()
+
+    values = dict(flatten(load_config(args[1:])))
+    fill_sets(
+        root, {values[key].partition("@")[0] for key in limits.SETS if values[key]}, (photos / "0.png").read_bytes()
+    )
+    assert main(args) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split("  ")[0] for line in printed.splitlines()}
     assert {"images", "forwards", "accelerator-hours", "wall time, hours", "disk, GB", "cost, USD"} <= rows
-    saved = json.loads((tmp_path / "run" / "pairs" / "plan.json").read_text())
-    assert (saved["images"], saved["accelerators"]) == (4, 4)
-    assert main(["plan", *args, f"target.path={tmp_path / 'nowhere'}"]) == 2
-    error = capsys.readouterr().err.strip()
-    assert error == f"gmd-ray: target.path={tmp_path / 'nowhere'}: no such file or folder"
-    assert main(["plan", f"preset={preset}", f"out={tmp_path / 'other'}"]) == 2
-    assert capsys.readouterr().err.strip() == "gmd-ray: plan needs target.path=..."
-    assert not (tmp_path / "other").exists()
+    assert printed.startswith("source: ")
+    saved = json.loads((out / "pairs" / "plan.json").read_text())
+    assert (saved["images"], saved["accelerators"]) == (targets, 4)
+
+    next(path for path in (root / SETS[values["source.hq"].partition("@")[0]].folder).rglob("*.png")).unlink()
+    assert f"@{root}: " in refused()
+    args.append(f"target.path={tmp_path / 'nowhere'}")
+    assert refused() == f"gmd-ray: target.path={tmp_path / 'nowhere'}: no such file or folder"
 
 
 def test_the_scale_of_a_checkpoint(cfg: Config, tmp_path: Path) -> None:

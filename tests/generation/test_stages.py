@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
-from gmd_ray.generation.stages import Restore
+from gmd_ray.generation.stages import Restore, _Batch
 
 
 def test_stage_0_tells_the_student_whose_image_it_is() -> None:
@@ -18,7 +20,7 @@ def test_stage_0_tells_the_student_whose_image_it_is() -> None:
             return lq
 
     stage = Restore.__new__(Restore)  # without an actor's start-up
-    stage.model = Student()
-    rows = stage.run(torch.rand(2, 3, 4, 5), ["a/b.png", "c.png"])
+    stage.model, stage._threads = Student(), ThreadPoolExecutor(1)
+    rows = stage.run(_Batch(torch.rand(2, 3, 4, 5), [(4, 5)] * 2), ["a/b.png", "c.png"])
     assert Student.seen == ["a/b.png", "c.png"]
     assert len(rows) == 2

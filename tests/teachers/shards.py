@@ -29,10 +29,12 @@ def footprint(_: object, cfg: TeacherConfig, latents: np.ndarray, ids: tuple[int
 
     teacher = load_rank(cfg)
     assert isinstance(teacher, FluxTeacher)
+    assert teacher.projector.modulation is not None
     with torch.no_grad():
         _noise, kept = teacher.projector.invert(
             torch.from_numpy(latents), image_ids(*ids), teacher._plan(len(latents[0]))
         )
+    teacher.projector.modulation.restore()  # to count them too: they stand on every rank
     return size(kept), sum(parameter.numel() for parameter in teacher.model.parameters())
 
 

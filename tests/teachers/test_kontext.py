@@ -16,6 +16,7 @@ from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers import Teacher, load_teacher
 from gmd_ray.teachers.kontext import KontextTeacher
 from gmd_ray.teachers.latents import pack
+from gmd_ray.teachers.modulation import Conditioning
 from gmd_ray.teachers.noise import image_noise
 
 PROMPT = "a sharp photo"
@@ -84,8 +85,10 @@ def test_the_layout_of_the_tokens(flux_dir: Path, monkeypatch: pytest.MonkeyPatc
     ]
     torch.testing.assert_close(call["hidden_states"][0], torch.cat(expected), atol=1e-6, rtol=0)
     assert call["img_ids"].tolist() == [[k, i, j] for k in range(2) for i in range(2) for j in range(3)]
-    assert call["timestep"].tolist() == [1.0]
-    assert call["guidance"].tolist() == [2.5]
+    assert found.projector.modulation is not None  # time, guidance and pooled prompt come as rows of its tables
+    rows = found.projector.modulation.rows(Conditioning(1.0, 2.5, found.prompt))
+    assert call["timestep"] is call["guidance"] is None
+    assert all(call["modulation"][name] is row for name, row in rows.items())
     assert torch.equal(call["encoder_hidden_states"][0], found.prompt.embeds)
 
 
