@@ -10,9 +10,9 @@ What is done with the parts of a file that a training pair cannot carry:
 * of several frames or pages the first is read.
 
 8-bit files stay on the 8-bit grid throughout. 16-bit PNG and TIFF keep their precision: Pillow 13 would read them as
-8 bits, so Pillow checks the file and OpenCV reads the samples. Which of the two it is follows from the header, never
-from the largest value. lcms through Pillow has no 16-bit RGB: such a picture is converted at 8 bits, and what the
-rounding took away is added back, which is right to about one 8-bit level.
+8 bits, so Pillow checks the file and OpenCV (for planar TIFF, tifffile) reads the samples. How many bits there are
+follows from the header, never from the largest value. lcms through Pillow has no 16-bit RGB: such a picture is
+converted at 8 bits, and what the rounding took away is added back, which is right to about one 8-bit level.
 """
 
 from __future__ import annotations
@@ -139,18 +139,55 @@ def _read_deep(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray 
 
 
 def deep_samples(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    """float32 (H, W, 1 or 3) in the file's own colours and alpha (H, W), both in [0, 1]; alpha may be None."""
+    """float32 (H, W, 1 or 3) in the file's own colours and straight alpha (H, W), both in [0, 1]; alpha may be None.
+
+    Args:
+        image: of `data`, loaded.
+    """
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    # OpenCV reads the planes of a planar file as if they were interleaved.
+    samples = _planes(data) if tags.get(284) == 2 else _interleaved(image, data)
+    if samples.dtype != np.uint16:
+        raise DataError(f"{samples.dtype} samples have no declared range: save as 8 or 16 bit")
+    x = samples.reshape(*samples.shape[:2], -1).astype(np.float32) / 65535
+    if x.shape[2] == 1:
+        key = image.info.get("transparency") if image.format == "PNG" else None  # OpenCV knows it in colour alone
+        alpha = None if key is None else (samples.reshape(x.shape[:2]) != key).astype(np.float32)
+        return 1 - x if tags.get(262) == 0 else x, alpha  # 0: the largest value is black
+    # The fourth sample of a TIFF need not be alpha; Pillow's mode says whether it is.
+    alpha = x[..., 3] if x.shape[2] == 4 and (image.format == "PNG" or image.mode == "RGBA") else None
+    colors = x[..., :3]
+    if alpha is not None and tags.get(338) == (1,):  # associated: the colours are multiplied with it
+        colors = np.where(alpha[..., None] > 0, colors / np.maximum(alpha[..., None], 1e-6), 0).clip(0, 1)
+    return colors, alpha
+
+
+def _interleaved(image: Image.Image, data: bytes) -> np.ndarray:
+    """The samples, (H, W) or RGB(A) (H, W, C), upright where a TIFF says how it lies."""
     try:
         samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise DataError(f"{image.format} that OpenCV cannot read: {one_line(error)}") from error
     if samples is None:
         raise DataError(f"{image.format} of more than 8 bits that OpenCV cannot read: save it as 16-bit PNG")
-    if samples.dtype != np.uint16:
-        raise DataError(f"{samples.dtype} samples have no declared range: save as 8 or 16 bit")
-    x = samples.reshape(*samples.shape[:2], -1).astype(np.float32) / 65535
-    alpha = x[..., 3] if x.shape[2] == 4 else None
-    return x if x.shape[2] == 1 else x[..., 2::-1], alpha  # OpenCV's order is BGR(A)
+    if samples.ndim == 2:
+        return samples
+    return samples[..., [2, 1, 0, 3][: samples.shape[2]]]  # OpenCV's order is BGR(A)
+
+
+def _planes(data: bytes) -> np.ndarray:
+    """The samples of a planar TIFF, (H, W, C), upright."""
+    import tifffile  # rare, and slow to import
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages.first
+            samples = np.moveaxis(page.asarray(), 0, -1)
+            tag = page.tags.get(274)
+    except Exception as error:
+        raise DataError(f"planar TIFF that cannot be read ({one_line(error)}): save it as 16-bit PNG") from error
+    turn = TRANSPOSE.get(1 if tag is None else int(tag.value))
+    return samples if turn is None else turn(samples)
 
 
 def _to_srgb_deep(x: np.ndarray, image: Image.Image) -> np.ndarray:
