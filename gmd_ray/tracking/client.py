@@ -99,6 +99,10 @@ def store_errors() -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
+# A file that is gone, or a place that may not be written to: no waiting mends these.
+_REFUSED = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+
+
 def is_refusal(error: Exception) -> bool:
     """Whether asking again cannot help: the request is wrong, as opposed to the server being away."""
     from mlflow.exceptions import MlflowException
@@ -108,7 +112,7 @@ def is_refusal(error: Exception) -> bool:
     else:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is None:
-            return isinstance(error, FileNotFoundError)
+            return isinstance(error, _REFUSED)
     return 400 <= status < 500 and status not in (408, 429)
 
 

@@ -36,9 +36,9 @@ class Entry:
 class Outbox:
     """Sends entries in order; keeps them while the server is away, and names at the end what never got there.
 
-    Entries that the server refuses (a deleted run, a file that is gone) are dropped with a warning: tracking never
-    ends a run that has begun. One outbox serves a run and its children within a process; a pickled copy starts empty,
-    keeps its own queue, and settles it when its process ends.
+    Entries that the server refuses (a deleted run, a file that is gone, a place that may not be written to) are dropped
+    with a warning: tracking never ends a run that has begun. One outbox serves a run and its children within a process;
+    a pickled copy starts empty, keeps its own queue, and settles it when its process ends.
     """
 
     def __init__(self, uri: str) -> None:
@@ -96,11 +96,16 @@ class Outbox:
 
     def close(self) -> None:
         """Try a last time, and name what is lost."""
-        if self.flush():
-            return
+        delivered = self.flush()
         with self._lock:
             counts = Counter(entry.label for entry in self._queue)
             self._queue.clear()
+            self._retry_at = 0.0  # a later flush must not say that what is lost was sent
+            if self._at_exit:
+                self._at_exit = False
+                atexit.unregister(self.close)
+        if delivered:
+            return
         lost = ", ".join(f"{label} (x{n})" if n > 1 else label for label, n in counts.items())
         log.error("MLflow at %s did not come back; lost: %s", redact(self.uri), lost)
 

@@ -16,7 +16,7 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
 from gmd_ray.progress import NullRecorder
 from gmd_ray.tracking import MlflowRecorder, TrackingError, start_run
-from gmd_ray.tracking.client import artifact_location, default_uri, redact
+from gmd_ray.tracking.client import artifact_location, default_uri, is_refusal, redact
 
 
 def started(cfg: Config) -> MlflowRecorder:
@@ -202,6 +202,59 @@ def test_what_is_lost_is_named(
     lost = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert len(lost) == 1
     assert "lost: metrics loss (x3), file report.html, status FINISHED" in lost[0].getMessage()
+
+
+def test_what_is_lost_stays_lost(
+    run: Config, broken_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    unregistered: list[object] = []
+    monkeypatch.setattr("atexit.unregister", unregistered.append)
+    with start_run(run, {}) as recorder:
+        assert isinstance(recorder, MlflowRecorder)
+        good, recorder.outbox._client = recorder.outbox.client, MlflowClient(broken_server)
+        recorder.metrics({"loss": 1.0})
+    assert "lost: metrics loss" in caplog.text
+    assert unregistered == [recorder.outbox.close]
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="gmd_ray"):
+        recorder.outbox._client = good
+        recorder.tags({"late": "yes"})
+        recorder.outbox.close()
+    assert caplog.text == "", "nothing of what was lost is sent, so nothing may say so"
+
+
+def test_a_place_for_files_that_cannot_be_written_to_costs_the_files_alone(
+    run: Config, client: MlflowClient, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    blocked, file = tmp_path / "a file", tmp_path / "report.html"
+    blocked.write_text("")
+    file.write_text("")
+    experiment = client.create_experiment(run.tracking.experiment, (blocked / "mlartifacts").as_uri())
+    with start_run(run, resolved(run)) as parent, parent.stage("generate") as stage:
+        stage.artifact(str(file))
+        stage.metrics({"psnr": 30.0})
+    found = {item.info.run_name: item for item in client.search_runs([experiment])}
+    assert found["generate"].data.metrics == {"psnr": 30.0}
+    assert {item.info.status for item in found.values()} == {"FINISHED"}
+    assert "MLflow refused file" in caplog.text
+    assert "lost:" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (FileNotFoundError(), True),
+        (PermissionError(), True),
+        (NotADirectoryError(), True),
+        (IsADirectoryError(), True),
+        (ConnectionError(), False),
+        (TimeoutError(), False),
+        (OSError("no space left on device"), False),
+    ],
+)
+def test_refused_or_away(error: Exception, refused: bool) -> None:
+    assert is_refusal(error) == refused
 
 
 def test_importing_the_room_does_not_import_mlflow() -> None:
