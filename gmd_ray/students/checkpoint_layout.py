@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gmd_ray.errors import ModelError
+from gmd_ray.students.common import save_pickle
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
@@ -234,7 +235,7 @@ class Layout:
         if self.suffix == ".safetensors":
             save_file(tree, path, metadata=self.metadata)
         else:
-            torch.save(tree, path)
+            save_pickle(tree, path)
 
 
 def _like(original: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,3 +51,9 @@ def fingerprint(weights: Mapping[str, Tensor], settings: dict[str, Any]) -> str:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def save_pickle(tree: Any, path: Path) -> None:
+    """`torch.save`, byte for byte the same for the same tree: given a path, it would write that path's stem inside."""
+    with path.open("wb") as file:
+        torch.save(tree, file)

@@ -15,6 +15,7 @@ from torch import nn
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError, nearest
+from gmd_ray.students.common import save_pickle
 from gmd_ray.students.loading import load_student
 from gmd_ray.students.rgb_network import RgbNetwork
 
@@ -28,7 +29,7 @@ def new_student(architecture: str, arguments: Mapping[str, Any], seed: int, path
         architecture: class name of a network in spandrel (or spandrel_extra_arches), e.g. SwinIR.
         arguments: of its constructor, e.g. {"upscale": 4, "embed_dim": 180}.
         seed: of the weights, which the class draws as it always does.
-        path: a .pth file.
+        path: a .pth file; the same arguments and seed give the same bytes, in any process.
 
     Raises:
         ConfigError: no such architecture, or arguments that it does not take.
@@ -38,7 +39,7 @@ def new_student(architecture: str, arguments: Mapping[str, Any], seed: int, path
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        torch.save({"params": network.state_dict()}, draft)
+        save_pickle({"params": network.state_dict()}, draft)
         try:
             read_back = load_student(StudentConfig(path=str(draft), device="cpu"))
         except ModelError as error:

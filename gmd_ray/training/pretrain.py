@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError
 from gmd_ray.progress import Recorder
 from gmd_ray.training.finetune import finetune
-from gmd_ray.training.plan import Finetuned
+from gmd_ray.training.plan import Finetuned, digest_of_path, read_json, write_json
 
 _MILESTONES = (Fraction(1, 2), Fraction(4, 5), Fraction(9, 10), Fraction(19, 20))
 """Of the run: 250K, 400K, 450K and 475K of 500K, BasicSR's and KAIR's for SwinIR (restoration.md 1.5)."""
@@ -45,7 +46,10 @@ def pretrain(cfg: Config, recorder: Recorder | None = None) -> Finetuned:
 
 
 def _start(cfg: Config) -> str:
-    """The checkpoint to start from; what is written is a function of the settings, so a resumed run writes the same."""
+    """The checkpoint to start from.
+
+    A new one is written once: a resumed run takes up the file that it began with, whatever library it meets now.
+    """
     p, given = cfg.pretrain, cfg.student.path
     if p.architecture is None and given is None:
         raise ConfigError("pretrain starts from pretrain.architecture=... or from a checkpoint, student.path=...")
@@ -57,10 +61,17 @@ def _start(cfg: Config) -> str:
     from gmd_ray.students import new_student, reinitialised
 
     folder = Path(cfg.out, "finetune", "pretrained")
+    path = folder / ("initial.pth" if p.architecture is not None else f"initial{Path(str(given)).suffix}")
+    begun = folder / "initial.json"
+    recipe: dict[str, Any] = {"seed": cfg.seed, "architecture": p.architecture, "arguments": p.arguments}
+    if p.architecture is None:
+        recipe["like"] = digest_of_path(str(given))
+    if path.is_file() and begun.is_file() and read_json(begun) == recipe:
+        return str(path)
+    begun.unlink(missing_ok=True)
     if p.architecture is not None:
-        path = folder / "initial.pth"
         new_student(p.architecture, p.arguments, cfg.seed, path)
     else:
-        path = folder / f"initial{Path(str(given)).suffix}"
         reinitialised(cfg.student, cfg.seed, path)
+    write_json(begun, recipe)
     return str(path)

@@ -35,6 +35,17 @@ def test_architecture_by_name(name: str, arguments: dict[str, object], tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.pth", "1.pth", "2.pth"]
 
 
+def test_the_same_bytes_in_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trained from is known by its bytes, so a resumed run, another process, must find them again."""
+    for pid in (1, 22222):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        new_student("SwinIR", SWINIR, 0, tmp_path / "new" / f"{pid}.pth")
+        reinitialised(StudentConfig(path=str(tmp_path / "new" / "1.pth")), 3, tmp_path / "again" / f"{pid}.pth")
+    for folder in ("new", "again"):
+        one, other = sorted((tmp_path / folder).iterdir())
+        assert one.read_bytes() == other.read_bytes()
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'SwinIR'"):
         new_student("SwinIr", {}, 0, tmp_path / "a.pth")

@@ -62,6 +62,29 @@ def test_starting_points(tmp_path: Path, asked: list[tuple[Config, str]]) -> Non
         pretrain(cfg)
 
 
+def test_a_new_start_is_written_once(
+    tmp_path: Path, asked: list[tuple[Config, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process, or another version of a library, goes on from the file that the run began with."""
+    cfg = make_config(tmp_path)
+    cfg.pretrain.architecture, cfg.pretrain.arguments = "SwinIR", SWINIR
+    contents = []
+    wider = SWINIR | {"embed_dim": 24}
+    for pid, arguments, seed in ((1, SWINIR, 0), (22222, SWINIR, 0), (3, SWINIR, 5), (4, wider, 5)):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        cfg.pretrain.arguments, cfg.seed = arguments, seed
+        pretrain(cfg)
+        path = Path(str(asked[-1][0].student.path))
+        contents.append((path.stat().st_mtime_ns, path.read_bytes()))
+    assert contents[0] == contents[1]
+    assert len({content for _, content in contents}) == 3
+
+    path.write_bytes(contents[0][1])
+    path.with_name("initial.json").unlink()  # stopped between the two
+    pretrain(cfg)
+    assert path.read_bytes() == contents[3][1]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_from_scratch_with_no_pairs_and_no_student(tmp_path: Path) -> None:
