@@ -6,15 +6,15 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Protocol
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.config import Config
+from gmd_ray.config.load import resolved
+from gmd_ray.config.secrets import redact
 from gmd_ray.evaluation import svg
 from gmd_ray.evaluation.files import read_bytes, write_bytes
 from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
@@ -83,7 +83,8 @@ def write_report(
         versions=_versions(),
     )
     path = f"{cfg.out.rstrip('/')}/report.html"
-    write_bytes(path, page.encode())
+    # Settings, manifest and URIs of failed rows may carry passwords, and reports are passed around.
+    write_bytes(path, redact(page).encode())
     (recorder or NullRecorder()).artifact(path)
     return path
 
@@ -210,16 +211,7 @@ def _losses(cfg: Config) -> dict[str, list[tuple[float, float]]]:
 
 
 def _config(cfg: Config) -> str:
-    text = yaml.safe_dump(_plain(asdict(cfg)), sort_keys=False, allow_unicode=True)
-    # A server URI may carry a password, and reports are passed around.
-    return re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", text)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists: YAML has a tag of Python's for them."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return yaml.safe_dump(resolved(cfg), sort_keys=False, allow_unicode=True)
 
 
 def _versions() -> dict[str, str]:

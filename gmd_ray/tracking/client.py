@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from gmd_ray.config.secrets import redact, without_credentials
 from gmd_ray.errors import GmdError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ _DEFAULTS = {
     # Standard output belongs to the command that the user ran.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 class TrackingError(GmdError):
@@ -44,11 +42,6 @@ def connect(uri: str) -> MlflowClient:
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def redact(text: str) -> str:
-    """`text` without the user names and passwords of URLs in it."""
-    return _CREDENTIALS.sub("***", text)
 
 
 def is_remote(url: str) -> bool:
@@ -79,7 +72,9 @@ def artifact_location(uri: str, out: str) -> str | None:
         return None
     if uri.startswith("sqlite:///"):
         return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
-    return f"{out.rstrip('/')}/mlartifacts" if is_remote(out) else (local_path(out) / "mlartifacts").as_uri()
+    if is_remote(out):
+        return f"{without_credentials(out).rstrip('/')}/mlartifacts"
+    return (local_path(out) / "mlartifacts").as_uri()
 
 
 def store_errors() -> tuple[type[Exception], ...]:

@@ -10,7 +10,8 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gmd_ray.tracking.client import connect, is_refusal, redact, store_errors
+from gmd_ray.config.secrets import redact
+from gmd_ray.tracking.client import connect, is_refusal, store_errors
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

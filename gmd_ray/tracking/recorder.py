@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gmd_ray.tracking.client import is_refusal, redact, store_errors
+from gmd_ray.config.secrets import redact
+from gmd_ray.tracking.client import is_refusal, store_errors
 from gmd_ray.tracking.outbox import Entry, Outbox
 
 log = logging.getLogger("gmd_ray.tracking")
@@ -60,9 +61,10 @@ class MlflowRecorder:
             self._put("batch", (part, []), f"metrics {_some([metric.key for metric in part])}")
 
     def tags(self, values: Mapping[str, str]) -> None:
+        """Credentials in URLs are replaced by `***`."""
         from mlflow.entities import RunTag
 
-        tags = [RunTag(_key(self.prefix + key), _cut(str(value), _MAX_TAG)) for key, value in values.items()]
+        tags = [RunTag(_key(self.prefix + key), _cut(redact(str(value)), _MAX_TAG)) for key, value in values.items()]
         for start in range(0, len(tags), _MAX_TAGS):
             part = tags[start : start + _MAX_TAGS]
             self._put("batch", ([], part), f"tags {_some([tag.key for tag in part])}")
@@ -72,8 +74,8 @@ class MlflowRecorder:
         self._put("artifact", (str(path), folder), f"file {path}")
 
     def text(self, content: str, name: str) -> None:
-        """Keep `content` as the artifact `name`."""
-        self._put("text", (content, name), f"file {name}")
+        """Keep `content` as the artifact `name`, with `***` for credentials in URLs."""
+        self._put("text", (redact(content), name), f"file {name}")
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[MlflowRecorder]:

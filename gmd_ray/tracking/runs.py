@@ -15,6 +15,7 @@ from typing import Any
 
 import gmd_ray
 from gmd_ray.config import Config
+from gmd_ray.config.secrets import redact
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.progress import NullRecorder
 from gmd_ray.tracking.client import (
@@ -23,7 +24,6 @@ from gmd_ray.tracking.client import (
     default_uri,
     is_remote,
     local_path,
-    redact,
     tracking_errors,
 )
 from gmd_ray.tracking.outbox import Outbox
@@ -64,7 +64,7 @@ def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecord
         with recorder.ending():
             recorder.tags(_origin(cfg))
             recorder.params(resolved)
-            recorder.text(redact(json.dumps(resolved, indent=2, default=str)), "config.json")
+            recorder.text(json.dumps(resolved, indent=2, default=str), "config.json")
             yield recorder
     finally:
         outbox.close()
@@ -89,7 +89,7 @@ def _open_run(cfg: Config, outbox: Outbox) -> str:
             client.update_run(run, status="RUNNING")
             return run
         log.warning("MLflow run %s of this run directory is gone; a new one takes its place", known["run_id"])
-    name = cfg.out.rstrip("/").rsplit("/", 1)[-1]
+    name = redact(cfg.out).rstrip("/").rsplit("/", 1)[-1]
     run_id = client.create_run(experiment_id, run_name=name).info.run_id
     _write_memo(cfg.out, {"uri": redact(outbox.uri), "experiment_id": experiment_id, "run_id": run_id})
     return run_id

@@ -44,12 +44,16 @@ def draw(folder: Path, lq: str, hq: str, count: int, names: str = "{:02d}.png") 
 
 
 def write_store(
-    out: Path, scores: Sequence[float | None], names: str = "{:02d}.png", fidelity: Sequence[float] = ()
+    out: Path,
+    scores: Sequence[float | None],
+    names: str = "{:02d}.png",
+    fidelity: Sequence[float] = (),
+    uri: str = "/photos/{}",
 ) -> None:
     """A pair store with a row for each score; None is a failed row. `fidelity`: PSNR to `restored`, where given."""
     rows = []
     for i, score in enumerate(scores):
-        row = {"id": names.format(i), "uri": f"/photos/{i}", "status": "ok" if score is not None else "failed"}
+        row = {"id": names.format(i), "uri": uri.format(i), "status": "ok" if score is not None else "failed"}
         if score is None:
             row |= {"error_stage": "read", "error_type": "DataError", "error": "empty file"}
         else:

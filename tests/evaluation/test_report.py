@@ -190,7 +190,11 @@ def test_the_training_log_becomes_a_curve_and_passwords_do_not_show(
     log.parent.mkdir(parents=True)
     log.write_text('{"step": 10, "loss": 0.5}\n{"died": 1, "error": "x"}\n{"step": 20, "loss": 0.25}\n{"step": 3')
     run.tracking.uri = "https://me:secret@mlflow.example:5000"
+    write_store(tmp_path / "out", [5.0, None], uri="s3://KEY:secret@bucket/{}")
+    manifest = tmp_path / "out" / "pairs" / "manifest.json"
+    manifest.write_text(json.dumps({"target": "s3://KEY:secret@bucket"} | json.loads(manifest.read_text())))
     found = page(run, students)
     assert len(found.named("polyline")) == 1
     assert "secret" not in Path(f"{run.out}/report.html").read_text()
     assert "***@mlflow.example:5000" in found.text
+    assert "***@bucket" in found.text

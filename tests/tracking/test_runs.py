@@ -14,9 +14,10 @@ from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
+from gmd_ray.config.secrets import redact
 from gmd_ray.progress import NullRecorder
 from gmd_ray.tracking import MlflowRecorder, TrackingError, start_run
-from gmd_ray.tracking.client import artifact_location, default_uri, is_refusal, redact
+from gmd_ray.tracking.client import artifact_location, default_uri, is_refusal
 
 
 def started(cfg: Config) -> MlflowRecorder:
@@ -143,6 +144,7 @@ def test_where_things_go_by_default(tmp_path: Path) -> None:
     assert artifact_location("http://server:5000", "/runs/a") is None
     assert artifact_location("postgresql://db/x", "/runs/a") == "file:///runs/a/mlartifacts"
     assert artifact_location("postgresql://db/x", "s3://bucket/a/") == "s3://bucket/a/mlartifacts"
+    assert artifact_location("postgresql://db/x", "s3://KEY:SECRET@bucket/a") == "s3://bucket/a/mlartifacts"
     with pytest.raises(TrackingError, match=r"set tracking\.uri"):
         default_uri("s3://bucket/a")
 
@@ -264,3 +266,23 @@ def test_importing_the_room_does_not_import_mlflow() -> None:
 
 def test_redact() -> None:
     assert redact("at https://a:b@host/x and s3://bucket/k@v") == "at https://***@host/x and s3://bucket/k@v"
+    assert redact("http://me:p@ss@host:5000") == "http://***@host:5000"
+    harmless = json.dumps({"uri": "https://host", "mail": "a@b"})
+    assert redact(harmless) == harmless
+
+
+def test_no_password_reaches_mlflow(run: Config, client: MlflowClient, tmp_path: Path) -> None:
+    run.student.path = "https://me:SECRET@host/student.pth"
+    run.teacher.path = "https://me:SECRET@host/teacher"
+    run.evaluation.weights = {"niqe": "s3://KEY:SECRET@bucket/niqe.mat"}
+    with start_run(run, resolved(run)) as recorder:
+        assert isinstance(recorder, MlflowRecorder)
+        recorder.tags({"note": "see s3://KEY:SECRET@bucket/a"})
+        recorder.text("s3://KEY:SECRET@bucket", "note.txt")
+    found = client.get_run(recorder.run_id)
+    assert found.data.tags["teacher.path"] == "https://***@host/teacher"
+    assert found.data.tags["note"] == "see s3://***@bucket/a"
+    assert "SECRET" not in str(found.to_dictionary())
+    kept = [client.download_artifacts(recorder.run_id, name, str(tmp_path)) for name in ("config.json", "note.txt")]
+    assert all("***@bucket" in Path(path).read_text() for path in kept)
+    assert not any("SECRET" in Path(path).read_text() for path in kept)
