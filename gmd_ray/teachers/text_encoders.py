@@ -30,13 +30,26 @@ def check_encoders(path: Path, prompt: str) -> None:
     Raises:
         ModelError: naming what it lacks.
     """
-    folders = ["text_encoder", "tokenizer"] + ([] if has_unet(path) else ["text_encoder_2", "tokenizer_2"])
-    for folder in folders:
-        if not (path / folder).is_dir():
-            raise ModelError(
-                f"{path}: prompt {prompt!r} is not in {TABLE} and there is no {folder}/ to encode it with; use a "
-                "prompt of the table, or a directory with its text encoders"
-            )
+    folder = _lacks(path)
+    if folder is not None:
+        raise ModelError(
+            f"{path}: prompt {prompt!r} is not in {TABLE} and there is no {folder}/ to encode it with; use a "
+            "prompt of the table, or a directory with its text encoders"
+        )
+
+
+def has_encoders(path: Path) -> bool:
+    """Whether prompts can be encoded from the directory."""
+    return _lacks(path) is None
+
+
+def _lacks(path: Path) -> str | None:
+    """The first folder that is not there. A hub's snapshot of other folders has their config files, without weights."""
+    for folder in ["text_encoder", "tokenizer"] + ([] if has_unet(path) else ["text_encoder_2", "tokenizer_2"]):
+        wanted = "*.safetensors" if folder.startswith("text_encoder") else "*"
+        if next((path / folder).glob(wanted), None) is None:
+            return folder
+    return None
 
 
 @torch.no_grad()

@@ -132,7 +132,8 @@ def test_a_url_will_do(flux: Path) -> None:
 def test_a_table_beside_the_weights_wins(flux: Path, flux_dir: Path, tmp_path: Path, loads: list[str]) -> None:
     path = tmp_path / "flux"
     shutil.copytree(flux, path)
-    handed = encode_prompts(config(path, prompt=""), str(tmp_path / "prompts"))
+    # The table's length is 5.
+    handed = encode_prompts(config(path, prompt="", max_sequence_length=5), str(tmp_path / "prompts"))
     before = load_teacher(handed)
     loads.clear()
     shutil.copy(flux_dir / "prompt_embeddings.safetensors", path)
@@ -140,11 +141,87 @@ def test_a_table_beside_the_weights_wins(flux: Path, flux_dir: Path, tmp_path: P
     table = load_file(path / "prompt_embeddings.safetensors")
     assert torch.equal(teacher.prompt.embeds, table[".prompt_embeds"])  # type: ignore[attr-defined]
     assert teacher.fingerprint != before.fingerprint
-    cfg = config(path, prompt="a sharp photo")
+    cfg = config(path, prompt="a sharp photo", max_sequence_length=5)
     assert find_prompts(cfg, str(tmp_path / "none")) is cfg
     assert encode_prompts(cfg, str(tmp_path / "none")) is cfg
     assert not (tmp_path / "none").exists()
     assert not loads
+
+
+def test_a_table_of_another_length_gives_way_to_the_encoders(
+    flux: Path, flux_dir: Path, tmp_path: Path, loads: list[str]
+) -> None:
+    path, bare = tmp_path / "flux", tmp_path / "bare"
+    shutil.copytree(flux, path)
+    shutil.copy(flux_dir / "prompt_embeddings.safetensors", path)
+    shutil.copytree(path, bare, ignore=shutil.ignore_patterns("text_encoder*", "tokenizer*"))
+    cfg = config(path, prompt="")
+    assert find_prompts(cfg, str(tmp_path / "prompts")) is None
+    teacher = load_teacher(cfg)
+    assert loads == ["FluxPipeline"]
+    assert teacher.prompt.embeds.shape == (7, 24)  # type: ignore[attr-defined]
+    assert teacher.fingerprint == load_teacher(config(flux, prompt="")).fingerprint
+    loads.clear()
+    # Nothing to encode with: the table will do, at its own length; but what is handed over at the right one wins.
+    there = config(bare, prompt="")
+    assert find_prompts(there, "/nowhere") is there
+    assert load_teacher(there).prompt.embeds.shape == (5, 24)  # type: ignore[attr-defined]
+    assert not loads
+    handed = encode_prompts(cfg, str(tmp_path / "prompts"))
+    assert load_teacher(replace(handed, path=str(bare))).fingerprint == teacher.fingerprint
+
+
+def test_embeddings_of_other_encoders_are_refused(flux: Path, tmp_path: Path) -> None:
+    other, bare = tmp_path / "other", tmp_path / "bare"
+    shutil.copytree(flux, other)
+    weights = other / "text_encoder_2" / "model.safetensors"
+    save_file({key: value + 1 for key, value in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    handed = encode_prompts(config(flux), str(tmp_path / "prompts"))
+    there = replace(handed, path=str(other))
+    message = rf"embeddings of other text encoders \({text_revision(flux)}\) than .*\({text_revision(other)}\)"
+    for attempt in (lambda: load_teacher(there), lambda: find_prompts(there, str(tmp_path))):
+        with pytest.raises(ModelError, match=message) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+    # Of a file with both, each takes its own; without encoders nothing tells which is meant.
+    both = str(tmp_path / "both.safetensors")
+    theirs = encode_prompts(config(other), str(tmp_path / "prompts"))
+    save_file(load_file(handed.prompt_embeddings or "") | load_file(theirs.prompt_embeddings or ""), both)
+    for path in (flux, other):
+        cfg = config(path, prompt_embeddings=both)
+        assert find_prompts(cfg, "/nowhere") is cfg
+        assert load_teacher(cfg).fingerprint == load_teacher(config(path)).fingerprint
+    shutil.copytree(flux, bare, ignore=shutil.ignore_patterns("text_encoder*", "tokenizer*"))
+    with pytest.raises(ModelError, match="embeddings of 2 text encoders") as caught:
+        load_teacher(config(bare, prompt_embeddings=both))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("fixture", "length"), [("flux", 7), ("sd", 512)])
+def test_a_hub_is_not_asked_where_a_file_has_every_prompt(
+    fixture: str, length: int, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    local = config(request.getfixturevalue(fixture), max_sequence_length=length)
+    file = encode_prompts(local, str(tmp_path)).prompt_embeddings
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    cfg = replace(local, path="somebody/model", prompt_embeddings=file)
+    assert find_prompts(cfg, "/nowhere") is cfg
+    assert find_prompts(replace(cfg, prompt="another"), "/nowhere") is None
+    longer = replace(cfg, max_sequence_length=9)
+    assert find_prompts(longer, "/nowhere") is (None if fixture == "flux" else longer)  # CLIP has one length
+
+
+def test_what_a_file_has_is_not_encoded_again(flux: Path, tmp_path: Path, loads: list[str]) -> None:
+    handed = encode_prompts(config(flux), str(tmp_path / "first"))
+    loads.clear()
+    assert encode_prompts(handed, str(tmp_path / "second")) is handed
+    assert not loads
+    assert not (tmp_path / "second").exists()
+    more = encode_prompts(handed, str(tmp_path / "second"), ["a: b"])
+    assert loads == ["FluxPipeline"]
+    assert more.prompt_embeddings == f"{tmp_path}/second/{text_revision(flux)}.safetensors"
 
 
 def test_encoders_may_be_absent_where_embeddings_are_handed_over(flux: Path, tmp_path: Path) -> None:
