@@ -19,8 +19,8 @@ def estimate_teacher(cfg: TeacherConfig) -> TeacherEstimate:
     """The cost model of the teacher that the settings name, from its config files; no weights are loaded.
 
     Raises:
-        ModelError: a directory without config files, or of a model that there is no cost model for.
-        ConfigError: settings that the model cannot meet.
+        ModelError: a directory without config files, or of another model.
+        ConfigError: settings that the model cannot meet, or a method (DDIM, a plugin) that there is no cost model for.
     """
     from gmd_ray.teachers.estimate import TeacherEstimate
 

@@ -9,19 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import TeacherConfig
-from gmd_ray.errors import ModelError
+from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers.codec_cost import codec_factor
-from gmd_ray.teachers.cost import (
-    FluxDimensions,
-    Injection,
-    TeacherFiles,
-    forward_flops,
-    image_tokens,
-    teacher_cost,
-    tile_grid,
-)
-
-_PROMPT_TABLE = "prompt_embeddings.safetensors"
+from gmd_ray.teachers.cost import tile_grid
+from gmd_ray.teachers.dimensions import FluxDimensions, Injection
+from gmd_ray.teachers.directory import TABLE
+from gmd_ray.teachers.teacher_cost import TeacherFiles, has_inversion, teacher_cost
+from gmd_ray.teachers.text_encoders import has_encoders
 
 
 @dataclass(frozen=True)
@@ -45,8 +39,9 @@ class TeacherEstimate:
 
         Raises:
             ModelError: a directory without them, or of another model.
-            ConfigError: settings that the model cannot meet.
+            ConfigError: settings that the model cannot meet, or a method that there is no cost model for.
         """
+        _check_method(cfg)
         transformer, vae = (_config(cfg.path, f"{part}/config.json") for part in ("transformer", "vae"))
         scheduler = _file(cfg.path, "scheduler/scheduler_config.json")
         try:
@@ -56,11 +51,8 @@ class TeacherEstimate:
         except KeyError as error:
             raise ModelError(f"teacher.path={cfg.path}: no cost model for it ({error} is not in its config)") from error
         self._cfg = replace(cfg, max_sequence_length=_text_tokens(cfg))
-        if cfg.method == "kontext":
-            self._cfg.method = "sdedit"  # the same passes, of twice the image tokens
-        elif cfg.method == "inversion":
+        if has_inversion(cfg):
             Injection.from_config(cfg, size)  # raises where the blocks are not the model's
-        self._context = cfg.method == "kontext"
         self.image = cache(self._image)
 
     def _image(self, height: int, width: int) -> ImageCost:
@@ -68,12 +60,20 @@ class TeacherEstimate:
         cfg, files = self._cfg, self._files
         cost = teacher_cost(files, cfg, 1, height, width)
         tiles, tall, wide = tile_grid(height, width, cfg.tile, cfg.tile_overlap)
-        tokens = image_tokens(tall, wide, files.multiple)
-        flops = cost.flops
-        if self._context:
-            flops = cost.forwards * forward_flops(files.size, 1, 2 * tokens, cfg.max_sequence_length)
         tall, wide = (side + -side % files.multiple for side in (tall, wide))
-        return ImageCost(tall, wide, tiles, cost.forwards, flops + cost.codec_flops)
+        return ImageCost(tall, wide, tiles, cost.forwards, cost.flops + cost.codec_flops)
+
+
+def _check_method(cfg: TeacherConfig) -> None:
+    """Refuse what is no FLUX teacher; a U-Net counts as one only where no transformer lies beside it."""
+    unet = cfg.method == "ddim" or (
+        ":" not in cfg.method
+        and _file(cfg.path, "transformer/config.json") is None
+        and _file(cfg.path, "unet/config.json") is not None
+    )
+    if unet or ":" in cfg.method:
+        what = "Stable Diffusion" if unet else "a plugin"
+        raise ConfigError(f"teacher.method={cfg.method}: there is no cost model for {what}, only for FLUX's methods")
 
 
 def _config(path: str | None, name: str) -> dict[str, Any]:
@@ -113,9 +113,9 @@ def _file(path: str | None, name: str) -> Path | None:
 
 
 def _text_tokens(cfg: TeacherConfig) -> int:
-    """Of the prompt: from a table beside the weights, else as long as it is encoded."""
-    table = Path(cfg.path or "") / _PROMPT_TABLE
-    if table.is_file():
+    """Of the prompt: of the table beside the weights where nothing can encode it anew, else as the settings say."""
+    table = Path(cfg.path or "") / TABLE
+    if table.is_file() and not has_encoders(table.parent):
         from safetensors import safe_open
 
         with safe_open(table, framework="numpy") as tensors:  # its header; tensors are read when asked for

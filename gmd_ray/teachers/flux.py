@@ -16,7 +16,6 @@ from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.acceleration import accelerate
 from gmd_ray.teachers.attention import InjectingFlux, select_blocks
-from gmd_ray.teachers.cost import TeacherFiles
 from gmd_ray.teachers.directory import choose_device, choose_dtype, model_directory, read_json
 from gmd_ray.teachers.fingerprint import digest, weights_digest
 from gmd_ray.teachers.latents import image_ids, load_codec, pack, unpack
@@ -24,6 +23,7 @@ from gmd_ray.teachers.memory import Budget, MemoryPlan, modulation_home, plan_me
 from gmd_ray.teachers.ode import time_grid
 from gmd_ray.teachers.projection import FluxProjector, ProjectionPlan, Prompt
 from gmd_ray.teachers.prompts import load_prompts
+from gmd_ray.teachers.teacher_cost import TeacherFiles
 
 Model = TypeVar("Model", bound=InjectingFlux)
 
@@ -48,7 +48,12 @@ class FluxTeacher:
         _check_class(path / "transformer")
         self._files, self._budget = TeacherFiles.read(path), Budget.of(self.device, cfg.gpus_per_replica)
         self._number_bytes = dtype.itemsize
-        modulation = modulation_home(self._files, cfg, self._budget, dtype.itemsize)
+        known = load_prompts(cfg, path)
+        # Of a table beside the weights the embeddings may be shorter than the settings say.
+        text = max(len(known[prompt].prompt.embeds) for prompt in (cfg.prompt, cfg.inversion_prompt))
+        self._memory_cfg = replace(cfg, max_sequence_length=text)
+        modulation = modulation_home(self._files, self._memory_cfg, self._budget, dtype.itemsize)
+        self._memory_cfg.modulation = modulation
         self.model = _load_transformer(path / "transformer", dtype, self.device, cfg)
         self.ranks = self.model.ranks
         self.codec = load_codec(path / "vae", dtype, self.device, cfg.vae_tile_above)
@@ -65,14 +70,12 @@ class FluxTeacher:
         self.blocks = select_blocks(self.model.block_names(), injection.blocks) if self.inject_steps else []
         if self.inject_steps > cfg.steps:
             raise ConfigError(f"teacher.injection.steps={injection.steps}: at most teacher.steps={cfg.steps}")
-        known = load_prompts(cfg, path)
         self.prompt, self.inversion_prompt = (
             Prompt(prompt.embeds.to(self.device, dtype), prompt.pooled.to(self.device, dtype))
             for prompt in (known[cfg.prompt].prompt, known[cfg.inversion_prompt].prompt)
         )
         origin, null_origin = known[cfg.prompt].origin, known[cfg.inversion_prompt].origin
         self.cfg = cfg
-        self._memory_cfg = replace(cfg, modulation=modulation)
         home = self.device if modulation == "device" else torch.device("cpu")
         tables = accelerate(self.model, cfg, self.device, home)
         self.projector = FluxProjector(self.model, tables)
@@ -93,7 +96,7 @@ class FluxTeacher:
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
         """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape; `ids` are not used, nothing is drawn."""
         assert len(ids) == restored.shape[0]
-        images = self._filled_up(restored.to(self.device))
+        images = self._filled_up(restored.to(self.device, non_blocking=True))
         return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap)[: len(ids)].cpu()
 
     def _filled_up(self, images: torch.Tensor) -> torch.Tensor:

@@ -12,20 +12,11 @@ from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError
 from gmd_ray.teachers.banks import CHUNK
 from gmd_ray.teachers.codec_cost import codec_activations, codec_parameters
-from gmd_ray.teachers.cost import (
-    NO_INJECTION,
-    FluxDimensions,
-    Injection,
-    TeacherFiles,
-    cache_bytes,
-    image_tokens,
-    injected_evaluations,
-    table_rows,
-    teacher_cost,
-    tile_grid,
-)
+from gmd_ray.teachers.cost import cache_bytes, injected_evaluations, tile_grid
+from gmd_ray.teachers.dimensions import NO_INJECTION, FluxDimensions, Injection, image_tokens
 from gmd_ray.teachers.modulation import KEPT_ROWS
 from gmd_ray.teachers.ode import time_grid
+from gmd_ray.teachers.teacher_cost import TeacherFiles, has_inversion, table_rows, teacher_cost
 
 USABLE = 0.94
 """Of the free device memory: the rest is for kernels' workspaces and the allocator's gaps."""
@@ -35,7 +26,7 @@ TRAINED_SIDE = 1024
 
 @dataclass(frozen=True)
 class Budget:
-    """Free bytes."""
+    """Free bytes of one process: the device's, and its share of the host's."""
 
     device: int
     host: int
@@ -44,16 +35,19 @@ class Budget:
 
     @classmethod
     def of(cls, device: torch.device, ranks: int = 1) -> Budget:
-        """What is free now; what this process itself holds of a GPU counts as free.
+        """What is free now; what PyTorch holds of the GPU in reserve counts as free, other models' tensors do not.
+
+        Host memory is shared out evenly among the machine's GPUs, for each may have a replica that counts on it.
 
         Of several ranks, what the poorest has: all must come to the same plan, or they would wait for each other in
         passes that only some of them make.
         """
-        host = _free_host() // ranks
+        host = _free_host() // max(ranks, _gpus() if device.type == "cuda" else 1)
         if device.type != "cuda":
             free = host
         else:
-            free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+            unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            free = torch.cuda.mem_get_info(device)[0] + unused
         if ranks > 1:
             least = torch.tensor([free, host], device=device)
             dist.all_reduce(least, dist.ReduceOp.MIN)
@@ -117,7 +111,7 @@ def plan_memory(
     if not _kept(files, cfg):
         places = ["device"]
     device = int(budget.device * USABLE)
-    host = int(budget.host / 2 if cfg.host_cache_gb is None else cfg.host_cache_gb * 1e9)
+    host = int(budget.host / 2 if cfg.host_cache_gb is None else cfg.host_cache_gb * 1e9 / cfg.gpus_per_replica)
     tried = []
     for place in places:
         for home in homes:
@@ -172,7 +166,7 @@ def weight_bytes(size: FluxDimensions, cfg: TeacherConfig, number_bytes: int, mo
 
 def _kept(files: TeacherFiles, cfg: TeacherConfig) -> int:
     """Evaluations that leave something for the reconstruction."""
-    if cfg.method == "sdedit":
+    if not has_inversion(cfg):
         return 0
     steps = Injection.from_config(cfg, files.size).steps
     return injected_evaluations(cfg.solver, steps) if steps else 0
@@ -188,7 +182,7 @@ def _plan(
     cache = "lockstep" if place == "lockstep" else cfg.cache
     cost = teacher_cost(files, replace(cfg, cache=cache), batch, tall, wide, number_bytes, codec=False)
     times = time_grid(cfg.steps, tokens, files.scheduler, cfg.strength)
-    rows = max(KEPT_ROWS, table_rows(cfg, times, cfg.method != "sdedit"))
+    rows = max(KEPT_ROWS, table_rows(cfg, times))
     # The autoencoder takes one image at a time, in tiles where it is large, and never beside the transformer.
     pixels = tall * wide if cfg.vae_tile_above is None else min(tall * wide, cfg.vae_tile_above)
     images = batch * 3 * tall * wide * 4
@@ -220,13 +214,28 @@ def _plan(
     )
 
 
-def _free_host() -> int:
-    """Bytes that processes may still take, of the machine and of the container."""
+def _gpus(listed: Path = Path("/proc/driver/nvidia/gpus")) -> int:
+    """Of the machine or container, at least 1; CUDA itself shows a pool's actor no more than its own."""
+    return max(1, len(list(listed.iterdir()))) if listed.is_dir() else max(1, torch.cuda.device_count())
+
+
+def _free_host(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that processes may still take, of the machine and of the container (cgroup v2 or v1).
+
+    A container's file cache counts as used there, though it gives way: the part not in use is taken off again.
+    """
     found = []
-    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else ():
+    for line in meminfo.read_text().splitlines() if meminfo.is_file() else ():
         if line.startswith("MemAvailable:"):
             found.append(int(line.split()[1]) * 1024)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        found.append(max(0, int(limit.read_text()) - int(used.read_text())))
+    for folder, most, now, cached in (
+        (cgroup, "memory.max", "memory.current", "inactive_file"),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        limit, used, stat = folder / most, folder / now, folder / "memory.stat"
+        if not limit.is_file() or not used.is_file() or limit.read_text().strip() == "max":
+            continue
+        numbers = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+        taken = int(used.read_text()) - int(numbers.get(cached, 0))
+        found.append(max(0, int(limit.read_text()) - max(0, taken)))
     return min(found, default=1 << 62)

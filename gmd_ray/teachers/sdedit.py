@@ -28,7 +28,9 @@ class SDEditTeacher(FluxTeacher):
 
     def __init__(self, cfg: TeacherConfig) -> None:
         """Load from `cfg.path`; raises as `FluxTeacher`."""
-        super().__init__(replace(cfg, injection=replace(cfg.injection, steps=0), nudge=1.0))
+        injection = replace(cfg.injection, steps=0)
+        # Its own name, however it was made: the memory plan goes by it.
+        super().__init__(replace(cfg, method=self.method, injection=injection, nudge=1.0))
         self.fingerprint = digest(self.method, self.fingerprint)
 
     @torch.no_grad()
@@ -39,18 +41,20 @@ class SDEditTeacher(FluxTeacher):
         """
         assert len(ids) == restored.shape[0]
         height, width = restored.shape[-2:]
-        images = self._filled_up(pad_to_multiple(restored.to(self.device), self.multiple))
+        images = self._filled_up(pad_to_multiple(restored.to(self.device, non_blocking=True), self.multiple))
         channels = self.model.config.in_channels // 4  # of the latents; a token packs 2 x 2 of them
         h, w = (side // self.codec.factor for side in images.shape[-2:])
-        noise = self._filled_up(torch.stack([image_noise(i, (channels, h, w)) for i in ids]).to(self.device))
+        noise = torch.stack([image_noise(i, (channels, h, w)) for i in ids])
+        noise = self._filled_up(noise.to(self.device, non_blocking=True))
         tile, overlap = self.cfg.tile, self.cfg.tile_overlap
         edited = tiled_with_noise(self._edit, images, noise, tile, overlap, self.multiple)
         return edited[: len(ids), :, :height, :width].cpu()
 
     def _edit(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        memory = self.memory(len(images), *images.shape[-2:])
         z = self.codec.encode(images * 2 - 1)
         h, w = z.shape[-2:]
-        plan = self._plan(h * w // 4)
+        plan = self._plan(h * w // 4, memory)
         level = plan.times[0]
         tokens = self._reconstruct(pack((1 - level) * z + level * noise), pack(z), image_ids(h, w, z.device), plan)
         return ((self.codec.decode(unpack(tokens, h, w)) + 1) / 2).clamp(0, 1)

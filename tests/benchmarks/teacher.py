@@ -28,8 +28,11 @@ from safetensors.torch import save_file
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.teachers.attention import InjectingFlux
-from gmd_ray.teachers.cost import FluxDimensions, Injection, TeacherFiles, projection_cost, teacher_cost
+from gmd_ray.teachers.cost import projection_cost
+from gmd_ray.teachers.dimensions import FluxDimensions, Injection
 from gmd_ray.teachers.flux import FluxTeacher
+from gmd_ray.teachers.memory import Budget
+from gmd_ray.teachers.teacher_cost import TeacherFiles, teacher_cost
 from tests.benchmarks.eager_projection import project_eagerly, stock_model
 
 FLUX_DEV = {
@@ -105,7 +108,7 @@ def random_teacher(device: torch.device, text: int) -> Iterator[FluxTeacher]:
 
 
 def with_settings(teacher: FluxTeacher, steps: int, injection: InjectionConfig, **change: Any) -> FluxTeacher:
-    """The same weights under other settings."""
+    """The same weights under other settings, and the memory that was free before they were there."""
     cfg = replace(teacher.cfg, steps=steps, injection=injection, **change)
     tables = teacher.projector.modulation
     assert tables is not None
@@ -113,6 +116,7 @@ def with_settings(teacher: FluxTeacher, steps: int, injection: InjectionConfig, 
     with (
         mock.patch.object(InjectingFlux, "from_pretrained", return_value=teacher.model),
         mock.patch.object(AutoencoderKL, "from_pretrained", return_value=teacher.codec.vae),
+        mock.patch.object(Budget, "of", return_value=teacher._budget),
     ):
         return FluxTeacher(cfg)
 
@@ -184,6 +188,8 @@ def main() -> None:
     parser.add_argument("--quantization", choices=["none", "fp8"], default="none")
     parser.add_argument("--no-eager", action="store_true", help="leave the eager loop out")
     args = parser.parse_args()
+    if len(args.injection) > 1 and (args.offload, args.quantization) != ("none", "none"):
+        parser.error("--offload and --quantization are done to the weights once: give a single --injection with them")
 
     device = torch.device("cuda" if cuda else "cpu")
     ceiling = matmul_ceiling(device)
@@ -202,16 +208,15 @@ def main() -> None:
         stock = stock_model(base)
         if args.compile:
             base.model.compile_repeated_blocks(fullgraph=True)
-        once = {"offload": args.offload, "quantization": args.quantization}  # of weights: done to them a single time
         settings = {
             "cache": args.cache, "cache_location": args.cache_location, "cache_dtype": args.cache_dtype,
-            "modulation": args.modulation, "attention_backend": args.attention,
+            "modulation": args.modulation, "attention_backend": args.attention, "offload": args.offload,
+            "quantization": args.quantization,
         }  # fmt: skip
         size = FluxDimensions.from_config(dict(base.model.config))
         teacher = base
         for name in args.injection:
-            teacher = with_settings(teacher, args.steps, injections(args.steps)[name], **settings, **once)
-            once = {}
+            teacher = with_settings(teacher, args.steps, injections(args.steps)[name], **settings)
             for side in args.size:
                 for batch in args.batch:
                     compare(args, teacher, stock, size, ceiling, name, side, batch)

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
-from gmd_ray.errors import ModelError
+from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers import estimate_teacher
-from gmd_ray.teachers.cost import Injection, projection_cost
+from gmd_ray.teachers.cost import projection_cost
+from gmd_ray.teachers.dimensions import Injection
 from tests.teachers.test_cost import DEV, FLUX_DEV
 
 
@@ -57,6 +58,9 @@ def test_methods_and_guidance(flux: str) -> None:
     edit = estimate_teacher(TeacherConfig(path=flux, method="sdedit")).image(512, 512)
     assert (plain.forwards, guided.forwards, edit.forwards) == (50, 75, 25)
     assert edit.flops * 2 == plain.flops
+    kontext = estimate_teacher(TeacherConfig(path=flux, method="kontext")).image(512, 512)
+    # teacher.md 4.1
+    assert (kontext.forwards, kontext.flops / 25) == (25, pytest.approx(37.7e12, abs=0.06e12))
 
 
 def test_the_prompt_table_is_known_by_its_header(flux: str) -> None:
@@ -67,6 +71,30 @@ def test_the_prompt_table_is_known_by_its_header(flux: str) -> None:
     short = estimate_teacher(TeacherConfig(path=flux)).image(512, 512)
     # teacher.md 4.1: 21.5 TFLOP a forward at T=512, 14.9 at 64
     assert short.flops / long.flops == pytest.approx(14.9 / 21.5, rel=0.02)
+
+
+def test_a_table_of_another_length_does_not_count_beside_text_encoders(flux: str) -> None:
+    save_file({".prompt_embeds": torch.zeros(64, 8)}, f"{flux}/prompt_embeddings.safetensors")
+    short = estimate_teacher(TeacherConfig(path=flux)).image(512, 512)
+    for folder in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        Path(flux, folder).mkdir()
+        Path(flux, folder, "some.safetensors").touch()
+    long = estimate_teacher(TeacherConfig(path=flux)).image(512, 512)
+    assert short.flops / long.flops == pytest.approx(14.9 / 21.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"method": "ddim"}, "method=ddim: there is no cost model for Stable Diffusion"),
+        ({}, "method=inversion: there is no cost model for Stable Diffusion"),
+        ({"method": "package.module:factory", "path": None}, "method=package.module:factory: .* for a plugin"),
+    ],
+    ids=str,
+)
+def test_methods_without_a_cost_model(sd_dir: Path, change: dict, what: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^teacher.{what}, only for FLUX's methods$"):
+        estimate_teacher(TeacherConfig(**{"path": str(sd_dir), **change}))
 
 
 def test_refusals(flux: str, tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from torch.nn import functional as F
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.models import PoolConfig
 from gmd_ray.errors import ConfigError
-from gmd_ray.teachers import attention, load_teacher
+from gmd_ray.teachers import attention, load_teacher, memory
 from gmd_ray.teachers.attention import InjectingFlux
 from gmd_ray.teachers.codec_cost import codec_activations
-from gmd_ray.teachers.cost import FluxDimensions, TeacherFiles, projection_cost
-from gmd_ray.teachers.memory import Budget, modulation_home, plan_memory
+from gmd_ray.teachers.cost import projection_cost
+from gmd_ray.teachers.dimensions import FluxDimensions, Injection
+from gmd_ray.teachers.memory import USABLE, Budget, _free_host, modulation_home, plan_memory
 from gmd_ray.teachers.modulation import ModulationTables
+from gmd_ray.teachers.teacher_cost import TeacherFiles
 from tests.benchmarks.teacher import FLUX_DEV, VAE
 from tests.teachers.live_memory import LiveMemory
 from tests.teachers.test_flux import config, ids, images
@@ -121,8 +123,6 @@ def test_a_tiny_teacher_holds_what_was_planned(flux_vae_dir: Path, cache: str, l
 
 
 def replace_steps(files: TeacherFiles, cfg: TeacherConfig) -> Any:
-    from gmd_ray.teachers.cost import Injection
-
     return Injection.from_config(cfg, files.size)
 
 
@@ -137,7 +137,8 @@ def test_a_teacher_that_cannot_fit_reads_no_weights(flux_dir: Path) -> None:
 
 def test_a_teacher_recomputes_what_does_not_fit(flux_dir: Path) -> None:
     x = images(1, 64, 64)
-    settings = config(flux_dir, steps=8, injection=InjectionConfig(blocks="all", steps=None))
+    injection = InjectionConfig(blocks="all", steps=None)
+    settings = config(flux_dir, steps=8, injection=injection, max_sequence_length=5)
     plain = load_teacher(settings)
     files = TeacherFiles.read(flux_dir)
     full, less = (
@@ -152,6 +153,73 @@ def test_a_teacher_recomputes_what_does_not_fit(flux_dir: Path) -> None:
     torch.testing.assert_close(tight.project(x, ids(x)), plain.project(x, ids(x)), atol=1e-5, rtol=0)
     assert len(seen) == 3 * 8
     assert tight.fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize("method", ["inversion", "sdedit", "kontext"])
+def test_every_method_refuses_an_image_that_cannot_fit(flux_dir: Path, method: str) -> None:
+    cfg = config(flux_dir, method=method, prompt="a sharp photo", modulation="device")
+    # The table's five tokens count, not the 512 of the settings.
+    files, there = TeacherFiles.read(flux_dir), replace(cfg, max_sequence_length=5)
+    need = plan_memory(files, there, 2, 64, 64, Budget(GB, GB), 4)
+    budget = Budget(int(need.device / USABLE) + 1, GB, shared=True)
+    with mock.patch.object(Budget, "of", return_value=budget):
+        teacher = load_teacher(cfg)
+    assert teacher.memory(2, 64, 64) == need
+    x = images(2, 64, 64)
+    assert teacher.project(x, ids(x)).shape == x.shape
+    larger = images(2, 64, 80)
+    with pytest.raises(ConfigError, match="2 x 64 x 80 pixels need at least"):
+        teacher.project(larger, ids(larger))
+
+
+def test_kontext_sees_twice_the_image_and_keeps_nothing() -> None:
+    edit, kontext = (plan(replace(GMD, method=method), 1024, batch=8) for method in ("sdedit", "kontext"))
+    assert edit.cached == kontext.cached == 0
+    # Of so many images the transformer's activations are more than the autoencoder's, which takes one at a time.
+    assert kontext.activations - edit.activations == 18 * 8 * 4096 * 3072 * 2
+    assert edit == plan(replace(GMD, injection=InjectionConfig(steps=0)), 1024, batch=8)
+
+
+def test_free_memory_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the allocator holds unused is free; another model's tensors are not."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50 * GB, 80 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 * GB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 15 * GB)
+    monkeypatch.setattr(memory, "_free_host", lambda: 400 * GB)
+    monkeypatch.setattr(memory, "_gpus", lambda: 4)
+    assert Budget.of(torch.device("cuda")) == Budget(55 * GB, 100 * GB)
+    assert Budget.of(torch.device("cpu")) == Budget(400 * GB, 400 * GB, shared=True)
+
+
+@pytest.mark.parametrize(
+    ("folder", "most", "now", "cached"),
+    [
+        (".", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_free_memory_of_a_container(tmp_path: Path, folder: str, most: str, now: str, cached: str) -> None:
+    """Its file cache counts as used there, and gives way."""
+    meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup" / folder
+    cgroup.mkdir(parents=True)
+    meminfo.write_text("MemTotal: 99 kB\nMemAvailable: 90000 kB\n")
+    assert _free_host(meminfo, tmp_path / "cgroup") == 90000 * 1024
+    (cgroup / most).write_text("64000000\n")
+    (cgroup / now).write_text("60000000\n")
+    (cgroup / "memory.stat").write_text(f"anon 1\n{cached} 50000000\n")
+    assert _free_host(meminfo, tmp_path / "cgroup") == 54_000_000
+    (cgroup / most).write_text("max\n" if folder == "." else "9223372036854771712\n")
+    assert _free_host(meminfo, tmp_path / "cgroup") == 90000 * 1024
+
+
+def test_the_bound_on_host_memory_is_the_replicas() -> None:
+    host = plan(LITERAL, 512, budget=Budget(40 * GB, 64 * GB), cache_location="host")
+    assert host.host > 10 * GB
+    two = {"gpus_per_replica": 2, "sharding": "ulysses", "budget": Budget(26 * GB, 64 * GB), "cache_location": "host"}
+    assert 0 < plan(LITERAL, 512, **two).host < 11 * GB
+    assert plan(LITERAL, 512, **two, host_cache_gb=22.0).host > 5 * GB
+    with pytest.raises(ConfigError, match=r"of host memory \(of 5\.00\)"):
+        plan(LITERAL, 512, **two, host_cache_gb=10.0)
 
 
 @torch.no_grad()

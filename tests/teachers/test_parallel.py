@@ -17,7 +17,7 @@ import torch
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError, ReplicaLostError
 from gmd_ray.teachers import Teacher, load_rank, load_teacher, sharded
-from gmd_ray.teachers.cost import FluxDimensions
+from gmd_ray.teachers.dimensions import FluxDimensions
 from gmd_ray.teachers.ranks import Ranks
 from gmd_ray.teachers.sharded import ShardedTeacher
 from tests.teachers.shards import alive, footprint, project, project_compiled
