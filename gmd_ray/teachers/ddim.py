@@ -34,6 +34,12 @@ numbers as the inversion's, in half the memory."""
 GROUPS = ("all", "down", "mid", "up")
 """Of U-Net blocks, as `teacher.injection.blocks` names them."""
 
+FLUX_ONLY: dict[str, object] = {
+    "quantization": "none", "offload": "none", "compile": False, "attention_backend": None, "cache_dtype": "same",
+    "host_cache_gb": None,
+}  # fmt: skip
+"""Settings that are refused unless they have this value, their default: to ignore them would break a promise."""
+
 
 class Exchange:
     """What the injecting blocks of one U-Net are to do in the next forward."""
@@ -71,8 +77,12 @@ class DDIMTeacher:
     """`UNet2DConditionModel` and its autoencoder as a `Teacher`.
 
     Of the settings, `steps` DDIM steps divide the whole range of times, and the noisiest `1 - strength` of them are
-    left out of both passes; `true_cfg` is classifier-free guidance; `guidance`, `solver`, `cache` and
-    `max_sequence_length` are FLUX's. Latents stay float32. Between batch shapes the result differs by rounding only.
+    left out of both passes; `true_cfg` is classifier-free guidance. What it keeps are attention inputs, on its device.
+    Of no effect, for they are FLUX's: `guidance`, `inversion_guidance`, `cache`, `modulation`, `max_sequence_length`.
+    What FLUX alone can do is refused: another `solver`, `FLUX_ONLY`, a cache on the host, injection of values or of
+    image tokens alone. There is no memory plan. Latents stay float32.
+
+    Between batch shapes the result differs by rounding only.
     """
 
     def __init__(self, cfg: TeacherConfig) -> None:
@@ -85,13 +95,18 @@ class DDIMTeacher:
         from diffusers import DDIMInverseScheduler, DDIMScheduler
 
         path = model_directory(cfg.path)
+        _check_settings(cfg)
         self.device = choose_device(cfg.device)
         dtype = choose_dtype(cfg.dtype, self.device)
         self.unet = _load_unet(path / "unet", dtype, self.device)
         self.codec = load_codec(path / "vae", dtype, self.device, cfg.vae_tile_above)
         self.multiple = self.codec.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         self.cfg, self.dtype = cfg, dtype
-        self._check_settings()
+        if cfg.tile and (cfg.tile % self.multiple or cfg.tile_overlap % self.multiple or cfg.tile_overlap >= cfg.tile):
+            raise ConfigError(
+                f"teacher.tile={cfg.tile}, teacher.tile_overlap={cfg.tile_overlap}: both must be multiples of "
+                f"{self.multiple}, the overlap below the tile"
+            )
         # Clipping predicted latents to [-1, 1] is for models of pixels, and would break the inversion.
         config = {**read_json(path / "scheduler" / "scheduler_config.json"), "clip_sample": False}
         if config.get("timestep_spacing", "leading") not in ("leading", "trailing"):
@@ -117,12 +132,16 @@ class DDIMTeacher:
             "true_cfg": [cfg.true_cfg, *cfg.true_cfg_interval], "injection": [self.blocks, self.inject_steps],
             "tile": [cfg.tile, cfg.tile_overlap], "dtype": str(dtype), "embeddings": [origin, null_origin],
         }  # fmt: skip
+        # Only where it is not the default: what was made before it counted stays valid.
+        if cfg.vae_tile_above != TeacherConfig.vae_tile_above:
+            pixel_settings["vae_tile_above"] = cfg.vae_tile_above
         self.fingerprint = digest("ddim", weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
         """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape; `ids` are not used, nothing is drawn."""
         assert len(ids) == restored.shape[0]
-        return tiled(self._project_whole, restored.to(self.device), self.cfg.tile, self.cfg.tile_overlap).cpu()
+        images = restored.to(self.device, non_blocking=True)
+        return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap).cpu()
 
     @torch.no_grad()
     def _project_whole(self, restored: torch.Tensor) -> torch.Tensor:
@@ -167,18 +186,6 @@ class DDIMTeacher:
         finally:
             self.exchange.keep = self.exchange.take = None
 
-    def _check_settings(self) -> None:
-        cfg = self.cfg
-        if cfg.tile and (cfg.tile % self.multiple or cfg.tile_overlap % self.multiple or cfg.tile_overlap >= cfg.tile):
-            raise ConfigError(
-                f"teacher.tile={cfg.tile}, teacher.tile_overlap={cfg.tile_overlap}: both must be multiples of "
-                f"{self.multiple}, the overlap below the tile"
-            )
-        if cfg.solver != "euler":
-            raise ConfigError(f"teacher.solver={cfg.solver}: DDIM has a solver of its own; leave it at euler")
-        if cfg.injection.tensors != "kv":
-            raise ConfigError(f"teacher.injection.tensors={cfg.injection.tensors}: DDIM injects both, kv")
-
 
 def select_blocks(unet: UNet2DConditionModel, spec: str | Sequence[str]) -> list[str]:
     """The transformer blocks, by module name, that `teacher.injection.blocks` names.
@@ -205,6 +212,22 @@ def select_blocks(unet: UNet2DConditionModel, spec: str | Sequence[str]) -> list
         if name not in names:
             raise ConfigError(f"teacher.injection.blocks: no block {name!r}; {nearest(name, names)}")
     return list(spec)
+
+
+def _check_settings(cfg: TeacherConfig) -> None:
+    """Refuse what this method cannot do, ahead of loading; one line for a key."""
+    if cfg.solver != "euler":
+        raise ConfigError(f"teacher.solver={cfg.solver}: DDIM has a solver of its own; leave it at euler")
+    if cfg.injection.tensors != "kv":
+        raise ConfigError(f"teacher.injection.tensors={cfg.injection.tensors}: DDIM injects both, kv")
+    if cfg.injection.tokens != "all":
+        raise ConfigError(f"teacher.injection.tokens={cfg.injection.tokens}: a U-Net attends to no text here; set all")
+    if cfg.cache_location == "host":
+        raise ConfigError("teacher.cache_location=host: DDIM's cache stays on its device; set it to auto")
+    for key, default in FLUX_ONLY.items():
+        if getattr(cfg, key) != default:
+            left = "null" if default is None else str(default).lower()
+            raise ConfigError(f"teacher.{key}={getattr(cfg, key)}: FLUX's alone; for Stable Diffusion set it to {left}")
 
 
 def _load_unet(path: Path, dtype: torch.dtype, device: torch.device) -> UNet2DConditionModel:

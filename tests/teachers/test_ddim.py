@@ -215,6 +215,7 @@ def test_its_fingerprint_tells_settings_apart(sd_dir: Path, sd_v_dir: Path) -> N
         {"nudge": 1.1},
         {"tile": 16, "tile_overlap": 8},
         {"dtype": "bfloat16"},
+        {"vae_tile_above": 64},
     ]
     prints = [teacher(sd_dir, **change).fingerprint for change in changes] + [teacher(sd_v_dir).fingerprint]
     assert len(set(prints)) == len(prints)
@@ -229,6 +230,14 @@ def test_its_fingerprint_tells_settings_apart(sd_dir: Path, sd_v_dir: Path) -> N
         ({"injection": InjectionConfig(blocks="all", tensors="v")}, ConfigError, "tensors=v: DDIM injects both"),
         ({"injection": InjectionConfig(blocks="all", steps=9)}, ConfigError, "at most the 4 steps run"),
         ({"solver": "midpoint"}, ConfigError, "solver=midpoint: DDIM has a solver of its own"),
+        ({"injection": InjectionConfig(blocks="all", tokens="image")}, ConfigError, "tokens=image: a U-Net attends to"),
+        ({"quantization": "fp8"}, ConfigError, "^teacher.quantization=fp8: FLUX's alone; .* set it to none$"),
+        ({"offload": "group"}, ConfigError, "^teacher.offload=group: FLUX's alone; .* set it to none$"),
+        ({"compile": True}, ConfigError, "^teacher.compile=True: FLUX's alone; .* set it to false$"),
+        ({"attention_backend": "flash"}, ConfigError, "^teacher.attention_backend=flash: FLUX's .* set it to null$"),
+        ({"cache_dtype": "fp8"}, ConfigError, "^teacher.cache_dtype=fp8: FLUX's alone; .* set it to same$"),
+        ({"host_cache_gb": 1.0}, ConfigError, "^teacher.host_cache_gb=1.0: FLUX's alone; .* set it to null$"),
+        ({"cache_location": "host"}, ConfigError, "cache_location=host: DDIM's cache stays on its device"),
         ({"tile": 30}, ConfigError, "multiples of 4"),
         ({"prompt": "unknown"}, ModelError, "prompt 'unknown' is not in prompt_embeddings"),
         ({"path": "./nowhere"}, ModelError, "no such directory"),
