@@ -81,11 +81,14 @@ class ModulationTables:
     @torch.no_grad()
     def prepare(self, wanted: Iterable[Conditioning]) -> None:
         """Compute what is missing, all at once: each layer's weights are read once for it."""
-        missing = [key for key in dict.fromkeys(wanted) if key not in self._rows]
+        keys = list(dict.fromkeys(wanted))
+        missing = [key for key in keys if key not in self._rows]
         if not missing:
             return
         if len(self._rows) + len(missing) > KEPT_ROWS:
+            # Those that are wanted and were there go too, and would come back one by one, each at the price of all.
             self._rows.clear()
+            missing = keys
         embedded = nn.functional.silu(self._embed(missing))
         tables = {
             name: torch.cat([self._run(layer, embedded) for layer in layers], dim=1)

@@ -11,7 +11,7 @@ import torch
 
 from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.attention import InjectingFlux
-from gmd_ray.teachers.cost import FluxDimensions
+from gmd_ray.teachers.dimensions import FluxDimensions
 from gmd_ray.teachers.modulation import KEPT_ROWS, Conditioning, ModulationTables
 from gmd_ray.teachers.projection import FluxProjector, conditionings
 from tests.teachers.conftest import make_flux
@@ -88,6 +88,22 @@ def test_rows_of_other_grids_do_not_pile_up(flux_dir: Path) -> None:
     assert tables.nbytes() == 2 * (12 + 6 + 2) * 32 * 4
     for name, row in tables.rows(keys[0]).items():
         torch.testing.assert_close(row, kept[name], atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_what_is_wanted_is_computed_at_once_even_where_the_tables_overflow(flux_dir: Path) -> None:
+    projector, plan = prepare(flux_dir)
+    tables = projector.modulation
+    assert tables is not None
+    keys = [Conditioning(i / KEPT_ROWS, 2.0, plan.prompt) for i in range(KEPT_ROWS + 2)]
+    tables.prepare(keys[:KEPT_ROWS])
+    calls: list[int] = []
+    tables._embedder.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    wanted = keys[KEPT_ROWS - 3 :]  # three are there, two are not
+    tables.prepare(wanted)
+    for key in wanted:
+        tables.rows(key)
+    assert calls == [5]
 
 
 def replace_time(key: Conditioning, t: float) -> Conditioning:
