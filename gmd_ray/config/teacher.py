@@ -59,12 +59,13 @@ class TeacherConfig:
     """What the inversion leaves for injection: kv; input, half the memory where both are injected; lockstep, memory of
     one evaluation for as many more forward passes as are injected. Equal up to rounding."""
     cache_location: str = "auto"
-    """Where that waits: device; host, copied out and back beside the computation; or auto, by the memory plan, which
-    may also turn to lockstep. Equal in what comes out."""
+    """Where that waits: device; host, copied out and back beside the computation; or auto, by the memory plan (FLUX's;
+    Stable Diffusion has none), which may also turn to lockstep. Equal in what comes out."""
     cache_dtype: str = "same"
-    """same as the model's, or fp8: half the memory again, but not equal: see the README for what it changes."""
+    """same as the model's, or fp8: half the bytes, but not equal: values come back within 1/16 of themselves."""
     host_cache_gb: float | None = None
-    """At most that much pinned host memory for one replica's cache; None is half of what is free when it starts."""
+    """At most that much pinned host memory for one replica's cache; None is half of what is free when it starts, shared
+    out evenly among the machine's GPUs."""
     modulation: str = "auto"
     """Where the weights of the modulation layers wait between time grids: device, host (frees 6.6 GB on FLUX.1-dev) or
     auto, by the memory plan."""
@@ -79,7 +80,8 @@ class TeacherConfig:
     vae_tile_above: int | None = 4194304
     """Images, or tiles, of more pixels pass the autoencoder in tiles of its own; None is never."""
     max_sequence_length: int = 512
-    """T5 tokens; a shorter length is encoded anew, never sliced."""
+    """T5 tokens; a shorter length is encoded anew, never sliced. Where a table of embeddings lies beside the weights and
+    no text encoders do, the table's own length."""
     prompt_embeddings: str | None = None
     """File or URL that `gmd-ray encode-prompts` wrote; a run makes its own where it has to."""
     tile: int = 0
