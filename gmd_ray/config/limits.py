@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "training.loss": ("l1", "l2", "charbonnier", "psnr"),
     "training.mixing": ("batch", "loss"),
     "training.strategy": ("ddp", "fsdp"),
+    "training.export": ("last", "best"),
 }
 CONTROLS = ("source_only", "median", "supervised")
 BLOCKS = ("all", "single", "double", "late_single", "down", "mid", "up")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gmd_ray.config.judging import MetricFacts, check_judging, unmeasured_gate
 from gmd_ray.config.limits import (
     BLOCKS,
     CHOICES,
     CONTROLS,
-    DATASETS,
     DEVICES,
     NEEDED,
     PATHS,
@@ -28,12 +27,14 @@ from gmd_ray.config.teacher import TeacherConfig
 from gmd_ray.errors import ConfigError, nearest
 
 
-def check(cfg: Config, *, check_paths: bool = True, known_metrics: Callable[[], Sequence[str]] | None = None) -> None:
+def check(
+    cfg: Config, *, check_paths: bool = True, known_metrics: Callable[[], Mapping[str, MetricFacts]] | None = None
+) -> None:
     """Hold every value against its rule.
 
     Args:
         check_paths: refuse local paths that do not exist, except below `out`, which the run itself fills.
-        known_metrics: gives the names that metrics may have; without it they are not checked.
+        known_metrics: gives the metrics by name; without it their names are not checked.
 
     Raises:
         ConfigError: for the first value that breaks one.
@@ -41,9 +42,7 @@ def check(cfg: Config, *, check_paths: bool = True, known_metrics: Callable[[], 
     values = dict(flatten(cfg))
     _check_values(values)
     _check_together(cfg, values)
-    _check_gates(cfg)
-    if known_metrics is not None:
-        _check_metrics(cfg, list(known_metrics()))
+    check_judging(cfg, None if known_metrics is None else known_metrics())
     if check_paths:
         weights = {f"evaluation.weights.{name}": path for name, path in cfg.evaluation.weights.items()}
         paths = {key: values[key] for key in PATHS} | weights
@@ -59,7 +58,7 @@ def require(cfg: Config, verb: str) -> None:
     """Refuse a run that lacks what its verb needs.
 
     Raises:
-        ConfigError: listing every missing key.
+        ConfigError: listing every missing key; or a gate that can never hold.
     """
     values = dict(flatten(cfg))
     missing = [f"{key}=..." for key in NEEDED[verb] if not values[key]]
@@ -75,7 +74,7 @@ def require(cfg: Config, verb: str) -> None:
             missing.append("source.lq=... (or source.degradation=... to make it)")
     if verb == "pretrain" and not cfg.student.path and not cfg.pretrain.architecture:
         missing.append("student.path=... (or pretrain.architecture=... to start anew)")
-    if verb == "evaluate" and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
+    if verb in ("evaluate", "adapt") and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
         missing.append("evaluation.target_lq=... (or evaluation.source_hq=...)")
     read = [key for key in SETS if key.startswith(READS.get(verb, ("",)))]
     rootless = [key for key in read if (value := values[key]) and is_set(value) and value.endswith("@")]
@@ -83,6 +82,8 @@ def require(cfg: Config, verb: str) -> None:
         missing.append(f"data.root=... (the folder of the data sets that {' and '.join(rootless)} name)")
     if missing:
         raise ConfigError(f"{verb} needs {', '.join(missing)}")
+    if verb == "adapt" and (why := unmeasured_gate(cfg)) is not None:
+        raise ConfigError(why)
 
 
 def is_set(path: str) -> bool:
@@ -182,6 +183,10 @@ def _check_together(cfg: Config, values: dict[str, Any]) -> None:
         raise ConfigError("training.perceptual: set training.perceptual_weights to a file of torchvision's vgg19")
     if t.validate_every and not cfg.evaluation.source_hq:
         raise ConfigError("training.validate_every: set evaluation.source_hq, the held-out source images")
+    if t.export == "best" and not t.validate_every:
+        raise ConfigError("training.export=best: by what? set training.validate_every too")
+    if cfg.pretrain.arguments and not cfg.pretrain.architecture:
+        raise ConfigError("pretrain.arguments: of which class? set pretrain.architecture too")
     if "supervised" in cfg.controls and not t.supervised_hq:
         raise ConfigError("controls: supervised needs the target's ground truth; set training.supervised_hq")
     if "median" in cfg.controls and not cfg.generation.keep_restored:
@@ -208,30 +213,6 @@ def _check_ranks(teacher: TeacherConfig) -> None:
         raise ConfigError(f"teacher.{key}: for a GPU by itself; set it to none, or teacher.gpus_per_replica=1")
     if ranks > 1 and ":" in teacher.device:
         raise ConfigError(f"teacher.device={teacher.device}: {ranks} ranks cannot share one; use auto, cuda or cpu")
-
-
-def _check_gates(cfg: Config) -> None:
-    against = ("baseline", "champion", *cfg.controls)
-    for i, gate in enumerate(cfg.tracking.gates):
-        key = f"tracking.gates[{i}]"
-        if gate.against not in against:
-            raise ConfigError(f"{key}.against={gate.against}: {nearest(gate.against, against)}")
-        if gate.dataset not in DATASETS:
-            raise ConfigError(f"{key}.dataset={gate.dataset}: {nearest(gate.dataset, DATASETS)}")
-        if not math.isfinite(gate.min_gain):
-            raise ConfigError(f"{key}.min_gain={gate.min_gain}: must be a finite number")
-
-
-def _check_metrics(cfg: Config, known: Sequence[str]) -> None:
-    wanted = [("scorer.metric", cfg.scorer.metric)]
-    wanted += [("evaluation.metrics", name) for name in cfg.evaluation.metrics]
-    wanted += [("evaluation.weights", name) for name in cfg.evaluation.weights]
-    wanted += [(f"tracking.gates[{i}].metric", gate.metric) for i, gate in enumerate(cfg.tracking.gates)]
-    for key, name in wanted:
-        if name not in known:
-            close = nearest(name, known)
-            hint = close if close.startswith("did") else "`gmd-ray ls metrics` lists them"
-            raise ConfigError(f"{key}: no metric {name!r}; {hint}")
 
 
 def _may_be_hub_id(path: str | None) -> bool:

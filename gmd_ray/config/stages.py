@@ -21,9 +21,11 @@ class GenerationConfig:
     max_attempts: int = 2
     """Times a row may be begun before it is given up as one that kills its worker."""
     grace_s: float = 60.0
-    """Seconds that a run asked to stop (SIGTERM) takes to finish and write what is in flight."""
+    """Seconds that a run asked to stop (SIGTERM) takes to finish and write what is in flight. `ray job stop` kills
+    after RAY_JOB_STOP_WAIT_TIME_S of the cluster's head, 3 s by default: raise that with it."""
     no_progress_timeout_s: int = 1800
-    """A stall longer than this is an error; set it above model load plus the slowest batch."""
+    """A stall longer than this is an error. What moves is a whole block: set it above the loading of the models plus
+    rows_per_block times the seconds of the slowest image."""
 
 
 @dataclass
@@ -92,6 +94,8 @@ class TrainingConfig:
     (`evaluation.source_hq`); the best checkpoints are kept instead of the last, beside the very last. 0 switches it
     off."""
     validation_images: int = 8
+    export: str = "last"
+    """last, or best: the averaged weights after the last step, or those of the highest validation PSNR."""
     supervised_hq: str | None = None
     """Ground truth of the target photos, by their ids' stems: for the `supervised` control alone."""
     log_every: int = 50

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -26,8 +27,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gmd_ray.config import StudentConfig
-from gmd_ray.errors import ModelError
-from gmd_ray.images.tiling import grid_multiple, tiled
+from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.images.padding import pad_to_multiple
+from gmd_ray.images.tiling import grid_multiple, tiled_at
 from gmd_ray.students.common import device_of, evaluating, fingerprint
 from gmd_ray.students.latent_network import LatentCodec, LatentNetwork, even_sigmas, sample
 
@@ -56,23 +58,24 @@ class LatentStudent:
         self._tile, self._dtype = cfg.tile, cfg.dtype
         # Its attention looks at all of a tile, so there is no radius to measure.
         self._overlap = cfg.tile // 4 if cfg.tile_overlap is None else cfg.tile_overlap
-        self._grid = grid_multiple(cfg.tile, self._overlap)
         self._sigmas = even_sigmas(cfg.sampling_steps or int(index["sampling_steps"]))
         patch: int = network.transformer.config.patch_size
         self._multiple = codec.factor * patch
+        self._grid = self._tile_grid()
         self._largest: int = network.transformer.config.pos_embed_max_size * self._multiple
         if cfg.gradient_checkpointing:
             network.transformer.enable_gradient_checkpointing()
         settings = {"dtype": cfg.dtype, "tile": cfg.tile, "sigmas": self._sigmas, "scale": self.scale}
         if cfg.tile:
-            settings |= {"tile_overlap": self._overlap, "tile_grid": self._grid}
+            settings |= {"tile_overlap": self._overlap, "tile_grid": self._grid, "tile_noise": "of the image"}
         weights = {f"vae.{key}": value for key, value in codec.vae.state_dict().items()}
         self.fingerprint = fingerprint(weights | network.state_dict(), settings)
 
     def restore(self, lq: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, 3, H * scale, W * scale) in [0, 1], float32, on the device of `lq`; any size from 1x1.
 
-        The noise is a function of an image's id, and without ids of its content; the tiles of an image share it.
+        The noise is a function of an image's id, and without ids of its content. It is drawn for the whole image, and a
+        tile takes what lies under it: where tiles overlap, they are samples from the same noise.
 
         Raises:
             ModelError: an image larger than the positions that the network knows, without tiles.
@@ -84,34 +87,51 @@ class LatentStudent:
         self._codec.to(device)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._dtype == "bfloat16")
 
-        def restore(x: Tensor) -> Tensor:
+        shape = [math.ceil(side * self.scale / self._multiple) * self._multiple for side in lq.shape[-2:]]
+        channels, factor = self._network.channels, self._codec.factor
+        field = torch.stack([_noise(key, (channels, *(side // factor for side in shape))) for key in keys])
+
+        def restore(x: Tensor, y0: int, x0: int) -> Tensor:
             height, width = x.shape[-2] * self.scale, x.shape[-1] * self.scale
             if max(height, width) > self._largest:
                 raise ModelError(
                     f"{width}x{height} pixels: the student's positions end at {self._largest}; set student.tile to at "
                     f"most {self._largest // self.scale * 7 // 8}"  # the last tile may be longer by an eighth
                 )
-            condition = self._codec.encode(_padded(self._enlarged(x), self._multiple))
-            noise = torch.stack([_noise(key, condition.shape[1:]) for key in keys]).to(device)
+            condition = self._codec.encode(pad_to_multiple(self._enlarged(x), self._multiple))
+            top, left = y0 * self.scale // factor, x0 * self.scale // factor
+            noise = field[..., top : top + condition.shape[-2], left : left + condition.shape[-1]].to(device)
             clean = sample(self._network, condition, noise, self._sigmas)
             return self._codec.decode(clean)[..., :height, :width]
 
         with torch.no_grad(), evaluating(self.module), autocast:
-            restored = tiled(restore, lq.to(device, torch.float32), self._tile, self._overlap, self.scale, self._grid)
+            image = lq.to(device, torch.float32)
+            restored = tiled_at(restore, image, self._tile, self._overlap, self.scale, self._grid)
         return restored.float().clamp(0, 1).to(lq.device)
 
     def training_loss(
-        self, lq: Tensor, hq: Tensor, forward: nn.Module | None = None, *, reduce: bool = True
+        self,
+        lq: Tensor,
+        hq: Tensor,
+        forward: nn.Module | None = None,
+        *,
+        reduce: bool = True,
+        keys: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
         """Mean squared error of the velocity at noise levels drawn evenly from [0, 1), and `loss` to log.
 
-        Noise and levels come from torch's generator of the device, which the trainer seeds. Without `reduce` each
-        crop's loss, (B,), and nothing to log.
+        Noise and level of a crop are a function of its key, on any device and in any batch; without `keys` they come
+        from torch's generator. Without `reduce` each crop's loss, (B,), and nothing to log.
         """
         self._codec.to(hq.device)
-        clean = self._codec.encode(_padded(hq, self._multiple))
-        condition = self._codec.encode(_padded(self._enlarged(lq), self._multiple))
-        noise, sigma = torch.randn_like(clean), torch.rand(len(clean), device=clean.device)
+        clean = self._codec.encode(pad_to_multiple(hq, self._multiple))
+        condition = self._codec.encode(pad_to_multiple(self._enlarged(lq), self._multiple))
+        if keys is None:
+            noise, sigma = torch.randn_like(clean), torch.rand(len(clean), device=clean.device)
+        else:
+            draws = [torch.Generator().manual_seed(key) for key in keys.tolist()]
+            noise = torch.stack([torch.randn(clean.shape[1:], generator=draw) for draw in draws]).to(clean.device)
+            sigma = torch.cat([torch.rand(1, generator=draw) for draw in draws]).to(clean.device)
         level = sigma.view(-1, 1, 1, 1)
         velocity = (self.module if forward is None else forward)((1 - level) * clean + level * noise, condition, sigma)
         losses = (velocity.float() - (noise - clean)).square().flatten(1).mean(1)
@@ -139,10 +159,25 @@ class LatentStudent:
             shutil.copy(self._source / "transformer" / "config.json", draft / "transformer")
             if path.is_dir():
                 path.replace(old)
-            draft.replace(path)
+            try:
+                draft.replace(path)
+            except OSError:
+                if old.is_dir():  # the student that was there is not given up for one that did not come
+                    old.replace(path)
+                raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
+
+    def _tile_grid(self) -> int:
+        """Tiles begin where a patch of latents does, so that the noise under a tile is a slice of the image's."""
+        patch = self._multiple // math.gcd(self._multiple, self.scale)  # in LQ pixels
+        if self._tile and self._tile - self._overlap < patch:
+            raise ConfigError(
+                f"student.tile={self._tile} with tile_overlap={self._overlap}: this student's tiles are {patch} pixels "
+                f"apart at least; set tile_overlap to at most {max(0, self._tile - patch)}"
+            )
+        return max(1, grid_multiple(self._tile, self._overlap) // patch) * patch
 
     def _enlarged(self, lq: Tensor) -> Tensor:
         return lq if self.scale == 1 else F.interpolate(lq, scale_factor=self.scale, mode="bicubic").clamp(0, 1)
@@ -221,18 +256,7 @@ def _stored_dtype(folder: Path) -> torch.dtype:
         return _DTYPES.get(file.get_slice(first).get_dtype(), torch.float32)
 
 
-def _padded(x: Tensor, multiple: int) -> Tensor:
-    """Extended at the right and bottom to multiples: mirrored, and repeated where there is too little to mirror."""
-    for axis in (-1, -2):
-        missing = -x.shape[axis] % multiple
-        mirrored = min(missing, x.shape[axis] - 1)
-        for mode, count in (("reflect", mirrored), ("replicate", missing - mirrored)):
-            if count:
-                x = F.pad(x, (0, count, 0, 0) if axis == -1 else (0, 0, 0, count), mode)
-    return x
-
-
-def _noise(key: str, shape: torch.Size) -> Tensor:
+def _noise(key: str, shape: tuple[int, ...]) -> Tensor:
     """Standard normal, a function of key and shape; drawn on the CPU, so that it is the same on any device."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little", signed=True)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -83,11 +83,17 @@ class ModuleStudent:
         return restored.float().clamp(0, 1).to(lq.device)
 
     def training_loss(
-        self, lq: Tensor, hq: Tensor, forward: nn.Module | None = None, *, reduce: bool = True
+        self,
+        lq: Tensor,
+        hq: Tensor,
+        forward: nn.Module | None = None,
+        *,
+        reduce: bool = True,
+        keys: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
         """Mean loss over a batch, and `loss` and `psnr` (dB) to log. A gray student learns the luma of `hq`.
 
-        Without `reduce` each crop's loss, (B,), and nothing to log.
+        Without `reduce` each crop's loss, (B,), and nothing to log. `keys` are not needed: nothing is drawn.
         """
         restored = (self.module if forward is None else forward)(lq).float()
         truth = luma(hq) if self._gray else hq

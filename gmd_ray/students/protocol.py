@@ -30,12 +30,21 @@ class Student(Protocol):
         ...
 
     def training_loss(
-        self, lq: torch.Tensor, hq: torch.Tensor, forward: nn.Module | None = None, *, reduce: bool = True
+        self,
+        lq: torch.Tensor,
+        hq: torch.Tensor,
+        forward: nn.Module | None = None,
+        *,
+        reduce: bool = True,
+        keys: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Scalar loss of a batch of crops and values to log.
 
         `forward` stands in for `module` where the trainer has wrapped it (DDP must see the call). Without `reduce` the
         loss of each crop, (B,), whose mean is the scalar: the trainer weighs source and target crops itself.
+
+        `keys`, (B,) int64 on the CPU, seed what a student draws for each crop, so that its loss does not depend on the
+        worker and the part of a batch that it rides in. A student that draws nothing may leave the parameter out.
         """
         ...
 

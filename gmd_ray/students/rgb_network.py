@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gmd_ray.images.padding import pad
 
 _LUMA = (0.299, 0.587, 0.114)
 """BT.601 weights of R, G and B."""
@@ -49,20 +50,12 @@ class RgbNetwork(nn.Module):
         """float RGB in [0, 1], (B, 3, H, W) -> (B, 3, H * scale, W * scale), same dtype, not clamped."""
         height, width = lq.shape[-2:]
         # A copy, since some networks (RCAN) scale their input in place.
-        x = self._padded(luma(lq) if self.input_channels == 1 else lq.clone())
+        x = luma(lq) if self.input_channels == 1 else lq.clone()
+        right, bottom = self._sizes.get_padding(width, height)
+        x = pad(x, bottom, right)
         if self._one_by_one:
             y = torch.cat([self._call(self.network, image) for image in x.split(1)])
         else:
             y = self._call(self.network, x)
         y = y[..., : height * self.scale, : width * self.scale].to(lq.dtype)
         return y.expand(-1, 3, -1, -1) if self.output_channels == 1 else y
-
-    def _padded(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        right, bottom = self._sizes.get_padding(width, height)
-        reflect_right, reflect_bottom = min(right, width - 1), min(bottom, height - 1)
-        if reflect_right or reflect_bottom:
-            x = F.pad(x, (0, reflect_right, 0, reflect_bottom), "reflect")
-        if right > reflect_right or bottom > reflect_bottom:
-            x = F.pad(x, (0, right - reflect_right, 0, bottom - reflect_bottom), "replicate")
-        return x

@@ -28,6 +28,8 @@ class Batch(NamedTuple):
     """(B, 3, patch * scale, patch * scale)"""
     source: Tensor
     """(B,) bool: whether a crop is of the source; else it is of the target."""
+    keys: Tensor
+    """(B,) int64, on the CPU: seeds for what a student draws itself for a crop, one for each draw of the whole run."""
 
     def digest(self) -> str:
         """Of the crops as an unordered set: batches dealt to any number of workers can be told to be the same."""
@@ -61,11 +63,14 @@ class Batches:
         for draw in share:
             rng = sample_rng(self._seed, "crop", draw.stream, draw.position)
             crops.append(self._streams[draw.stream].crop(draw.index, draw.epoch, rng))
+        keys = torch.tensor(
+            [int(sample_rng(self._seed, "loss", draw.stream, draw.position).integers(1 << 63)) for draw in share]
+        )
         lq, hq = (to_tensor(side) for side in zip(*crops, strict=True))
         source = torch.tensor([draw.stream == "source" for draw in share])
         if self._pin:
             lq, hq, source = lq.pin_memory(), hq.pin_memory(), source.pin_memory()
-        return Batch(lq, hq, source)
+        return Batch(lq, hq, source, keys)
 
 
 class Prefetcher:

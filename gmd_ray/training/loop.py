@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import inspect
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -14,7 +16,6 @@ import cv2
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
@@ -24,7 +25,7 @@ from gmd_ray.training.data import Crops, SourcePairs, TargetPairs
 from gmd_ray.training.meter import Meter
 from gmd_ray.training.mixing import Mixture, Stream
 from gmd_ray.training.optim import Ema, learning_rate, make_optimizer
-from gmd_ray.training.parallel import gathered, gathering, gradient_norm, load_optimizer, wrap
+from gmd_ray.training.parallel import first_failure, gathered, gathering, gradient_norm, load_optimizer, wrap
 from gmd_ray.training.plan import SCORE, Plan
 from gmd_ray.training.validation import Validation
 
@@ -53,7 +54,7 @@ def train(config: dict[str, Any]) -> GmdError | int | None:
         worker = _Worker(plan)
     except GmdError as error:
         failure = error
-    failure = _first_of_all(failure)
+    failure = first_failure(failure)
     if failure is not None:
         return failure
     assert worker is not None
@@ -65,7 +66,7 @@ def train(config: dict[str, Any]) -> GmdError | int | None:
             worker.export()
         except GmdError as error:
             failure = error
-    return _first_of_all(failure) or (worker.start or None)
+    return first_failure(failure) or (worker.start or None)
 
 
 class _Worker:
@@ -78,9 +79,11 @@ class _Worker:
         self._device = _device()
         self._layout = torch.channels_last if self._cfg.channels_last else torch.contiguous_format
         self._student = self._load_student()
+        self._takes_keys = "keys" in inspect.signature(self._student.training_loss).parameters
         self.batches = self._batches(self._student.scale)
         self._state = _last_checkpoint()
         self.start = 0 if self._state is None else int(self._state["step"])
+        self._best: tuple[float, int] = (-math.inf, 0) if self._state is None else self._state["best"]
         if self._state is not None and self._state["sampler"] != self._mixture.state(self.start):
             raise ResumeMismatchError(f"{plan.directory}: its checkpoint's sampler stands elsewhere; remove it")
         sharded = self._cfg.strategy == "fsdp"
@@ -120,7 +123,7 @@ class _Worker:
                     f"fine-tune {self._plan.name}: loss or gradient is not finite at step {step + 1}; "
                     f"lower training.lr={cfg.lr:g}"
                 )
-                return _first_of_all(failure) or nan
+                return first_failure(failure) or nan
             meter.add(sums, norm, self._mixture.composition(step))
             done = step + 1
             last = done == cfg.steps
@@ -133,9 +136,11 @@ class _Worker:
                     figures[SCORE] = self._validate()
                 except DataError as error:
                     failure = error
-                failure = _first_of_all(failure)
+                failure = first_failure(failure)
                 if failure is not None:
                     return failure
+                # At a tie the later one, as Ray Train ranks the checkpoints that it keeps.
+                self._best = max(self._best, (figures[SCORE], done))
                 meter.restart(prefetcher.waited_s)
             save = last or validate or done % cfg.checkpoint_every == 0
             if save or len(figures) > 1:
@@ -143,9 +148,12 @@ class _Worker:
         return None
 
     def export(self) -> None:
-        """Write the student with the averaged weights, in the layout that it came in."""
-        state = gathered(self._ema.state)
+        """Write the student with the averaged weights, last or best, in the layout that it came in."""
+        state = gathered(self._ema.state, keep=self.rank == 0)
         if self.rank == 0:
+            _, step = self._best
+            if self._cfg.export == "best" and step not in (0, self._cfg.steps):
+                state = torch.load(Path(self._plan.directory, "train", _name(step), STATE), weights_only=True)["ema"]
             student = self._load_student()  # this one's weights may be sharded
             student.module.load_state_dict(state)
             student.save(self._plan.student)
@@ -169,17 +177,18 @@ class _Worker:
             of the global gradient.
         """
         cfg = self._cfg
-        torch.manual_seed(_step_seed(self._plan.seed, step, self.rank))  # for dropout; so a resumed run draws the same
+        torch.manual_seed(_step_seed(self._plan.seed, step, self.rank))  # for DropPath: a resumed run draws the same
         weights = self._mixture.weights(step)
         self._optimizer.zero_grad()
         sums = torch.zeros(3, device=self._device)
         parts = list(zip(*(side.tensor_split(cfg.accumulate) for side in batch), strict=True))
-        for number, (lq, hq, source) in enumerate(parts, start=1):
+        for number, (lq, hq, source, keys) in enumerate(parts, start=1):
+            drawn = {"keys": keys} if self._takes_keys else {}
             lq, hq = (side.to(self._device, non_blocking=True, memory_format=self._layout) for side in (lq, hq))
             source = source.to(self._device, non_blocking=True)
             with gathering(self._joined, last=number == len(parts)):
                 with _autocast(self._device, cfg.bf16):
-                    losses, _ = self._student.training_loss(lq, hq, self._model, reduce=False)
+                    losses, _ = self._student.training_loss(lq, hq, self._model, reduce=False, **drawn)
                 part = (losses * torch.where(source, weights.source, weights.target)).sum()
                 # The workers' gradients are averaged; times their number it is the sum of the parts, however uneven
                 # these are. A loss that is no number must show in every worker's gradient; that of |NaN| is 0.
@@ -213,17 +222,19 @@ class _Worker:
         state = {
             "step": step,
             "sampler": self._mixture.state(step),
-            "module": gathered(self._student.module.state_dict()),
-            "ema": gathered(self._ema.state),
-            "optimizer": gathered(self._optimizer.state_dict()),
+            "best": self._best,
+            "module": self._student.module.state_dict(),
+            "ema": self._ema.state,
+            "optimizer": self._optimizer.state_dict(),
         }
+        state = gathered(state, keep=self.rank == 0)
         if self.rank > 0:
             ray.train.report(figures)
             return
         with tempfile.TemporaryDirectory() as folder:
             torch.save(state, Path(folder, STATE))
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(figures, checkpoint, checkpoint_dir_name=f"step_{step:08d}")
+            ray.train.report(figures, checkpoint, checkpoint_dir_name=_name(step))
 
     def _batches(self, scale: int) -> Batches:
         plan, cfg = self._plan, self._cfg
@@ -251,16 +262,11 @@ class _Worker:
     def _nan_batch(self) -> Batch:
         p, n = self._cfg.patch, self._cfg.accumulate
         hq = torch.full((n, 3, p * self._student.scale, p * self._student.scale), float("nan"))
-        return Batch(torch.zeros(n, 3, p, p), hq, torch.ones(n, dtype=torch.bool))
+        return Batch(torch.zeros(n, 3, p, p), hq, torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.int64))
 
 
-def _first_of_all(failure: GmdError | None) -> GmdError | None:
-    """The failure of the lowest rank that has one; every worker has to call it."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return failure
-    failures: list[GmdError | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    return next((f for f in failures if f is not None), None)
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
 
 
 def _last_checkpoint() -> dict[str, Any] | None:

@@ -14,17 +14,19 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from gmd_ray.errors import GmdError
+
 
 def wrap(module: nn.Module, strategy: str, device: torch.device) -> nn.Module:
     """Put a module on this worker's device and join it with the other workers'; what the training step calls.
 
     Args:
-        module: with the same weights on every worker. Under FSDP its parameters are sharded in place.
+        module: with the same weights on every worker. Under FSDP its parameters are sharded in place, and go to the
+            device block by block: all of them together need not fit there.
         strategy: ddp or fsdp.
         device: of this worker.
     """
     if strategy == "fsdp" and world_size() > 1:
-        module.to(device)
         mesh = init_device_mesh(device.type, (world_size(),))
         for block in blocks(module):
             fully_shard(block, mesh=mesh)
@@ -92,13 +94,18 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def gathered(state: Any) -> Any:
-    """A state dict, nested as an optimiser's, with whole tensors: the same for any strategy and number of workers."""
+def gathered(state: Any, keep: bool) -> Any:
+    """A state dict, nested as an optimiser's, with whole tensors on the CPU: the same for any strategy and world size.
+
+    Every worker has to call it, and gathers one tensor after the other: a model that is sharded since it does not fit
+    a device is never whole on one. Without `keep` the tensors are let go of, and None stands in their place.
+    """
     if isinstance(state, Tensor):
-        return whole(state.detach())
+        value = whole(state.detach())
+        return value.cpu() if keep else None
     if isinstance(state, dict):
-        return {key: gathered(value) for key, value in state.items()}
-    return [gathered(value) for value in state] if isinstance(state, list) else state
+        return {key: gathered(value, keep) for key, value in state.items()}
+    return [gathered(value, keep) for value in state] if isinstance(state, list) else state
 
 
 def sharded_like(value: Tensor, like: Tensor) -> Tensor:
@@ -123,3 +130,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def first_failure(failure: GmdError | None) -> GmdError | None:
+    """The failure of the lowest rank that has one; every worker has to call it."""
+    if world_size() == 1:
+        return failure
+    failures: list[GmdError | None] = [None] * world_size()
+    dist.all_gather_object(failures, failure)
+    return next((f for f in failures if f is not None), None)

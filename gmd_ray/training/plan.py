@@ -31,9 +31,14 @@ NAMES = ("adapted", "source_only", "median", "supervised", "pretrained")
 _NO_EFFECT = {
     "num_workers", "min_workers", "use_gpu", "cpus_per_worker", "cache_gb", "channels_last",
     "compile", "accumulate", "strategy", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures",
-    "validate_every", "validation_images", "supervised_hq", "perceptual_weights",
+    "validate_every", "validation_images", "export", "supervised_hq", "perceptual_weights",
 }  # fmt: skip
-"""Fields of `training` that leave the weights as they are, to the order of summation."""
+"""Fields of `training` that leave the weights as they are, to the order of summation; or that `settings` sees to.
+
+Two things do depend on the number of workers and on `accumulate`: the branches that stochastic depth skips (SwinIR's
+DropPath, in `pretrain` alone), which each worker draws for itself, step by step; and the statistics of batch
+normalisation, which are those of a worker's part of the batch, and rank 0's buffers in the checkpoint.
+"""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,9 @@ class Plan:
             values["training.perceptual_weights"] = digest_of_path(
                 self.cfg.training.perceptual_weights, "training.perceptual_weights"
             )
+        if self.cfg.training.export == "best":
+            chosen_by = ("export", "validate_every", "validation_images")
+            values |= {f"training.{key}": getattr(self.cfg.training, key) for key in chosen_by}
         if self.source:
             for key in ("degradation", "degradation_args", "gray"):
                 values[f"source.{key}"] = getattr(self.cfg.source, key)

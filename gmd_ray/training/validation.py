@@ -8,10 +8,12 @@ import torch
 import torch.distributed as dist
 
 from gmd_ray.config import SourceConfig
+from gmd_ray.errors import DataError
 from gmd_ray.images.degradations import make_degradation
 from gmd_ray.images.encode import to_tensor
 from gmd_ray.images.pairs import PairFile, load_pair
 from gmd_ray.students import Student
+from gmd_ray.training.parallel import world_size
 
 
 class Validation:
@@ -36,13 +38,23 @@ class Validation:
             DataError: naming an image that cannot be read.
         """
         sums = torch.zeros(2, dtype=torch.float64)
-        for pair in self._pairs[self._rank :: self._world_size]:
-            images = load_pair(pair, self._degradation, self._source.gray, ("validation", pair.id), student.scale)
-            lq, hq = (to_tensor([image]) for image in images)
-            restored = student.restore(lq.to(device), [pair.id]).cpu()
-            mse = (restored.double() - hq.double()).square().mean().clamp_min(1e-10)
-            sums += torch.stack([-10 * mse.log10(), torch.ones_like(mse)])
-        if self._world_size > 1:
+        failure: DataError | None = None
+        try:
+            for pair in self._pairs[self._rank :: self._world_size]:
+                sums += self._score(pair, student, device)
+        except DataError as error:
+            failure = error  # raised once the others, who wait for the sum, have it
+        if world_size() > 1:  # under FSDP too: what is decided by the score must be decided alike
             sums = sums.to(device)
             dist.all_reduce(sums)
+        if failure is not None:
+            raise failure
         return float(sums[0] / sums[1])
+
+    def _score(self, pair: PairFile, student: Student, device: torch.device) -> torch.Tensor:
+        """(PSNR in dB, 1) of an image."""
+        images = load_pair(pair, self._degradation, self._source.gray, ("validation", pair.id), student.scale)
+        lq, hq = (to_tensor([image]) for image in images)
+        restored = student.restore(lq.to(device), [pair.id]).cpu()
+        mse = (restored.double() - hq.double()).square().mean().clamp_min(1e-10)
+        return torch.stack([-10 * mse.log10(), torch.ones_like(mse)])

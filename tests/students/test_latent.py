@@ -16,6 +16,7 @@ from torch import nn
 from gmd_ray.cli import main
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.images.tiling import tile_spans
 from gmd_ray.students import Student, load_student
 from gmd_ray.students.latent_network import even_sigmas, sample
 from gmd_ray.students.latent_presets import PRESETS, new_student
@@ -106,6 +107,22 @@ def test_velocity_loss_against_numpy(tiny):
     assert logs == {"loss": loss.item()}
 
 
+def test_what_a_crop_draws_follows_its_key_and_not_its_batch(tiny):
+    student = load(tiny)
+    lq, hq, keys = torch.rand(3, 3, 16, 16), torch.rand(3, 3, 16, 16), torch.tensor([5, 2**62, 7])
+    together, _ = student.training_loss(lq, hq, reduce=False, keys=keys)
+    torch.rand(1)  # torch's own generator has no part in it
+    alone = [student.training_loss(lq[i:][:1], hq[i:][:1], reduce=False, keys=keys[i:][:1])[0] for i in range(3)]
+    torch.testing.assert_close(torch.cat(alone), together)
+    transformer, vae = parts(tiny)
+    draw = torch.Generator().manual_seed(7)
+    noise, t = torch.randn(1, 4, 2, 2, generator=draw), torch.rand(1, generator=draw)
+    with torch.no_grad():
+        z0, condition = (vae.encode(x[2:] * 2 - 1).latent_dist.mean for x in (hq, lq))
+        predicted = velocity(transformer, (1 - t) * z0 + t * noise, condition, t)
+    assert together[2].item() == pytest.approx((predicted - (noise - z0)).square().mean().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("tile", [0, 32])
 def test_an_image_does_not_depend_on_its_batch(tiny, tile):
     student = load(tiny, tile=tile, tile_overlap=8)
@@ -116,6 +133,34 @@ def test_an_image_does_not_depend_on_its_batch(tiny, tile):
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-5)
     assert torch.equal(student.restore(images, ids), together)
     assert (student.restore(images, ["x", "y", "other"])[2] - together[2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1, (75, 112)), (2, (40, 53))])
+def test_tiles_take_their_noise_from_the_image(tmp_path, monkeypatch, scale, size):
+    new_student("ldm-tiny", tmp_path / "student", scale=scale)
+    student = load(tmp_path / "student", tile=64 // scale, tile_overlap=24 // scale)
+    seen = []
+
+    def sampled(network, lq, noise, sigmas):
+        seen.append((lq.shape, noise))
+        return sample(network, lq, noise, sigmas)
+
+    monkeypatch.setattr("gmd_ray.students.latent_student.sample", sampled)
+    student.restore(torch.rand(2, 3, *size), ["a", "b"])
+    sides = [-(-side * scale // 16) * 2 for side in size]  # latents of 8 pixels, in patches of 2
+    whole = torch.stack([drawn(key, (4, *sides)) for key in ("a", "b")])
+    rows, columns = (tile_spans(side, 64 // scale, 24 // scale, 16 // scale) for side in size)
+    starts = [(top * scale, left * scale) for top, _ in rows for left, _ in columns]
+    assert len(seen) == len(starts) >= 6
+    for (top, left), (shape, noise) in zip(starts, seen, strict=True):
+        assert top % 16 == left % 16 == 0
+        assert noise.shape == shape
+        assert torch.equal(noise, whole[..., top // 8 :, left // 8 :][..., : shape[-2], : shape[-1]])
+
+
+def test_tiles_too_near_for_the_patches_are_refused(tiny):
+    with pytest.raises(ConfigError, match=r"tile=32 with tile_overlap=20: .* at most 16"):
+        load(tiny, tile=32, tile_overlap=20)
 
 
 def test_without_ids_the_noise_follows_the_content(tiny):
@@ -264,6 +309,24 @@ def test_saved_in_the_layout_it_came_in(tmp_path, tiny, dtype):
     image = torch.rand(1, 3, 16, 16)
     tolerance = 1e-6 if dtype == torch.float32 else 0.05
     assert (load(saved).restore(image, ["a"]) - student.restore(image, ["a"])).abs().max() <= tolerance
+
+
+def test_a_save_that_fails_leaves_the_student_that_was_there(tiny, tmp_path, monkeypatch):
+    student, saved = load(tiny), tmp_path / "student"
+    student.save(saved)
+    before = {p.relative_to(saved): p.read_bytes() for p in saved.rglob("*") if p.is_file()}
+    replace = Path.replace
+
+    def broken(self, target):
+        if self.name.endswith(".tmp"):
+            raise OSError("no space left")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(OSError, match="no space"):
+        student.save(saved)
+    assert {p.relative_to(saved): p.read_bytes() for p in saved.rglob("*") if p.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
 def test_fingerprint_follows_weights_and_sampling(tiny, tmp_path):

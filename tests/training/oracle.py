@@ -34,7 +34,7 @@ def plain_training(plan: Plan) -> dict[str, Tensor]:
     optimizer = torch.optim.Adam(module.parameters(), lr=cfg.lr, betas=cfg.betas)
     batches = batches_of(plan)
     for step in range(cfg.steps):
-        lq, hq, _ = batches(step)
+        lq, hq, *_ = batches(step)
         optimizer.param_groups[0]["lr"] = learning_rate(step, cfg)
         optimizer.zero_grad()
         difference = module(lq) - hq

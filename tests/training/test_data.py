@@ -208,10 +208,12 @@ def test_ranks_together_draw_the_batch_of_one(tmp_path: Path, world_size: int) -
     whole = _batches(tmp_path)
     ranks = [_batches(tmp_path, rank, world_size) for rank in range(world_size)]
     for step in range(6):
-        for side in (0, 1):
+        for side in range(4):
             dealt = [batches(step)[side] for batches in ranks]
             slots = [dealt[slot % world_size][slot // world_size] for slot in range(5)]
             assert torch.equal(torch.stack(slots), whole(step)[side])
+    keys = torch.cat([whole(step).keys for step in range(50)])
+    assert len(keys.unique()) == len(keys)  # no draw repeats, though samples do
 
 
 def test_prefetched_batches_come_in_order_whatever_the_threads(tmp_path: Path) -> None:

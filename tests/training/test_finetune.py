@@ -18,9 +18,11 @@ import torch
 
 from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
+from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.students import load_student
 from gmd_ray.training import finetune, finetuned_path
 from gmd_ray.training.curve import read_curve
-from gmd_ray.training.plan import make_plan
+from gmd_ray.training.plan import Finetuned, make_plan
 from tests.training.oracle import plain_training
 from tests.training.toys import FileRecorder, make_config
 
@@ -77,6 +79,39 @@ def test_two_uneven_workers_are_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
+def test_best_checkpoint_outlives_later_ones_and_is_exported(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, validate_every=3, validation_images=2, keep_checkpoints=1, export="best", lr=0.01)
+    # Held-out truths that are what the student gives before training: whatever it learns, it scores ever less.
+    student = load_student(cfg.student)
+    for side in ("hq", "lq"):
+        (tmp_path / "held" / side).mkdir(parents=True)
+    for i in range(2):
+        lq = (tmp_path / "source" / "lq" / f"{i}.png").read_bytes()
+        restored = to_images(student.restore(to_tensor([decode_png(lq)])))[0]
+        (tmp_path / "held" / "hq" / f"{i}.png").write_bytes(encode_png(restored))
+        (tmp_path / "held" / "lq" / f"{i}.png").write_bytes(lq)
+    cfg.evaluation.source_hq, cfg.evaluation.source_lq = str(tmp_path / "held" / "hq"), str(tmp_path / "held" / "lq")
+    finetuned = finetune(cfg, "adapted")
+    folder = Path(finetuned.path).parent
+    scores = [point["val_psnr"] for point in read_curve(folder / "curve.jsonl") if "val_psnr" in point]
+    assert len(scores) == 4
+    assert scores[0] > max(scores[1:]) + 1
+    assert sorted(p.name for p in (folder / "train").glob("step_*")) == ["step_00000003", "step_00000012"]
+    best = torch.load(folder / "train" / "step_00000003" / "state.pt", weights_only=True)["ema"]
+    after = torch.load(finetuned.path, weights_only=True)
+    assert all(torch.equal(after[key.removeprefix("network.")], value) for key, value in best.items())
+
+    Path(finetuned.path).unlink()  # stopped before the export: which one is best is in the last checkpoint
+    assert finetune(cfg, "adapted").resumed_from == 12
+    again = torch.load(finetuned.path, weights_only=True)
+    assert all(torch.equal(again[key], value) for key, value in after.items())
+    cfg.training.validation_images = 1
+    with pytest.raises(ResumeMismatchError, match=r"training\.validation_images"):
+        finetune(cfg, "adapted")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
 def test_an_image_that_one_worker_cannot_read_stops_both_at_once(tmp_path: Path) -> None:
     cfg = make_config(tmp_path, num_workers=2)
     (tmp_path / "source" / "lq" / "4.png").write_bytes(b"no image")
@@ -98,25 +133,24 @@ def test_errors_that_are_nobodys_setting_are_tried_again_and_then_told(tmp_path:
     _assert_is_plain_training(cfg)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_killed_only_worker(tmp_path: Path) -> None:
+    """The small form of `test_killed_worker`, for every run of the tests."""
+    cfg = make_config(tmp_path, **LONG | {"steps": 150})
+    recorder = FileRecorder(tmp_path / "metrics.jsonl")
+    finetuned = _with_a_worker_killed(cfg, recorder, 40)
+    assert finetuned.resumed_from in range(20, 150, 20)
+    _assert_curve_is_whole(cfg, recorder)
+    _assert_is_plain_training(cfg)
+
+
 @pytest.mark.chaos
 @pytest.mark.usefixtures("ray_session")
 def test_killed_worker(tmp_path: Path) -> None:
     cfg = make_config(tmp_path, num_workers=2, **LONG)
     recorder = FileRecorder(tmp_path / "metrics.jsonl")
-    killed: list[int] = []
-
-    def kill() -> None:
-        _wait_for_step(cfg, 100)
-        below = psutil.Process().children(recursive=True)
-        workers = [process for process in below if "RayTrainWorker" in " ".join(process.cmdline())]
-        workers[0].kill()
-        killed.append(workers[0].pid)
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    finetuned = finetune(cfg, "adapted", recorder)
-    killer.join(1)
-    assert killed
+    finetuned = _with_a_worker_killed(cfg, recorder, 100)
     assert finetuned.resumed_from is not None
     assert finetuned.resumed_from >= 20
     assert finetuned.resumed_from % 20 == 0
@@ -155,6 +189,25 @@ finetune(cfg, "adapted", FileRecorder(Path({str(recorder.path)!r})))
     assert finetuned.resumed_from >= 20
     _assert_curve_is_whole(cfg, recorder)
     _assert_is_plain_training(cfg)
+
+
+def _with_a_worker_killed(cfg: Config, recorder: FileRecorder, step: int) -> Finetuned:
+    """A fine-tune one of whose workers gets SIGKILL soon after a step."""
+    killed: list[int] = []
+
+    def kill() -> None:
+        _wait_for_step(cfg, step)
+        below = psutil.Process().children(recursive=True)
+        workers = [process for process in below if "RayTrainWorker" in " ".join(process.cmdline())]
+        workers[0].kill()
+        killed.append(workers[0].pid)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    finetuned = finetune(cfg, "adapted", recorder)
+    killer.join(1)
+    assert killed
+    return finetuned
 
 
 def _wait_for_step(cfg: Config, step: int) -> None:

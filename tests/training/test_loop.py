@@ -11,12 +11,12 @@ import pytest
 import torch
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, GmdError
 from gmd_ray.images.encode import decode_png, encode_png, to_tensor
-from gmd_ray.students import load_student
+from gmd_ray.students import Student, latent_presets, load_student
 from gmd_ray.training.batches import Batch
 from gmd_ray.training.loop import train
 from gmd_ray.training.plan import Plan, make_plan
@@ -73,12 +73,53 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, accu
     _assert_same_student(plan, plain_training(plan), 1e-6)
 
 
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("latent") / "tiny"
+    latent_presets.new_student("ldm-tiny", path)
+    return path
+
+
+def test_a_student_that_draws_noise_draws_the_same_in_any_part(
+    tmp_path: Path, latent: Path, reports: list[dict[str, Any]]
+) -> None:
+    for accumulate in (1, 2):
+        cfg = make_config(tmp_path / str(accumulate), patch=16, steps=3, log_every=1, accumulate=accumulate)
+        cfg.student.path = str(latent)
+        plan, outcome = _train_here(cfg)
+        assert outcome is None
+        assert Path(plan.student, "model_index.json").is_file()
+    whole, parts = reports[:3], reports[3:]
+    assert len(parts) == 3
+    for a, b in zip(whole, parts, strict=True):
+        names = ("loss", "loss_source", "loss_target", "grad_norm")
+        assert {name: a[name] for name in names} == pytest.approx({name: b[name] for name in names}, rel=1e-4)
+
+
+class _NoKeys:
+    """A team's student whose loss was written before there were keys."""
+
+    def __init__(self, student: Student) -> None:
+        self.scale, self.module, self.fingerprint = student.scale, student.module, student.fingerprint
+        self.restore, self.save, self._student = student.restore, student.save, student
+
+    def training_loss(self, lq: Tensor, hq: Tensor, forward: nn.Module | None = None, *, reduce: bool = True) -> Any:
+        return self._student.training_loss(lq, hq, forward, reduce=reduce)
+
+
+def test_a_student_that_takes_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gmd_ray.training.loop.load_student", lambda *a, **k: _NoKeys(load_student(*a, **k)))
+    plan, outcome = _train_here(make_config(tmp_path))
+    assert outcome is None
+    _assert_same_student(plan, plain_training(plan), 1e-6)
+
+
 def test_losses_of_source_and_target_are_told_apart(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
     plan, _ = _train_here(make_config(tmp_path, steps=3, log_every=1, lr=1e-12, accumulate=2))
     module, batches = load_student(plan.cfg.student).module, batches_of(plan)
     assert [figures["step"] for figures in reports] == [1, 2, 3]
     for step, figures in enumerate(reports):
-        lq, hq, source = batches(step)
+        lq, hq, source, _ = batches(step)
         with torch.no_grad():
             error = (module(lq) - hq).abs().flatten(1).mean(1)
         assert figures["loss_source"] == pytest.approx(float(error[source].mean()), rel=1e-5)
@@ -124,6 +165,35 @@ def test_supervised_learns_the_ground_truth(tmp_path: Path) -> None:
     (truth / "004.png").unlink()
     with pytest.raises(DataError, match=r"1 of 7 accepted photos have no ground truth there \(004\.png\)"):
         make_plan(cfg, "supervised", None)
+
+
+def test_compiled_student_is_trained_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    compile_ = torch.compile
+
+    def eager(module: nn.Module) -> Any:
+        compiled.append(module)
+        return compile_(module, backend="eager")  # the real front end; the kernels are not what is ours
+
+    monkeypatch.setattr("torch.compile", eager)
+    plan, outcome = _train_here(make_config(tmp_path, compile=True, steps=4))
+    assert outcome is None
+    assert len(compiled) == 1
+    _assert_same_student(plan, plain_training(plan), 1e-6)
+
+
+@pytest.mark.gpu
+def test_a_step_in_bfloat16(tmp_path: Path, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda"))  # local mode takes the CPU
+    for bf16 in (False, True):
+        cfg = make_config(tmp_path / str(bf16), steps=1, log_every=1, bf16=bf16)
+        plan, outcome = _train_here(cfg)
+        assert outcome is None
+        after = torch.load(plan.student, weights_only=True)
+        assert all(value.dtype == torch.float32 and value.isfinite().all() for value in after.values())
+    full, half = reports
+    assert half["loss"] == pytest.approx(full["loss"], rel=0.02)
+    assert half["loss"] != full["loss"]
 
 
 def test_memory_layout_changes_nothing_but_time(tmp_path: Path) -> None:
