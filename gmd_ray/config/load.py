@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gmd_ray.config.judging import MetricFacts
 from gmd_ray.config.limits import PATHS, SETS
 from gmd_ray.config.rules import check, flatten, is_set, require
 from gmd_ray.config.schema import Config
@@ -45,14 +46,14 @@ def load_config(
     args: Sequence[str],
     *,
     check_paths: bool = True,
-    known_metrics: Callable[[], Sequence[str]] | None = None,
+    known_metrics: Callable[[], Mapping[str, MetricFacts]] | None = None,
 ) -> Config:
     """The settings that `preset=NAME config=FILE key=value ...` describe.
 
     Args:
         args: in any order; a preset comes first, then the file, then the overrides.
         check_paths: refuse local paths that do not exist, except below `out`, which the run itself fills.
-        known_metrics: gives the names that `evaluation.metrics` and `scorer.metric` may hold.
+        known_metrics: gives the metrics that `evaluation.metrics` and `scorer.metric` may name.
 
     Raises:
         ConfigError: one line that names the key and the nearest valid one.
@@ -97,6 +98,26 @@ def resolve_out(out: str) -> str:
     return str(base / out)
 
 
+def check_out(cfg: Config, *, files: bool) -> None:
+    """Refuse a run directory that a verb cannot use.
+
+    Args:
+        files: the verb writes models and reports, which are files; the pair store alone may lie at any URL.
+
+    Raises:
+        ConfigError: a URL where files are written, or where MLflow would keep its database.
+    """
+    if "://" not in cfg.out:
+        return
+    if files or cfg.prepare is not None:
+        raise ConfigError(f"out={cfg.out}: the run directory must be a path that every node sees")
+    if cfg.tracking.enabled and not cfg.tracking.uri:
+        raise ConfigError(
+            f"out={cfg.out}: MLflow cannot keep its database there; set tracking.uri to a server, or "
+            "tracking.enabled=false"
+        )
+
+
 def resolved(cfg: Config) -> dict[str, Any]:
     """Plain nested dict of every setting."""
     return dataclasses.asdict(cfg)
@@ -104,7 +125,12 @@ def resolved(cfg: Config) -> dict[str, Any]:
 
 def save_config(cfg: Config, path: str | Path) -> None:
     """Write a file that `config=` reads back to the same Config."""
-    Path(path).write_text(yaml.safe_dump(resolved(cfg), sort_keys=False), encoding="utf-8")
+    Path(path).write_text(config_text(cfg), encoding="utf-8")
+
+
+def config_text(cfg: Config) -> str:
+    """What `save_config` writes: YAML."""
+    return yaml.safe_dump(resolved(cfg), sort_keys=False)
 
 
 def _merge(layers: Sequence[tuple[str, Any]]) -> Config:

@@ -23,6 +23,8 @@ class MetricInfo:
     """pyiqa's class; empty for the metrics of this package."""
     needs_reference: bool
     higher_is_better: bool
+    per_image: bool = True
+    """False where it compares sets of images, or needs a caption: it has no value for one image."""
 
 
 OWN = {
@@ -43,6 +45,8 @@ PAPER = {
 """The paper's metrics and the gate's second opinions, known by name even where pyiqa is absent, so that they end as
 unavailable, not as a typo."""
 
+NOT_PER_IMAGE = ("fid", "sfid", "fid_dinov2", "inception_score", "clipscore")
+
 
 @functools.cache
 def catalogue() -> dict[str, MetricInfo]:
@@ -50,9 +54,9 @@ def catalogue() -> dict[str, MetricInfo]:
     return {**PAPER, **_pyiqa_catalogue(), **OWN}
 
 
-def known_metrics() -> list[str]:
-    """Names that `load_metric` knows, sorted; takes milliseconds."""
-    return sorted(catalogue())
+def known_metrics() -> dict[str, MetricInfo]:
+    """The metrics that `load_metric` knows, sorted by name; takes milliseconds."""
+    return dict(sorted(catalogue().items()))
 
 
 def metric_info(name: str, setting: str) -> MetricInfo:
@@ -89,6 +93,7 @@ def _pyiqa_catalogue() -> dict[str, MetricInfo]:
                     architecture=entry["metric_opts"]["type"],
                     needs_reference=entry["metric_mode"] == "FR",
                     higher_is_better=not entry.get("lower_better", False),
+                    per_image=name not in NOT_PER_IMAGE,
                 )
                 for name, entry in table.items()
             }

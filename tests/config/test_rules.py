@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.config import Config
+from gmd_ray.config.judging import unmeasured_gate
 from gmd_ray.config.limits import CHOICES, DEVICES, PATHS, RANGES, TEMPLATES
 from gmd_ray.config.load import load_config
 from gmd_ray.config.rules import check, flatten, require
 from gmd_ray.errors import ConfigError
+from gmd_ray.quality.catalogue import catalogue, known_metrics
 
-METRICS = ["psnr", "ssim", "lpips", "nima", "niqe", "brisque"]
+METRICS = {name: catalogue()[name] for name in ("psnr", "ssim", "lpips", "nima", "niqe", "brisque", "inception_score")}
 
 
 def test_every_number_has_a_range() -> None:
@@ -56,6 +58,10 @@ def test_the_defaults_are_their_own_choice() -> None:
         ("teacher.tile=64", "teacher.tile_overlap=64: must be less than teacher.tile=64"),
         ("teacher.method=sdedt", "did you mean 'sdedit'?"),
         ("teacher.color_fix=adian", "did you mean 'adain'?"),
+        ("evaluation.online=[basline]", "evaluation.online: no student 'basline'; did you mean 'baseline'?"),
+        ("evaluation.online=[median]", "no student 'median'; known: adapted, baseline"),
+        ("evaluation.metrics=[psnr,ssim,psnr]", "evaluation.metrics: 'psnr' is named twice"),
+        ("controls=[median,median]", "controls: 'median' is named twice"),
         ("evaluation.online=baseline", "must be true, false, or a list of students' names"),
         ("teacher.solver=midpiont", "did you mean 'midpoint'?"),
         ("teacher.nudge=0", "must lie in (0, inf)"),
@@ -154,6 +160,9 @@ def test_a_teacher_of_the_hub_is_not_looked_up(path: str) -> None:
         ("evaluation.metrics=[zzzzzzzz]", "`gmd-ray ls metrics` lists them"),
         ("scorer.metric=nimma", "scorer.metric: no metric 'nimma'; did you mean 'nima'?"),
         ("evaluation.weights={lpisp: s3://x}", "did you mean 'lpips'?"),
+        ("evaluation.weights={psnr: s3://x}", "evaluation.weights.psnr: psnr is a formula and has no weights"),
+        ("scorer.metric=psnr", "scorer.metric=psnr: needs a ground truth, which target images lack"),
+        ("scorer.metric=inception_score", "has no value for a single image"),
         ("tracking.gates=[{metric: pnsr}]", "tracking.gates[0].metric: no metric 'pnsr'; did you mean 'psnr'?"),
     ],
 )
@@ -162,6 +171,59 @@ def test_metrics_are_checked_by_whoever_knows_them(override: str, words: str) ->
     with pytest.raises(ConfigError) as caught:
         check(cfg, known_metrics=lambda: METRICS)
     assert words in str(caught.value)
+
+
+def test_a_scorer_of_its_own_makes_the_metrics_name_void() -> None:
+    check(load_config(["scorer.metric=psnr", "scorer.path=s3://b/scorer"]), known_metrics=lambda: METRICS)
+
+
+COMPLETE = (
+    "student.path=s3://b/x.pth", "teacher.path=a/b", "target.path=s3://b/lq", "source.hq=s3://b/hq",
+    "source.lq=s3://b/lq", "evaluation.source_hq=s3://b/hq", "evaluation.source_lq=s3://b/lq",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["tracking.gates=[{metric: musiq, dataset: source}]"], "gates[0].metric=musiq: never measured; add it to"),
+        (["tracking.gates=[{min_gain: 1}]"], "gates[0].dataset=target: nothing to measure; set evaluation.target_lq"),
+        (
+            ["tracking.gates=[{dataset: source}]", "evaluation.source_hq=null", "evaluation.source_lq=null",
+             "evaluation.target_lq=s3://b/t"],
+            "gates[0].dataset=source: nothing to measure; set evaluation.source_hq",
+        ),
+    ],
+)  # fmt: skip
+def test_a_gate_that_can_never_hold_is_refused_before_the_run(settings: list[str], words: str) -> None:
+    cfg = load_config([*COMPLETE, *settings])
+    require(cfg, "generate")  # which asks no gate
+    with pytest.raises(ConfigError) as caught:
+        require(cfg, "adapt")
+    assert words in str(caught.value)
+    require(load_config([*COMPLETE, *settings, "tracking.enabled=false"]), "adapt")
+
+
+def test_default_gates_do_not_stop_who_has_no_ground_truth() -> None:
+    require(load_config(COMPLETE), "adapt")
+    cfg = load_config([*COMPLETE, "evaluation.target_lq=s3://b/t"])
+    require(cfg, "adapt")
+    check(cfg, known_metrics=lambda: METRICS)
+
+
+def test_a_gate_of_ones_own_asks_for_its_ground_truth() -> None:
+    gates = "tracking.gates=[{metric: niqe}, {metric: psnr, dataset: target, min_gain: 1}]"
+    cfg = load_config([*COMPLETE, "evaluation.target_lq=s3://b/t", gates])
+    with pytest.raises(ConfigError, match=r"gates\[1\]\.metric=psnr: needs ground truth; set evaluation\.target_hq"):
+        check(cfg, known_metrics=lambda: METRICS)
+    cfg.evaluation.target_hq = "s3://b/hq"
+    check(cfg, known_metrics=lambda: METRICS)
+
+
+@pytest.mark.parametrize("preset", ["demo", "deblur_reds", "deblur_realblur", "sr_weak_to_strong", "sr_dped"])
+def test_the_gates_of_every_preset_may_hold(preset: str) -> None:
+    cfg = load_config([f"preset={preset}"], known_metrics=known_metrics)
+    assert unmeasured_gate(cfg) is None
 
 
 def test_each_verb_says_all_that_it_lacks() -> None:
@@ -174,7 +236,7 @@ def test_each_verb_says_all_that_it_lacks() -> None:
         "student.path=... (or pretrain.architecture=... to start anew)",
         "evaluate": "evaluate needs student.path=..., evaluation.target_lq=... (or evaluation.source_hq=...)",
         "adapt": "adapt needs target.path=..., student.path=..., teacher.path=..., source.hq=..., "
-        "source.lq=... (or source.degradation=... to make it)",
+        "source.lq=... (or source.degradation=... to make it), evaluation.target_lq=... (or evaluation.source_hq=...)",
     }
     for verb, line in expected.items():
         with pytest.raises(ConfigError) as caught:
