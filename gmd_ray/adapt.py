@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmd_ray.config import Config
-from gmd_ray.config.load import require, resolved, save_config
-from gmd_ray.errors import ConfigError
+from gmd_ray.config.load import check_out, require, resolved, save_config
 from gmd_ray.session import ray_session
 
 log = logging.getLogger("gmd_ray")
@@ -35,16 +34,19 @@ def adapt(cfg: Config) -> Adapted:
     """Adapt `student.path` to the photos in `target.path`; the same call again takes up where the last one stopped.
 
     Raises:
-        GmdError: whatever a user can mend, in one line.
+        GmdError: whatever a user can mend, in one line. A `TrackingError` of the registry comes after the report.
     """
+    require(cfg, "adapt")
+    check_out(cfg, files=True)
+
+    # Seconds of imports: what is missing is told first.
     from gmd_ray.evaluation import evaluate, write_report
     from gmd_ray.generation import generate
     from gmd_ray.images.inventory import inventory
-    from gmd_ray.tracking import promote, register, start_run
+    from gmd_ray.tracking import Decision, TrackingError, promote, register, start_run
     from gmd_ray.training import finetune
 
-    require(cfg, "adapt")
-    settle(cfg)
+    settle(cfg, save=False)
     for listed in inventory(cfg):
         log.info("%s", listed)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
@@ -63,11 +65,18 @@ def adapt(cfg: Config) -> Adapted:
         with run.stage("evaluate") as recorder:
             evaluation = evaluate(cfg, students, recorder)
 
-        # A model version; champion only if every gate holds.
-        version = register(cfg, run, students["adapted"], evaluation)
-        decision = promote(cfg, run, version, evaluation)
+        # A model version; champion only if every gate holds. Without a registry that answers, the hours before this
+        # still end in a report, which says so.
+        version, failure = None, None
+        try:
+            version = register(cfg, run, students["adapted"], evaluation)
+            decision = promote(cfg, run, version, evaluation)
+        except TrackingError as error:
+            decision, failure = Decision(False, [f"refused: {error}"], version), error
         report = write_report(cfg, evaluation, run, decision=decision)
-        run.artifact(str(Path(cfg.out) / "config.yaml"))
+        if failure is not None:
+            log.error("nothing was promoted, all else is done: %s", report)
+            raise failure
         return Adapted(
             student=students["adapted"],
             table=evaluation.table(),
@@ -78,17 +87,17 @@ def adapt(cfg: Config) -> Adapted:
         )
 
 
-def settle(cfg: Config) -> None:
-    """Make the run directory and the data that the preset asks for, and write the resolved config there.
+def settle(cfg: Config, *, save: bool = True) -> None:
+    """Make the run directory and the data that the preset asks for.
 
-    Raises:
-        ConfigError: a run directory that is not local; models and reports are files (the pair store alone is not).
+    Args:
+        save: leave the resolved settings there. `generate` does so itself, once the store has not refused them.
     """
-    if "://" in cfg.out:
-        raise ConfigError(f"out={cfg.out}: the run directory must be a path that every node sees")
     if cfg.prepare == "demo":
         from gmd_ray.demo.prepare import prepare
 
         prepare(Path(cfg.out) / "world")
-    Path(cfg.out).mkdir(parents=True, exist_ok=True)
-    save_config(cfg, Path(cfg.out) / "config.yaml")
+    if "://" not in cfg.out:
+        Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    if save:
+        save_config(cfg, Path(cfg.out) / "config.yaml")
