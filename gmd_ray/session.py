@@ -99,7 +99,7 @@ def _enough_cpus(cfg: Config) -> int | None:
     None where it has enough: Ray counts for itself.
     """
     pools = (cfg.student.pool, cfg.teacher.pool, cfg.scorer.pool)
-    wanted = math.ceil(sum(pool.min * pool.num_cpus for pool in pools) + READ_AND_WRITE_CPUS)
+    wanted = math.ceil(sum((pool.initial or pool.min) * pool.num_cpus for pool in pools) + READ_AND_WRITE_CPUS)
     has = os.cpu_count() or 1
     if wanted <= has:
         return None

@@ -11,21 +11,61 @@ import pytest
 import yaml
 
 from gmd_ray.cli import main
+from gmd_ray.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_help_and_mistakes_load_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["adapt", "preset=demo", "teacher.stepz=3"], "did you mean 'teacher.steps'"),
+        (["adapt", "preset=deblur_reds"], "adapt needs student.path=..., data.root=..."),
+        (["plan", "preset=deblur_reds"], "plan needs data.root=..."),
+        (["evaluate", "preset=demo", "out=s3://bucket/run"], "must be a path that every node sees"),
+        (["generate", "preset=base", "target.path=/", "student.path=/", "teacher.path=/", "out=s3://bucket/run"],
+         "set tracking.uri to a server, or tracking.enabled=false"),
+    ],
+)  # fmt: skip
+def test_help_and_mistakes_load_nothing_heavy(args: list[str], line: str) -> None:
     code = (
         "import sys; from gmd_ray.cli import main\n"
-        "status = main(['adapt', 'preset=demo', 'teacher.stepz=3'])\n"
+        f"status = main({args!r})\n"
         "heavy = [m for m in ('torch', 'ray', 'mlflow', 'pyiqa', 'diffusers') if m in sys.modules]\n"
         "print(status, heavy)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "2 []"
     assert result.stderr.strip().count("\n") == 0
-    assert "did you mean 'teacher.steps'" in result.stderr
+    assert line in result.stderr
+
+
+def test_settings_may_stand_behind_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    args = ["export", f"out={tmp_path / 'no run'}", "--to", str(tmp_path / "pairs"), "scorer.threshold=4"]
+    assert main(args) == 2
+    assert "no pair store here" in capsys.readouterr().err
+    for more in (["--wrong"], ["wrong"], ["--wrong", "a.b=c"]):
+        with pytest.raises(SystemExit, match="2"):
+            main([*args, *more])
+        assert f"unrecognized arguments: {' '.join(['scorer.threshold=4', *more])}" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["status", str(tmp_path), "scorer.threshold=4"])
+    assert "unrecognized arguments: scorer.threshold=4" in capsys.readouterr().err
+
+
+def test_failed_rows_are_tried_again_by_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("gmd_ray.verbs.require", lambda cfg, verb: seen.append((verb, cfg.generation.retry_failed)))
+    monkeypatch.setattr("gmd_ray.verbs.check_out", lambda cfg, files: (_ for _ in ()).throw(ConfigError("enough")))
+    for verb in ("adapt", "generate"):
+        assert main([verb, "--retry-failed"]) == main([verb]) == 2
+    assert seen == [("adapt", True), ("adapt", False), ("generate", True), ("generate", False)]
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m gmd_ray.cli ls metrics | head -n 1"
+    result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=True)
+    assert (result.stdout.count("\n"), result.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("verb", ["adapt", "generate", "pretrain", "finetune", "evaluate"])
@@ -83,13 +123,14 @@ def test_unknown_degradation_is_told_before_the_run(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "verb", ["adapt", "generate", "pretrain", "finetune", "evaluate", "export", "encode-prompts", "plan"]
+    "verb",
+    ["adapt", "generate", "pretrain", "finetune", "evaluate", "export", "encode-prompts", "plan", "restore", "degrade"],
 )
 def test_jobs_are_the_same_verbs(verb: str) -> None:
     script = ROOT / "jobs" / f"{verb.replace('-', '_')}.py"
     result = subprocess.run([sys.executable, script, "no-such"], capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert "key=value" in result.stderr or "--to" in result.stderr
+    assert any(word in result.stderr for word in ("key=value", "--to", "--input", "--preset"))
 
 
 @pytest.mark.parametrize("verb", ["plan", "verify", "status", "gate", "sheet"])
@@ -121,6 +162,8 @@ def test_export_honours_the_second_opinion(capsys: pytest.CaptureFixture[str], t
     rows = [ok_row(f"{i}.png", 6.0, fidelity=20.0 + i) for i in range(4)]
     fill(store, [rows])
     finish(store, rows, fidelity="psnr")
+    assert main(["export", f"out={tmp_path / 'run'}", "--to", str(tmp_path / "as the run")]) == 0
+    assert capsys.readouterr().out.startswith("4 accepted pairs at threshold 5 written"), "the last run's gate"
     args = ["export", f"out={tmp_path / 'run'}", "scorer.threshold=5", "scorer.fidelity=psnr"]
     assert main([*args, "scorer.fidelity_bound=22", "--to", str(tmp_path / "pairs")]) == 0
     assert capsys.readouterr().out.startswith("2 accepted pairs at threshold 5 and psnr bound 22 written")

@@ -54,20 +54,31 @@ def check_capacity(cfg: Config) -> None:
 
 
 def _check_nodes(pools: dict[str, PoolConfig]) -> None:
-    """See that the nodes hold the smallest pools whose actors take several GPUs: those of an actor are on one node."""
-    nodes = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
+    """See that each of the smallest pools has nodes with its labels that hold its actors, one whole actor on a node."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
     for name, pool in pools.items():
-        actors = pool.initial or pool.min
-        room = sum(int(gpus // pool.num_gpus) for gpus in nodes) if pool.num_gpus > 1 else actors
+        actors, takes = pool.initial or pool.min, {kind: each for kind, each in reserved(pool).items() if each}
+        fitting = [node["Resources"] for node in nodes if _labelled(node.get("Labels", {}), pool.labels)]
+        room = sum(
+            min((int(has.get(kind, 0) / each + 1e-6) for kind, each in takes.items()), default=actors)
+            for has in fitting
+        )
         if room >= actors:
             continue
+        what = ", ".join(f"{each:g} {kind}s" for kind, each in takes.items())
+        where = "".join(f" labelled {key}={value}" for key, value in pool.labels.items())
         line = (
-            f"{name}.pool: {actors} x {pool.num_gpus:g} GPUs, each on one node; the nodes have "
-            f"{', '.join(f'{gpus:g}' for gpus in nodes)}, room for {room}"
+            f"{name}.pool: {actors} x {what}, each on one node{where}; {len(fitting)} of {len(nodes)} nodes may take "
+            f"them, room for {room}"
         )
         if not _can_grow():
-            raise ConfigError(f"{line}; lower {name}.pool.min, .initial or .num_gpus, or give Ray larger nodes")
+            raise ConfigError(f"{line}; lower {name}.pool.min, .initial or what an actor takes, or give Ray such nodes")
         log.warning("%s; waiting for the cluster to grow", line)
+
+
+def _labelled(has: dict[str, str], wanted: dict[str, str]) -> bool:
+    """Whether a node has these labels; Ray's operators (`!x`, `in(a,b)`) are left to Ray."""
+    return all(value.startswith(("!", "in(")) or has.get(key) == value for key, value in wanted.items())
 
 
 def reserved(pool: PoolConfig) -> dict[str, float]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError, DataError, nearest
 from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.files import put
@@ -13,6 +16,16 @@ from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.records import accepted, fidelity_bound, rows_dataset
 
 LAYOUTS = ("parquet", "folders")
+
+
+def last_gate(store: str, scorer: ScorerConfig) -> ScorerConfig:
+    """The gate as the store's last finished run had it; as it is given where none finished."""
+    url = PairStore(store)
+    told = url.read(manifest.NAME)
+    if told is None:
+        return scorer
+    recorded = settings.recorded_fidelity(told.get("settings", {}))
+    return replace(scorer, threshold=told["threshold"], fidelity=recorded, fidelity_bound=told.get("fidelity_bound"))
 
 
 def export_pairs(

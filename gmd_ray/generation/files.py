@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
+T = TypeVar("T")
+PAUSES_S = (1.0, 5.0)
+"""Between the attempts of `patiently`."""
 TEMPORARY = ".tmp-"
 """Prefix of files being written; Parquet scans skip names that begin with a dot."""
 
@@ -29,9 +34,16 @@ def put(filesystem: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
     """Write a file so that no reader ever sees a part of it, replacing one of the same name.
 
     An object store shows an object when it is complete; a local file is written beside its place, synced and renamed.
+    Remote file systems that show a file while it grows (HDFS, SFTP, SMB through fsspec) are not protected so: `verify`
+    names what a killed writer leaves there.
     """
     if not isinstance(filesystem, fs.LocalFileSystem):
-        with filesystem.open_output_stream(path) as stream:
+        try:
+            stream = filesystem.open_output_stream(path)
+        except FileNotFoundError:  # where there are directories at all; an object store has none to be made
+            filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+            stream = filesystem.open_output_stream(path)
+        with stream:
             stream.write(data)
         return
     target = Path(path)
@@ -45,6 +57,21 @@ def put(filesystem: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Do it again, twice at most, where storage fails: a network may recover in a moment.
+
+    What will not change by itself (no such file, no permission) is raised at once.
+    """
+    for pause in PAUSES_S:
+        try:
+            return work()
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+            raise
+        except OSError:
+            time.sleep(pause)
+    return work()
 
 
 def get(filesystem: fs.FileSystem, path: str) -> bytes | None:

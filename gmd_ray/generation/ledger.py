@@ -45,6 +45,10 @@ class Ledger:
         """Admit no row to `ADMITTING` stages from now on: the run is to end soon."""
         self._closed = True
 
+    def closed(self) -> bool:
+        """Whether rows are still admitted: asked once for a block, it spares a question for each of its rows."""
+        return self._closed
+
     def history(self, stage: str, ids: Sequence[str]) -> list[Begun]:
         """What earlier attempts left unfinished; in the order of `ids`."""
         return [self._open.get((stage, key), Begun()) for key in ids]

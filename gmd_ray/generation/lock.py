@@ -13,7 +13,7 @@ from types import TracebackType
 
 from pyarrow import fs
 
-from gmd_ray.errors import GmdError
+from gmd_ray.errors import DataError, GmdError
 from gmd_ray.generation.files import get, put, remove
 
 log = logging.getLogger("gmd_ray.generation")
@@ -23,6 +23,9 @@ STALE_S = 60.0
 """A lock this long without a heartbeat belongs to nobody."""
 SETTLE_S = 0.3
 """Object stores have no exclusive creation: of two drivers that start together the later write stands."""
+
+_OURS: set[str] = set()
+"""Tokens of the locks that this process holds."""
 
 
 class StoreLockedError(GmdError):
@@ -36,7 +39,8 @@ class StoreLostError(GmdError):
 class StoreLock:
     """A lock file with a heartbeat, held for the length of a `with` block.
 
-    A lock is stale, and taken over, when its process is dead on this host or its heartbeat is `STALE_S` old. The
+    A lock is stale, and taken over, when its process is dead on this host or its heartbeat is `STALE_S` old; clocks of
+    two hosts may differ by more, so a lock from another host is watched for the length of a beat and a half first. The
     worker that writes a part of the store checks the token first (`held`), so that the late writes of a driver that
     was killed or overtaken never land.
     """
@@ -55,7 +59,17 @@ class StoreLock:
         holder = _read(self._filesystem, self._path)
         if holder is not None:
             self._refuse_unless_stale(holder)
+            if holder["host"] != socket.gethostname():
+                time.sleep(1.5 * BEAT_S)
+                now = _read(self._filesystem, self._path)
+                if now is not None and now["beat"] != holder["beat"]:
+                    raise StoreLockedError(
+                        f"{self._name}: process {now['pid']} on {now['host']} is at work here, its clock is "
+                        f"{time.time() - float(now['beat']):.0f} s behind this one's; wait for it, stop it, or give "
+                        f"another out="
+                    )
             log.info("taking over the lock that process %s on %s left behind", holder["pid"], holder["host"])
+        _OURS.add(self.token)
         self._write()
         time.sleep(SETTLE_S)
         holder = _read(self._filesystem, self._path)
@@ -69,6 +83,7 @@ class StoreLock:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        _OURS.discard(self.token)
         if held(self._filesystem, self._path, self.token):
             remove(self._filesystem, self._path)
 
@@ -118,7 +133,9 @@ def held(filesystem: fs.FileSystem, path: str, token: str) -> bool:
 
 def stale(holder: dict[str, str]) -> bool:
     """Whether a lock belongs to nobody any more."""
-    dead = holder["host"] == socket.gethostname() and not _alive(int(holder["pid"]))
+    here, pid = holder["host"] == socket.gethostname(), int(holder["pid"])
+    # In a container that started anew this process may well have the number of the one before it.
+    dead = here and (not _alive(pid) or (pid == os.getpid() and holder["token"] not in _OURS))
     return dead or time.time() - float(holder["beat"]) >= STALE_S
 
 
@@ -130,7 +147,15 @@ def holder_of(filesystem: fs.FileSystem, store: str) -> dict[str, str] | None:
 
 def _read(filesystem: fs.FileSystem, path: str) -> dict[str, str] | None:
     data = get(filesystem, path)
-    return None if data is None else json.loads(data)
+    if data is None:
+        return None
+    try:
+        holder = json.loads(data)
+        if not {"token", "pid", "host", "beat"} <= holder.keys():
+            raise ValueError("keys are missing")
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{path}: not a lock of this program ({error}); remove it when no driver is at work") from error
+    return holder
 
 
 def _alive(pid: int) -> bool:

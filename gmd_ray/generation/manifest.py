@@ -14,6 +14,7 @@ import gmd_ray
 from gmd_ray.config import Config
 from gmd_ray.generation import settings, spent
 from gmd_ray.generation.books import Books
+from gmd_ray.generation.history import images_per_second, read_runs, wall_seconds
 from gmd_ray.generation.settings import Facts, higher_is_better
 from gmd_ray.generation.store import PairStore
 
@@ -33,7 +34,7 @@ def make_manifest(
     """
     used = settings.relevant(cfg)
     seconds = {stage: pc.sum(rows[f"seconds_{stage}"]).as_py() or 0.0 for stage in STAGES}
-    made = books.inputs - books.resumed
+    runs = read_runs(store)
     failed = rows.filter(pc.field("status") == "failed").select(["error_stage", "error_type"]).to_pylist()
     return {
         **books.counts(),
@@ -45,17 +46,17 @@ def make_manifest(
         "settings": used,
         "settings_fingerprint": settings.fingerprint(used),
         "versions": {"gmd_ray": gmd_ray.__version__, **{name: version(name) for name in LIBRARIES}},
-        "images_this_run": made,
-        "images_per_second": made / books.seconds if made else None,
+        "images_this_run": books.inputs - books.resumed,
+        # Of the last run that had images to work off; one that finds all done does not wipe it out.
+        "images_per_second": images_per_second(runs),
         # Of all rows, earlier runs included; time inside the models and their coding, summed over workers.
         "seconds_by_stage": seconds,
         "cost": spent.predicted_and_actual(
             cfg,
             store.read(spent.NAME),
             ok=books.ok,
-            resumed=books.resumed,
             seconds=seconds,
-            wall=books.seconds,
+            wall=wall_seconds(runs),
             disk=store.size(),
         ),
     }

@@ -86,7 +86,7 @@ def run_probe(cfg: Config, jobs: Sequence[Candidate], count: int, models: Any = 
 
 def _one_replica_each(cfg: Config, place: Path) -> Config:
     def one(pool: PoolConfig) -> PoolConfig:
-        return replace(pool, min=1, max=1)
+        return replace(pool, min=1, max=1, initial=None)
 
     return replace(
         cfg,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pyarrow as pa
 import ray
 
+from gmd_ray.generation.files import patiently
 from gmd_ray.generation.quarantine import Quarantine, Row, one_by_one, to_table
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.encode import encode_png
@@ -16,8 +19,12 @@ def read_images(
 ) -> pa.Table:
     """Inputs: columns id, uri. Outputs: rows of PAIR_SCHEMA with `lq`, or failed at stage `read`."""
 
+    if ray.get(ledger.closed.remote()):
+        return to_table([])
+
     def work(rows: list[Row]) -> list[Row]:
-        images = [decode_image(read_file(row["uri"]), gray=gray, max_pixels=max_pixels) for row in rows]
+        files = [patiently(partial(read_file, row["uri"])) for row in rows]
+        images = [decode_image(data, gray=gray, max_pixels=max_pixels) for data in files]
         return [{"lq": encode_png(image)} for image in images]
 
     rows = [{"status": "ok", "attempts": 0, **row} for row in table.to_pylist()]

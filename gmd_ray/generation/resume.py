@@ -6,27 +6,42 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray.exceptions import RayError
 
 from gmd_ray.config import Config
-from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
+from gmd_ray.errors import DataError, GmdError, ModelError, ResumeMismatchError
 from gmd_ray.generation import settings
 from gmd_ray.generation.cluster import check_capacity
 from gmd_ray.generation.pools import actor_resources
+from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.settings import Facts
 from gmd_ray.generation.stages import facts_of
 from gmd_ray.generation.store import PairStore
 from gmd_ray.generation.stream import Models, model_configs
 from gmd_ray.images.decode import decode_image
-from gmd_ray.images.encode import encode_png
+from gmd_ray.images.encode import decode_png
 from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.records import rows_dataset
 
 log = logging.getLogger("gmd_ray.generation")
 
 _SAMPLE = 3
+
+
+def refuse_other_settings(store: PairStore, cfg: Config) -> None:
+    """Compare by value the settings that alter pixels or scores with those that the store's ok rows were made with.
+
+    Raises:
+        ResumeMismatchError: naming the keys that differ.
+    """
+    saved = store.read(settings.NAME) or {}
+    if known_facts(store, saved.get("models", {})):
+        now = settings.relevant(cfg)
+        settings.refuse_changes(saved.get("settings", now), now, store.url)
 
 
 def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models) -> Facts:
@@ -41,11 +56,11 @@ def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models
     Raises:
         ResumeMismatchError: naming the keys that differ.
     """
+    refuse_other_settings(store, cfg)
     saved = store.read(settings.NAME) or {}
     facts = known_facts(store, saved.get("models", {}))
     now, places = settings.relevant(cfg), settings.places(cfg)
     if facts:
-        settings.refuse_changes(saved.get("settings", now), now, store.url)
         changed = settings.moved(saved.get("places", places), places)
         if "target.path" in changed:
             _refuse_other_images(store, cfg, images)
@@ -53,7 +68,10 @@ def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models
             keys = [key for key in changed if key.startswith(f"{section}.")]
             if keys or (section == "scorer" and "higher_is_better" not in facts[section]):
                 facts[section] = _same_model(store, section, keys, facts.get(section), cfg, models)
-    inputs = {"count": len(images), "limit": cfg.target.limit}  # for those who look at a run that is going on
+    ids = {image.id for image in images}
+    strangers = sorted(set(store.index()["id"].to_pylist()) - ids)
+    # For those who look at a run that is going on.
+    inputs = {"count": len(images), "limit": cfg.target.limit, "stranger_ids": strangers}
     store.write(settings.NAME, {"settings": now, "places": places, "models": facts, "inputs": inputs})
     return facts
 
@@ -61,6 +79,20 @@ def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models
 def remember(store: PairStore, facts: Facts) -> None:
     """Leave what the workers said of their models beside the settings."""
     store.write(settings.NAME, {**store.read(settings.NAME), "models": facts})
+
+
+def complete(store: PairStore, cfg: Config, facts: Facts, models: Models) -> Facts:
+    """The facts of every model behind the store's ok rows, where the ledger died before it could say them.
+
+    The direction of the score is among them, without which the books of a lower-is-better scorer would be reversed.
+    """
+    known = known_facts(store, facts)
+    if "scorer" in known and "higher_is_better" not in known["scorer"]:
+        known["scorer"] = _same_model(store, "scorer", ["scorer.path"], known["scorer"], cfg, models)
+    if known != facts and known:
+        facts = {**facts, **known}
+        remember(store, facts)
+    return facts
 
 
 def known_facts(store: PairStore, remembered: Facts) -> Facts:
@@ -93,7 +125,7 @@ def _refuse_other_images(store: PairStore, cfg: Config, images: list[ImageFile])
         uri = by_id[row["id"]].uri
         data = read_file(uri)
         image = decode_image(data, gray=cfg.target.gray, max_pixels=cfg.target.max_pixels)
-        if encode_png(image) != row["lq"]:
+        if not np.array_equal(np.rint(image * 255), np.rint(decode_png(row["lq"]) * 255)):
             raise ResumeMismatchError(
                 f"{store.url} holds pairs of another target.path: {uri} is not the image its row {row['id']!r} was "
                 f"made of; give another out=, or the old folder"
@@ -107,9 +139,13 @@ def _same_model(
     """Load a model where a worker of its pool would, and compare it with the one behind the rows."""
     check_capacity(cfg)
     config = model_configs(cfg)[section]
-    answer = ray.get(
-        ray.remote(_load_facts).options(**actor_resources(config.pool)).remote(getattr(models, section), config)
-    )
+    task = ray.remote(_load_facts).options(**actor_resources(config.pool))
+    try:
+        answer = ray.get(task.remote(getattr(models, section), config))
+    except RayError as error:
+        raise ModelError(
+            f"the {section} could not be loaded to compare it with the store's: {one_line(error)}"
+        ) from error
     if isinstance(answer, GmdError):
         raise answer
     if known is not None and answer["fingerprint"] != known["fingerprint"]:

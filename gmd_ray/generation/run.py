@@ -11,18 +11,21 @@ import pyarrow.compute as pc
 import ray
 
 from gmd_ray.config import Config
+from gmd_ray.config.load import config_text
 from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.books import Books, close_books
 from gmd_ray.generation.cluster import check_capacity
+from gmd_ray.generation.files import put
+from gmd_ray.generation.history import RunClock
 from gmd_ray.generation.ledger import open_ledger
 from gmd_ray.generation.lock import StoreLock
 from gmd_ray.generation.prompts import with_prompts
-from gmd_ray.generation.resume import claim, remember
+from gmd_ray.generation.resume import claim, complete, refuse_other_settings, remember
 from gmd_ray.generation.settings import Facts, higher_is_better
 from gmd_ray.generation.stopping import StopRequest
 from gmd_ray.generation.store import PairStore, store_url
 from gmd_ray.generation.stream import Models, build_stream, run_stream
-from gmd_ray.images.listing import ImageFile, list_images
+from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
 from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.teachers import load_teacher
@@ -58,9 +61,13 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
     with StopRequest(cfg.generation.grace_s) as stop, StoreLock(store.filesystem, store.path, store.url) as lock:
         store.sweep()
         store.repair()
+        refuse_other_settings(store, cfg)  # before anything is encoded for a run that may not go on
+        text = config_text(cfg)
         if models.teacher is load_teacher:  # another loader has prompts of its own, or none
             cfg = with_prompts(cfg)
         facts = claim(store, cfg, files, models)
+        # Not before the claim: the settings of a run that is refused are not those of this directory.
+        put(*open_filesystem(_config_url(cfg.out)), text.encode())
         if cfg.generation.retry_failed:
             log.info("%d failed rows are tried again", store.drop_failed(ids))
         done = set(store.index()["id"].to_pylist())
@@ -70,6 +77,7 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
         if todo:
             facts = _work_off(cfg, todo, store, lock, facts, models, stop)
             stop.leave()
+            facts = complete(store, cfg, facts, models)
         rows = store.index()
         books = close_books(
             rows,
@@ -106,20 +114,28 @@ def _work_off(
     ledger = open_ledger(facts)
     stop.closes(ledger)
     ds = build_stream(cfg, todo, store.url, lock.token, ledger, models)
-    told = False
+    clock, told = RunClock(store, before=store.index().num_rows), False
     with (
         Progress("generate", len(todo), interval_s=cfg.log_interval_s) as progress,
         closing(run_stream(ds, ledger, cfg.generation.no_progress_timeout_s)) as blocks,
     ):
         for block in blocks:
             lock.check()
+            clock.count(block.num_rows)
             if not told:  # every model has spoken before the first block is through
                 facts, told = ray.get(ledger.facts.remote()), True
                 remember(store, facts)
             _count(progress, block, accepted(cfg.scorer.threshold, higher_is_better(facts), (), _bound(cfg, store)))
     lock.check()
+    clock.save()
+    store.refresh()
     store.repair()
     return facts
+
+
+def _config_url(out: str) -> str:
+    base, mark, query = out.partition("?")
+    return f"{base.rstrip('/')}/config.yaml{mark}{query}"
 
 
 def _bound(cfg: Config, store: PairStore) -> FidelityBound | None:

@@ -35,9 +35,8 @@ def predicted_and_actual(
     plan: dict[str, Any] | None,
     *,
     ok: int,
-    resumed: int,
     seconds: dict[str, float],
-    wall: float,
+    wall: float | None,
     disk: int,
 ) -> dict[str, Any]:
     """The manifest's entry `cost`: what was planned, and what it took.
@@ -45,7 +44,10 @@ def predicted_and_actual(
     Args:
         plan: `plan.json` of the store; None, or one made for other settings, leaves `predicted` null.
         ok, seconds, disk: of the whole store: ok rows, seconds by stage, bytes of the part files.
-        resumed, wall: of this run; wall time is given where the run did all images.
+        wall: seconds of all runs over the store; None where they are not all known.
+
+    Accelerator-hours are those that the models of the stored rows were busy: loading, waiting, and work that was lost
+    and done again come on top, as they do in the plan.
     """
     if plan is not None and plan.get("settings_fingerprint") != settings.fingerprint(settings.relevant(cfg)):
         plan = None
@@ -56,7 +58,7 @@ def predicted_and_actual(
         "actual": {
             "images": ok,
             "accelerator_hours": spent / 3600,
-            "wall_hours": None if resumed else wall / 3600,
+            "wall_hours": None if wall is None else wall / 3600,
             "disk_bytes": disk,
             "price": price(cfg.plan, spent / 3600, disk),
             "currency": cfg.plan.currency,

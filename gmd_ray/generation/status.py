@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gmd_ray.generation import manifest, settings
+from gmd_ray.generation.history import read_runs
 from gmd_ray.generation.lock import holder_of
 from gmd_ray.generation.store import PairStore
 
@@ -78,8 +79,10 @@ def read_status(store: PairStore) -> Status:
     infos = store.filesystem.get_file_info(fs.FileSelector(store.rows_path, allow_not_found=True))
     parts = [info for info in infos if info.base_name.startswith("part-") and info.base_name.endswith(".parquet")]
     rows: dict[str, tuple[str, str]] = {}
-    new, skipped = 0, 0
-    since = float(holder.get("since", "inf")) if holder else float("inf")
+    skipped = 0
+    told = store.read(manifest.NAME)
+    saved = (store.read(settings.NAME) or {}).get("inputs", {})
+    strangers = set((told or saved).get("stranger_ids", ()))
     for info in parts:
         try:
             table = pq.read_table(info.path, columns=COLUMNS, filesystem=store.filesystem, partitioning=None)
@@ -91,13 +94,14 @@ def read_status(store: PairStore) -> Status:
         for row in table.to_pylist():
             if rows.get(row["id"], ("failed", ""))[0] != "ok":
                 rows[row["id"]] = row["status"], f"{row['error_stage']}: {row['error_type']}"
-        if info.mtime is not None and info.mtime.timestamp() >= since:
-            new += table.num_rows
-    told = store.read(manifest.NAME)
-    saved = (store.read(settings.NAME) or {}).get("inputs", {})
-    rate = None
+    everything = len(rows)
+    for key in strangers & rows.keys():
+        del rows[key]
+    rate, runs = None, read_runs(store)
     if holder is not None:
-        rate = new / max(time.time() - since, 1e-3) if new else None
+        # An entry that is older than the driver at work is an earlier run's: this one has not come to the stream yet.
+        if runs and runs[-1]["began"] >= float(holder.get("since", "inf")) and everything > runs[-1]["before"]:
+            rate = (everything - runs[-1]["before"]) / max(time.time() - runs[-1]["began"], 1e-3)
     elif told is not None:
         rate = told.get("images_per_second")
     kinds = Counter(kind for status, kind in rows.values() if status == "failed")

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import fs
 
 from gmd_ray.errors import DataError
@@ -50,6 +51,7 @@ class PairStore:
         self.url = url
         self.filesystem, self.path = open_filesystem(url)
         self.rows_path = f"{self.path}/rows"
+        self._index: pa.Table | None = None
 
     def exists(self) -> bool:
         """Whether there is anything of a store."""
@@ -61,9 +63,20 @@ class PairStore:
     def index(self) -> pa.Table:
         """Every column but the images, of every row, with the path of its part file in column `PART`.
 
+        Read once, since a large store on an object store takes minutes; `refresh` says that others have written.
+
         Raises:
             DataError: naming the file that is not a whole part.
         """
+        if self._index is None:
+            self._index = self._read_index()
+        return self._index
+
+    def refresh(self) -> None:
+        """Read the index anew when it is next asked for."""
+        self._index = None
+
+    def _read_index(self) -> pa.Table:
         empty = pa.schema([*(PAIR_SCHEMA.field(name) for name in SCALARS), (PART, pa.string())]).empty_table()
         if not self._names():
             return empty
@@ -83,15 +96,17 @@ class PairStore:
         Two rows of one id come of a crash while a part was rewritten, or of a late write of a killed run: they were
         made with the same settings, so either will do.
         """
-        rows = self.index().select(["id", "status", PART]).to_pylist()
+        rows = self.index().select(["id", "status", PART])
+        counts = pc.value_counts(rows["id"].combine_chunks())
+        doubles = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
         copies: dict[str, list[tuple[bool, str]]] = defaultdict(list)
-        for row in rows:
+        for row in rows.filter(pc.field("id").isin(doubles)).to_pylist():
             copies[row["id"]].append((row["status"] != "ok", _base(row[PART])))
         unwanted: dict[str, set[str]] = defaultdict(set)
         for key, found in copies.items():
             for _, part in sorted(found)[1:]:
                 unwanted[part].add(key)
-        drop_rows(self.filesystem, self.rows_path, unwanted)
+        self._drop(unwanted)
         dropped = sum(len(ids) for ids in unwanted.values())
         if dropped:
             log.warning("%s: %d rows were there twice after a crash; one of each is kept", self.url, dropped)
@@ -100,11 +115,17 @@ class PairStore:
     def drop_failed(self, ids: Collection[str]) -> int:
         """Forget the failed rows among these ids, so that they are tried again; returns how many."""
         unwanted: dict[str, set[str]] = defaultdict(set)
-        for row in self.index().select(["id", "status", PART]).to_pylist():
-            if row["status"] == "failed" and row["id"] in ids:
+        failed = self.index().filter(pc.field("status") == "failed")
+        for row in failed.select(["id", PART]).to_pylist():
+            if row["id"] in ids:
                 unwanted[_base(row[PART])].add(row["id"])
-        drop_rows(self.filesystem, self.rows_path, unwanted)
+        self._drop(unwanted)
         return sum(len(keys) for keys in unwanted.values())
+
+    def _drop(self, unwanted: dict[str, set[str]]) -> None:
+        if unwanted:
+            drop_rows(self.filesystem, self.rows_path, unwanted)
+            self.refresh()
 
     def size(self) -> int:
         """Bytes of the part files."""

@@ -23,7 +23,7 @@ from gmd_ray.images.encode import decode_png
 from gmd_ray.images.listing import list_images
 from gmd_ray.images.records import PAIR_SCHEMA, accepted, fidelity_bound
 
-KNOWN = {"settings.json", "manifest.json", "lock.json", "plan.json", "sheet.html", "rows"}
+KNOWN = {"settings.json", "manifest.json", "runs.json", "lock.json", "plan.json", "sheet.html", "rows"}
 NEW_COLUMNS = {"fidelity"}
 """Absent from stores that are older than they are."""
 SHOWN = 3
@@ -78,18 +78,20 @@ def verify(store: PairStore, deep: bool = False) -> Verified:
         notes.append("a driver is at work here: leftovers and the books are looked at when it is done")
     else:
         findings += _leftovers(store)
-    tables, images = [], 0
+    tables, names, images = [], [], 0
     for info in _files(store, store.rows_path):
         if info.base_name.startswith("part-") and info.base_name.endswith(".parquet"):
             table, wrong = _part(store, info)
             findings += wrong
             if table is not None:
                 tables.append(table)
+                names.append(info.path)
                 if deep:
                     count, broken = _pictures(store, info)
                     images, findings = images + count, findings + broken
     rows = pa.concat_tables(tables) if tables else PAIR_SCHEMA.empty_table().select(SCALARS)
-    findings += _duplicates(store, rows, [table.num_rows for table in tables])
+    findings += _other_models(names, tables)
+    findings += _duplicates(store, rows)
     if not working:
         findings += _books(store, rows, notes)
     return Verified(store.url, len(tables), rows.num_rows, images if deep else None, findings, notes)
@@ -199,7 +201,24 @@ def _picture(row: dict[str, Any]) -> tuple[int, list[str]]:
     return len(sizes), wrong
 
 
-def _duplicates(store: PairStore, rows: pa.Table, lengths: list[int]) -> Iterator[Finding]:
+def _other_models(names: list[str], tables: list[pa.Table]) -> Iterator[Finding]:
+    """Parts whose ok rows were made by other models than most: from another store, whole as they may be."""
+    for section in settings.MODELS:
+        made_by = [
+            Counter(made for made in table.filter(pc.field("status") == "ok")[section].to_pylist() if made)
+            for table in tables
+        ]
+        everyone = sum(made_by, Counter())
+        if len(everyone) < 2:
+            continue
+        [(usual, _)] = everyone.most_common(1)
+        for name, found in zip(names, made_by, strict=True):
+            others = sorted(found.keys() - {usual})
+            if others:
+                yield Finding(name, f"foreign: rows of {section} {', '.join(others)}, most are of {usual}", _AGAIN)
+
+
+def _duplicates(store: PairStore, rows: pa.Table) -> Iterator[Finding]:
     twice = sorted(key for key, count in Counter(rows["id"].to_pylist()).items() if count > 1)
     if twice:
         yield Finding(

@@ -6,6 +6,7 @@ import pyarrow as pa
 import ray
 
 from gmd_ray.errors import GmdError
+from gmd_ray.generation.files import patiently
 from gmd_ray.generation.lock import StoreLostError, held, lock_path
 from gmd_ray.generation.parts import write_part
 from gmd_ray.generation.quarantine import one_line
@@ -30,9 +31,9 @@ def write_rows(
         index = PAIR_SCHEMA.get_field_index("restored")
         table = table.set_column(index, PAIR_SCHEMA.field(index), pa.nulls(table.num_rows, pa.binary()))
     try:
-        if not held(store.filesystem, lock_path(store.path), token):
+        if not patiently(lambda: held(store.filesystem, lock_path(store.path), token)):
             raise StoreLostError(f"{store_url}: the lock of this run is gone; another driver may be at work here")
-        write_part(store.filesystem, store.rows_path, table)
+        patiently(lambda: write_part(store.filesystem, store.rows_path, table))
     except (OSError, GmdError) as error:
         reason = error if isinstance(error, GmdError) else GmdError(f"{store_url}: cannot write: {one_line(error)}")
         ray.get(ledger.fail.remote(reason))

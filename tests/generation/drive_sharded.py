@@ -45,6 +45,7 @@ class Watched:
         Path(spec.log, f"replica-{os.getpid()}.json").write_text(json.dumps({"pids": teacher.pids, "gpus": gpus}))
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
+        self._wait_for_another()
         mark = Path(self.spec.log, "killed")
         if self.spec.victim in ids and not mark.exists():
             mark.touch()
@@ -53,6 +54,14 @@ class Watched:
             os.kill(rank, signal.SIGSTOP)  # so that the batch is under way, and stays so
             threading.Timer(0.5, os.kill, (rank, signal.SIGKILL)).start()
         return self.teacher.project(restored, ids)
+
+    def _wait_for_another(self) -> None:
+        """Once: until another replica is in a call too. What waits meanwhile is the backlog that calls it up."""
+        log = Path(self.spec.log)
+        if not (log / "together").exists():
+            (log / f"in-{os.getpid()}").touch()
+            wait_for(lambda: len(list(log.glob("in-*"))) > 1, 120)
+            (log / "together").touch()
 
 
 def main() -> None:
@@ -64,6 +73,7 @@ def main() -> None:
         pool=PoolConfig(min=1, max=2, num_cpus=0.5, num_gpus=RANKS, batch_size=4),
     )  # fmt: skip
     cfg.target.limit = 8
+    cfg.generation.rows_per_block = 2  # enough blocks for a backlog
     ray.init(
         address="local", num_cpus=4, num_gpus=2 * RANKS, object_store_memory=200_000_000, include_dashboard=False,
         log_to_driver=False, logging_level=logging.ERROR, _temp_dir=temp_dir,

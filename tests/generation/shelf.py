@@ -73,8 +73,8 @@ def finish(
 
 
 def lock(store: PairStore, *, since: float = 0.0, beat: float = 0.0, pid: int | None = None) -> None:
-    """A lock as a driver on this machine leaves it; `since` and `beat` are seconds ago."""
+    """A lock as a driver on this machine leaves it, by default one that lives; `since` and `beat` are seconds ago."""
     now = time.time()
-    holder = {"token": "x", "host": socket.gethostname(), "pid": str(pid or os.getpid())}
+    holder = {"token": "x", "host": socket.gethostname(), "pid": str(pid or os.getppid())}
     holder |= {"since": f"{now - since:.3f}", "beat": f"{now - beat:.3f}"}
     put(store.filesystem, f"{store.path}/lock.json", json.dumps(holder).encode())

@@ -81,8 +81,10 @@ def test_missing_weights_end_the_run_with_their_own_line(fresh: World) -> None:
     gc.collect()
     gc.disable()  # what is handed back must not wait for a collection, which comes when it likes
     try:
+        start = time.monotonic()
         with pytest.raises(ModelError, match=r"^teacher.path=missing: no such directory$"):
             generate(fresh.cfg, models=fresh.models())
+        assert time.monotonic() - start < 60
         # Everything is handed back, so that a run with the right path finds room.
         wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
     finally:

@@ -176,17 +176,17 @@ def test_predicted_and_actual(cfg: Config) -> None:
     cfg.student.pool.num_gpus = 0.5
     plan = make_plan(cfg, *survey(cfg)).as_json()
     seconds = {"restore": 10.0, "project": 100.0, "score": 7.0}
-    cost = predicted_and_actual(cfg, plan, ok=4, resumed=0, seconds=seconds, wall=60.0, disk=10**9)
+    cost = predicted_and_actual(cfg, plan, ok=4, seconds=seconds, wall=60.0, disk=10**9)
     assert cost["predicted"] == plan
     actual = cost["actual"]
     assert actual["accelerator_hours"] == pytest.approx(205 / 3600)
     assert (actual["wall_hours"], actual["disk_bytes"]) == (60 / 3600, 10**9)
     assert actual["price"] == pytest.approx(205 / 3600 * 3)
     assert actual["tflops"] == pytest.approx(plan["flops"] / 205 / 1e12)
-    later = predicted_and_actual(cfg, plan, ok=3, resumed=2, seconds=seconds, wall=60.0, disk=1)["actual"]
+    later = predicted_and_actual(cfg, plan, ok=3, seconds=seconds, wall=None, disk=1)["actual"]
     assert later["wall_hours"] is later["tflops"] is None, "not the run that was planned"
     cfg.teacher.steps = 7
-    assert predicted_and_actual(cfg, plan, ok=4, resumed=0, seconds=seconds, wall=1.0, disk=1)["predicted"] is None
+    assert predicted_and_actual(cfg, plan, ok=4, seconds=seconds, wall=1.0, disk=1)["predicted"] is None
 
 
 def test_a_refused_probe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +209,7 @@ def test_a_manifest_holds_both(finished: tuple[World, Books]) -> None:
 def test_a_probe_runs_the_real_stages_and_leaves_nothing(fresh: World, tmp_path: Path) -> None:
     cfg = fresh.cfg
     cfg.teacher.path, cfg.teacher.injection.steps = str(write_flux(tmp_path / "flux")), 0
-    cfg.teacher.pool.max = 3
+    cfg.teacher.pool.max = cfg.teacher.pool.initial = 3
     jobs, unreadable = survey(cfg)
     assert {job.size for job in jobs} == {"16x16", "16x32"}
     probe = run_probe(cfg, jobs, 6, fresh.models(seconds=0.2))

@@ -205,6 +205,7 @@ def test_a_late_write_of_another_driver_does_not_land(ledger: ray.actor.ActorHan
             write_rows(table, store.url, "token of a dead driver", False, ledger)
         assert store.index().num_rows == 0
         summary = write_rows(table, store.url, lock.token, False, ledger)
+    store.refresh()
     assert summary.column_names == SUMMARY
     assert store.index()["id"].to_pylist() == ["a"]
     with pytest.raises(StoreLostError):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import ray
 
+from gmd_ray.cli import main
 from gmd_ray.config import PoolConfig
+from gmd_ray.config.load import load_config, save_config
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation import Books, export_pairs, generate
 from gmd_ray.images.decode import decode_image
@@ -192,3 +194,31 @@ def test_an_empty_folder_is_refused(fresh: World, tmp_path: Path) -> None:
     fresh.cfg.target.path = str(tmp_path / "nothing")
     with pytest.raises(DataError, match="no such folder"):
         generate(fresh.cfg, models=fresh.models())
+
+
+@pytest.mark.slow
+def test_a_pool_grows_with_its_backlog(fresh: World) -> None:
+    fresh.cfg.teacher.pool = PoolConfig(min=1, max=3, num_cpus=0.5, batch_size=1)
+    fresh.cfg.generation.rows_per_block = 2
+    assert generate(fresh.cfg, models=fresh.models(seconds=1.5)).ok == 24
+    assert len(list(fresh.log.glob("[0-9]*"))) > 1, "one worker did it all"
+
+
+@pytest.mark.slow
+def test_a_store_on_a_url_from_the_command_line(
+    fresh: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`local:` is fsspec's: not a local disk to pyarrow, so it takes the way of object stores, and workers see it."""
+    cfg = fresh.cfg
+    cfg.out, cfg.tracking.enabled, cfg.target.limit = f"local://{tmp_path}/bucket/run", False, 5
+    cfg.teacher.path = load_config(["preset=demo"]).teacher.path
+    cfg.teacher.steps, cfg.teacher.injection.steps = 1, 0
+    save_config(cfg, tmp_path / "settings.yaml")
+    assert main(["generate", f"config={tmp_path / 'settings.yaml'}"]) == 0
+    assert capsys.readouterr().out.startswith("5 inputs = ")
+    assert sorted(path.name for path in (tmp_path / "bucket" / "run").iterdir()) == ["config.yaml", "pairs"]
+    assert main(["verify", cfg.out, "--deep"]) == 0
+    assert main(["status", cfg.out]) == 0
+    assert "the last run finished" in capsys.readouterr().out
+    assert main(["export", f"config={tmp_path / 'settings.yaml'}", "scorer.threshold=0", "--to", f"{cfg.out}/e"]) == 0
+    assert len(list((tmp_path / "bucket" / "run" / "e" / "lq").iterdir())) == 5

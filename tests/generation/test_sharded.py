@@ -33,6 +33,7 @@ def test_a_pool_of_sharded_teachers_loses_a_rank_and_no_row(tmp_path: Path) -> N
 
     assert (answer["ok"], answer["failed"], answer["resumed"]) == (8, 0, 10)
     assert (world.log / "killed").exists()
+    assert (world.log / "together").exists(), "two replicas in a call at once, the second called up by the backlog"
     assert len(answer["replicas"]) >= 2  # the one that lost a rank, and its successor
     for replica in answer["replicas"]:
         assert len(replica["pids"]) == 2
@@ -52,11 +53,29 @@ def test_a_pool_of_sharded_teachers_loses_a_rank_and_no_row(tmp_path: Path) -> N
 def test_gpus_of_a_replica_are_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = Config()
     cfg.teacher.pool = PoolConfig(min=3, max=3, num_cpus=0, num_gpus=2)
-    nodes = [{"Alive": True, "Resources": {"GPU": gpus}} for gpus in (3.0, 3.0)] + [{"Alive": False, "Resources": {}}]
+    nodes = [{"Alive": True, "Resources": {"GPU": 3.0, "CPU": 8.0}} for _ in range(2)]
+    nodes.append({"Alive": False, "Resources": {}})
     monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"GPU": 6.0, "CPU": 16.0})
     monkeypatch.setattr(cluster, "_can_grow", lambda: False)
-    with pytest.raises(ConfigError, match=r"^teacher.pool: 3 x 2 GPUs, each on one node; .* 3, 3, room for 2"):
+    with pytest.raises(ConfigError, match=r"^teacher.pool: 3 x 2 GPUs, each on one node; 2 of 2 nodes .*, room for 2"):
         cluster.check_capacity(cfg)
     cfg.teacher.pool.min = 2
     cluster.check_capacity(cfg)
+
+
+def test_actors_that_no_node_can_hold_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would wait for such a node for ever, and the run for its no-progress timeout."""
+    cfg = Config()
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0}, "Labels": {"pool": pool}} for pool in ("cpu", "teacher")]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 16.0})
+    monkeypatch.setattr(cluster, "_can_grow", lambda: False)
+    cfg.teacher.pool = PoolConfig(num_cpus=4, min=2, max=2, labels={"pool": "teacher"})
+    cluster.check_capacity(cfg)
+    cfg.teacher.pool.labels = {"pool": "techer"}
+    with pytest.raises(ConfigError, match=r"^teacher.pool: 2 x 4 CPUs, each on one node labelled pool=techer; 0 of 2"):
+        cluster.check_capacity(cfg)
+    cfg.teacher.pool = PoolConfig(num_cpus=9)
+    with pytest.raises(ConfigError, match=r"^teacher.pool: 1 x 9 CPUs, each on one node; 2 of 2 nodes .*, room for 0"):
+        cluster.check_capacity(cfg)

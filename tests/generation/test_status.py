@@ -39,30 +39,34 @@ def test_after_a_run(store: PairStore) -> None:
 
 
 def test_during_a_run(store: PairStore) -> None:
-    """3 of 20 rows were there before; 4 came within the 8 s since the driver began: half an image a second."""
+    """3 of 20 rows were there before; 4 came within the 8 s since it began to stream: half an image a second."""
     store.forget("manifest.json")
     saved = store.read("settings.json")
     store.write("settings.json", {**saved, "inputs": {"count": 20, "limit": None}})
-    parts = sorted(Path(store.rows_path).iterdir())
-    counts = {part: read_rows(part) for part in parts}
-    old = next(part for part, count in counts.items() if count == 3)
-    os.utime(old, (time.time() - 500,) * 2)
     Path(store.rows_path, ".tmp-1").write_bytes(b"being written")
-    lock(store, since=8.0)
+    earlier = {"began": time.time() - 500, "before": 0, "images": 3, "seconds": 99.0}
+    store.write("runs.json", [earlier])
+    lock(store, since=9.0)
+    assert read_status(store).images_per_second is None, "it has not come to the stream yet"
+    store.write("runs.json", [earlier, {"began": time.time() - 8, "before": 3, "images": 0, "seconds": 0.0}])
     status = read_status(store)
     assert status.images_per_second == pytest.approx(0.5, rel=0.1)
     assert status.eta_s == pytest.approx(13 / 0.5, rel=0.1)
     text = str(status)
     assert "7 of 20 rows (35%): 4 ok, 3 failed" in text
-    assert f"process {os.getpid()} on " in text
+    assert f"process {os.getppid()} on " in text
     assert "is at work since " in text
-    assert "(8 s)" in text
+    assert "(9 s)" in text
 
 
-def read_rows(part: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(part).metadata.num_rows
+def test_rows_of_images_that_left_the_inputs_are_not_counted(store: PairStore) -> None:
+    store.forget("manifest.json")
+    saved = store.read("settings.json")
+    inputs = {"count": 5, "limit": 5, "stranger_ids": ["0.png", "h.png"]}
+    store.write("settings.json", {**saved, "inputs": inputs})
+    status = read_status(store)
+    assert (status.ok, status.failed, status.inputs) == (3, 2, 5)
+    assert "5 of 5 rows (100%)" in str(status)
 
 
 def test_a_lock_that_nobody_holds(store: PairStore) -> None:

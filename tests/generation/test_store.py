@@ -159,7 +159,7 @@ def locked(store: PairStore) -> StoreLock:
     return StoreLock(store.filesystem, store.path, store.url)
 
 
-def test_lock_refuses_the_living_and_buries_the_dead(store: PairStore) -> None:
+def test_lock_refuses_the_living_and_buries_the_dead(store: PairStore, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     held_by(store, pid=os.getppid(), host=socket.gethostname(), age=5)
@@ -171,8 +171,10 @@ def test_lock_refuses_the_living_and_buries_the_dead(store: PairStore) -> None:
     held_by(store, pid=dead.pid, host="elsewhere", age=5)  # a process of another host cannot be looked for
     with pytest.raises(StoreLockedError, match="on elsewhere is at work"), locked(store):
         pass
+    monkeypatch.setattr(lock_module, "BEAT_S", 0.05)
     for pid, host, age in (
         (dead.pid, socket.gethostname(), 5),
+        (os.getpid(), socket.gethostname(), 5),  # the number of a process before this one, in another container
         (dead.pid, "elsewhere", 61),
         (1, socket.gethostname(), 61),
     ):
@@ -180,6 +182,24 @@ def test_lock_refuses_the_living_and_buries_the_dead(store: PairStore) -> None:
         with locked(store) as lock:
             assert store.read("lock.json")["token"] == lock.token
         assert store.read("lock.json") is None
+
+
+def test_a_living_driver_whose_clock_is_behind_keeps_its_lock(
+    store: PairStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_by(store, pid=1, host="elsewhere", age=500)
+    # While this one watches, the other writes its next beat: by its own clock.
+    monkeypatch.setattr(lock_module.time, "sleep", lambda _: held_by(store, pid=1, host="elsewhere", age=490))
+    with pytest.raises(StoreLockedError, match=r"process 1 on elsewhere is at work here, its clock is 490 s behind"):
+        locked(store).__enter__()
+    assert store.read("lock.json")["token"] == "other"
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"token": "x"}'])
+def test_a_lock_that_is_none_is_one_line(store: PairStore, content: bytes) -> None:
+    put(store.filesystem, f"{store.path}/lock.json", content)
+    with pytest.raises(DataError, match=r"lock\.json: not a lock of this program .*; remove it"), locked(store):
+        pass
 
 
 def test_of_two_drivers_at_once_the_later_stands(store: PairStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,11 @@ def renamed(store: PairStore) -> str:
     return "part-other.parquet: its rows are not those that its name stands for"
 
 
+def other_models(store: PairStore) -> str:
+    [name] = fill(store, [[ok_row("stray.png", 5.0, teacher="another")]])
+    return f"{name}: foreign: rows of teacher another, most are of t"
+
+
 def foreign_file(store: PairStore) -> str:
     Path(store.rows_path, "_SUCCESS").touch()
     return "_SUCCESS: no part file; move it away"
@@ -151,8 +156,8 @@ def stranger(store: PairStore) -> str:
 @pytest.mark.parametrize(
     "damage",
     [
-        truncate, empty, foreign_columns, renamed, foreign_file, foreign_beside, leftover, stale_lock, twice,
-        odd_status, scoreless, cooked_books, lost_row, unfinished, damaged_manifest, stranger,
+        truncate, empty, foreign_columns, renamed, other_models, foreign_file, foreign_beside, leftover, stale_lock,
+        twice, odd_status, scoreless, cooked_books, lost_row, unfinished, damaged_manifest, stranger,
     ],
 )  # fmt: skip
 def test_damage_is_named(store: PairStore, damage: Callable[[PairStore], str]) -> None:
