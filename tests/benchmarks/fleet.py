@@ -11,7 +11,7 @@ travel  an image from one actor to the next: as PNG bytes, or as pixels
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import logging
 import math
 import os
@@ -19,10 +19,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -30,64 +29,17 @@ import numpy as np
 import psutil
 import torch
 
-from gmd_ray.config import PoolConfig, TeacherConfig
+from gmd_ray.config import PoolConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.generation import Models, generate
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.encode import decode_png, encode_png, to_tensor
 from gmd_ray.teachers import load_teacher
+from tests.benchmarks.timed import Calls, TimedTeacherSpec
 from tests.generation.world import World, write_photo
 
 TEACHER_CPUS = 0.1
 """Of a teacher that sleeps."""
-
-
-class TimedTeacher:
-    """Leaves (pid, begin, end) of each call in a folder; sleeps instead of working where no teacher is given."""
-
-    def __init__(self, spec: TimedTeacherSpec, cfg: TeacherConfig) -> None:
-        self.spec, self.teacher = spec, load_teacher(cfg) if spec.real else None
-        self.fingerprint = self.teacher.fingerprint if self.teacher else "sleep"
-
-    def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
-        begin = time.time()
-        if self.teacher:
-            restored = self.teacher.project(restored, ids)
-        else:
-            time.sleep(self.spec.latency * len(ids))
-        with open(f"{self.spec.log}/{os.getpid()}", "a") as file:
-            file.write(json.dumps([begin, time.time(), len(ids)]) + "\n")
-        return restored
-
-
-@dataclass(frozen=True)
-class TimedTeacherSpec:
-    log: str
-    latency: float = 0.0
-    real: bool = False
-
-    def __call__(self, cfg: TeacherConfig) -> TimedTeacher:
-        return TimedTeacher(self, cfg)
-
-
-class Calls:
-    """What the teachers of a run left."""
-
-    def __init__(self, log: Path) -> None:
-        self.by_worker: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
-        for file in log.iterdir():
-            self.by_worker[file.name] = [tuple(json.loads(line)) for line in file.read_text().splitlines()]
-        everything = [call for calls in self.by_worker.values() for call in calls]
-        self.first, self.last = min(c[0] for c in everything), max(c[1] for c in everything)
-        self.all_up = max(calls[0][0] for calls in self.by_worker.values())
-        self.tail_from = min(calls[-1][1] for calls in self.by_worker.values())
-
-    def busy(self, begin: float, end: float) -> float:
-        """Share of replicas x time between two moments that was spent in calls."""
-        spent = sum(
-            max(0.0, min(call[1], end) - max(call[0], begin)) for calls in self.by_worker.values() for call in calls
-        )
-        return spent / len(self.by_worker) / (end - begin)
 
 
 def world(root: Path, images: int, size: tuple[int, int]) -> World:
@@ -132,10 +84,21 @@ def peak_mb(pid: int) -> float:
     return 0.0
 
 
-def worker_peak_mb() -> float:
-    """Largest of all workers below this driver that are still there."""
-    workers = [p for p in psutil.Process().children(recursive=True) if "ray::" in p.name() or "ray::" in _title(p)]
-    return max((peak_mb(p.pid) for p in workers), default=0.0)
+class WorkerPeak(threading.Thread):
+    """Looks once a second at the workers below this driver, since pools are gone when a run returns; largest, in MB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.mb = 0.0
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            for process in psutil.Process().children(recursive=True):
+                if "ray::" in _title(process):
+                    with contextlib.suppress(OSError):
+                        self.mb = max(self.mb, peak_mb(process.pid))
+            time.sleep(1)
 
 
 def _title(process: psutil.Process) -> str:
@@ -153,10 +116,11 @@ def sleep_run(replicas: int, latency: float, per_replica: int, initial: int | No
         )
         w.cfg.generation.rows_per_block = 4
         start_ray(gpus=replicas)
-        start = time.time()
+        peak, start = WorkerPeak(), time.time()
         books = generate(w.cfg, models=Models(teacher=TimedTeacherSpec(str(w.log), latency)))
         wall = time.time() - start
         assert books.ok == replicas * per_replica
+        assert spilled() == 0
         calls = Calls(w.log)
         assert len(calls.by_worker) == replicas
         worked = calls.last - calls.first
@@ -164,7 +128,7 @@ def sleep_run(replicas: int, latency: float, per_replica: int, initial: int | No
             f"| {replicas} | {books.ok} | {calls.busy(calls.all_up, calls.tail_from):.3f} "
             f"| {books.ok * latency / replicas / worked:.3f} | {books.ok * latency / replicas / wall:.3f} "
             f"| {calls.first - start:.1f} | {calls.all_up - calls.first:.1f} | {calls.last - calls.tail_from:.1f} "
-            f"| {spilled() / 1e6:.0f} | {peak_mb(os.getpid()):.0f} | {worker_peak_mb():.0f} |",
+            f"| {spilled() / 1e6:.0f} | {peak_mb(os.getpid()):.0f} | {peak.mb:.0f} |",
             flush=True,
         )
 
@@ -208,11 +172,12 @@ def memory_run(images: int) -> None:
         w.cfg.teacher.pool = PoolConfig(num_cpus=0.5, batch_size=16)
         w.cfg.generation.rows_per_block = 32
         start_ray(gpus=0)
-        start = time.time()
+        peak, start = WorkerPeak(), time.time()
         books = generate(w.cfg, models=Models(teacher=TimedTeacherSpec(str(w.log))))
         assert books.ok == images
+        assert spilled() == 0
         print(
-            f"| {images} | {time.time() - start:.0f} | {peak_mb(os.getpid()):.0f} | {worker_peak_mb():.0f} "
+            f"| {images} | {time.time() - start:.0f} | {peak_mb(os.getpid()):.0f} | {peak.mb:.0f} "
             f"| {spilled() / 1e6:.0f} |",
             flush=True,
         )
