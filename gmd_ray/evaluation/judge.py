@@ -64,7 +64,9 @@ class Judge:
         for name, path in students.items():
             self.students[name] = load_student(replace(self.cfg.student, path=path, device=cfg.device))
         if self.taught:
-            self.teacher = load_teacher(replace(self.cfg.teacher, device=cfg.device))
+            # One image at a time: a compiled teacher would fill each up to the pool's batch, and project that.
+            pool = replace(self.cfg.teacher.pool, batch_size=1)
+            self.teacher = load_teacher(replace(self.cfg.teacher, device=cfg.device, pool=pool))
         for name in cfg.metrics:
             try:
                 self.metrics[name] = load_metric(

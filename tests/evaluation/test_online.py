@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.evaluation import evaluate, load_evaluation
 from gmd_ray.images.encode import decode_png, to_images, to_tensor
 from gmd_ray.teachers import load_teacher
+from gmd_ray.teachers.attention import InjectingFlux
 from tests.evaluation.test_evaluate import judged, levels, psnr, read, restored
-from tests.teachers.conftest import make_flux
+from tests.teachers.conftest import make_flux, make_sd
 from tests.teachers.text_encoders import write_text_encoders
 
 
@@ -68,6 +70,45 @@ def test_a_row_is_the_student_and_then_the_teacher(online: Config, students: dic
     assert difference is not None
     assert abs(difference.mean) > 0.1
     assert len(list((tmp_path / "out" / "prompts").iterdir())) == 1, "encoded once, not by each actor"
+
+
+@pytest.mark.parametrize("method", ["inversion", "sdedit", "kontext", "ddim"])
+def test_every_method_of_the_paper(run: Config, students: dict[str, str], method: str, tmp_path: Path) -> None:
+    make = make_sd if method == "ddim" else partial(make_flux, autoencoder=False)
+    injection = InjectionConfig(blocks="all", steps=1)
+    run.teacher = TeacherConfig(
+        path=str(make(tmp_path / "teacher")), method=method, prompt="a sharp photo", steps=2, injection=injection
+    )
+    run.evaluation.online = ["baseline"]
+    run.evaluation.limit = 2
+    found = judged(run, students)
+    for image in found.images("target"):
+        lq, hq = (read(tmp_path / "target" / side / image) for side in ("lq", "hq"))
+        output = expected(run, students["baseline"], lq, image)
+        value = found.values("baseline+teacher", "target", "psnr")[image]
+        assert value == pytest.approx(psnr(output, hq), abs=0.01)
+        assert abs(value - found.values("baseline", "target", "psnr")[image]) > 0.1, "the teacher did something"
+
+
+def test_a_compiled_teacher_is_not_filled_up(
+    run: Config, students: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation goes image by image: the rest of the pool's batch would be projected for nothing."""
+    flux = make_flux(tmp_path / "flux", autoencoder=False)
+    monkeypatch.setattr(InjectingFlux, "compile_repeated_blocks", lambda self, **_: None)
+    injection = InjectionConfig(steps=0)
+    run.teacher = TeacherConfig(path=str(flux), steps=1, compile=True, injection=injection)
+    assert run.teacher.pool.batch_size == 4
+    run.evaluation.online = ["baseline"]
+    run.evaluation.limit = 1
+    seen: list[int] = []
+    forward = InjectingFlux.forward
+    monkeypatch.setattr(
+        InjectingFlux, "forward", lambda self, **kw: (seen.append(len(kw["hidden_states"])), forward(self, **kw))[1]
+    )
+    judged(run, students)
+    assert seen
+    assert set(seen) == {1}
 
 
 class Brighten:
