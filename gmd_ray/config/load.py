@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gmd_ray.config.judging import MetricFacts
 from gmd_ray.config.limits import PATHS, SETS
+from gmd_ray.config.places import in_job, resolve_out, resolve_uri
 from gmd_ray.config.rules import check, flatten, is_set, require
 from gmd_ray.config.schema import Config
 from gmd_ray.errors import ConfigError, nearest
@@ -75,27 +76,12 @@ def load_config(
     sources.append([(override, _parse_override(override)) for override in overrides])
     cfg = _merge(_with_teacher_preset(sources))
     _expand_home(cfg)
+    if cfg.tracking.uri:
+        cfg.tracking.uri = resolve_uri(cfg.tracking.uri)
     _complete_sets(cfg)
     check(cfg, check_paths=check_paths, known_metrics=known_metrics)
     _make_absolute(cfg)
     return cfg
-
-
-def in_job() -> bool:
-    """Whether this process is the driver of a `ray job submit`."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def resolve_out(out: str) -> str:
-    """A run directory that outlives the process: URLs as they are, local paths absolute.
-
-    A job's working directory is a throw-away copy, so there a relative path is taken from `~/gmd_ray`.
-    """
-    out = os.path.expanduser(out)
-    if "://" in out or os.path.isabs(out):
-        return out
-    base = Path.home() / "gmd_ray" if in_job() else Path.cwd()
-    return str(base / out)
 
 
 def check_out(cfg: Config, *, files: bool) -> None:

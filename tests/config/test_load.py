@@ -182,6 +182,27 @@ def test_a_job_writes_outside_its_throw_away_copy(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert load_config(["out=runs/x"]).out == str(tmp_path / "gmd_ray/runs/x")
     assert load_config(["out=/elsewhere"]).out == "/elsewhere"
+    uri = load_config(["tracking.uri=sqlite:///mlflow.db"]).tracking.uri
+    assert uri == f"sqlite:///{tmp_path}/gmd_ray/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("uri", "resolved_uri"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///{cwd}/mlflow.db"),
+        ("sqlite:///a/b.db", "sqlite:///{cwd}/a/b.db"),
+        ("sqlite:///~/b.db", "sqlite:///{cwd}/home/b.db"),
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        ("http://server:5000", "http://server:5000"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_a_database_is_found_from_any_working_directory(
+    uri: str, resolved_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert load_config([f"tracking.uri={uri}"]).tracking.uri == resolved_uri.format(cwd=tmp_path)
 
 
 def test_a_mistake_is_told_before_anything_heavy_is_imported() -> None:
