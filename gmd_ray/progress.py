@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -49,7 +50,7 @@ class NullRecorder:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere one log line per interval with counts, rate and time left.
+    """A bar on a terminal; elsewhere one log line per interval with counts, rate and time left, news or none.
 
     Used as a context manager; `update(n, **counts)` adds n done items and sets the counts shown beside them.
     `initial` items were done by an earlier run; they count as done, not towards the rate.
@@ -59,7 +60,9 @@ class Progress:
         self.label, self.total, self.unit, self.interval_s = label, total, unit, interval_s
         self.done = self._initial = initial
         self.counts: dict[str, Any] = {}
-        self._start = self._last = time.monotonic()
+        self._start = self._last = self._news = time.monotonic()
+        self._ended = threading.Event()
+        self._timer: threading.Thread | None = None
         self._bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -67,9 +70,16 @@ class Progress:
             self._bar = tqdm(total=total, initial=initial, desc=label, unit=unit, dynamic_ncols=True)
 
     def __enter__(self) -> Progress:
+        if self._bar is None:
+            # Models load and large batches run for minutes without an update: a silent log looks like a dead job.
+            self._timer = threading.Thread(target=self._tick, name=f"progress-{self.label}", daemon=True)
+            self._timer.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        if self._timer is not None:
+            self._timer.join()
         if self._bar is not None:
             self._bar.close()
         else:
@@ -78,13 +88,23 @@ class Progress:
     def update(self, n: int = 1, **counts: Any) -> None:
         self.done += n
         self.counts.update(counts)
-        now = time.monotonic()
+        now = self._news = time.monotonic()
         if self._bar is not None:
             self._bar.update(n)
             self._bar.set_postfix(self.counts)
         elif now - self._last >= self.interval_s:
             self._last = now
             log.info("%s", self.line())
+
+    def _tick(self) -> None:
+        """Log a line whenever an interval has passed without one."""
+        wait = self.interval_s
+        while not self._ended.wait(wait):
+            now = time.monotonic()
+            wait = self.interval_s - (now - self._last)
+            if wait <= 0:
+                self._last, wait = now, self.interval_s
+                log.info("%s | nothing new for %s", self.line(), _duration(now - self._news))
 
     def line(self) -> str:
         """The log line: `label 120/600 img (20%) | ok=118 failed=2 | 4.1 img/s | 1m57s left`."""

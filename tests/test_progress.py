@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 
 import pytest
 
@@ -24,6 +25,31 @@ def test_one_line_per_interval(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert "left" in lines[0]
     assert "12/12 img (100%)" in lines[-1]
     assert "done in" in lines[-1]
+
+
+def test_a_stage_without_news_still_says_where_it_stands(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    with caplog.at_level(logging.INFO, logger="gmd_ray"):
+        with Progress("generate", 12, interval_s=0.05, initial=4) as progress:
+            progress.counts["ok"] = 4
+            deadline = time.monotonic() + 10
+            while len(caplog.records) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        ended = len(caplog.records)
+        time.sleep(0.2)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == ended, "nothing is told after the end"
+    assert all(line.startswith("generate 4/12 img (33%) | ok=4 | ") for line in lines)
+    assert all("nothing new for " in line for line in lines[:-1])
+
+
+def test_a_terminal_has_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with caplog.at_level(logging.INFO, logger="gmd_ray"), Progress("generate", 12, interval_s=0.01):
+        time.sleep(0.1)
+    assert caplog.records == []
 
 
 def test_null_recorder_pickles_and_nests() -> None:
