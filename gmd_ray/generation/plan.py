@@ -146,6 +146,21 @@ def make_plan(cfg: Config, jobs: list[Job], unreadable: int, probe: Probe | None
     )
 
 
+def stall_warning(cfg: Config, plan: Plan) -> str | None:
+    """A line where a healthy block of images may take longer than the run waits for one."""
+    if plan.accelerator_hours is None:
+        return None
+    share = cfg.teacher.pool.num_gpus or 1
+    seconds = plan.accelerator_hours * 3600 / plan.images / share * cfg.generation.rows_per_block
+    limit = cfg.generation.no_progress_timeout_s
+    if seconds < limit / 2:
+        return None
+    return (
+        f"a block of {cfg.generation.rows_per_block} images takes a teacher about {seconds:.0f} s, and "
+        f"generation.no_progress_timeout_s={limit} gives up without one; raise it, or lower generation.rows_per_block"
+    )
+
+
 def _scale(cfg: Config) -> int:
     if cfg.plan.scale is not None:
         return cfg.plan.scale

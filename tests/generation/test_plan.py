@@ -15,7 +15,7 @@ from gmd_ray.config.load import load_config, save_config
 from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation import Books, generate
-from gmd_ray.generation.plan import make_plan, survey
+from gmd_ray.generation.plan import make_plan, stall_warning, survey
 from gmd_ray.generation.probe import Probe, run_probe
 from gmd_ray.generation.spent import predicted_and_actual
 from gmd_ray.generation.store import PairStore, store_url
@@ -111,6 +111,16 @@ def test_a_probe_replaces_the_model_of_the_machine(cfg: Config) -> None:
     assert plan.accelerator_hours == pytest.approx((3 * 6.0 + small * 1e-15) / 3600)
     assert plan.disk_bytes == (3 * 720 * 1280 + 512 * 512) * 3 * 3 / 2
     assert "a probe of 2 images" in plan.table()
+
+
+def test_a_block_slower_than_the_runs_patience_is_told(cfg: Config) -> None:
+    jobs, unreadable = survey(cfg)
+    probe = Probe(images=2, seconds={job.size: 50.0 for job in jobs}, seconds_per_flop=0.0, compression=0.5)
+    plan = make_plan(cfg, jobs, unreadable, probe)
+    assert stall_warning(cfg, plan) is None
+    cfg.generation.rows_per_block = 32
+    assert "a block of 32 images takes a teacher about 1600 s" in (stall_warning(cfg, plan) or "")
+    assert stall_warning(cfg, make_plan(cfg, jobs, unreadable)) is None, "nobody knows how fast"
 
 
 @pytest.mark.parametrize(
