@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
+import statistics
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,8 +19,9 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, GmdError, nearest
 from gmd_ray.evaluation.items import Item, held_out_items, taught, taught_students
 from gmd_ray.evaluation.judge import ADAPTED, FAILURE, SCHEMA, Judge
-from gmd_ray.evaluation.results import PICTURES, ROWS, Evaluation
+from gmd_ray.evaluation.results import PICTURES, ROWS, Cost, Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
+from gmd_ray.evaluation.table import NO_TRUTH
 from gmd_ray.generation.pools import actor_pool
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.progress import NullRecorder, Progress, Recorder
@@ -62,6 +67,9 @@ def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = 
         recorder.artifact(f"{cfg.out}/evaluation/{name}", "evaluation")
     for metric, reason in evaluation.unavailable.items():
         log.warning("metric %s is unavailable: %s", metric, reason)
+    for dataset in evaluation.datasets:
+        for metric in evaluation.lacking(dataset):
+            log.warning("metric %s is unavailable on %s: %s", metric, dataset, NO_TRUTH)
     return evaluation
 
 
@@ -111,7 +119,7 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
                 progress.update(len(values.group_by(["dataset", "id"]).aggregate([])))
     except RayError as error:
         raise GmdError(f"the evaluation broke: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
-    return pa.concat_tables(tables)
+    return pa.concat_tables([SCHEMA.empty_table(), *tables])
 
 
 def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: pa.Table) -> Evaluation:
@@ -121,7 +129,7 @@ def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: 
     order = [(name, "ascending") for name in ("dataset", "id", "student", "metric")]
     rows = table.filter(has_metric).select(ROWS.names).sort_by(order)
     place = {(item["dataset"], item["id"]): i for i, item in enumerate(items)}
-    pictures = table.filter(~has_metric).select(PICTURES.names).to_pylist()
+    pictures = table.filter(pc.field("png").is_valid()).select(PICTURES.names).to_pylist()
     pictures.sort(key=lambda row: (place[row["dataset"], row["id"]], row["name"]))
     names = ["lq", *(row for name in students for row in (name, taught(name)))]
     named = set(rows["student"].unique().to_pylist())
@@ -131,7 +139,36 @@ def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: 
         students=tuple(name for name in names if name in named),
         metrics=tuple(cfg.evaluation.metrics),
         settings=f"crop_border={cfg.evaluation.crop_border}",
+        contents=_contents(cfg, table),
+        costs=_costs(table),
     )
+
+
+def _contents(cfg: Config, table: pa.Table) -> dict[str, str]:
+    """A digest of the pictures of each test set: two folders may well hold the same names."""
+    made = cfg.evaluation.source_lq is None  # then what degrades the source is part of it
+    degradation = [cfg.source.degradation, cfg.source.degradation_args, cfg.seed] if made else None
+    lines: dict[str, list[str]] = {}
+    for row in table.filter(pc.field("content").is_valid()).to_pylist():
+        lines.setdefault(row["dataset"], []).append(f"{row['id']} {row['content']}")
+    about = {"source": json.dumps(degradation, sort_keys=True, default=str)}
+    return {
+        name: hashlib.sha256("\n".join([about.get(name, ""), *sorted(found)]).encode()).hexdigest()
+        for name, found in sorted(lines.items())
+    }
+
+
+def _costs(table: pa.Table) -> dict[str, dict[str, Cost]]:
+    """Of every student on every test set."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in table.filter(pc.field("seconds").is_valid()).to_pylist():
+        found.setdefault((row["dataset"], row["student"]), []).append(row)
+    costs: dict[str, dict[str, Cost]] = {}
+    for (dataset, student), rows in sorted(found.items()):
+        seconds = statistics.median(row["seconds"] for row in rows)
+        device = statistics.mode(sorted(row["device"] for row in rows))
+        costs.setdefault(dataset, {})[student] = Cost(rows[0]["parameters"], seconds, device)
+    return costs
 
 
 def _raise_failure(table: pa.Table) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, GmdError
 from gmd_ray.evaluation.items import Item, taught, taught_students
 from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
+from gmd_ray.evaluation.table import NO_TRUTH
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.degradations import make_degradation
 from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
@@ -28,8 +31,18 @@ from gmd_ray.teachers import load_teacher
 
 log = logging.getLogger("gmd_ray.evaluation")
 
-SCHEMA = pa.schema([*ROWS, *(column for column in PICTURES if column.name not in ROWS.names)])
-"""Rows of values and rows of pictures in one stream; the latter have `png` and `name`, and no metric."""
+SCHEMA = pa.schema(
+    [
+        *ROWS,
+        *(column for column in PICTURES if column.name not in ROWS.names),
+        pa.field("content", pa.string()),
+        pa.field("seconds", pa.float64()),
+        pa.field("parameters", pa.int64()),
+        pa.field("device", pa.string()),
+    ]
+)
+"""Rows of four kinds in one stream: values have `metric`, pictures `png` and `name`, an image's digest `content`, and
+what a student took for it `seconds`."""
 
 FAILURE = "failure"
 """`dataset` of a row that ends the evaluation: `id` is the type of the error, `error` its text."""
@@ -52,6 +65,8 @@ class Judge:
         self.students: dict[str, Student] = {}
         self.taught = {taught(name): name for name in taught_students(cfg, students)}
         self.metrics: dict[str, Metric | str] = {}
+        self.parameters: dict[str, int] = {}
+        self.device = ""
         self.failure: GmdError | None = None
         torch.set_num_threads(max(1, int(cfg.evaluation.pool.num_cpus)))
         try:
@@ -62,7 +77,10 @@ class Judge:
     def _load(self, students: Mapping[str, str]) -> None:
         cfg = self.cfg.evaluation
         for name, path in students.items():
-            self.students[name] = load_student(replace(self.cfg.student, path=path, device=cfg.device))
+            student = load_student(replace(self.cfg.student, path=path, device=cfg.device))
+            self.students[name] = student
+            self.parameters[name] = sum(parameter.numel() for parameter in student.module.parameters())
+            self.device = _device_name(student.module)
         if self.taught:
             # One image at a time: a compiled teacher would fill each up to the pool's batch, and project that.
             pool = replace(self.cfg.teacher.pool, batch_size=1)
@@ -108,23 +126,30 @@ class Judge:
             lq, hq = self._read(item)
         except Exception as error:  # noqa: BLE001 - one unreadable image must not end the evaluation
             for name in rows:
-                yield from self._failed(name, error)
+                yield from self._failed(name, error, bool(item["hq"]))
             return
+        yield {"content": _digest([part for part in (lq if item["lq"] else None, hq) if part is not None])}
         if item["picture"]:
             yield {"name": "lq", "png": self._picture(lq, self.scale)}
             if hq is not None:
                 yield {"name": "hq", "png": self._picture(hq, 1)}
         reference = None if hq is None else to_tensor([hq])[0]
         images: dict[str, np.ndarray] = {"lq": lq}
+        seconds: dict[str, float] = {}
         for name in rows:
+            start = time.perf_counter()
             try:
                 if name in self.students:
                     images[name] = self._restore(name, lq, item["id"])
                 elif name in self.taught:
                     images[name] = self._project(images.get(self.taught[name]), item["id"])
             except Exception as error:  # noqa: BLE001 - the same, for one student on one image
-                yield from self._failed(name, error)
+                yield from self._failed(name, error, hq is not None)
                 continue
+            if name != "lq":  # the image is on the host by now, so the device has done its work
+                seconds[name] = time.perf_counter() - start + seconds.get(self.taught.get(name, ""), 0)
+                cost = {"parameters": self.parameters.get(name), "device": self.device}
+                yield {"student": name, "seconds": seconds[name], **cost}
             if item["picture"] and name != "lq":
                 yield {"name": name, "png": self._picture(images[name], 1)}
             yield from self._measure(name, to_tensor([images[name]])[0], reference)
@@ -160,25 +185,26 @@ class Judge:
         for name, metric in self.metrics.items():
             if isinstance(metric, str):
                 yield {"student": student, "metric": name, "error": UNAVAILABLE + metric}
-            elif reference is not None or not metric.needs_reference:
-                row: dict[str, Any] = {
-                    "student": student,
-                    "metric": name,
-                    "higher_is_better": metric.higher_is_better,
-                }
-                try:
-                    row["value"] = float(metric(image, reference if metric.needs_reference else None))
-                except Exception as error:  # noqa: BLE001 - NIQE on a small image, a shape that does not match
-                    row["error"] = _reason(error)
-                yield row
+                continue
+            row: dict[str, Any] = {"student": student, "metric": name, "higher_is_better": metric.higher_is_better}
+            if reference is None and metric.needs_reference:
+                yield {**row, "error": NO_TRUTH}
+                continue
+            try:
+                row["value"] = float(metric(image, reference if metric.needs_reference else None))
+            except Exception as error:  # noqa: BLE001 - NIQE on a small image, a shape that does not match
+                row["error"] = _reason(error)
+            yield row
 
-    def _failed(self, student: str, error: Exception) -> Iterator[dict[str, Any]]:
+    def _failed(self, student: str, error: Exception, has_truth: bool) -> Iterator[dict[str, Any]]:
+        """Rows of an image that a student has no output for."""
         for name, metric in self.metrics.items():
+            row: dict[str, Any] = {"student": student, "metric": name}
             if isinstance(metric, str):
-                yield {"student": student, "metric": name, "error": UNAVAILABLE + metric}
+                yield {**row, "error": UNAVAILABLE + metric}
             else:
-                higher = metric.higher_is_better
-                yield {"student": student, "metric": name, "error": _reason(error), "higher_is_better": higher}
+                reason = NO_TRUTH if metric.needs_reference and not has_truth else _reason(error)
+                yield {**row, "error": reason, "higher_is_better": metric.higher_is_better}
 
     def _picture(self, image: np.ndarray, scale: int) -> bytes:
         return encode_png(centre(image, PICTURE_SIDE // scale), level=6)
@@ -196,6 +222,23 @@ def centre(image: np.ndarray, side: int) -> np.ndarray:
     """The middle of an (H, W, 3) image, at most `side` pixels each way."""
     top, left = max(0, image.shape[0] - side) // 2, max(0, image.shape[1] - side) // 2
     return image[top : top + side, left : left + side]
+
+
+def _digest(images: Sequence[np.ndarray]) -> str:
+    """Of the pictures as 8-bit samples, whatever file they came in."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.shape}".encode())
+        digest.update(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8).tobytes())
+    return digest.hexdigest()
+
+
+def _device_name(module: torch.nn.Module) -> str:
+    parameter = next(module.parameters(), None)
+    if parameter is not None and parameter.device.type == "cuda":
+        return torch.cuda.get_device_name(parameter.device)
+    threads = torch.get_num_threads()
+    return f"CPU ({threads} thread{'s' if threads > 1 else ''})"
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -21,7 +22,16 @@ from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
 from gmd_ray.evaluation.judge import ADAPTED
 from gmd_ray.evaluation.results import Difference, Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, PairStore, open_store
-from gmd_ray.evaluation.table import BASELINE, change, measured, number
+from gmd_ray.evaluation.table import (
+    BASELINE,
+    COST_COLUMNS,
+    NO_TRUTH,
+    change,
+    columns,
+    cost_cells,
+    cost_note,
+    number,
+)
 from gmd_ray.progress import NullRecorder, Recorder
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
@@ -157,12 +167,12 @@ def _costs(cost: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
     """Cells of a metric table; the best mean of a column is marked, and differences beyond two standard errors."""
-    metrics = measured(evaluation, dataset)
+    metrics, note = columns(evaluation, dataset), cost_note(evaluation, dataset)
     best: dict[str, float] = {}
     for metric in metrics:
         means = [evaluation.mean(student, dataset, metric) for student in evaluation.students]
         pick = max if evaluation.directions[metric] else min
-        best[metric] = pick(mean for mean in means if mean is not None)
+        best[metric] = pick((mean for mean in means if mean is not None), default=math.nan)
     rows = []
     for student in evaluation.students:
         cells = []
@@ -177,11 +187,16 @@ def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
                     "best": mean is not None and mean == best[metric],
                 }
             )
+        plain = cost_cells(evaluation, dataset, student) if note else []
+        cells += [{"mean": text, "change": "", "verdict": "", "best": False} for text in plain]
         rows.append({"student": student, "cells": cells})
     return {
         "dataset": dataset,
         "images": len(evaluation.images(dataset)),
-        "columns": [(metric, "↑" if evaluation.directions[metric] else "↓") for metric in metrics],
+        "columns": [(metric, "↑" if evaluation.directions[metric] else "↓") for metric in metrics]
+        + [(name, "") for name in COST_COLUMNS if note],
+        "lacking": [(metric, NO_TRUTH) for metric in evaluation.lacking(dataset)],
+        "note": note,
         "rows": rows,
         "failures": evaluation.failures(dataset),
     }

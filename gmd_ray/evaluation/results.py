@@ -7,15 +7,17 @@ import io
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation.files import read_bytes, write_bytes
-from gmd_ray.evaluation.table import markdown
+from gmd_ray.evaluation.table import NO_TRUTH, markdown
 
 ROWS = pa.schema(
     [
@@ -28,13 +30,29 @@ ROWS = pa.schema(
         ("higher_is_better", pa.bool_()),
     ]
 )
-"""`value` is null where `error` says why; `higher_is_better` is null where the metric could not be loaded."""
+"""`value` is null where `error` says why, `higher_is_better` where the metric could not be loaded; `id` may be
+`WHOLE_SET`."""
 
 PICTURES = pa.schema([("dataset", pa.string()), ("id", pa.string()), ("name", pa.string()), ("png", pa.binary())])
 """PNGs for the report; `name` is a student, `lq`, `hq`, `restored` or `pseudo_target`."""
 
 UNAVAILABLE = "unavailable: "
 """How `error` begins in rows of a metric that could not be loaded."""
+
+WHOLE_SET = ""
+"""`id` of a row whose value is of a whole test set, as FID's is."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a student takes on a test set."""
+
+    parameters: int | None
+    """Of the network; None where the teacher works behind it."""
+    seconds: float
+    """Median over the images, one after the other, as the evaluation ran them."""
+    device: str
+    """Where most of them were run."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,10 @@ class Evaluation:
     """As configured, available or not."""
     settings: str
     """What besides the images decides the values, e.g. the crop border; part of `test_set`."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """Test set -> digest of its pictures and of what degrades them; part of `test_set`."""
+    costs: Mapping[str, Mapping[str, Cost]] = field(default_factory=dict)
+    """Test set -> student -> cost."""
 
     @cached_property
     def _values(self) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -93,6 +115,20 @@ class Evaluation:
         pairs = zip(self.rows["metric"].to_pylist(), self.rows["higher_is_better"].to_pylist(), strict=True)
         return {metric: higher for metric, higher in pairs if higher is not None}
 
+    def lacking(self, dataset: str) -> tuple[str, ...]:
+        """Metrics that need ground truth, on a test set that has none."""
+        return tuple(metric for metric in self.metrics if (dataset, metric) in self._without_truth)
+
+    @cached_property
+    def _without_truth(self) -> set[tuple[str, str]]:
+        rows = self.rows.filter(pc.equal(self.rows["error"], NO_TRUTH))
+        return set(zip(rows["dataset"].to_pylist(), rows["metric"].to_pylist(), strict=True))
+
+    def why_missing(self, dataset: str, metric: str) -> str:
+        """Why a metric has no value on a test set."""
+        no_truth = NO_TRUTH if metric in self.lacking(dataset) else "it was not measured"
+        return self.unavailable.get(metric, no_truth)
+
     def values(self, student: str, dataset: str, metric: str) -> dict[str, float]:
         """Image id -> value, without the images that failed."""
         return self._values.get((student, dataset, metric), {})
@@ -100,7 +136,7 @@ class Evaluation:
     def images(self, dataset: str) -> list[str]:
         """The ids of a test set, failed ones included, sorted."""
         pairs = zip(self.rows["dataset"].to_pylist(), self.rows["id"].to_pylist(), strict=True)
-        return sorted({image for name, image in pairs if name == dataset})
+        return sorted({image for name, image in pairs if name == dataset and image != WHOLE_SET})
 
     def mean(self, student: str, dataset: str, metric: str) -> float | None:
         """Mean over the images that have a value; None where none has."""
@@ -119,17 +155,20 @@ class Evaluation:
         return Difference(mean, error, n, len(theirs.keys() - ours.keys()))
 
     def failures(self, dataset: str) -> list[tuple[str, str, str, int]]:
-        """(student, metric, reason, images) of values that are missing, unavailable metrics left out."""
+        """(student, metric, reason, images) of missing values, without metrics that are unavailable here."""
         counts = Counter(
             (row["student"], row["metric"], row["error"])
             for row in self.rows.to_pylist()
-            if row["dataset"] == dataset and row["error"] and not row["error"].startswith(UNAVAILABLE)
+            if row["dataset"] == dataset and row["error"] and not row["error"].startswith((UNAVAILABLE, NO_TRUTH))
         )
         return [(*key, n) for key, n in sorted(counts.items())]
 
     def test_set(self, dataset: str) -> str:
-        """A short digest of what was measured: image ids and settings. Means are comparable only where it is equal."""
-        text = "\n".join([self.settings, *self.images(dataset)])
+        """A short digest of what was measured: ids and pictures of the images, and settings.
+
+        Means are comparable only where it is equal.
+        """
+        text = "\n".join([self.settings, self.contents.get(dataset, ""), *self.images(dataset)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def picture(self, dataset: str, image: str, name: str) -> bytes | None:
@@ -150,7 +189,14 @@ class Evaluation:
 
     def save(self, out: str) -> None:
         """Write `metrics.parquet`, `pictures.parquet` and `table.md` below `<out>/evaluation`."""
-        about = {"students": list(self.students), "metrics": list(self.metrics), "settings": self.settings}
+        costs = {name: {key: asdict(cost) for key, cost in line.items()} for name, line in self.costs.items()}
+        about = {
+            "students": list(self.students),
+            "metrics": list(self.metrics),
+            "settings": self.settings,
+            "contents": dict(self.contents),
+            "costs": costs,
+        }
         rows = self.rows.replace_schema_metadata({"gmd_ray": json.dumps(about)})
         for name, table in (("metrics", rows), ("pictures", self.pictures)):
             sink = io.BytesIO()
@@ -174,7 +220,15 @@ def load_evaluation(out: str) -> Evaluation:
     rows, pictures = tables
     about = json.loads((rows.schema.metadata or {})[b"gmd_ray"])
     rows = rows.replace_schema_metadata(None)
-    return Evaluation(rows, pictures, tuple(about["students"]), tuple(about["metrics"]), about["settings"])
+    return Evaluation(
+        rows,
+        pictures,
+        tuple(about["students"]),
+        tuple(about["metrics"]),
+        about["settings"],
+        about.get("contents", {}),  # an earlier version's file has neither
+        {name: {key: Cost(**cost) for key, cost in line.items()} for name, line in about.get("costs", {}).items()},
+    )
 
 
 def _folder(out: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gmd_ray.config import Config
-from gmd_ray.errors import DataError
-from gmd_ray.evaluation.files import read_bytes
 from gmd_ray.evaluation.items import Item, spread
 from gmd_ray.generation import settings
+from gmd_ray.generation import store as generation_store
+from gmd_ray.generation.store import store_url
 from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound, rows_dataset
 
 FAILED_SHOWN = 50
@@ -59,14 +58,10 @@ class PairStore:
 
 def open_store(cfg: Config) -> PairStore | None:
     """The pair store under `cfg.out`, or None where none was finished (the manifest is written last)."""
-    url = f"{cfg.out.rstrip('/')}/pairs"
-    data = read_bytes(f"{url}/manifest.json")
-    if data is None:
+    url = store_url(cfg.out)
+    manifest = generation_store.PairStore(url).read("manifest.json")
+    if manifest is None:
         return None
-    try:
-        manifest = json.loads(data)
-    except ValueError as error:
-        raise DataError(f"{url}/manifest.json is damaged ({error}): run the generation again") from error
     rows = rows_dataset(url)
     higher = bool(manifest.get("higher_is_better", True))
     # Rows of images that have left the inputs are in no count.

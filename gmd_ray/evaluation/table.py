@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from gmd_ray.evaluation.results import Difference, Evaluation
 
 BASELINE = "baseline"
+NO_TRUTH = "needs ground truth, which this test set lacks"
+"""`error` in rows of a full-reference metric on images without a reference."""
+COST_COLUMNS = ["parameters", "s/image"]
 
 
 def measured(evaluation: Evaluation, dataset: str) -> list[str]:
@@ -17,6 +20,26 @@ def measured(evaluation: Evaluation, dataset: str) -> list[str]:
         for metric in evaluation.metrics
         if any(evaluation.values(student, dataset, metric) for student in evaluation.students)
     ]
+
+
+def columns(evaluation: Evaluation, dataset: str) -> list[str]:
+    """The metrics that a table shows: those measured, and those that only ground truth is missing for."""
+    shown = {*measured(evaluation, dataset), *evaluation.lacking(dataset)}
+    return [metric for metric in evaluation.metrics if metric in shown]
+
+
+def cost_cells(evaluation: Evaluation, dataset: str, student: str) -> list[str]:
+    """A student's parameters and seconds per image, as text."""
+    cost = evaluation.costs.get(dataset, {}).get(student)
+    if cost is None:
+        return ["–", "–"]
+    return ["–" if cost.parameters is None else f"{cost.parameters:,}", number(cost.seconds)]
+
+
+def cost_note(evaluation: Evaluation, dataset: str) -> str:
+    """What the seconds are; empty where there are none."""
+    devices = list(dict.fromkeys(cost.device for cost in evaluation.costs.get(dataset, {}).values()))
+    return f"s/image: median over the test set, one image at a time, on {' and '.join(devices)}" if devices else ""
 
 
 def number(value: float) -> str:
@@ -35,15 +58,18 @@ def markdown(evaluation: Evaluation) -> str:
     """A table for each test set; under it, what was not measured and why."""
     lines = ["# Evaluation", ""]
     for dataset in evaluation.datasets:
-        metrics = measured(evaluation, dataset)
+        metrics, note = columns(evaluation, dataset), cost_note(evaluation, dataset)
         lines += [f"## {dataset} ({len(evaluation.images(dataset))} images)", ""]
         arrows = [f"{metric} {'↑' if evaluation.directions[metric] else '↓'}" for metric in metrics]
-        lines.append(f"| {' | '.join(['student', *arrows])} |")
-        lines.append(f"|{' --- |' * (len(metrics) + 1)}")
+        heads = ["student", *arrows, *(COST_COLUMNS if note else [])]
+        lines += [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
         for student in evaluation.students:
             cells = [_cell(evaluation, student, dataset, metric) for metric in metrics]
+            cells += cost_cells(evaluation, dataset, student) if note else []
             lines.append(f"| {' | '.join([student, *cells])} |")
         lines.append("")
+        lines += [f"- {metric}: unavailable: {NO_TRUTH}" for metric in evaluation.lacking(dataset)]
+        lines += [f"- {note}"] if note else []
         for student, metric, reason, n in evaluation.failures(dataset):
             lines.append(f"- {student}, {metric}: no value on {n} images: {reason}")
         if lines[-1]:

@@ -130,8 +130,7 @@ def _judge(gate: GateConfig, evaluation: Evaluation, champion: ModelVersion | No
     if gate.dataset not in evaluation.datasets:
         return False, f"refused: {what}: no test set {gate.dataset!r} was evaluated"
     if mean is None:
-        why = evaluation.unavailable.get(gate.metric, "it was not measured")
-        return False, f"refused: {what}: no value of {CANDIDATE} ({why})"
+        return False, f"refused: {what}: no value of {CANDIDATE} ({evaluation.why_missing(gate.dataset, gate.metric)})"
     higher = evaluation.directions[gate.metric]
     if gate.against == "champion":
         if champion is None:
@@ -180,7 +179,8 @@ def _measured(evaluation: Evaluation) -> dict[str, str]:
 
 def _lineage(cfg: Config) -> dict[str, str]:
     """Which models and how many pairs the student was adapted with, from the pair store of the run."""
-    store = f"{cfg.out.rstrip('/')}/pairs"
+    base, mark, query = cfg.out.partition("?")  # a URL's options stay at its end
+    store = f"{base.rstrip('/')}/pairs{mark}{query}"
     filesystem, root = open_filesystem(store)
     try:
         with filesystem.open_input_stream(f"{root}/manifest.json") as file:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, ModelError
@@ -77,8 +79,85 @@ def test_without_ground_truth_only_no_reference_metrics_are_measured(run: Config
     found = judged(run, {"baseline": students["baseline"]})
     assert found.datasets == ("target",)
     assert found.values("baseline", "target", "psnr") == {}
+    assert found.lacking("target") == ("psnr",)
+    assert found.failures("target") == []
     assert "no such file" in found.unavailable["niqe"]
     assert "niqe: unavailable" in found.table()
+    assert "- psnr: unavailable: needs ground truth, which this test set lacks" in found.table()
+
+
+def test_a_metric_lacks_ground_truth_on_one_set_and_is_measured_on_the_other(
+    run: Config, students: dict[str, str], tmp_path: Path
+) -> None:
+    run.evaluation.target_hq = None
+    (tmp_path / "target" / "lq" / "03.png").write_bytes(b"not a picture")
+    found = judged(run, students)
+    assert found.lacking("target") == ("psnr", "ssim")
+    assert found.lacking("source") == ()
+    assert len(found.values("adapted", "source", "psnr")) == 4
+    assert found.unavailable == {}
+    assert found.failures("target") == []
+
+
+def test_other_pictures_under_the_same_names_are_another_test_set(
+    run: Config, students: dict[str, str], tmp_path: Path
+) -> None:
+    one = {"baseline": students["baseline"]}
+    sets = [judged(run, one)]
+    assert judged(run, students).test_set("target") == sets[0].test_set("target"), "students are no part of it"
+    for side, image in (("hq", "01.png"), ("lq", "02.png")):
+        path = tmp_path / "target" / side / image
+        path.write_bytes(encode_png(1 - read(path)))
+        sets.append(judged(run, one))
+    run.target.gray = True
+    sets.append(judged(run, one))
+    assert len({found.test_set("target") for found in sets}) == 4
+    assert len({found.test_set("source") for found in sets}) == 1
+
+
+def test_what_degrades_a_source_test_set_is_part_of_it(run: Config, students: dict[str, str]) -> None:
+    run.evaluation.target_lq = run.evaluation.target_hq = run.evaluation.source_lq = None
+    sets = set()
+    for degradation, arguments, seed in (("noise25", {}, 0), ("noise50", {}, 0), ("noise25", {}, 1)):
+        run.source.degradation, run.source.degradation_args, run.seed = degradation, arguments, seed
+        sets.add(judged(run, {"baseline": students["baseline"]}).test_set("source"))
+    assert len(sets) == 3
+
+
+class Slow:
+    """A student that takes its time on every image, most of all on the first."""
+
+    scale, fingerprint = 1, "slow"
+
+    def __init__(self) -> None:
+        self.module = torch.nn.Conv2d(3, 3, 1)
+        self._pauses = iter([0.3, 0.05, 0.05, 0.05, 0.05, 0.05] * 2)
+
+    def restore(self, lq: torch.Tensor, ids: object = None) -> torch.Tensor:
+        time.sleep(next(self._pauses))
+        return lq
+
+
+def test_parameters_and_median_seconds_of_each_student(
+    run: Config, students: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.evaluation.source_hq = run.evaluation.source_lq = None
+    monkeypatch.setattr("gmd_ray.evaluation.judge.load_student", lambda cfg: Slow())
+    found = judged(run, students)
+    cost = found.costs["target"]["adapted"]
+    assert cost.parameters == 3 * 3 + 3
+    assert 0.05 <= cost.seconds < 0.2, "the median, not the mean"
+    assert cost.device.startswith("CPU (")
+    assert set(found.costs["target"]) == {"baseline", "adapted"}, "the input itself takes nothing"
+    assert "| parameters | s/image |" in found.table()
+
+
+def test_no_metric_at_hand_and_no_pictures(run: Config, students: dict[str, str]) -> None:
+    run.evaluation.target_hq = run.evaluation.source_hq = run.evaluation.source_lq = None
+    run.evaluation.report_images = 0
+    found = judged(run, students)
+    assert found.lacking("target") == ("psnr", "ssim")
+    assert found.pictures.num_rows == 0
 
 
 def test_a_source_test_set_without_inputs_is_degraded_with_a_fixed_seed(

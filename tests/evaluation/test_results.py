@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation import Evaluation, load_evaluation
-from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
-from gmd_ray.evaluation.table import number
+from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE, Cost
+from gmd_ray.evaluation.table import NO_TRUTH, number
 
 
 def evaluation(
@@ -88,12 +89,35 @@ def test_number(value: float, text: str) -> None:
     assert number(value) == text
 
 
+def test_table_shows_what_ground_truth_is_missing_for_and_what_students_cost() -> None:
+    row = {"dataset": "target", "id": "0.png", "metric": "psnr", "error": NO_TRUTH, "higher_is_better": True}
+    extra: list[dict[str, object]] = [{**row, "student": student} for student in ("baseline", "adapted")]
+    values = {("baseline", "niqe"): [6.0], ("adapted", "niqe"): [5.0]}
+    found = evaluation(values, higher=False, extra=extra, metrics=("psnr", "niqe"))
+    costs = {"baseline": Cost(57_281, 0.0125, "CPU (1 thread)"), "adapted": Cost(None, 12.5, "CPU (1 thread)")}
+    found = replace(found, costs={"target": costs})
+    lines = found.table().splitlines()
+    assert "| student | psnr ↑ | niqe ↓ | parameters | s/image |" in lines
+    assert "| baseline | – | 6.000 | 57,281 | 0.0125 |" in lines
+    assert "| adapted | – | 5.000 (-1.000) | – | 12.50 |" in lines
+    assert "- psnr: unavailable: needs ground truth, which this test set lacks" in lines
+    assert "- s/image: median over the test set, one image at a time, on CPU (1 thread)" in lines
+    assert found.failures("target") == []
+    assert found.unavailable == {}
+    assert found.why_missing("target", "psnr") == NO_TRUTH
+    assert found.why_missing("source", "psnr") == "it was not measured"
+
+
 def test_save_and_load_give_the_same_evaluation(tmp_path: Path) -> None:
     found = evaluation({("lq", "psnr"): [19], ("baseline", "psnr"): [20], ("adapted", "psnr"): [21]})
+    costs = {"target": {"baseline": Cost(3, 0.5, "CPU (1 thread)")}}
+    found = replace(found, contents={"target": "ab12"}, costs=costs)
     found.save(str(tmp_path))
     again = load_evaluation(str(tmp_path))
     assert again.rows.equals(found.rows)
     assert (again.students, again.metrics, again.settings) == (found.students, found.metrics, found.settings)
+    assert (again.contents, again.costs) == (found.contents, found.costs)
+    assert again.test_set("target") == found.test_set("target")
     assert (tmp_path / "evaluation" / "table.md").read_text() == found.table()
     with pytest.raises(DataError, match="evaluate this run first"):
         load_evaluation(str(tmp_path / "elsewhere"))
@@ -103,6 +127,7 @@ def test_test_set_digest_changes_with_images_and_settings() -> None:
     one = evaluation({("baseline", "psnr"): [20, 21]})
     other = evaluation({("baseline", "psnr"): [1, None]})
     fewer = evaluation({("baseline", "psnr"): [20]})
-    cropped = Evaluation(one.rows, one.pictures, one.students, one.metrics, "crop_border=4")
+    cropped = replace(one, settings="crop_border=4")
+    others = replace(one, contents={"target": "the same names, other pictures"})
     assert one.test_set("target") == other.test_set("target")
-    assert len({one.test_set("target"), fewer.test_set("target"), cropped.test_set("target")}) == 3
+    assert len({found.test_set("target") for found in (one, fewer, cropped, others)}) == 4

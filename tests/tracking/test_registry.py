@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 from gmd_ray.config import Config, GateConfig
 from gmd_ray.evaluation import Evaluation
 from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
+from gmd_ray.evaluation.table import NO_TRUTH
 from gmd_ray.progress import NullRecorder
 from gmd_ray.tracking import Decision, MlflowRecorder, TrackingError, promote, register, start_run
 from tests.evaluation.conftest import write_store
@@ -18,7 +19,9 @@ HIGHER = {"psnr": True, "niqe": False}
 
 
 def measured(
-    values: Mapping[tuple[str, str, str], list[float | None]], unavailable: Mapping[str, str] | None = None
+    values: Mapping[tuple[str, str, str], list[float | None]],
+    unavailable: Mapping[str, str] | None = None,
+    lacking: Sequence[str] = (),
 ) -> Evaluation:
     """(student, dataset, metric) -> value of image 0, 1, ..."""
     rows = [
@@ -38,9 +41,13 @@ def measured(
         {"dataset": "target", "id": "0.png", "student": "adapted", "metric": metric, "error": UNAVAILABLE + reason}
         for metric, reason in (unavailable or {}).items()
     ]
+    rows += [
+        {"dataset": "target", "id": "0.png", "student": "adapted", "metric": metric, "error": NO_TRUTH}
+        for metric in lacking
+    ]
     students = tuple(dict.fromkeys(student for student, _, _ in values))
     table = pa.Table.from_pylist(rows, schema=ROWS)
-    return Evaluation(table, PICTURES.empty_table(), students, ("psnr", "niqe", "lpips"), "crop_border=0")
+    return Evaluation(table, PICTURES.empty_table(), students, ("psnr", "niqe", "lpips", "dists"), "crop_border=0")
 
 
 def figures(gain: float) -> Evaluation:
@@ -146,6 +153,7 @@ def test_champion_changes_hands_only_for_a_gain(run: Config, client: MlflowClien
         (GateConfig(dataset="source"), False, "no test set 'source'"),
         (GateConfig(metric="lpips"), False, "no weights at hand"),
         (GateConfig(metric="ssim"), False, "it was not measured"),
+        (GateConfig(metric="dists"), False, "no value of adapted (needs ground truth, which this test set lacks)"),
     ],
 )
 def test_each_gate_says_why(gate: GateConfig, holds: bool, reason: str, run: Config, tmp_path: Path) -> None:
@@ -158,6 +166,7 @@ def test_each_gate_says_why(gate: GateConfig, holds: bool, reason: str, run: Con
             ("adapted", "target", "niqe"): [5, 6, 7],
         },
         unavailable={"lpips": "no weights at hand"},
+        lacking=["dists"],
     )
     run.tracking.gates = [gate]
     _, decision = version_of(run, student_file(tmp_path), evaluation)
