@@ -128,6 +128,7 @@ SETS = (
     "source.hq",
     "source.lq",
     "target.path",
+    "training.supervised_hq",
     "evaluation.target_lq",
     "evaluation.target_hq",
     "evaluation.source_hq",
@@ -138,7 +139,7 @@ SETS = (
 
 READS: dict[str, tuple[str, ...]] = {
     "generate": ("target.",),
-    "finetune": ("source.", "evaluation.source_"),
+    "finetune": ("source.", "training.", "evaluation.source_"),
     "pretrain": ("source.", "evaluation.source_"),
     "evaluate": ("evaluation.",),
     "encode-prompts": (),

@@ -105,7 +105,11 @@ class TrainingConfig:
 
 @dataclass
 class PretrainConfig:
-    """`gmd-ray pretrain`: a student on the source pairs alone, ahead of Stage 2. The rest is as in `training`."""
+    """`gmd-ray pretrain`: a student on the source pairs alone, ahead of Stage 2.
+
+    `steps`, `lr` and `schedule` of this section stand in place of those of `training`, and `training.milestones` follow
+    from them; the rest is as in `training`.
+    """
 
     architecture: str | None = None
     """Class name of a spandrel network to start anew; left out: from `student.path`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -63,6 +63,25 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
     return sorted(pairs, key=lambda pair: pair.id)[:limit]
 
 
+def list_truths(hq: str, ids: Sequence[str], key: str) -> list[str]:
+    """URIs of the ground truth of each of these images, paired by path without extension; others may lie beside it.
+
+    Args:
+        hq: folder or URL of clean images.
+        ids: of images elsewhere, relative to their own folder.
+        key: the setting that `hq` comes from, for the error.
+
+    Raises:
+        DataError: naming images without ground truth.
+    """
+    clean = _by_stem(list_images(hq), hq)
+    missing = [image for image in ids if _stem(image) not in clean]
+    if missing:
+        these = f"{len(missing)} of {len(ids)} photos"
+        raise DataError(f"{key}={hq}: {these} have no ground truth there ({_some(missing)})")
+    return [clean[_stem(image)].uri for image in ids]
+
+
 def load_pair(
     pair: PairFile,
     degradation: Degradation | SecondOrder | None,
@@ -86,7 +105,7 @@ def load_pair(
     Raises:
         DataError: naming the file that cannot be read, or the pair whose sizes do not fit.
     """
-    clean = _load(pair.hq, gray)
+    clean = load_image(pair.hq, gray)
     if pair.lq is None:
         assert degradation is not None, "a pair without an LQ file needs a degradation"
         s = degradation.scale
@@ -94,7 +113,7 @@ def load_pair(
             raise DataError(f"{pair.hq}: {clean.shape[1]}x{clean.shape[0]} is too small to be degraded at scale {s}")
         clean = np.ascontiguousarray(clean[: clean.shape[0] // s * s, : clean.shape[1] // s * s])
         return degradation(clean, sample_rng(*key)), clean
-    degraded = _load(pair.lq, gray)
+    degraded = load_image(pair.lq, gray)
     (h, w), (height, width) = degraded.shape[:2], clean.shape[:2]
     s = scale or max(1, height // h)
     if (height, width) != (h * s, w * s):
@@ -103,7 +122,12 @@ def load_pair(
     return degraded, clean
 
 
-def _load(uri: str, gray: bool) -> np.ndarray:
+def load_image(uri: str, gray: bool) -> np.ndarray:
+    """One image, float32 RGB in [0, 1], (H, W, 3).
+
+    Raises:
+        DataError: naming the file that cannot be read.
+    """
     try:
         return decode_image(read_file(uri), gray=gray)
     except DataError as error:
@@ -120,11 +144,15 @@ def _apply(template: str, stem: str) -> str:
 def _by_stem(files: Iterable[ImageFile], url: str) -> dict[str, ImageFile]:
     found: dict[str, ImageFile] = {}
     for file in files:
-        stem = str(PurePosixPath(file.id).with_suffix(""))
+        stem = _stem(file.id)
         if stem in found:
             raise DataError(f"{url}: {found[stem].id} and {file.id} share a name; pairs go by name without extension")
         found[stem] = file
     return found
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def _some(names: list[str]) -> str:

@@ -12,14 +12,12 @@ import numpy as np
 
 from gmd_ray.config import SourceConfig
 from gmd_ray.errors import ConfigError, DataError
-from gmd_ray.images.decode import decode_image
 from gmd_ray.images.degradations import make_degradation, sample_rng
 from gmd_ray.images.encode import decode_png
-from gmd_ray.images.listing import read_file
-from gmd_ray.images.pairs import PairFile, load_pair
+from gmd_ray.images.pairs import PairFile, load_image, load_pair
 from gmd_ray.images.records import accepted, rows_dataset
 from gmd_ray.training.crops import Place, cut, place
-from gmd_ray.training.plan import TargetPlan
+from gmd_ray.training.targets import TargetPlan
 
 TargetColumn = Literal["pseudo_target", "restored"]
 
@@ -191,10 +189,7 @@ def median(image: np.ndarray) -> np.ndarray:
 
 
 def _load(uri: str, gray: bool, scale: int) -> np.ndarray:
-    try:
-        image = decode_image(read_file(uri), gray=gray)
-    except DataError as error:
-        raise DataError(str(error) if uri in str(error) else f"{uri}: {error}") from error
+    image = load_image(uri, gray)
     if min(image.shape[:2]) < scale:
         raise DataError(f"{uri}: {image.shape[1]}x{image.shape[0]} is too small to be degraded at scale {scale}")
     return image

@@ -16,7 +16,8 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
 from gmd_ray.progress import NullRecorder, Recorder
-from gmd_ray.training.plan import CURVE, SCORE, Finetuned, Plan, check_settings, make_plan, read_json, write_json
+from gmd_ray.training.documents import read_json, write_json
+from gmd_ray.training.plan import CURVE, SCORE, Finetuned, Plan, check_settings, make_plan
 
 log = logging.getLogger("gmd_ray.training")
 

@@ -6,19 +6,16 @@ No torch here: the driver and Ray Train's controller read this module.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError, DataError, ResumeMismatchError, nearest
-from gmd_ray.images.listing import list_images, read_file
+from gmd_ray.errors import ConfigError, ResumeMismatchError, nearest
 from gmd_ray.images.pairs import PairFile, list_pairs
-from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound, rows_dataset
+from gmd_ray.training.documents import digest, digest_of_files, digest_of_path, read_json, write_json
+from gmd_ray.training.targets import TargetPlan, target_plan
 
 CURVE = "curve.jsonl"
 """In a fine-tune's directory: see `gmd_ray.training.curve`."""
@@ -39,27 +36,6 @@ Two things do depend on the number of workers and on `accumulate`: the branches 
 DropPath, in `pretrain` alone), which each worker draws for itself, step by step; and the statistics of batch
 normalisation, which are those of a worker's part of the batch, and rank 0's buffers in the checkpoint.
 """
-
-
-@dataclass(frozen=True)
-class TargetPlan:
-    """The accepted view of a pair store, as the driver saw it."""
-
-    store_url: str
-    threshold: float
-    higher_is_better: bool
-    median: bool
-    """Take the median-filtered `restored` for the target, not the pseudo-target."""
-    strangers: tuple[str, ...]
-    """Rows of images that are no longer among the store's inputs: left out."""
-    ids: tuple[str, ...]
-    """Sorted; the order that `Draw.index` counts in."""
-    digest: str
-    """Of ids, scores and the fingerprints of the models that made the rows."""
-    fidelity: FidelityBound | None = None
-    """The second opinion asked for."""
-    truths: tuple[str, ...] = ()
-    """URIs of ground truth that is taken for the target instead, one for each id; empty but for `supervised`."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +76,11 @@ class Plan:
             for key in ("degradation", "degradation_args", "gray"):
                 values[f"source.{key}"] = getattr(self.cfg.source, key)
             values["source.lq"] = self.cfg.source.lq is not None  # where the files lie does not matter, their names do
-            values["source pairs"] = _digest(pair.id for pair in self.source)
+            values["source pairs"] = digest(_names(pair) for pair in self.source)
         if self.target:
             values["accepted pairs"] = self.target.digest
+            if self.target.truths:
+                values["ground truth"] = digest_of_files(self.target.truths)
         return values
 
 
@@ -171,7 +149,7 @@ def make_plan(cfg: Config, name: str, seed: int | None) -> Plan:
         ),
         seed=cfg.seed if seed is None else seed,
         source=tuple(source),
-        target=_target_plan(cfg, name) if ratio < 1 else None,
+        target=target_plan(cfg, name) if ratio < 1 else None,
         validation=_validation(cfg),
         directory=os.path.dirname(student),
         student=student,
@@ -204,40 +182,6 @@ def check_settings(plan: Plan) -> dict[str, Any]:
     return now
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A document that `write_json` wrote.
-
-    Raises:
-        DataError: where it is damaged.
-    """
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise DataError(f"{path}: not a JSON document ({error}); remove {path.parent} to train anew") from error
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a document so that no reader sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    draft.replace(path)
-
-
-def digest_of_path(path: str, key: str = "student.path") -> str:
-    """Of a file's content, or of a folder's files and their names; `key` is the setting that an error names."""
-    root = Path(path)
-    if not root.exists():
-        raise ConfigError(f"{key}={path}: no such file or folder")
-    digest = hashlib.sha256()
-    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
-        digest.update(f"\0{file.relative_to(root).as_posix()}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
-
-
 def _validation(cfg: Config) -> tuple[PairFile, ...]:
     if not cfg.training.validate_every:
         return ()
@@ -249,61 +193,6 @@ def _validation(cfg: Config) -> tuple[PairFile, ...]:
     return tuple(list_pairs(e.source_hq, e.source_lq, e.source_template, cfg.training.validation_images))
 
 
-def _truths(cfg: Config, ids: Sequence[str]) -> tuple[str, ...]:
-    """URIs of the target photos' ground truth, paired by path without extension."""
-    folder = cfg.training.supervised_hq
-    if folder is None:
-        raise ConfigError("the supervised control needs the target's ground truth: set training.supervised_hq")
-    by_stem = {_stem(file.id): file.uri for file in list_images(folder)}
-    missing = [image for image in ids if _stem(image) not in by_stem]
-    if missing:
-        raise DataError(
-            f"training.supervised_hq={folder}: {len(missing)} of {len(ids)} accepted photos have no ground truth there "
-            f"({', '.join(missing[:3])})"
-        )
-    return tuple(by_stem[_stem(image)] for image in ids)
-
-
-def _stem(image: str) -> str:
-    return str(PurePosixPath(image).with_suffix(""))
-
-
-def _target_plan(cfg: Config, name: str) -> TargetPlan:
-    median = name == "median"
-    url = os.path.join(os.path.abspath(cfg.out), "pairs")
-    try:
-        manifest = json.loads(read_file(f"{url}/manifest.json"))
-    except DataError as error:
-        raise DataError(f"{url}: no finished pair store here (manifest.json is written last); run generate") from error
-    except ValueError as error:
-        raise DataError(f"{url}/manifest.json: damaged ({error}); run generate again") from error
-    if median and not cfg.generation.keep_restored:
-        raise ConfigError("the median control filters the `restored` images: set generation.keep_restored=true")
-    higher = bool(manifest.get("higher_is_better", True))
-    threshold = cfg.scorer.threshold
-    columns = ["id", "score", "teacher", "student", "scorer"]
-    rows = rows_dataset(url)
-    strangers = tuple(manifest.get("stranger_ids", ()))
-    recorded = str(manifest.get("settings", {}).get("scorer.fidelity", "none"))
-    bound = fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, recorded, url)
-    gate = accepted(threshold, higher, strangers, bound)
-    view = rows.to_table(columns=columns, filter=gate).sort_by("id").to_pylist()
-    if not view:
-        scores = [score for score in rows.to_table(columns=["score"])["score"].to_pylist() if score is not None]
-        best = (
-            f"the best of {len(scores)} scores is {(max if higher else min)(scores):.4g}"
-            if scores
-            else "none has a score"
-        )
-        raise DataError(
-            f"{url}: no accepted pairs at threshold {threshold:g}{f' and {bound}' if bound else ''} ({best}); "
-            f"{'lower' if higher else 'raise'} scorer.threshold{' or loosen scorer.fidelity_bound' if bound else ''}"
-        )
-    ids = tuple(row["id"] for row in view)
-    digest = _digest(json.dumps(row, sort_keys=True) for row in view)
-    truths = _truths(cfg, ids) if name == "supervised" else ()
-    return TargetPlan(url, threshold, higher, median, strangers, ids, digest, bound, truths)
-
-
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+def _names(pair: PairFile) -> str:
+    """Of both images: which belongs to which is a matter of names and of `source.lq_template`."""
+    return pair.id if pair.lq is None else f"{pair.id} {PurePosixPath(pair.lq).name}"

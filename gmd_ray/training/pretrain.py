@@ -7,6 +7,7 @@ has to be at hand (restoration.md 0). It is the fine-tune's loop at a source rat
 from __future__ import annotations
 
 import dataclasses
+import logging
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError
 from gmd_ray.progress import Recorder
+from gmd_ray.training.documents import digest_of_path, read_json, write_json
 from gmd_ray.training.finetune import finetune
-from gmd_ray.training.plan import Finetuned, digest_of_path, read_json, write_json
+from gmd_ray.training.plan import Finetuned
+
+log = logging.getLogger("gmd_ray.training")
 
 _MILESTONES = (Fraction(1, 2), Fraction(4, 5), Fraction(9, 10), Fraction(19, 20))
 """Of the run: 250K, 400K, 450K and 475K of 500K, BasicSR's and KAIR's for SwinIR (restoration.md 1.5)."""
@@ -40,6 +44,13 @@ def pretrain(cfg: Config, recorder: Recorder | None = None) -> Finetuned:
         schedule=p.schedule,
         milestones=sorted({step for step in milestones if step > 0}) if p.schedule == "multistep" else [],
         source_ratio=1.0,
+    )
+    log.info(
+        "pretrain: steps=%d, lr=%g, schedule=%s%s of the section pretrain; the rest as in training",
+        training.steps,
+        training.lr,
+        training.schedule,
+        f" (at {', '.join(map(str, training.milestones))})" if training.milestones else "",
     )
     student = dataclasses.replace(cfg.student, path=_start(cfg))
     return finetune(dataclasses.replace(cfg, student=student, training=training), "pretrained", recorder)

@@ -33,7 +33,7 @@ from gmd_ray.training.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data import SourcePairs, TargetPairs
 from gmd_ray.training.mixing import Mixture
 from gmd_ray.training.optim import make_optimizer
-from gmd_ray.training.plan import TargetPlan
+from gmd_ray.training.targets import TargetPlan
 
 SWINIR_LIGHT = {
     "upscale": 2, "img_size": 64, "window_size": 8, "embed_dim": 60, "depths": [6, 6, 6, 6], "num_heads": [6, 6, 6, 6],

@@ -159,6 +159,28 @@ def test_paths_of_ones_own_take_the_place_of_a_set(tmp_path: Path) -> None:
     assert [(listed.role, listed.count) for listed in inventory(cfg)] == [("source", 1), ("target", 1)]
 
 
+def test_ground_truth_is_listed_before_it_is_paid_for(tmp_path: Path) -> None:
+    for side in ("photos", "truth"):
+        (tmp_path / side / "sub").mkdir(parents=True)
+        for name in ("a", "b", "sub/a"):
+            (tmp_path / side / f"{name}.{'png' if side == 'truth' else 'jpg'}").touch()
+    truth = f"{tmp_path}/truth"
+    settings = [f"target.path={tmp_path}/photos", f"training.supervised_hq={truth}", f"evaluation.pairs_hq={truth}"]
+    (tmp_path / "truth" / "of another.png").touch()
+    listed = inventory(load_config([*settings, "controls=[supervised]"]))
+    assert [(one.role, one.count) for one in listed] == [
+        ("target", 3),
+        ("target's truth", 3),
+        ("truth for the report", 4),
+    ]
+    assert str(listed[1]) == f"target's truth: 3 pairs, {tmp_path}/photos and {truth}"
+    assert str(listed[2]) == f"truth for the report: 4 images, {truth}"
+    (tmp_path / "truth" / "sub" / "a.png").unlink()
+    assert len(inventory(load_config(settings))) == 2
+    with pytest.raises(DataError, match=r"supervised_hq=.* 1 of 3 photos have no ground truth there \(sub/a\.jpg\)$"):
+        inventory(load_config([*settings, "controls=[supervised]"]))
+
+
 def test_an_unknown_set_is_told_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "target.path=reds/train/blurr@/"]) == 2
     assert "did you mean 'reds/train/blur'" in capsys.readouterr().err
@@ -173,6 +195,11 @@ def test_a_root_is_checked_and_completed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     assert load_config(["preset=deblur_reds", "data.root=."]).target.path == f"reds/train/blur@{tmp_path}"
     assert load_config(["target.path=reds/train/blur@."]).target.path == f"reds/train/blur@{tmp_path}"
+    truth = "training.supervised_hq=reds/train/sharp@"
+    cfg = load_config([truth, "data.root=."])
+    assert cfg.training.supervised_hq == f"reds/train/sharp@{tmp_path}"
+    with pytest.raises(ConfigError, match=r"data\.root=.*that training\.supervised_hq name"):
+        require(load_config([truth, "student.path=.", "source.hq=.", "source.lq=."]), "finetune")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -13,7 +13,7 @@ from gmd_ray.evaluation.store import open_store
 from gmd_ray.generation import Books, export_pairs, generate
 from gmd_ray.images.encode import decode_png, to_tensor
 from gmd_ray.quality import load_metric
-from gmd_ray.training.plan import _target_plan
+from gmd_ray.training.targets import target_plan
 from tests.generation.world import World
 
 Finished = tuple[World, Books]
@@ -53,7 +53,7 @@ def test_moving_the_bound_costs_nothing_and_every_reader_follows(measured: Finis
     assert json.loads(Path(world.store, "manifest.json").read_text())["accepted"] == 3
     count = export_pairs(world.store, str(tmp_path / "pairs"), 0.0, fidelity="psnr", bound=values[5])
     assert count == 3
-    plan = _target_plan(cfg, "adapted")
+    plan = target_plan(cfg, "adapted")
     assert len(plan.ids) == 3
     store = open_store(cfg)
     assert store is not None

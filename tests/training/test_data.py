@@ -20,7 +20,7 @@ from gmd_ray.training.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.crops import cut, place
 from gmd_ray.training.data import SourcePairs, TargetPairs, median
 from gmd_ray.training.mixing import Mixture
-from gmd_ray.training.plan import TargetPlan
+from gmd_ray.training.targets import TargetPlan
 from tests.training.toys import make_config, noisy, pair_row, picture, write_source, write_store
 
 RNG = np.random.default_rng

@@ -163,7 +163,7 @@ def test_supervised_learns_the_ground_truth(tmp_path: Path) -> None:
     assert outcome is None
     _assert_same_student(plan, plain_training(make_plan(cfg, "adapted", None)), 1e-6)
     (truth / "004.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 7 accepted photos have no ground truth there \(004\.png\)"):
+    with pytest.raises(DataError, match=r"1 of 7 photos have no ground truth there \(004\.png\)"):
         make_plan(cfg, "supervised", None)
 
 

@@ -99,9 +99,9 @@ def test_settings_that_cannot_be_met(tmp_path: Path, change: Callable[[Config], 
     assert "\n" not in str(caught.value)
 
 
-def _begin(cfg: Config) -> None:
+def _begin(cfg: Config, name: str = "adapted") -> None:
     """Leave what a run leaves at its first checkpoint."""
-    plan = make_plan(cfg, "adapted", None)
+    plan = make_plan(cfg, name, None)
     check_settings(plan)
     (Path(plan.directory) / "train").mkdir(exist_ok=True)
     (Path(plan.directory) / "train" / "checkpoint_manager_snapshot.json").write_text("{}")
@@ -175,6 +175,39 @@ def test_every_seed_that_is_asked_for_has_a_place_of_its_own(tmp_path: Path) -> 
     assert finetuned_path(cfg, "adapted") == str(tmp_path / "run" / "finetune" / "adapted" / "student.pth")
     assert finetuned_path(cfg, "adapted", 3) == str(tmp_path / "run" / "finetune" / "adapted-seed3" / "student.pth")
     assert make_plan(cfg, "adapted", 3).seed == 3
+
+
+def _refusal(cfg: Config, name: str = "adapted") -> str:
+    with pytest.raises(ResumeMismatchError) as caught:
+        check_settings(make_plan(cfg, name, None))
+    return str(caught.value)
+
+
+def test_other_lq_files_are_noticed(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    _begin(cfg)
+    cfg.source.lq = str((tmp_path / "source" / "lq").rename(tmp_path / "moved"))
+    check_settings(make_plan(cfg, "adapted", None))
+    for path in (tmp_path / "moved").iterdir():
+        path.rename(path.with_name(f"{path.stem}x2.png"))
+    cfg.source.lq_template = "{}x2"
+    assert "source pairs: " in _refusal(cfg)
+
+
+def test_other_ground_truth_is_noticed_wherever_it_lies(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    for folder in ("truth", "copy"):
+        (tmp_path / folder).mkdir()
+        for i in range(9):
+            (tmp_path / folder / f"{i:03d}.png").write_bytes(bytes([i]))
+    cfg.training.supervised_hq = str(tmp_path / "truth")
+    _begin(cfg, "supervised")
+    cfg.training.supervised_hq = str(tmp_path / "copy")
+    check_settings(make_plan(cfg, "supervised", None))
+    (tmp_path / "copy" / "000.png").write_bytes(b"of a photo that was not accepted")
+    check_settings(make_plan(cfg, "supervised", None))
+    (tmp_path / "copy" / "004.png").write_bytes(bytes([5]))
+    assert "ground truth: " in _refusal(cfg, "supervised")
 
 
 def test_torn_line_of_a_curve_is_cut_off(tmp_path: Path) -> None:

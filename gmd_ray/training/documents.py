@@ -1,0 +1,64 @@
+"""What a fine-tune writes down, and the digests by which it knows its inputs again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.images.listing import read_file
+
+_THREADS = 8
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A document that `write_json` wrote.
+
+    Raises:
+        DataError: where it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON document ({error}); remove {path.parent} to train anew") from error
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a document so that no reader sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    draft.replace(path)
+
+
+def digest(lines: Iterable[str]) -> str:
+    """16 hex digits of lines of text."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def digest_of_files(uris: Sequence[str]) -> str:
+    """Of the content of files, wherever they lie, in the order given.
+
+    Raises:
+        DataError: naming the one that cannot be read.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return digest(pool.map(lambda uri: hashlib.sha256(read_file(uri)).hexdigest(), uris))
+
+
+def digest_of_path(path: str, key: str = "student.path") -> str:
+    """Of a file's content, or of a folder's files and their names; `key` is the setting that an error names."""
+    root = Path(path)
+    if not root.exists():
+        raise ConfigError(f"{key}={path}: no such file or folder")
+    found = hashlib.sha256()
+    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+        found.update(f"\0{file.relative_to(root).as_posix()}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()[:16]
