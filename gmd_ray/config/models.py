@@ -37,10 +37,11 @@ class StudentConfig:
     """A team's own student: `package.module:function`, which takes this section and loads `path` itself."""
     tile: int = 0
     """Side of the tiles for large images, in LQ pixels; 0 restores whole images."""
-    tile_overlap: int | None = 32
-    """Pixels, a quarter of them at each cut as context alone. None: measured, four times how far the network looks."""
+    tile_overlap: int | None = None
+    """Pixels, a quarter of them at each cut as context alone. None: measured, four times how far the network looks; for
+    latent diffusion, a quarter of the tile."""
     sampling_steps: int | None = None
-    """Euler steps of a latent diffusion student; None: as its directory says."""
+    """Euler steps of a latent diffusion student, refused for others; None: as its directory says."""
     gradient_checkpointing: bool = False
     """Keep fewer activations in training and compute them again: memory against time, for latent diffusion."""
     dtype: str = "float32"

@@ -73,14 +73,16 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
     """Compare settings with those a store was made with.
 
-    A setting that the store does not know yet is taken to have had its default.
+    A setting that the store does not know yet is taken to have had its default; an overlap of tiles counts where there
+    are tiles.
 
     Raises:
         ResumeMismatchError: naming each differing key with its old and new value.
     """
     defaults = relevant(Config())
     changes = []
-    for key in sorted({*saved, *now}):
+    untiled = {f"{room}.tile_overlap" for room in ("student", "teacher") if not now.get(f"{room}.tile")}
+    for key in sorted({*saved, *now} - untiled):
         old, new = saved.get(key, defaults.get(key)), now.get(key, defaults.get(key))
         if old != new:
             changes.append(f"{key}: {old!r} -> {new!r}")

@@ -38,7 +38,7 @@ def load_student(
         perceptual_weights: local file of torchvision's VGG19, see `gmd_ray.students.losses.Perceptual`.
 
     Raises:
-        ConfigError: a setting that does not exist.
+        ConfigError: a setting that does not exist, or that this kind of student does not have.
         ModelError: a file that cannot be loaded, or whose architecture could not be saved back in its layout.
     """
     if cfg.path is None:
@@ -68,6 +68,9 @@ def _load(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Student:
         from gmd_ray.students.latent_student import load_latent
 
         return load_latent(cfg)
+    for key in ("sampling_steps", "gradient_checkpointing"):
+        if value := getattr(cfg, key):
+            raise ConfigError(f"student.{key}={value}: for latent diffusion, and {cfg.path} is none; leave it out")
     from gmd_ray.students.spandrel_student import load_spandrel
 
     return load_spandrel(cfg, loss, stochastic_depth)

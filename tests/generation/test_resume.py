@@ -82,6 +82,14 @@ def test_a_setting_that_an_old_store_does_not_know_had_its_default() -> None:
         settings.refuse_changes(old, {**now, "teacher.strength": 0.5}, "the store")
 
 
+def test_an_overlap_of_tiles_that_there_are_not() -> None:
+    now = settings.relevant(Config())
+    old = now | {"student.tile_overlap": 32}  # the default of earlier versions
+    settings.refuse_changes(old, now, "the store")
+    with pytest.raises(ResumeMismatchError, match=r"student\.tile_overlap: 32 -> None"):
+        settings.refuse_changes(old | {"student.tile": 64}, now | {"student.tile": 64}, "the store")
+
+
 def test_models_may_move_but_not_change(world: World, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(world.weights / "scorer", moved / "scorer")

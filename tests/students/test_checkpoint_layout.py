@@ -292,5 +292,9 @@ def test_bad_settings_are_named(tmp_path):
         load_student(StudentConfig(path=str(path), device="cpu"), loss="charbonier")
     with pytest.raises(ConfigError, match=r"student\.tile=16"):
         student_of(path, tile=16, tile_overlap=16)
+    with pytest.raises(ConfigError, match=r"student\.sampling_steps=4: for latent diffusion"):
+        student_of(path, sampling_steps=4)
+    with pytest.raises(ConfigError, match=r"student\.gradient_checkpointing=True: for latent diffusion"):
+        student_of(path, gradient_checkpointing=True)
     with pytest.raises(ConfigError, match=r"student\.device=gpu"):
         load_student(StudentConfig(path=str(path), device="gpu"))
