@@ -1,10 +1,11 @@
 """Real-ESRGAN's second-order degradation: blur, resize, noise and JPEG, twice, and a sinc filter at the end.
 
 After Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data", section 3, and
-its reference code's settings (options/train_realesrgan_x4plus.yml; restoration.md 2.1). Three things differ on purpose:
+its reference code's settings (options/train_realesrgan_x4plus.yml; restoration.md 2.1). Four things differ on purpose:
 every draw is a sample's own (there a batch shares resize factors, the second blur and the order at the end), JPEG is
-the real codec and not a differentiable model of it, and a resize maps whole image onto whole image (there sizes are
-rounded after the coordinates are fixed, which shifts the far border by less than a pixel).
+the real codec and not a differentiable model of it, a resize maps whole image onto whole image (there sizes are rounded
+after the coordinates are fixed, which shifts the far border by less than a pixel), and the HQ side of a pair stays as
+it is: only what is degraded is sharpened first (there the generator's losses, too, are against a sharpened HQ image).
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ import io
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from gmd_ray.images.listing import ImageFile, open_filesystem
+from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
+from gmd_ray.images.lmdb_store import split_uri
 
 _THREADS = 16
 """Headers are waited for, not worked on."""
@@ -27,11 +29,17 @@ def image_sizes(images: Sequence[ImageFile], max_pixels: int) -> list[tuple[int,
 
 
 def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
-    filesystem, path = open_filesystem(uri)
     try:
-        # Buffered: Pillow reads lines of what may be one of its older formats, and Arrow's files give none.
-        with filesystem.open_input_file(path) as stream, Image.open(io.BufferedReader(stream)) as image:
+        with _opened(uri) as stream, Image.open(stream) as image:
             width, height = image.size
-    except (OSError, ValueError, SyntaxError, struct.error, UnidentifiedImageError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
         return None
     return (height, width) if width * height <= max_pixels else None
+
+
+def _opened(uri: str) -> BinaryIO:
+    if split_uri(uri) is not None:
+        return io.BytesIO(read_file(uri))  # in an LMDB: a value is had whole
+    filesystem, path = open_filesystem(uri)
+    # Buffered: Pillow reads lines of what may be one of its older formats, and Arrow's files give none.
+    return io.BufferedReader(filesystem.open_input_file(path))

@@ -105,7 +105,7 @@ def main() -> None:
         if adapted is None:
             adapted = Path(folder) / args.baseline.name
             trained_a_step(args.baseline, adapted, args.device)
-        found = compare(args.baseline, adapted, args.side, args.pairs, args.device)
+        found = compare(args.baseline, adapted, args.side, args.pairs, args.device, args.cpu_time)
     print(
         f"{args.side}x{args.side}, {args.pairs} pairs, {found.parameters[0]:,} and {found.parameters[1]:,} parameters"
     )

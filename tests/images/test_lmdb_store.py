@@ -15,6 +15,7 @@ from gmd_ray.images import lmdb_store
 from gmd_ray.images.encode import encode_png
 from gmd_ray.images.listing import list_images, read_file
 from gmd_ray.images.pairs import list_pairs, load_pair
+from gmd_ray.images.sizes import image_sizes
 
 lmdb = pytest.importorskip("lmdb")
 
@@ -52,6 +53,15 @@ def test_pairs_of_two_stores(stores: tuple[str, str]) -> None:
         lq, hq = load_pair(pair, None, False, ())
         assert (lq.shape, hq.shape) == ((8, 8, 3), (16, 16, 3))
     assert [image.id for image in list_images(stores[0] + "/", 1)] == ["000/00000000.png"]
+
+
+def test_sizes_of_a_store(stores: tuple[str, str]) -> None:
+    meta = Path(stores[1], "meta_info.txt")
+    meta.write_text(meta.read_text() + "gone.png (8,8,3) 1\n")
+    images = list_images(stores[1])
+    assert [image.id for image in images] == ["000/00000000.png", "000/00000001.png", "gone.png", "v1.5.png"]
+    assert image_sizes(images, max_pixels=64) == [(8, 8), (8, 8), None, (8, 8)]
+    assert image_sizes(images, max_pixels=63) == [None] * 4
 
 
 def test_reading_leaves_no_lock_and_works_in_threads_and_processes(stores: tuple[str, str]) -> None:
