@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gmd_ray.config import Config, StudentConfig
+from gmd_ray.config.load import resolve_out
 from gmd_ray.errors import ConfigError, DataError, GmdError, ModelError
 from gmd_ray.generation.files import located, put
 from gmd_ray.images.listing import ImageFile, list_images, open_filesystem, read_file
@@ -19,7 +20,7 @@ from gmd_ray.images.photo import FORMATS, Photo, encode_photo, read_photo
 from gmd_ray.progress import Progress
 
 AUTO = "auto"
-_INSTEAD = {".gif": ".png", ".pgm": ".png", ".ppm": ".png"}
+_INSTEAD = ".png"
 """With `ext=auto`: what files become whose own kind cannot be written as they were."""
 
 
@@ -54,7 +55,8 @@ def restore_folder(
     Args:
         cfg: its `student`; `student.pool` sizes the actor pool on Ray; `target.max_pixels` guards memory.
         source: a file, or a folder (or URL), read recursively.
-        out: a folder (or URL), made where it is missing; on Ray one that every node sees.
+        out: a folder (or URL), made where it is missing; on Ray one that every node sees. A relative one is taken from
+            the caller's directory, or in a submitted job from `~/gmd_ray`, as a run's `out` is.
         suffix: put behind the stem: `_restored`.
         ext: ending of the results without its dot, or auto: each photo's own.
         on_ray: run as a Ray Data pool in the session that is there; otherwise here, one photo after the other.
@@ -64,7 +66,7 @@ def restore_folder(
         DataError: no images.
         ModelError: a student that cannot be loaded.
     """
-    jobs = _plan(source, out, suffix, ext)
+    jobs = _plan(source, resolve_out(out), suffix, ext)  # a worker's directory is another
     failed: dict[str, str] = {}
     rows = _ray_rows(cfg, jobs) if on_ray else _local_rows(cfg, jobs)
     with Progress("restore", len(jobs), interval_s=cfg.log_interval_s) as progress:
@@ -141,7 +143,7 @@ def _plan(source: str, out: str, suffix: str, ext: str) -> list[_Job]:
     for file in _files(source):
         path = PurePosixPath(file.id)
         own = path.suffix.lower()
-        ending = f".{ext}" if ext != AUTO else _INSTEAD.get(own, path.suffix)
+        ending = f".{ext}" if ext != AUTO else path.suffix if own in FORMATS else _INSTEAD
         jobs.append(_Job(file.id, file.uri, f"{out.rstrip('/')}/{path.with_name(f'{path.stem}{suffix}{ending}')}"))
     target, n = Counter(job.target for job in jobs).most_common(1)[0]
     if n > 1:
@@ -181,6 +183,8 @@ def _ray_rows(cfg: Config, jobs: list[_Job]) -> Iterator[dict[str, Any]]:
     import ray.data
     from ray.exceptions import RayError
 
+    from gmd_ray.generation.pools import actor_pool
+
     pool = cfg.student.pool
     rows = [vars(job) for job in jobs]
     # A block is what a worker's death repeats: small ones, and enough of them for every actor.
@@ -191,11 +195,9 @@ def _ray_rows(cfg: Config, jobs: list[_Job]) -> Iterator[dict[str, Any]]:
         stream = ray.data.from_items(rows, override_num_blocks=blocks).map(
             RestorerActor,
             fn_constructor_args=(replace(cfg.student, path=located(cfg.student.path)), cfg.target.max_pixels),
-            compute=ray.data.ActorPoolStrategy(min_size=pool.min, max_size=pool.max),
-            num_cpus=pool.num_cpus,
-            num_gpus=pool.num_gpus or None,
             max_restarts=2,
             max_task_retries=2,
+            **actor_pool(pool),
         )
     stream.context.enable_progress_bars = False
     stream.context.issue_detectors_config.detectors = []

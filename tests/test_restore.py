@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -13,7 +13,9 @@ from PIL import Image
 from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError
-from gmd_ray.restore import restore_folder
+from gmd_ray.generation.pools import actor_pool
+from gmd_ray.images.photo import FORMATS
+from gmd_ray.restore import _plan, restore_folder
 from gmd_ray.students.latent_presets import new_student
 from tests.students.networks import save_network, student_of
 
@@ -118,6 +120,20 @@ def test_on_a_cluster(photos: Path, model: Path, tmp_path: Path, ray_session: No
         restore_folder(cfg, str(photos), str(out), on_ray=True)
 
 
+def test_a_relative_folder_is_the_callers_and_the_pool_is_as_set(
+    photos: Path, model: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = []
+    monkeypatch.setattr("gmd_ray.generation.pools.actor_pool", lambda pool: pools.append(pool) or actor_pool(pool))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # Ray's workers stay where the session began
+    cfg = Config()
+    cfg.student.path, cfg.student.device = str(model), "cpu"
+    assert restore_folder(cfg, str(photos), "out", suffix="_r", on_ray=True).count == 9
+    check_folder(photos, tmp_path / "here" / "out", model)
+    assert pools == [cfg.student.pool]
+
+
 def test_tiles_endings_and_single_files(photos: Path, tmp_path: Path) -> None:
     model = tmp_path / "x2.pth"
     save_network(model, "esrgan_old")
@@ -159,3 +175,13 @@ def test_results_never_replace_sources_or_each_other(
     with pytest.raises(ConfigError, match=message):
         restore_folder(cfg, str(photos), str(tmp_path / settings.pop("out")), **settings)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_auto_is_each_photos_own_kind_where_it_can_be_written(tmp_path: Path) -> None:
+    names = {"a.JPG": "a.JPG", "b.jfif": "b.jfif", "c.avif": "c.png", "d.jp2": "d.png", "e.gif": "e.png"}
+    names |= {"f.pnm": "f.png", "g.heic": "g.png", "h.nef": "h.png"}
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    jobs = _plan(str(tmp_path), "/elsewhere", "", "auto")
+    assert {job.id: job.target for job in jobs} == {name: f"/elsewhere/{target}" for name, target in names.items()}
+    assert all(PurePosixPath(job.target).suffix.lower() in FORMATS for job in jobs)

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, struct.error, zlib.error)
 """What Pillow's readers raise on damaged files."""
 
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
 TRANSPOSE = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -86,15 +88,24 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
-        raise DataError("not an image, or of a format that Pillow does not read") from error
+        kind = "HEIC" if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS else "not an image, or one"
+        raise DataError(f"{kind} that this program cannot decode: convert to PNG, TIFF or JPEG") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"too large: {one_line(error)}") from error
     except BROKEN as error:
         raise DataError(f"damaged image header: {one_line(error)}") from error
+    if image.format == "TIFF" and _is_raw(image, data):
+        raise DataError("a camera's raw file, whose first picture is a preview: develop it to TIFF or PNG")
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(f"too large: {width}x{height} is more than max_pixels={max_pixels}")
     return image
+
+
+def _is_raw(image: Image.Image, data: bytes) -> bool:
+    """Whether a file in TIFF's form is DNG, Canon's CR2, or, as Nikon's and Sony's, begins with a reduced picture."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    return 50706 in tags or data[8:10] == b"CR" or bool(tags.get(254, 0) & 1)
 
 
 def sample_bits(image: Image.Image, data: bytes) -> int:

@@ -18,7 +18,14 @@ from gmd_ray.images.layouts import PublishedSet, parse_set
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
+DECODED = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".jp2"}
+    | {".pbm", ".pgm", ".ppm", ".pnm"}
+)
+NOT_DECODED = frozenset({".heic", ".heif", ".dng", ".cr2", ".nef", ".arw"})
+"""Photos that `decode_image` refuses: listed, so that they are accounted for as failed with the reason, unless a file
+of the same name that can be read lies beside them, as cameras write both."""
+EXTENSIONS = DECODED | NOT_DECODED
 
 _ARROW_SCHEMES = ("s3", "gs", "gcs")
 
@@ -90,12 +97,21 @@ def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
             ignored[path.suffix or "no extension"] += 1
         else:
             names.append(name)
+    readable = {_stem(name) for name in names if PurePosixPath(name).suffix.lower() in DECODED}
+    doubles = {name for name in names if PurePosixPath(name).suffix.lower() in NOT_DECODED and _stem(name) in readable}
+    if doubles:
+        ignored["beside a file of the same name that can be read"] += len(doubles)
+        names = [name for name in names if name not in doubles]
     if ignored:
         kinds = ", ".join(f"{kind}: {n}" for kind, n in ignored.most_common(5))
-        logger.info("%s: %d files ignored that are not images (%s)", url, ignored.total(), kinds)
+        logger.info("%s: %d files ignored (%s)", url, ignored.total(), kinds)
     if not names:
-        raise DataError(f"{url}: no images ({', '.join(sorted(EXTENSIONS))}) among {ignored.total()} files")
+        raise DataError(f"{url}: no images ({', '.join(sorted(DECODED))}) among {ignored.total()} files")
     return [ImageFile(name, _join(url, name)) for name in sorted(names)[:limit]]
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def _list_published(name: str, published: PublishedSet, root: str) -> list[ImageFile]:

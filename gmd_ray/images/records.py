@@ -38,9 +38,10 @@ PAIR_SCHEMA = pa.schema(
         ("attempts", pa.int32()),
     ]
 )
-"""One row for every input. `status` is `ok` or `failed`; images are lossless PNG bytes; width and height are those of
-`pseudo_target`; `restored` is null where it was switched off; `fidelity`, of pseudo_target to restored, is null where
-nobody asked for it, and absent from stores that are older than it."""
+"""One row for every input. `status` is `ok` or `failed`; images are PNG bytes of 8 bits a sample, lossless but for what
+a 16-bit photo loses as it is read for Stage 0; width and height are those of `pseudo_target`; `restored` is null where
+it was switched off; `fidelity`, of pseudo_target to restored, is null where nobody asked for it, and absent from stores
+that are older than it."""
 
 HIGHER_IS_CLOSER = {"psnr": True, "ssim": True, "lpips": False, "dists": False}
 """What `fidelity` may hold, and its direction."""
