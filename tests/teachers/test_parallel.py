@@ -72,6 +72,9 @@ def test_two_ranks_equal_one(
         {"injection": InjectionConfig(blocks="all", steps=0)},
         {"injection": InjectionConfig(blocks="all", steps=None)},
         {"method": "sdedit", "strength": 0.5},
+        {"method": "kontext", "strength": 0.5, "true_cfg": 2.0},
+        {"color_fix": "wavelet"},
+        {"method": "kontext", "tile": 16, "tile_overlap": 4, "color_fix": "adain"},
     ],
     ids=str,
 )
