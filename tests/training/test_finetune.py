@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -15,11 +16,14 @@ import psutil
 import pytest
 import ray
 import torch
+from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config
+from gmd_ray.config.load import resolved
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
 from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.students import load_student
+from gmd_ray.tracking import MlflowRecorder, start_run
 from gmd_ray.training import finetune, finetuned_path
 from gmd_ray.training.curve import read_curve
 from gmd_ray.training.plan import Finetuned, make_plan
@@ -163,24 +167,15 @@ def test_killed_worker(tmp_path: Path) -> None:
 def test_killed_driver(tmp_path: Path) -> None:
     cfg = make_config(tmp_path, num_workers=2, **LONG)
     recorder = FileRecorder(tmp_path / "metrics.jsonl")
-    code = f"""
-import ray
-from pathlib import Path
-from gmd_ray.training import finetune
-from tests.training.toys import FileRecorder, make_config
-ray.init(address={ray.get_runtime_context().gcs_address!r}, log_to_driver=False)
-cfg = make_config(Path({str(tmp_path)!r}), num_workers=2, **{LONG!r})
+    _stopped_driver(
+        cfg,
+        f"""
+from tests.training.toys import FileRecorder
 finetune(cfg, "adapted", FileRecorder(Path({str(recorder.path)!r})))
-"""
-    root = Path(__file__).parents[2]
-    driver = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=root, env=os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(root)}
+""",
+        after=100,
+        signal_=signal.SIGKILL,
     )
-    try:
-        _wait_for_step(cfg, 100)
-    finally:
-        driver.kill()
-        driver.wait()
     logged = len(recorder.read())
     assert 10 <= logged < 40
     cfg.training.num_workers = 1
@@ -189,6 +184,69 @@ finetune(cfg, "adapted", FileRecorder(Path({str(recorder.path)!r})))
     assert finetuned.resumed_from >= 20
     _assert_curve_is_whole(cfg, recorder)
     _assert_is_plain_training(cfg)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_stopped_job_goes_on_with_the_same_mlflow_run(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, **LONG | {"steps": 150})
+    cfg.tracking.uri = f"sqlite:///{tmp_path}/mlflow.db"
+    _stopped_driver(
+        cfg,
+        f"""
+from gmd_ray.config.load import resolved
+from gmd_ray.tracking import start_run
+cfg.tracking.uri = {cfg.tracking.uri!r}
+with start_run(cfg, resolved(cfg)) as run, run.stage("finetune-adapted") as stage:
+    finetune(cfg, "adapted", stage)
+""",
+        after=40,
+        signal_=signal.SIGTERM,
+    )
+    with start_run(cfg, resolved(cfg)) as run, run.stage("finetune-adapted") as stage:
+        finetuned = finetune(cfg, "adapted", stage)
+    assert finetuned.resumed_from in range(20, 150, 20)
+    assert isinstance(run, MlflowRecorder)
+    assert isinstance(stage, MlflowRecorder)
+
+    client = MlflowClient(cfg.tracking.uri)
+    experiment = client.get_experiment_by_name(cfg.tracking.experiment)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert {found.info.run_id for found in runs} == {run.run_id, stage.run_id}
+    assert {found.info.status for found in runs} == {"FINISHED"}
+    points = read_curve(Path(finetuned.path).parent / "curve.jsonl")
+    assert [point["step"] for point in points] == [*range(10, 151, 10)]
+    logged = [(metric.step, metric.value) for metric in client.get_metric_history(stage.run_id, "loss")]
+    assert logged == sorted(set(logged))
+    missing = {(point["step"], point["loss"]) for point in points} ^ set(logged)
+    assert len(missing) <= 1  # the point at the moment of the stop: left out rather than drawn twice
+    _assert_is_plain_training(cfg)
+
+
+def _stopped_driver(cfg: Config, body: str, *, after: int, signal_: signal.Signals) -> None:
+    """Begin a fine-tune of these settings in a process of its own, and send it a signal soon after a step."""
+    assert cfg.training.checkpoint_every < after
+    code = f"""
+import ray
+from pathlib import Path
+from gmd_ray.training import finetune
+from tests.training.toys import make_config
+ray.init(address={ray.get_runtime_context().gcs_address!r}, log_to_driver=False)
+cfg = make_config(Path({cfg.out!r}).parent, **{dataclasses.asdict(cfg.training)!r})
+{body}
+"""
+    root = Path(__file__).parents[2]
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, env=os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(root)}
+    )
+    try:
+        _wait_for_step(cfg, after)
+        driver.send_signal(signal_)
+        driver.wait(60)
+    finally:
+        driver.kill()
+        driver.wait()
 
 
 def _with_a_worker_killed(cfg: Config, recorder: FileRecorder, step: int) -> Finetuned:
