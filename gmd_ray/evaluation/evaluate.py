@@ -8,24 +8,25 @@ import logging
 import math
 import statistics
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gmd_ray import errors
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError, GmdError, nearest
+from gmd_ray.errors import ConfigError, DataError, GmdError, nearest
 from gmd_ray.evaluation.items import Item, held_out_items, taught, taught_students
-from gmd_ray.evaluation.judge import ADAPTED, FAILURE, SCHEMA, Judge
-from gmd_ray.evaluation.results import PICTURES, ROWS, Cost, Evaluation
+from gmd_ray.evaluation.judge import ADAPTED, FAILURE, REFERENCE, SCHEMA, Judge
+from gmd_ray.evaluation.results import PICTURES, ROWS, WHOLE_SET, Cost, Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.evaluation.table import NO_TRUTH
 from gmd_ray.generation.pools import actor_pool
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.progress import NullRecorder, Progress, Recorder
-from gmd_ray.quality import known_metrics
+from gmd_ray.quality import compare_sets, known_metrics
 
 log = logging.getLogger("gmd_ray.evaluation")
 
@@ -124,10 +125,11 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
 
 def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: pa.Table) -> Evaluation:
     """Sort what `Judge` said of the items, in whatever order it came, into an evaluation."""
-    has_metric = pc.field("metric").is_valid()
+    has_metric = pc.field("metric").is_valid() & ~pc.field("features").is_valid()
     # By name and not by arrival, so that the same run writes the same file.
     order = [(name, "ascending") for name in ("dataset", "id", "student", "metric")]
-    rows = table.filter(has_metric).select(ROWS.names).sort_by(order)
+    of_sets = pa.Table.from_pylist(list(_set_rows(table)), schema=ROWS)
+    rows = pa.concat_tables([table.filter(has_metric).select(ROWS.names), of_sets]).sort_by(order)
     place = {(item["dataset"], item["id"]): i for i, item in enumerate(items)}
     pictures = table.filter(pc.field("png").is_valid()).select(PICTURES.names).to_pylist()
     pictures.sort(key=lambda row: (place[row["dataset"], row["id"]], row["name"]))
@@ -142,6 +144,24 @@ def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: 
         contents=_contents(cfg, table),
         costs=_costs(table),
     )
+
+
+def _set_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """A row for the whole of each test set, of every metric that compares sets."""
+    features: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    for row in table.filter(pc.field("features").is_valid()).to_pylist():
+        key = (row["dataset"], row["student"], row["metric"])
+        features.setdefault(key, []).append(np.frombuffer(row["features"], np.float32))
+    for (dataset, student, metric), found in sorted(features.items()):
+        if student == REFERENCE:
+            continue
+        truths = features.get((dataset, REFERENCE, metric), [])
+        higher = known_metrics()[metric].higher_is_better
+        row = {"dataset": dataset, "id": WHOLE_SET, "student": student, "metric": metric, "higher_is_better": higher}
+        try:
+            yield {**row, "value": compare_sets(metric, np.array(found), np.array(truths))}
+        except DataError as error:
+            yield {**row, "error": str(error)}
 
 
 def _contents(cfg: Config, table: pa.Table) -> dict[str, str]:

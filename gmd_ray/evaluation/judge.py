@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -23,8 +24,8 @@ from gmd_ray.images.degradations import make_degradation
 from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.images.listing import read_file
 from gmd_ray.images.pairs import PairFile, load_pair
-from gmd_ray.quality import MetricUnavailable, load_metric
-from gmd_ray.quality.protocol import Metric
+from gmd_ray.quality import MetricUnavailable, load_metric, load_set_metric
+from gmd_ray.quality.protocol import Metric, SetMetric
 from gmd_ray.students import load_student
 from gmd_ray.students.protocol import Student
 from gmd_ray.teachers import load_teacher
@@ -35,14 +36,18 @@ SCHEMA = pa.schema(
     [
         *ROWS,
         *(column for column in PICTURES if column.name not in ROWS.names),
+        pa.field("features", pa.binary()),
         pa.field("content", pa.string()),
         pa.field("seconds", pa.float64()),
         pa.field("parameters", pa.int64()),
         pa.field("device", pa.string()),
     ]
 )
-"""Rows of four kinds in one stream: values have `metric`, pictures `png` and `name`, an image's digest `content`, and
-what a student took for it `seconds`."""
+"""Rows of five kinds in one stream: values have `metric`, what set metrics compare `features` too (float32), pictures
+`png` and `name`, an image's digest `content`, and what a student took for it `seconds`."""
+
+REFERENCE = "hq"
+"""`student` of the features of ground truths."""
 
 FAILURE = "failure"
 """`dataset` of a row that ends the evaluation: `id` is the type of the error, `error` its text."""
@@ -64,7 +69,7 @@ class Judge:
         self.cfg = cfg
         self.students: dict[str, Student] = {}
         self.taught = {taught(name): name for name in taught_students(cfg, students)}
-        self.metrics: dict[str, Metric | str] = {}
+        self.metrics: dict[str, Metric | SetMetric | str] = {}
         self.parameters: dict[str, int] = {}
         self.device = ""
         self.failure: GmdError | None = None
@@ -87,7 +92,10 @@ class Judge:
             self.teacher = load_teacher(replace(self.cfg.teacher, device=cfg.device, pool=pool))
         for name in cfg.metrics:
             try:
-                self.metrics[name] = load_metric(
+                of_set = load_set_metric(
+                    name, weights=cfg.weights.get(name), device=cfg.device, crop_border=cfg.crop_border
+                )
+                self.metrics[name] = of_set or load_metric(
                     name, weights=cfg.weights.get(name), device=cfg.device, crop_border=cfg.crop_border
                 )
             except MetricUnavailable as error:
@@ -134,6 +142,8 @@ class Judge:
             if hq is not None:
                 yield {"name": "hq", "png": self._picture(hq, 1)}
         reference = None if hq is None else to_tensor([hq])[0]
+        if reference is not None:
+            yield from self._reference_features(reference)
         images: dict[str, np.ndarray] = {"lq": lq}
         seconds: dict[str, float] = {}
         for name in rows:
@@ -191,10 +201,20 @@ class Judge:
                 yield {**row, "error": NO_TRUTH}
                 continue
             try:
-                row["value"] = float(metric(image, reference if metric.needs_reference else None))
+                if isinstance(metric, SetMetric):
+                    row["features"] = metric.features(image).tobytes()
+                else:
+                    row["value"] = float(metric(image, reference if metric.needs_reference else None))
             except Exception as error:  # noqa: BLE001 - NIQE on a small image, a shape that does not match
                 row["error"] = _reason(error)
             yield row
+
+    def _reference_features(self, reference: torch.Tensor) -> Iterator[dict[str, Any]]:
+        """What set metrics compare the students' images with; where it fails, so do those."""
+        for name, metric in self.metrics.items():
+            if isinstance(metric, SetMetric):
+                with contextlib.suppress(GmdError):
+                    yield {"student": REFERENCE, "metric": name, "features": metric.features(reference).tobytes()}
 
     def _failed(self, student: str, error: Exception, has_truth: bool) -> Iterator[dict[str, Any]]:
         """Rows of an image that a student has no output for."""

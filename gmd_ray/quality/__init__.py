@@ -1,13 +1,58 @@
-"""No-reference gate and quality metrics: PSNR and SSIM of its own, everything else by pyiqa's names."""
+"""No-reference gate and quality metrics: PSNR, SSIM and FID of its own, everything else by pyiqa's names."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError
 from gmd_ray.quality.catalogue import MetricUnavailable, known_metrics, metric_info
-from gmd_ray.quality.protocol import Metric, Scorer
+from gmd_ray.quality.protocol import Metric, Scorer, SetMetric
 
-__all__ = ["Metric", "MetricUnavailable", "Scorer", "known_metrics", "load_metric", "load_scorer"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "Metric",
+    "MetricUnavailable",
+    "Scorer",
+    "SetMetric",
+    "compare_sets",
+    "known_metrics",
+    "load_metric",
+    "load_scorer",
+    "load_set_metric",
+]
+
+
+def load_set_metric(
+    name: str, *, weights: str | None = None, device: str = "auto", crop_border: int = 0
+) -> SetMetric | None:
+    """`fid`, ready to draw features; None for every other name, which `load_metric` knows.
+
+    Args:
+        weights, device, crop_border: see `load_metric`.
+
+    Raises:
+        MetricUnavailable: no local weights, or a file that does not fit.
+    """
+    if name != "fid":
+        return None
+    from gmd_ray.quality.frechet import load_fid
+
+    return load_fid(weights, device, crop_border)
+
+
+def compare_sets(name: str, images: np.ndarray, references: np.ndarray) -> float:
+    """The value of a set metric from features, (N, D) and (M, D).
+
+    Raises:
+        DataError: sets that are too small.
+    """
+    from gmd_ray.quality.frechet import frechet_distance
+
+    assert name == "fid", name
+    return frechet_distance(images, references)
 
 
 def load_metric(name: str, *, weights: str | None = None, device: str = "auto", crop_border: int = 0) -> Metric:

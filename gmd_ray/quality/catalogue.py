@@ -32,6 +32,9 @@ OWN = {
 }
 """Computed here, in the conventions of the restoration papers; `psnr` and `ssim` shadow pyiqa's."""
 
+OF_SETS = {"fid": MetricInfo("Inception", needs_reference=True, higher_is_better=False, per_image=False)}
+"""Computed here over a test set, from weights that the user brings; shadows pyiqa's."""
+
 PAPER = {
     "lpips": MetricInfo("LPIPS", needs_reference=True, higher_is_better=False),
     "dists": MetricInfo("DISTS", needs_reference=True, higher_is_better=False),
@@ -51,7 +54,7 @@ NOT_PER_IMAGE = ("fid", "sfid", "fid_dinov2", "inception_score", "clipscore")
 @functools.cache
 def catalogue() -> dict[str, MetricInfo]:
     """Every metric by name: this package's own, and those of the installed pyiqa."""
-    return {**PAPER, **_pyiqa_catalogue(), **OWN}
+    return {**PAPER, **_pyiqa_catalogue(), **OWN, **OF_SETS}
 
 
 def known_metrics() -> dict[str, MetricInfo]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # names must be known to a config check that never needs torch
+    import numpy as np
     import torch
 
 
@@ -43,5 +44,25 @@ class Metric(Protocol):
 
         Raises:
             DataError: an image that this metric cannot measure (too small, another size than its reference, NaN).
+        """
+        ...
+
+
+@runtime_checkable
+class SetMetric(Protocol):
+    """A metric that compares a set of images with the set of their ground truths.
+
+    Features are drawn image by image, wherever the images are; `quality.compare_sets` makes a value of them.
+    """
+
+    name: str
+    higher_is_better: bool
+    needs_reference: bool
+
+    def features(self, image: torch.Tensor) -> np.ndarray:
+        """One image, float32 RGB in [0, 1], (3, H, W), to float32 features (D,).
+
+        Raises:
+            DataError: an image that this metric cannot measure.
         """
         ...

@@ -19,6 +19,7 @@ from gmd_ray.evaluation.judge import Judge
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.degradations import make_degradation, sample_rng
 from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.quality.frechet import FrechetDistance, frechet_distance
 from gmd_ray.students import load_student
 from tests.evaluation.conftest import save_student, write_store
 
@@ -150,6 +151,44 @@ def test_parameters_and_median_seconds_of_each_student(
     assert cost.device.startswith("CPU (")
     assert set(found.costs["target"]) == {"baseline", "adapted"}, "the input itself takes nothing"
     assert "| parameters | s/image |" in found.table()
+
+
+class ChannelMeans(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+def test_a_metric_of_sets_has_one_value_for_each_student(
+    run: Config, students: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gmd_ray.quality.frechet._inception", lambda weights: ChannelMeans())
+    run.evaluation.metrics = ["psnr", "fid"]
+    run.evaluation.source_hq = run.evaluation.source_lq = None
+    (tmp_path / "target" / "lq" / "03.png").write_bytes(b"not a picture")
+    found = judged(run, students)
+    assert len(found.images("target")) == 6
+    images = [image for image in found.images("target") if image != "03.png"]
+    metric = FrechetDistance(ChannelMeans(), "cpu")
+
+    def features(pictures: list[np.ndarray]) -> np.ndarray:
+        return np.stack([metric.features(to_tensor([levels(picture) / 255])[0]) for picture in pictures])
+
+    truths = features([read(tmp_path / "target" / "hq" / image) for image in images])
+    outputs = features([restored(run, students["adapted"], read(tmp_path / "target" / "lq" / i)) for i in images])
+    expected = frechet_distance(outputs, truths)
+    assert found.mean("adapted", "target", "fid") == pytest.approx(expected, rel=1e-4)
+    assert found.directions["fid"] is False
+    difference = found.difference("adapted", "target", "fid")
+    assert difference is not None
+    assert (difference.n, difference.standard_error) == (1, None)
+    assert ("adapted", "fid") in {(student, metric) for student, metric, _, _ in found.failures("target")}
+    assert "| student | psnr ↑ | fid ↓ |" in found.table()
+
+
+def test_a_metric_of_sets_without_weights_says_so(run: Config, students: dict[str, str]) -> None:
+    run.evaluation.metrics = ["psnr", "fid"]
+    found = judged(run, {"baseline": students["baseline"]})
+    assert "set evaluation.weights.fid to" in found.unavailable["fid"]
 
 
 def test_no_metric_at_hand_and_no_pictures(run: Config, students: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gmd_ray.errors import ConfigError
 from gmd_ray.quality import MetricUnavailable, known_metrics, load_metric, load_scorer
-from gmd_ray.quality.catalogue import PAPER, catalogue
+from gmd_ray.quality.catalogue import NOT_PER_IMAGE, OF_SETS, PAPER, catalogue
 
 OWN = {"psnr", "psnr_y", "ssim", "ssim_y"}
 
@@ -39,11 +39,12 @@ def test_table_is_the_one_that_pyiqa_uses() -> None:
     pytest.importorskip("pyiqa")
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
-    assert set(known_metrics()) == set(DEFAULT_CONFIGS) | OWN
+    assert set(known_metrics()) == set(DEFAULT_CONFIGS) | OWN | set(OF_SETS)
     for name, entry in DEFAULT_CONFIGS.items():
         info = catalogue()[name]
         assert info.higher_is_better == (not entry.get("lower_better", False))
-        assert info.needs_reference == (entry["metric_mode"] == "FR")
+        assert info.needs_reference == (entry["metric_mode"] == "FR" or name in OF_SETS)
+        assert info.per_image == (name not in NOT_PER_IMAGE)
     for name, info in PAPER.items():
         assert catalogue()[name] == info, "the offline table contradicts pyiqa's"
 
@@ -62,7 +63,7 @@ def test_unknown_name_gets_the_nearest() -> None:
 def test_without_pyiqa() -> None:
     from gmd_ray.config import ScorerConfig
 
-    assert set(known_metrics()) == OWN | set(PAPER)
+    assert set(known_metrics()) == OWN | set(PAPER) | set(OF_SETS)
     assert load_metric("psnr").name == "psnr"
     with pytest.raises(MetricUnavailable, match="'nima' is unavailable: pyiqa is not installed; pip install"):
         load_metric("nima")
