@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from gmd_ray.config import Config
+from gmd_ray.config.secrets import redact
 from gmd_ray.errors import ConfigError, GmdError
 from gmd_ray.evaluation.items import Item, taught, taught_students
 from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
@@ -263,5 +264,5 @@ def _device_name(module: torch.nn.Module) -> str:
 
 def _reason(error: Exception) -> str:
     """One line, short enough for a table."""
-    text = " ".join(str(error).split())[:300]
+    text = redact(" ".join(str(error).split()))[:300]
     return text if isinstance(error, GmdError) else f"{type(error).__name__}: {text}"

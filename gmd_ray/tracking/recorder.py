@@ -9,6 +9,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from gmd_ray.config.secrets import redact
@@ -20,6 +21,7 @@ log = logging.getLogger("gmd_ray.tracking")
 PARENT_TAG = "mlflow.parentRunId"
 STAGE_TAG = "gmd_ray.stage"
 
+_TEXT = (".json", ".jsonl", ".yaml", ".yml", ".md", ".txt", ".html")
 _MAX_KEY = 250
 _MAX_TAG = 8000
 _MAX_PARAM = 6000
@@ -70,8 +72,12 @@ class MlflowRecorder:
             self._put("batch", ([], part), f"tags {_some([tag.key for tag in part])}")
 
     def artifact(self, path: str, folder: str | None = None) -> None:
-        """Keep a copy of a local file, under `folder` of the run's artifacts."""
-        self._put("artifact", (str(path), folder), f"file {path}")
+        """Keep a copy of a local file, under `folder` of the run's artifacts; of text, with `***` for credentials."""
+        name = Path(path).name
+        if (text := _with_credentials(Path(path))) is not None:
+            self.text(text, f"{folder}/{name}" if folder else name)
+        else:
+            self._put("artifact", (str(path), folder), f"file {path}")
 
     def text(self, content: str, name: str) -> None:
         """Keep `content` as the artifact `name`, with `***` for credentials in URLs."""
@@ -148,6 +154,14 @@ def flatten(values: Mapping[str, Any], head: str = "") -> dict[str, str]:
         else:
             flat[name] = redact(json.dumps(value, default=str))
     return flat
+
+
+def _with_credentials(path: Path) -> str | None:
+    """The content of a text file that holds credentials (a manifest names its models' URLs); None for any other."""
+    if path.suffix not in _TEXT or not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text if redact(text) != text else None
 
 
 def _key(name: str, limit: int = _MAX_KEY) -> str:

@@ -279,10 +279,15 @@ def test_no_password_reaches_mlflow(run: Config, client: MlflowClient, tmp_path:
         assert isinstance(recorder, MlflowRecorder)
         recorder.tags({"note": "see s3://KEY:SECRET@bucket/a"})
         recorder.text("s3://KEY:SECRET@bucket", "note.txt")
+        manifest = tmp_path / "manifest.json"
+        manifest.write_text('{"student": "s3://KEY:SECRET@bucket"}')
+        recorder.artifact(str(manifest), "pairs")
     found = client.get_run(recorder.run_id)
     assert found.data.tags["teacher.path"] == "https://***@host/teacher"
     assert found.data.tags["note"] == "see s3://***@bucket/a"
     assert "SECRET" not in str(found.to_dictionary())
-    kept = [client.download_artifacts(recorder.run_id, name, str(tmp_path)) for name in ("config.json", "note.txt")]
+    names = ("config.json", "note.txt", "pairs/manifest.json")
+    (tmp_path / "kept").mkdir()
+    kept = [client.download_artifacts(recorder.run_id, name, str(tmp_path / "kept")) for name in names]
     assert all("***@bucket" in Path(path).read_text() for path in kept)
     assert not any("SECRET" in Path(path).read_text() for path in kept)
