@@ -82,7 +82,8 @@ class DDIMTeacher:
     What FLUX alone can do is refused: another `solver`, `FLUX_ONLY`, a cache on the host, injection of values or of
     image tokens alone. There is no memory plan. Latents stay float32.
 
-    Between batch shapes the result differs by rounding only.
+    Between batch shapes the result differs by rounding only: below 1e-4 in float32; in bfloat16, where each step's
+    rounding goes on into the next, below 0.1 on the tests' random weights at `true_cfg` 3.
     """
 
     def __init__(self, cfg: TeacherConfig) -> None:

@@ -31,8 +31,9 @@ Model = TypeVar("Model", bound=InjectingFlux)
 class FluxTeacher:
     """`FluxTransformer2DModel` and its codec as a `Teacher`.
 
-    The result for an image depends on its pixels and the settings; between batch shapes it differs by rounding only,
-    below 1e-4 in float32.
+    The result for an image depends on its pixels and the settings; between batch shapes it differs by rounding only:
+    below 1e-4 in float32. In bfloat16 each forward's rounding goes on into the next: up to 0.05 was seen on the tests'
+    random weights, at 25 steps and `true_cfg` 3, and 0.02 without an inversion.
     """
 
     def __init__(self, cfg: TeacherConfig) -> None:

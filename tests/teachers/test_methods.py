@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
+from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.teachers import Teacher, load_teacher
 from gmd_ray.teachers.latents import image_ids, pack, unpack
@@ -34,6 +35,23 @@ def test_a_preset_is_enough(preset: str, flux_dir: Path, sd_dir: Path) -> None:
     out = teacher.project(x, ["a", "b"])
     assert out.shape == x.shape
     assert torch.equal(out, load_teacher(cfg.teacher).project(x, ["a", "b"])), "deterministic"
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.1)])
+@pytest.mark.parametrize("method", ["inversion", "sdedit", "kontext", "ddim"])
+def test_the_batch_matters_by_rounding_alone(
+    method: str, dtype: str, tolerance: float, flux_vae_dir: Path, sd_dir: Path
+) -> None:
+    """As the docstrings of FluxTeacher and DDIMTeacher have it; the injection is cached at one batch and used there."""
+    cfg = TeacherConfig(
+        path=str(sd_dir if method == "ddim" else flux_vae_dir), method=method, dtype=dtype, steps=10,
+        prompt="a sharp photo", true_cfg=3.0, injection=InjectionConfig(blocks="all", steps=2),
+    )  # fmt: skip
+    teacher = load_teacher(cfg)
+    x, ids = torch.rand(4, 3, 17, 30, generator=torch.Generator().manual_seed(1)), list("abcd")
+    together = teacher.project(x, ids)
+    alone = torch.cat([teacher.project(x[i : i + 1], [ids[i]]) for i in range(4)])
+    torch.testing.assert_close(together, alone, atol=tolerance, rtol=0)
 
 
 def test_without_injection_it_is_two_plain_passes_of_the_stock_model(flux_dir: Path) -> None:
