@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from gmd_ray.training import finetune, finetuned_path
 from gmd_ray.training.curve import read_curve
-from gmd_ray.training.parallel import blocks
+from gmd_ray.training.parallel import blocks, gathered
 from gmd_ray.training.plan import make_plan
 from tests.training.oracle import plain_training
 from tests.training.toys import make_config
@@ -42,6 +44,21 @@ def _shapes(node: Any) -> Any:
     if isinstance(node, dict):
         return {key: _shapes(value) for key, value in node.items()}
     return [_shapes(value) for value in node] if isinstance(node, list) else type(node)
+
+
+def test_only_who_keeps_a_state_holds_it(tmp_path: Path) -> None:
+    weights = torch.rand(3, 2)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        sharded = distribute_tensor(weights, init_device_mesh("cpu", (1,)), [Shard(0)])
+        state = {"state": {0: {"step": torch.tensor(4.0), "exp_avg": sharded}}, "groups": [{"lr": 0.5, "on": [1, 2]}]}
+        kept, gone = gathered(state, keep=True), gathered(state, keep=False)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert type(kept["state"][0]["exp_avg"]) is Tensor
+    assert torch.equal(kept["state"][0]["exp_avg"], weights)
+    assert gone == {"state": {0: {"step": None, "exp_avg": None}}, "groups": [{"lr": 0.5, "on": [1, 2]}]}
+    assert kept["groups"] == gone["groups"]
 
 
 @pytest.mark.slow
