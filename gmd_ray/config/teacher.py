@@ -80,8 +80,8 @@ class TeacherConfig:
     vae_tile_above: int | None = 4194304
     """Images, or tiles, of more pixels pass the autoencoder in tiles of its own; None is never."""
     max_sequence_length: int = 512
-    """T5 tokens; a shorter length is encoded anew, never sliced. Where a table of embeddings lies beside the weights and
-    no text encoders do, the table's own length."""
+    """T5 tokens; a shorter length is encoded anew, never sliced. Where a table of embeddings lies beside the weights
+    and no text encoders do, the table's own length."""
     prompt_embeddings: str | None = None
     """File or URL that `gmd-ray encode-prompts` wrote; a run makes its own where it has to."""
     tile: int = 0

@@ -200,6 +200,10 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 def _deep_tiff(pixels: np.ndarray, photo: Photo) -> bytes:
     import tifffile  # Pillow has no 16-bit RGB, and OpenCV writes no profile
 
+    icc = photo.icc
+    if pixels.shape[2] == 2:  # 16-bit gray with alpha is a TIFF that Pillow does not open; a gray profile fits no RGB
+        icc = None
+        pixels = np.concatenate([pixels[..., :1]] * 3 + [pixels[..., 1:]], axis=2)
     colors = 1 if pixels.shape[2] < 3 else 3
     buffer = io.BytesIO()
     tifffile.imwrite(
@@ -209,7 +213,7 @@ def _deep_tiff(pixels: np.ndarray, photo: Photo) -> bytes:
         planarconfig=None if pixels.shape[2] == 1 else "contig",
         extrasamples=["unassalpha"] if pixels.shape[2] > colors else None,
         compression="zlib",
-        iccprofile=photo.icc,
+        iccprofile=icc,
         metadata=None,
         software=False,
     )

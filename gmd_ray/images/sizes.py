@@ -6,11 +6,12 @@ import io
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from PIL import Image
 
-from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
+from gmd_ray.images.listing import NOT_DECODED, ImageFile, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
 
 _THREADS = 16
@@ -29,6 +30,8 @@ def image_sizes(images: Sequence[ImageFile], max_pixels: int) -> list[tuple[int,
 
 
 def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
+    if PurePosixPath(uri).suffix.lower() in NOT_DECODED:
+        return None  # what Pillow finds in a raw file is its preview
     try:
         with _opened(uri) as stream, Image.open(stream) as image:
             width, height = image.size

@@ -88,6 +88,19 @@ def test_16_bit_files_come_back_sample_by_sample(channels: int, source: str, tar
     assert opened(again).info["icc_profile"] == icc
 
 
+def test_deep_gray_with_alpha_becomes_a_tiff_that_opens() -> None:
+    gray = np.random.default_rng(0).integers(0, 65536, (7, 9), dtype=np.uint16)
+    body = struct.pack(">H", gray[2, 3])  # the colour key: that gray is transparent
+    chunk = struct.pack(">I", len(body)) + b"tRNS" + body + struct.pack(">I", zlib.crc32(b"tRNS" + body))
+    code = cv2.imencode(".png", gray)[1].tobytes()
+    again = there_and_back(code[:33] + chunk + code[33:], ".tif")
+    assert opened(again).mode == "RGBA"
+    read = tifffile.imread(io.BytesIO(again))
+    assert all(np.array_equal(read[..., channel], gray) for channel in range(3))
+    assert read[2, 3, 3] == 0
+    assert np.count_nonzero(read[..., 3] == 0) == np.count_nonzero(gray == gray[2, 3])
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_exif_stays_and_its_orientation_is_done(rgba: np.ndarray, kind: str) -> None:
     suffix = {name: suffix for suffix, name in FORMATS.items()}[kind]

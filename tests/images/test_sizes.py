@@ -26,6 +26,11 @@ def test_every_kind(folder: Path) -> None:
     assert sizes == [(20, 30), (9, 7), (5, 5), (8, 4), (2, 3), None, None]
 
 
+def test_the_preview_of_a_raw_file_is_no_size(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "a.nef", "TIFF")
+    assert image_sizes(list_images(str(tmp_path)), max_pixels=100_000) == [None]
+
+
 def test_what_is_too_large_will_fail(folder: Path) -> None:
     assert image_sizes(list_images(str(folder), 2), max_pixels=100) == [None, (9, 7)]
 
