@@ -74,6 +74,7 @@ def main() -> None:
     )  # fmt: skip
     cfg.target.limit = 8
     cfg.generation.rows_per_block = 2  # enough blocks for a backlog
+    cfg.generation.no_progress_timeout_s = 300  # eight processes that import torch, on a busy machine
     ray.init(
         address="local", num_cpus=4, num_gpus=2 * RANKS, object_store_memory=200_000_000, include_dashboard=False,
         log_to_driver=False, logging_level=logging.ERROR, _temp_dir=temp_dir,

@@ -27,7 +27,7 @@ def test_a_pool_of_sharded_teachers_loses_a_rank_and_no_row(tmp_path: Path) -> N
     world = World(tmp_path / "world").build(10)
     with tempfile.TemporaryDirectory(prefix="gmd-", dir="/tmp") as temp_dir:  # short: Ray's sockets live below it
         command = [sys.executable, "-m", "tests.generation.drive_sharded", str(world.root), str(flux), temp_dir]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout.splitlines()[-1])
 
@@ -47,7 +47,7 @@ def test_a_pool_of_sharded_teachers_loses_a_rank_and_no_row(tmp_path: Path) -> N
     for key, row in rows.items():
         [expected] = to_images(teacher.project(to_tensor([decode_png(row["restored"])]), [key]))
         found = decode_png(row["pseudo_target"])
-        assert abs(found.astype(int) - expected.astype(int)).max() <= 1
+        assert 255 * abs(found - expected).max() < 1.01  # of 8 bits
 
 
 def test_gpus_of_a_replica_are_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
