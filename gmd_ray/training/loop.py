@@ -83,7 +83,7 @@ class _Worker:
         self.batches = self._batches(self._student.scale)
         self._state = _last_checkpoint()
         self.start = 0 if self._state is None else int(self._state["step"])
-        self._best: tuple[float, int] = (-math.inf, 0) if self._state is None else self._state["best"]
+        self._best: tuple[float, int] = (self._state or {}).get("best", (-math.inf, 0))
         if self._state is not None and self._state["sampler"] != self._mixture.state(self.start):
             raise ResumeMismatchError(f"{plan.directory}: its checkpoint's sampler stands elsewhere; remove it")
         sharded = self._cfg.strategy == "fsdp"

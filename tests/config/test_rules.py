@@ -40,6 +40,8 @@ def test_the_defaults_are_their_own_choice() -> None:
     ("override", "words"),
     [
         ("training.source_ratio=1.01", "must lie in [0, 1]"),
+        ("training.export=best", "by what? set training.validate_every too"),
+        ("pretrain.arguments.width=8", "of which class? set pretrain.architecture too"),
         ("training.source_ratio=-0.1", "must lie in [0, 1]"),
         ("training.source_ratio=nan", "must lie in [0, 1]"),
         ("training.steps=0", "must lie in [1, inf)"),
