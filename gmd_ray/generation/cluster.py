@@ -35,7 +35,6 @@ def check_capacity(cfg: Config) -> None:
             raise ConfigError(f"{name}.pool: min={pool.min}, max={pool.max}: 1 <= min <= max")
         if pool.batch_size < 1:
             raise ConfigError(f"{name}.pool.batch_size={pool.batch_size}: at least 1")
-    _check_nodes(pools)
     here = {"CPU": read_cpus(cfg.student.pool) + TASK_CPUS}
     has = ray.cluster_resources()
     for kind in dict.fromkeys(kind for pool in pools.values() for kind in reserved(pool)):
@@ -51,6 +50,7 @@ def check_capacity(cfg: Config) -> None:
         if not _can_grow():
             raise ConfigError(f"{line}; lower <stage>.pool.min, .initial or what each actor takes, or give Ray more")
         log.warning("%s; waiting for it to grow", line)
+    _check_nodes(pools)
 
 
 def _check_nodes(pools: dict[str, PoolConfig]) -> None:
