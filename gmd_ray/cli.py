@@ -15,6 +15,9 @@ from gmd_ray.errors import GmdError
 
 log = logging.getLogger("gmd_ray")
 
+PRINTING = ("ls", "config", "status", "verify", "gate")
+"""Verbs that only print."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit status: 0 done, 1 a run that failed, 2 arguments that cannot be used."""
@@ -31,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GmdError as error:
         print(f"gmd-ray: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-    except BrokenPipeError:  # `gmd-ray ls metrics | head`
+    except BrokenPipeError:  # `gmd-ray ls metrics | head`; in a verb that works, another pipe may have broken
+        if args.verb not in PRINTING:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

@@ -150,8 +150,10 @@ def export(args: argparse.Namespace) -> int:
     from gmd_ray.generation.store import store_url
 
     scorer, store = cfg.scorer, store_url(cfg.out)
-    if not any(given.startswith(("scorer.", "preset=", "config=")) for given in args.settings):
-        scorer = last_gate(store, scorer)  # as `gate` and `sheet` do
+    if not any(given.startswith(("preset=", "config=")) for given in args.settings):
+        # What is not named is as in the last run, as for `gate` and `sheet`.
+        given = {word.partition("=")[0].removeprefix("scorer.") for word in args.settings if word.startswith("scorer.")}
+        scorer = last_gate(store, scorer, given)
     count = export_pairs(
         store, args.to, scorer.threshold, args.layout, fidelity=scorer.fidelity, bound=scorer.fidelity_bound
     )

@@ -164,6 +164,9 @@ def test_export_honours_the_second_opinion(capsys: pytest.CaptureFixture[str], t
     finish(store, rows, fidelity="psnr")
     assert main(["export", f"out={tmp_path / 'run'}", "--to", str(tmp_path / "as the run")]) == 0
     assert capsys.readouterr().out.startswith("4 accepted pairs at threshold 5 written"), "the last run's gate"
+    bounded = ["export", f"out={tmp_path / 'run'}", "scorer.fidelity=psnr", "scorer.fidelity_bound=22"]
+    assert main([*bounded, "--to", str(tmp_path / "bounded")]) == 0
+    assert capsys.readouterr().out.startswith("2 accepted pairs at threshold 5 and psnr bound 22"), "its threshold too"
     args = ["export", f"out={tmp_path / 'run'}", "scorer.threshold=5", "scorer.fidelity=psnr"]
     assert main([*args, "scorer.fidelity_bound=22", "--to", str(tmp_path / "pairs")]) == 0
     assert capsys.readouterr().out.startswith("2 accepted pairs at threshold 5 and psnr bound 22 written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pyarrow.dataset as ds
@@ -18,14 +19,15 @@ from gmd_ray.images.records import accepted, fidelity_bound, rows_dataset
 LAYOUTS = ("parquet", "folders")
 
 
-def last_gate(store: str, scorer: ScorerConfig) -> ScorerConfig:
-    """The gate as the store's last finished run had it; as it is given where none finished."""
+def last_gate(store: str, scorer: ScorerConfig, given: Collection[str] = ()) -> ScorerConfig:
+    """The gate as the store's last finished run had it, but for the fields in `given`; as it is where none finished."""
     url = PairStore(store)
     told = url.read(manifest.NAME)
     if told is None:
         return scorer
     recorded = settings.recorded_fidelity(told.get("settings", {}))
-    return replace(scorer, threshold=told["threshold"], fidelity=recorded, fidelity_bound=told.get("fidelity_bound"))
+    last = {"threshold": told["threshold"], "fidelity": recorded, "fidelity_bound": told.get("fidelity_bound")}
+    return replace(scorer, **{key: value for key, value in last.items() if key not in given})
 
 
 def export_pairs(
