@@ -7,7 +7,7 @@ import os
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,8 @@ Row = dict[str, Any]
 _LEFT = "left"
 Work = Callable[[list[Row]], list[Row]]
 """A batch in, the new columns of each of its rows out."""
+Cut = Callable[[list[Row]], Iterable[list[Row]]]
+"""Rows in, batches of them out."""
 
 
 class Quarantine:
@@ -37,17 +39,26 @@ class Quarantine:
         self.stage, self.ledger, self.max_attempts = stage, ledger, max_attempts
         self._worked = False
 
-    def run(self, rows: list[Row], work: Work, batches: Callable[[list[Row]], Iterator[list[Row]]]) -> None:
+    def run(self, rows: list[Row], work: Work, cut: Cut) -> None:
         """Fill in the columns of every row that is still ok, or mark it failed.
 
         Args:
             rows: all rows of a block; failed ones pass untouched.
             work: the stage.
-            batches: how to group rows that nobody suspects.
+            cut: how to group rows that nobody suspects.
+        """
+        batches, suspects = self.sift(rows, cut)
+        for batch in [*batches, *([row] for row in suspects)]:
+            self.attempt(batch, work)
+
+    def sift(self, rows: list[Row], cut: Cut) -> tuple[list[list[Row]], list[Row]]:
+        """The rows that are still ok: batches of those that nobody suspects, and those that must be tried alone.
+
+        A row that is convicted by what the ledger knows is marked failed here.
         """
         alive = [row for row in rows if row["status"] == "ok"]
         if not alive:
-            return
+            return [], []
         history = ray.get(self.ledger.history.remote(self.stage, [row["id"] for row in alive]))
         fresh: list[Row] = []
         excused: list[Row] = []
@@ -60,16 +71,13 @@ class Quarantine:
                 self.ledger.done.remote(self.stage, [row["id"]])
             else:
                 (suspects if begun.times else excused if begun.excused else fresh).append(row)
-        for group in (excused, fresh):
-            for batch in batches(group):
-                self._attempt(batch, work)
-        for row in suspects:
-            self._attempt([row], work)
+        return [*cut(excused), *cut(fresh)], suspects
 
     def _convicted(self, begun: Begun) -> bool:
         return begun.alone > 0 and begun.times >= self.max_attempts
 
-    def _attempt(self, batch: list[Row], work: Work) -> None:
+    def attempt(self, batch: list[Row], work: Work) -> None:
+        """Run the stage on one batch; halves of it where it raises, down to the row to blame."""
         ids = [row["id"] for row in batch]
         counts = ray.get(self.ledger.begin.remote(self.stage, ids))
         if counts is None:
@@ -85,8 +93,8 @@ class Quarantine:
             self._leave_if_lost(error, ids)
             if len(batch) > 1:
                 middle = len(batch) // 2
-                self._attempt(batch[:middle], work)
-                self._attempt(batch[middle:], work)
+                self.attempt(batch[:middle], work)
+                self.attempt(batch[middle:], work)
                 return
             fail(batch[0], self.stage, type(error).__name__, one_line(error))
         else:

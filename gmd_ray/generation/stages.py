@@ -42,10 +42,16 @@ class _Batch:
     """(height, width) of each image without the padding."""
 
 
+_Decoding = dict[tuple[str, ...], Future[_Batch]]
+"""Batches of a block whose images are being decoded, by the ids of their rows."""
+
+
 class _ModelStage:
     """Loads a model once per actor and runs it over the ok rows of each block, in batches of one (padded) size.
 
-    While the model works on a batch, threads decode the next one and encode the last.
+    An actor has two blocks at hand (`pools.BLOCKS_PER_ACTOR`), each in a call of its own, and one thread in which the
+    model runs. While the model works on a batch, other threads decode the next one, be it of this block or the first
+    of the other, and encode the last; so it waits for neither, at the seams of blocks too.
     """
 
     name: ClassVar[str]
@@ -63,35 +69,46 @@ class _ModelStage:
         self._multiple = getattr(self.model, "batch_multiple", 1)
         self._batch_size = pool.batch_size
         self._threads = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="gmd-png")
-        self._loading: dict[tuple[str, ...], Future[_Batch]] = {}
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="gmd-model")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
-        self._quarantine.run(rows, self._work, self._ahead)
-        self._collect(rows)
+        batches, suspects = self._quarantine.sift(rows, self._cut)
+        decoding: _Decoding = {}
+        self._decode(batches[:1], decoding)  # while the model is still at the other block
+        self._model_thread.submit(self._run_model, batches, suspects, decoding).result()
+        self._collect(rows)  # while the model is at the other block already
         return to_table(rows)
 
-    def _ahead(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """The batches, each handed out once the next one has begun to load."""
-        waiting: list[Row] = []
-        for batch in batches_by_size(rows, self.image_column, self._batch_size, self._multiple):
-            self._loading[_key(batch)] = self._threads.submit(self._load, batch)
-            if waiting:
-                yield waiting
-            waiting = batch
-        if waiting:
-            yield waiting
+    def _cut(self, rows: list[Row]) -> Iterator[list[Row]]:
+        return batches_by_size(rows, self.image_column, self._batch_size, self._multiple)
+
+    def _run_model(self, batches: list[list[Row]], suspects: list[Row], decoding: _Decoding) -> None:
+        """The model's turn at a block. Suspects are decoded in it too: a death must be laid at the right door."""
+
+        def work(rows: list[Row]) -> list[Row]:
+            ready = decoding.pop(_key(rows), None)
+            return self._work(rows, ready.result() if ready else self._load(rows))
+
+        for index, batch in enumerate(batches):
+            self._decode(batches[index + 1 : index + 2], decoding)
+            self._quarantine.attempt(batch, work)
+        for row in suspects:
+            self._quarantine.attempt([row], work)
+
+    def _decode(self, batches: list[list[Row]], decoding: _Decoding) -> None:
+        for batch in batches:
+            decoding[_key(batch)] = self._threads.submit(self._load, batch)
 
     def _load(self, rows: list[Row]) -> _Batch:
         """Decode a batch, pad its images to one size, and pin them where an accelerator will fetch them."""
         decoded = [to_tensor([decode_png(row[self.image_column])]) for row in rows]
         sizes = [(image.shape[-2], image.shape[-1]) for image in decoded]
         images = torch.cat([pad_to_multiple(image, self._multiple) for image in decoded])
-        return _Batch(images.pin_memory() if torch.cuda.is_available() else images, sizes)
+        # A process that only drives the ranks of a sharded teacher has no CUDA of its own, and should get none.
+        return _Batch(images.pin_memory() if torch.cuda.is_initialized() else images, sizes)
 
-    def _work(self, rows: list[Row]) -> list[Row]:
-        loading = self._loading.pop(_key(rows), None)
-        batch = loading.result() if loading else self._load(rows)
+    def _work(self, rows: list[Row], batch: _Batch) -> list[Row]:
         with torch.no_grad():
             columns = self.run(batch, [row["id"] for row in rows])
         return [{**new, self.model_column: self.model.fingerprint} for new in columns]
@@ -105,7 +122,6 @@ class _ModelStage:
 
     def _collect(self, rows: list[Row]) -> None:
         """Wait for the encoded images of a block."""
-        self._loading.clear()  # what rows on their way out left behind
         for row in rows:
             if self.made_column and isinstance(row.get(self.made_column), Future):
                 row[self.made_column] = row[self.made_column].result()
@@ -149,8 +165,8 @@ class Score(_ModelStage):
         super().__init__(replica)
         self._compares = replica.config.fidelity != "none"
 
-    def _work(self, rows: list[Row]) -> list[Row]:
-        columns = super()._work(rows)
+    def _work(self, rows: list[Row], batch: _Batch) -> list[Row]:
+        columns = super()._work(rows, batch)
         if self._compares:  # for the second opinion
             targets, restored = (
                 to_tensor([decode_png(row[name]) for row in rows]) for name in ("pseudo_target", "restored")

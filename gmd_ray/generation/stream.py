@@ -18,7 +18,7 @@ from gmd_ray.config import Config, PoolConfig, ScorerConfig, StudentConfig, Teac
 from gmd_ray.errors import GmdError
 from gmd_ray.generation.cluster import TASK_CPUS, read_cpus
 from gmd_ray.generation.files import located
-from gmd_ray.generation.pools import actor_pool
+from gmd_ray.generation.pools import GROW_AT, actor_pool
 from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.reading import read_images
 from gmd_ray.generation.stages import Project, Replica, Restore, Score
@@ -86,6 +86,7 @@ def build_stream(
     ds.context.execution_no_progress_timeout_s = generation.no_progress_timeout_s
     # A pool goes down when its input is used up, never for a lull: a teacher takes minutes to load.
     ds.context.autoscaling_config.actor_pool_util_downscaling_threshold = -1
+    ds.context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT
     ds.context.enable_progress_bars = False  # they would fight ours
     ds.context.issue_detectors_config.detectors = []  # advice for authors of Ray programs, in a user's log
     return ds

@@ -1,26 +1,133 @@
-"""What a stage hands to its model."""
+"""What a stage hands to its model, and what goes on beside it."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
 import torch
 
-from gmd_ray.generation.stages import Restore, _Batch
+from gmd_ray.generation import stages
+from gmd_ray.generation.ledger import open_ledger
+from gmd_ray.generation.pools import BLOCKS_PER_ACTOR
+from gmd_ray.generation.stages import Replica, Restore
+from gmd_ray.images.encode import decode_png, encode_png
+from gmd_ray.images.records import PAIR_SCHEMA
+
+PATIENCE_S = 30
 
 
-def test_stage_0_tells_the_student_whose_image_it_is() -> None:
+class Student:
+    """Darkens; stays at an image until it is told to go on, and remembers who asked and where."""
+
+    fingerprint = "f" * 12
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.threads: set[int] = set()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def restore(self, lq: torch.Tensor, ids: list[str]) -> torch.Tensor:
+        self.seen += ids
+        self.threads.add(threading.get_ident())
+        assert self.may_go_on.wait(PATIENCE_S)
+        return lq / 2
+
+
+@pytest.fixture
+def student() -> Student:
+    return Student()
+
+
+@pytest.fixture
+def stage(ray_session: None, student: Student) -> Iterator[Restore]:
+    """Stage 0 as an actor holds it, in this process."""
+    ledger: ray.actor.ActorHandle = open_ledger({})
+    config = SimpleNamespace(pool=SimpleNamespace(num_cpus=1, batch_size=2))
+    yield Restore(Replica(lambda _: student, config, ledger, 2))
+    student.may_go_on.set()
+
+
+def block(*ids: str) -> pa.Table:
+    image = np.full((8, 8, 3), 0.8, np.float32)
+    rows = [{"id": key, "status": "ok", "attempts": 0, "lq": encode_png(image)} for key in ids]
+    return pa.Table.from_pylist(rows, schema=PAIR_SCHEMA)
+
+
+def checked(done: Future[pa.Table]) -> list[str]:
+    rows = done.result(PATIENCE_S).to_pylist()
+    assert {row["status"] for row in rows} == {"ok"}
+    assert all(np.allclose(decode_png(row["restored"]), 0.4, atol=1e-6) for row in rows)
+    return [row["id"] for row in rows]
+
+
+def test_stage_0_tells_the_student_whose_image_it_is(stage: Restore, student: Student) -> None:
     """A student that samples draws its noise from the id; without it a renamed or resumed run would differ."""
+    assert stage(block("a/b.png", "c.png", "d.png")).num_rows == 3
+    assert student.seen == ["a/b.png", "c.png", "d.png"]
 
-    class Student:
-        seen: list[str] = []
 
-        def restore(self, lq: torch.Tensor, ids: list[str]) -> torch.Tensor:
-            self.seen += ids
-            return lq
+def test_the_model_goes_on_while_the_last_images_of_a_block_are_encoded(
+    stage: Restore, student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoding, may_end = threading.Event(), threading.Event()
 
-    stage = Restore.__new__(Restore)  # without an actor's start-up
-    stage.model, stage._threads = Student(), ThreadPoolExecutor(1)
-    rows = stage.run(_Batch(torch.rand(2, 3, 4, 5), [(4, 5)] * 2), ["a/b.png", "c.png"])
-    assert Student.seen == ["a/b.png", "c.png"]
-    assert len(rows) == 2
+    def slow(image: np.ndarray) -> bytes:
+        encoding.set()
+        assert may_end.wait(PATIENCE_S)
+        return encode_png(image)
+
+    with ThreadPoolExecutor(BLOCKS_PER_ACTOR) as calls:
+        student.may_go_on.clear()
+        first = calls.submit(stage, block("a"))
+        second = calls.submit(stage, block("b"))
+        monkeypatch.setattr(stages, "encode_png", slow)
+        student.may_go_on.set()
+        assert encoding.wait(PATIENCE_S)
+        until(lambda: sorted(student.seen) == ["a", "b"])
+        assert not first.done()
+        assert not second.done()
+        may_end.set()
+        assert checked(first) == ["a"]
+        assert checked(second) == ["b"]
+    assert len(student.threads) == 1  # an accelerator's model is never in two places
+
+
+def test_the_next_block_is_decoded_while_the_model_works(
+    stage: Restore, student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = threading.Semaphore(0)
+
+    def noted(data: bytes) -> np.ndarray:
+        image = decode_png(data)
+        decoded.release()
+        return image
+
+    monkeypatch.setattr(stages, "decode_png", noted)
+    with ThreadPoolExecutor(BLOCKS_PER_ACTOR) as calls:
+        student.may_go_on.clear()
+        first = calls.submit(stage, block("a"))
+        assert decoded.acquire(timeout=PATIENCE_S)
+        until(lambda: student.seen == ["a"])
+        second = calls.submit(stage, block("b", "c", "d"))
+        for _ in range(stage._batch_size):
+            assert decoded.acquire(timeout=PATIENCE_S)
+        assert student.seen == ["a"]  # which the student still has
+        student.may_go_on.set()
+        assert checked(first) == ["a"]
+        assert checked(second) == ["b", "c", "d"]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
