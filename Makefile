@@ -14,8 +14,9 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/gmd-ray adapt preset=demo
 
+# Two at a time, a file always in one: much of the time a test waits for a Ray worker to start.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Kills drivers, workers and a node of running jobs; about a quarter of an hour.
 chaos: $(INSTALLED)

@@ -28,12 +28,12 @@ class WorldSize:
     """Images per folder."""
 
     seed: int = 100
-    target: int = 300
-    severe: int = 30
+    target: int = 200
+    severe: int = 20
     """Of the target photos, so many are beyond repair."""
-    source: int = 600
-    target_test: int = 200
-    source_test: int = 100
+    source: int = 400
+    target_test: int = 150
+    source_test: int = 75
 
 
 def prepare(root: str | Path, size: WorldSize | None = None) -> None:

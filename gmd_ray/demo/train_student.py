@@ -27,7 +27,7 @@ class StudentRecipe:
     batch: int = 32
     crop: int = 32
     lr: float = 2e-3
-    channels: int = 32
+    channels: int = 24
     layers: int = 8
 
 
