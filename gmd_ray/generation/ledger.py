@@ -14,6 +14,9 @@ from gmd_ray.errors import GmdError
 ADMITTING = ("read", "restore", "project")
 """Stages that take no more rows once the run is to end; what they have done is scored and written."""
 
+EXCUSES = 3
+"""More than one: the next worker may begin with the other block that was at hand, and break before it comes to this."""
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -68,13 +71,13 @@ class Ledger:
     def excuse(self, stage: str, ids: Sequence[str]) -> None:
         """Take back the last attempt of a batch whose worker leaves for a reason that may be older than the batch.
 
-        Once for each row: the next time it counts, so that a row that breaks every worker is found out all the same.
+        `EXCUSES` times for each row, then it counts, so that a row that breaks every worker is found out all the same.
         """
         alone = int(len(ids) == 1)
         for key in ids:
             old = self._open[stage, key]
-            if not old.excused:
-                self._open[stage, key] = Begun(old.times - 1, old.alone - alone, 1)
+            if old.excused < EXCUSES:
+                self._open[stage, key] = Begun(old.times - 1, old.alone - alone, old.excused + 1)
 
     def done(self, stage: str, ids: Sequence[str]) -> None:
         """Strike out rows whose work ended, well or with an exception of their own."""

@@ -32,7 +32,8 @@ class Quarantine:
 
     A batch that raises is halved until the row to blame is alone. A row on which a worker died (the ledger knows) is
     tried alone, so that the next death convicts it and nothing else. Where the accelerator breaks in a worker that
-    worked before, the batch at hand is not suspected, but tried first in the next worker: there it alone can break it.
+    worked before, the batch at hand is not suspected, but tried first of its block by the next worker: where that one
+    has done nothing else, the batch alone can break it.
     """
 
     def __init__(self, stage: str, ledger: ray.actor.ActorHandle, max_attempts: int) -> None:

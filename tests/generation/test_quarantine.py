@@ -152,6 +152,18 @@ def test_no_row_pays_for_a_worker_gone_bad(ledger: ray.actor.ActorHandle, exits:
     assert [row["status"] for block in blocks for row in block] == ["ok"] * 10
 
 
+def test_no_row_pays_for_workers_gone_bad_where_another_block_comes_first(
+    ledger: ray.actor.ActorHandle, exits: None
+) -> None:
+    """An actor has two blocks at hand; of those that its successor is given again, either may come first."""
+    block, workers = rows(*"abcd"), _Workers(ledger, good_calls=2)
+    for other in ("efgh", "ijkl", "mnop"):
+        assert workers._run(rows(*other))
+        assert not workers._run(block)
+    workers.run(block)
+    assert [row["status"] for row in block] == ["ok"] * 4
+
+
 def test_a_row_that_breaks_every_accelerator_is_convicted(ledger: ray.actor.ActorHandle, exits: None) -> None:
     block = rows(*"abcdef")
     _Workers(ledger, good_calls=99, bad="d").run(block)
