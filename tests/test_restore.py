@@ -109,29 +109,23 @@ def test_a_folder_with_broken_files(
 
 
 @pytest.mark.slow
-def test_on_a_cluster(photos: Path, model: Path, tmp_path: Path, ray_session: None) -> None:
-    out, cfg = tmp_path / "out", Config()
-    cfg.student.path, cfg.student.device, cfg.student.pool.max = str(model), "cpu", 2
-    done = restore_folder(cfg, str(photos), str(out), suffix="_r", on_ray=True)
-    assert (done.count, list(done.failed)) == (9, ["deep er/torn.jpg", "empty.png"])
-    check_folder(photos, out, model)
-    cfg.student.path = str(photos / "plain.png")
-    with pytest.raises(ValueError, match="unknown ending"):
-        restore_folder(cfg, str(photos), str(out), on_ray=True)
-
-
-def test_a_relative_folder_is_the_callers_and_the_pool_is_as_set(
+def test_on_a_cluster(
     photos: Path, model: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A relative folder is the caller's, and the pool is as set."""
     pools = []
     monkeypatch.setattr("gmd_ray.generation.pools.actor_pool", lambda pool: pools.append(pool) or actor_pool(pool))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")  # Ray's workers stay where the session began
     cfg = Config()
-    cfg.student.path, cfg.student.device = str(model), "cpu"
-    assert restore_folder(cfg, str(photos), "out", suffix="_r", on_ray=True).count == 9
+    cfg.student.path, cfg.student.device, cfg.student.pool.max = str(model), "cpu", 2
+    done = restore_folder(cfg, str(photos), "out", suffix="_r", on_ray=True)
+    assert (done.count, list(done.failed)) == (9, ["deep er/torn.jpg", "empty.png"])
     check_folder(photos, tmp_path / "here" / "out", model)
     assert pools == [cfg.student.pool]
+    cfg.student.path = str(photos / "plain.png")
+    with pytest.raises(ValueError, match="unknown ending"):
+        restore_folder(cfg, str(photos), "out", on_ray=True)
 
 
 def test_tiles_endings_and_single_files(photos: Path, tmp_path: Path) -> None:

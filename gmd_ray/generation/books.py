@@ -73,14 +73,14 @@ def close_books(
     for what, ids in (("have no row", lost), ("have more than one row", twice)):
         if ids:
             raise BooksError(f"books do not balance: {len(ids)} of {len(known)} inputs {what} ({', '.join(ids[:3])})")
-    mine = rows.filter(pa.array([key in known for key in rows["id"].to_pylist()], pa.bool_()))
+    names = ["status", "score"] + (["fidelity"] if fidelity else [])
+    mine = rows.select(names).filter(pa.array([key in known for key in rows["id"].to_pylist()], pa.bool_()))
     failed = sum(status == "failed" for status in mine["status"].to_pylist())
     ok = sum(status == "ok" for status in mine["status"].to_pylist())
     if ok + failed != len(known):
         raise BooksError(f"books do not balance: {ok} ok + {failed} failed of {len(known)} inputs")
-    names = ["status", "score"] + (["fidelity"] if fidelity else [])
     schema = pa.schema([PAIR_SCHEMA.field(name) for name in names])
-    view = mine.select(names).cast(schema).filter(accepted(threshold, higher_is_better, fidelity=fidelity))
+    view = mine.cast(schema).filter(accepted(threshold, higher_is_better, fidelity=fidelity))
     return Books(
         inputs=len(known),
         accepted=view.num_rows,

@@ -30,7 +30,7 @@ def make_manifest(
 
     Args:
         inputs: ids of the input folder.
-        rows: every column but the images, of the whole store.
+        rows: the index of the whole store.
     """
     used = settings.relevant(cfg)
     seconds = {stage: pc.sum(rows[f"seconds_{stage}"]).as_py() or 0.0 for stage in STAGES}

@@ -101,7 +101,7 @@ def known_facts(store: PairStore, remembered: Facts) -> Facts:
     Raises:
         DataError: rows of two models of a kind.
     """
-    rows = store.index()
+    rows = store.index().select(["status", *settings.MODELS])
     ok = rows.filter(pc.field("status") == "ok")
     facts: Facts = {}
     for section in settings.MODELS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -40,6 +40,8 @@ class _Batch:
     """(B, 3, H, W) float32 in [0, 1], padded to one size."""
     sizes: list[tuple[int, int]]
     """(height, width) of each image without the padding."""
+    restored: torch.Tensor | None = None
+    """What `images` were made of, in the same form, for a second opinion on them."""
 
 
 _Decoding = dict[tuple[str, ...], Future[_Batch]]
@@ -165,18 +167,18 @@ class Score(_ModelStage):
         super().__init__(replica)
         self._compares = replica.config.fidelity != "none"
 
-    def _work(self, rows: list[Row], batch: _Batch) -> list[Row]:
-        columns = super()._work(rows, batch)
-        if self._compares:  # for the second opinion
-            targets, restored = (
-                to_tensor([decode_png(row[name]) for row in rows]) for name in ("pseudo_target", "restored")
-            )
-            values = _finite(self.model.fidelity(targets, restored), "the fidelity").tolist()
-            columns = [{**column, "fidelity": value} for column, value in zip(columns, values, strict=True)]
-        return columns
+    def _load(self, rows: list[Row]) -> _Batch:
+        batch = super()._load(rows)
+        if not self._compares:
+            return batch
+        return replace(batch, restored=to_tensor([decode_png(row["restored"]) for row in rows]))
 
     def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
-        return [{"score": score} for score in _finite(self.model.score(batch.images), "the score").tolist()]
+        columns = [{"score": score} for score in _finite(self.model.score(batch.images), "the score").tolist()]
+        if batch.restored is not None:
+            values = _finite(self.model.fidelity(batch.images, batch.restored), "the fidelity").tolist()
+            columns = [{**column, "fidelity": value} for column, value in zip(columns, values, strict=True)]
+        return columns
 
 
 def load_model(section: str, replica: Replica) -> Any:

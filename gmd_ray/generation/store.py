@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from gmd_ray.errors import DataError
 from gmd_ray.generation.files import TEMPORARY, absolute, get, put_json, remove
-from gmd_ray.generation.parts import SCALARS, drop_rows
+from gmd_ray.generation.parts import drop_rows
 from gmd_ray.generation.quarantine import one_line
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.records import PAIR_SCHEMA, rows_dataset
@@ -23,6 +23,11 @@ log = logging.getLogger("gmd_ray.generation")
 
 PART = "__filename"
 """Arrow's name for the file that a row was read from."""
+INDEX = [
+    *("id", "status", "score", "fidelity", "teacher", "student", "scorer"),
+    *("seconds_restore", "seconds_project", "seconds_score", "error_stage", "error_type"),
+]
+"""Columns that a driver holds of every row."""
 
 
 def store_url(out: str) -> str:
@@ -61,7 +66,7 @@ class PairStore:
         return any(info.type != fs.FileType.NotFound for info in infos)
 
     def index(self) -> pa.Table:
-        """Every column but the images, of every row, with the path of its part file in column `PART`.
+        """Columns `INDEX` of every row, with the path of its part file in column `PART`.
 
         Read once, since a large store on an object store takes minutes; `refresh` says that others have written.
 
@@ -77,11 +82,12 @@ class PairStore:
         self._index = None
 
     def _read_index(self) -> pa.Table:
-        empty = pa.schema([*(PAIR_SCHEMA.field(name) for name in SCALARS), (PART, pa.string())]).empty_table()
+        empty = pa.schema([*(PAIR_SCHEMA.field(name) for name in INDEX), (PART, pa.string())]).empty_table()
         if not self._names():
             return empty
         try:
-            return rows_dataset(self.path, self.filesystem).to_table(columns=[*SCALARS, PART])
+            # The footers of all parts, kept for a second scan that never comes, would be ten times the index.
+            return rows_dataset(self.path, self.filesystem).to_table(columns=[*INDEX, PART], cache_metadata=False)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.url}: a part file is torn or foreign; remove it: {one_line(error)}") from error
 

@@ -49,9 +49,10 @@ def build_stream(
     generation, configs = cfg.generation, model_configs(cfg)
     attempts, step = generation.max_attempts, generation.rows_per_block
 
-    # Exact blocks: what travels, is retried and becomes one part file together.
+    # Exact blocks: what travels, is retried and becomes one part file together. `from_arrow` would ask a task for the
+    # number of rows of each.
     inputs = pa.table({"id": [file.id for file in files], "uri": [file.uri for file in files]})
-    ds = ray.data.from_arrow([inputs.slice(start, step) for start in range(0, len(files), step)])
+    ds = ray.data.from_blocks([inputs.slice(start, step) for start in range(0, len(files), step)])
 
     # Read and decode on CPU tasks; a file that does not decode is a failed row from here on, and passes all stages.
     ds = ds.map_batches(

@@ -30,7 +30,7 @@ EXTENSIONS = DECODED | NOT_DECODED
 _ARROW_SCHEMES = ("s3", "gs", "gcs")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """One image of a folder."""
 

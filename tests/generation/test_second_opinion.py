@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
 from gmd_ray.errors import DataError, ResumeMismatchError
 from gmd_ray.evaluation.store import open_store
 from gmd_ray.generation import Books, export_pairs, generate
+from gmd_ray.generation.ledger import open_ledger
+from gmd_ray.generation.stages import Replica, Score
 from gmd_ray.images.encode import decode_png, to_tensor
-from gmd_ray.quality import load_metric
+from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.quality import load_metric, load_scorer
 from gmd_ray.training.targets import target_plan
+from tests.generation.shelf import ok_row, png
 from tests.generation.world import World
 
 Finished = tuple[World, Books]
@@ -71,13 +76,16 @@ def test_another_fidelity_on_a_store_is_refused(measured: Finished, finished: Fi
 
 
 def test_an_image_too_small_to_compare_is_its_own_failed_row(tmp_path: Path, ray_session: None) -> None:
-    from tests.generation.world import write_photo
-
-    world = World(tmp_path).build(3)
-    write_photo(world.photos / "tiny.png", (8, 8))
-    world.cfg.scorer.fidelity = "ssim"
-    books = generate(world.cfg, models=world.models())
-    assert (books.ok, books.failed) == (3, 1)
-    row = world.rows()["tiny.png"]
+    cfg = World(tmp_path).build(0).cfg.scorer
+    cfg.fidelity = "ssim"
+    stage = Score(Replica(load_scorer, cfg, open_ledger({}), 2))
+    sizes = {"a.png": (16, 16), "tiny.png": (8, 8), "b.png": (16, 16)}
+    block = [{**ok_row(key, 0.0), "score": None, "scorer": None} for key in sizes]
+    for row in block:
+        row["restored"] = row["pseudo_target"] = png(*sizes[row["id"]], seed=row["id"])
+    made = {row["id"]: row for row in stage(pa.Table.from_pylist(block, schema=PAIR_SCHEMA)).to_pylist()}
+    assert {key: row["status"] for key, row in made.items()} == {"a.png": "ok", "tiny.png": "failed", "b.png": "ok"}
+    assert made["a.png"]["fidelity"] == pytest.approx(1.0)
+    row = made["tiny.png"]
     assert (row["error_stage"], row["error_type"]) == ("score", "DataError")
     assert "SSIM needs at least 11x11" in str(row["error"])

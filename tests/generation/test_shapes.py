@@ -2,69 +2,56 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
+import pyarrow as pa
 import torch
 
 from gmd_ray.config import InjectionConfig, PoolConfig, TeacherConfig
-from gmd_ray.generation import Models, generate
+from gmd_ray.generation.ledger import open_ledger
+from gmd_ray.generation.stages import Project, Replica
 from gmd_ray.images.encode import decode_png, to_images, to_tensor
+from gmd_ray.images.records import PAIR_SCHEMA
 from gmd_ray.teachers import load_teacher
-from tests.generation.world import World, write_photo
+from tests.generation.shelf import png
 from tests.teachers.conftest import make_flux
-
-pytestmark = pytest.mark.slow
 
 SIZES = [(16, 16), (15, 14), (13, 16), (12, 20), (9, 20), (12, 17), (5, 3)]
 
 
-@dataclass(frozen=True)
 class Watched:
-    """Loads the real teacher and leaves the shape of each batch in a file."""
+    """The real teacher, and the shape of each batch that it was given."""
 
-    log: str
-
-    def __call__(self, cfg: TeacherConfig) -> WatchedTeacher:
-        return WatchedTeacher(self.log, cfg)
-
-
-class WatchedTeacher:
-    def __init__(self, log: str, cfg: TeacherConfig) -> None:
-        self.log, self.teacher = log, load_teacher(cfg)
+    def __init__(self, cfg: TeacherConfig) -> None:
+        self.teacher, self.shapes = load_teacher(cfg), list[tuple[int, ...]]()
         self.fingerprint, self.batch_multiple = self.teacher.fingerprint, self.teacher.batch_multiple
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
-        with open(self.log, "a") as file:
-            file.write(json.dumps(restored.shape) + "\n")
+        self.shapes.append(tuple(restored.shape))
         return self.teacher.project(restored, ids)
 
 
 def test_sizes_that_pad_alike_share_batches(tmp_path: Path, ray_session: None) -> None:
-    world = World(tmp_path).build(0)
-    for number, size in enumerate(SIZES):
-        write_photo(world.photos / f"{number}.png", size)
-    world.cfg.teacher = TeacherConfig(
+    cfg = TeacherConfig(
         path=str(make_flux(tmp_path / "flux", autoencoder=False)),
         steps=2,
         injection=InjectionConfig(blocks="all", steps=1),
         pool=PoolConfig(num_cpus=0.5, batch_size=8),
     )
-    world.cfg.generation.rows_per_block = 16
-    log = tmp_path / "shapes"
-    assert generate(world.cfg, models=Models(teacher=Watched(str(log)))).ok == len(SIZES)
+    block = [
+        {"id": f"{number}.png", "status": "ok", "attempts": 0, "restored": png(*size, seed=str(number))}
+        for number, size in enumerate(SIZES)
+    ]
+    stage = Project(Replica(Watched, cfg, open_ledger({}), 2))
+    rows = stage(pa.Table.from_pylist(block, schema=PAIR_SCHEMA)).to_pylist()
 
-    teacher = load_teacher(world.cfg.teacher)
+    teacher = load_teacher(cfg)
     assert teacher.batch_multiple == 4
-    shapes = [tuple(json.loads(line)) for line in log.read_text().splitlines()]
-    assert sorted(shapes) == [(1, 3, 8, 4), (3, 3, 12, 20), (3, 3, 16, 16)]
-    for number, size in enumerate(SIZES):
-        row = world.rows()[f"{number}.png"]
-        made, restored = decode_png(row["pseudo_target"]), decode_png(row["restored"])  # type: ignore[arg-type]
+    assert sorted(stage.model.shapes) == [(1, 3, 8, 4), (3, 3, 12, 20), (3, 3, 16, 16)]
+    for row, size in zip(rows, SIZES, strict=True):
+        made, restored = decode_png(row["pseudo_target"]), decode_png(row["restored"])
         assert made.shape[:2] == restored.shape[:2] == (row["height"], row["width"]) == size
         alone = to_images(teacher.project(to_tensor([restored]), ["x"]))[0]
         assert np.abs(made - alone).max() <= 0.51 / 255

@@ -65,27 +65,26 @@ def test_only_who_keeps_a_state_holds_it(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_sharded_training_is_plain_training_and_its_checkpoints_are_ddps(tmp_path: Path) -> None:
     settings = {"num_workers": 2, "batch_size": 5, "accumulate": 2, "loss": "l2", "validate_every": 6}
+    cfg = make_config(tmp_path, strategy="fsdp", **settings)
+    cfg.evaluation.source_hq, cfg.evaluation.source_lq = cfg.source.hq, cfg.source.lq
+    student = Path(finetuned_path(cfg, "adapted"))
+    last = student.parent / "train" / "step_00000012"
+    expected = plain_training(make_plan(cfg, "adapted", None))
     curves, states = {}, {}
-    for strategy in ("ddp", "fsdp"):
-        cfg = make_config(tmp_path, strategy=strategy, **settings)
-        cfg.evaluation.source_hq, cfg.evaluation.source_lq = cfg.source.hq, cfg.source.lq
-        folder = Path(finetuned_path(cfg, "adapted")).parent
-        shutil.rmtree(folder, ignore_errors=True)
-        finetune(cfg, "adapted")
-        curves[strategy] = read_curve(folder / "curve.jsonl")
-        states[strategy] = torch.load(folder / "train" / "step_00000012" / "state.pt", weights_only=True)
-        after = torch.load(finetuned_path(cfg, "adapted"), weights_only=True)
-        for key, value in plain_training(make_plan(cfg, "adapted", None)).items():
+    for strategy, resumed_from in (("fsdp", None), ("ddp", 8)):  # a run begun with one goes on with the other
+        cfg.training.strategy = strategy
+        assert finetune(cfg, "adapted").resumed_from == resumed_from
+        curves[strategy] = read_curve(student.parent / "curve.jsonl")
+        states[strategy] = torch.load(last / "state.pt", weights_only=True)
+        after = torch.load(student, weights_only=True)
+        for key, value in expected.items():
             torch.testing.assert_close(after[key], value, rtol=0, atol=1e-5)
+        student.unlink()
+        shutil.rmtree(last)
     names = ("loss", "loss_source", "loss_target", "grad_norm", "val_psnr")
     for a, b in zip(curves["ddp"], curves["fsdp"], strict=True):
         assert a["step"] == b["step"]
         assert {n: a[n] for n in names if n in a} == pytest.approx({n: b[n] for n in names if n in b}, rel=1e-5)
+    assert curves["ddp"][-1] != curves["fsdp"][-1], "its times, at least: made anew"
     assert [point["step"] for point in curves["fsdp"] if "val_psnr" in point] == [6, 12]
     assert _shapes(states["fsdp"]) == _shapes(states["ddp"])
-
-    # And so a run begun with one goes on with the other.
-    cfg = make_config(tmp_path, strategy="ddp", **settings)
-    cfg.evaluation.source_hq, cfg.evaluation.source_lq = cfg.source.hq, cfg.source.lq
-    Path(finetuned_path(cfg, "adapted")).unlink()
-    assert finetune(cfg, "adapted").resumed_from == 12
