@@ -11,6 +11,9 @@ import pytest
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import ResumeMismatchError
 from gmd_ray.generation import generate, settings
+from gmd_ray.generation.resume import claim
+from gmd_ray.generation.store import PairStore
+from gmd_ray.images.listing import list_images
 from tests.generation.world import World, write_photo, write_scorer, write_student
 
 
@@ -128,7 +131,9 @@ def test_other_photos_of_the_same_names_are_refused(world: World, tmp_path: Path
 
 def test_a_store_without_finished_rows_binds_to_nothing(world: World) -> None:
     shutil.rmtree(Path(world.store, "rows"))
-    world.cfg.target.limit = 1
     world.cfg.teacher.steps = 3
-    assert generate(world.cfg, models=world.models()).ok == 1
-    assert world.table()["teacher"].to_pylist() == ["sharpen-3-1.5-"]
+    store = PairStore(world.store)
+    assert claim(store, world.cfg, list_images(str(world.photos)), world.models()) == {}
+    saved = store.read(settings.NAME)
+    assert saved["settings"]["teacher.steps"] == 3
+    assert saved["models"] == {}
