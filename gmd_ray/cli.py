@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import re
+import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,8 +16,8 @@ from gmd_ray.errors import GmdError
 
 log = logging.getLogger("gmd_ray")
 
-PRINTING = ("ls", "config", "status", "verify", "gate")
-"""Verbs that only print."""
+PRINTING = ("ls", "config", "status", "verify", "gate", "plan")
+"""Verbs that print when all else is done."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,18 +31,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as `python -m` has it, for a team's own module in student.factory
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except GmdError as error:
         print(f"gmd-ray: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-    except BrokenPipeError:  # `gmd-ray ls metrics | head`; in a verb that works, another pipe may have broken
-        if args.verb not in PRINTING:
+    except BrokenPipeError:  # `gmd-ray ls metrics | head`
+        if args.verb not in PRINTING or not _reader_left():
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print("gmd-ray: stopped; the same command takes up where this one left off", file=sys.stderr)
         return 130
+
+
+def _reader_left() -> bool:
+    """Whether it is our output that nobody reads any more; else another pipe has broken, one of Ray's say."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

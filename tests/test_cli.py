@@ -68,6 +68,16 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (result.stdout.count("\n"), result.stderr) == (1, "")
 
 
+@pytest.mark.usefixtures("capfd")  # a stdout that is a file
+def test_another_pipe_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(args: object) -> int:
+        raise BrokenPipeError("a worker is gone")
+
+    monkeypatch.setattr("gmd_ray.verbs.plan", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["plan"])
+
+
 @pytest.mark.parametrize("verb", ["adapt", "generate", "pretrain", "finetune", "evaluate"])
 def test_a_verb_names_what_it_lacks(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main([verb, f"out={tmp_path / 'run'}"]) == 2

@@ -72,7 +72,8 @@ def tile_spans(size: int, tile: int, overlap: int, multiple: int = 1) -> list[tu
     # Beginnings move down to a multiple, so two neighbours may draw apart by as much, unless all lengths are multiples.
     slack = multiple - 1 if any(length % multiple for length in (size, tile, overlap)) else 0
     intervals = math.ceil((size - tile) / max(1, tile - overlap - slack))
-    starts = [i * (size - tile) // intervals // multiple * multiple for i in range(intervals + 1)]
+    # A set: where the image is hardly longer than the tile, the last may begin with the first, and takes it all.
+    starts = sorted({i * (size - tile) // intervals // multiple * multiple for i in range(intervals + 1)})
     return [(start, start + tile) for start in starts[:-1]] + [(starts[-1], size)]
 
 

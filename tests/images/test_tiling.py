@@ -77,6 +77,7 @@ def test_tiles_of_a_grid_begin_at_multiples_and_keep_the_overlap() -> None:
             assert (spans[0][0], spans[-1][1]) == (0, size)
             assert all(tile <= stop - start < tile + multiple for start, stop in spans)
             assert all(a[1] - b[0] >= overlap for a, b in itertools.pairwise(spans))
+            assert all(a[0] < b[0] for a, b in itertools.pairwise(spans)), "no tile twice"
     assert [grid_multiple(tile, tile // 4) for tile in (1, 8, 100, 512, 4096)] == [1, 1, 8, 64, 64]
     assert grid_multiple(512, 511) == 1
 
