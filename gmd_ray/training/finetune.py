@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -136,6 +137,8 @@ def _fit(plan: Plan, label: str, recorder: Recorder) -> int | None:
                 f"{label}: workers failed more than training.max_failures={cfg.max_failures} times, the last time with "
                 f"{type(cause).__name__}: {line}; the same command goes on from the last checkpoint"
             ) from error
+        except ray.exceptions.RayActorError as error:
+            raise GmdError(f"{label}: {_why_controller_died(str(error), plan)}") from error
     if isinstance(outcome, GmdError):
         raise outcome
     return outcome
@@ -146,6 +149,14 @@ def _train(config: dict[str, Any]) -> Any:
     from gmd_ray.training.loop import train
 
     return train(config)
+
+
+def _why_controller_died(message: str, plan: Plan) -> str:
+    gone = re.search(r"CheckpointManagerInitializationError: .*path=([^)]+)\)", message)
+    if gone:
+        return f"the checkpoint {gone[1]} is gone; put it back, or remove {plan.directory}/train to begin anew"
+    last = [line.strip() for line in message.splitlines() if line.strip()][-1:]
+    return f"Ray Train's controller died ({''.join(last)[:300]}); the same command goes on from the last checkpoint"
 
 
 def _what(plan: Plan) -> str:

@@ -1,10 +1,11 @@
 """Does the stream keep its teachers busy, and does its memory stay put?
 
-python -m tests.benchmarks.fleet [sleep|loop|memory|travel]
+python -m tests.benchmarks.fleet [sleep|loop|memory|bytes|travel]
 
 sleep   the real stream with teachers that sleep for --latency seconds an image and hold one (pretended) GPU each
 loop    the stream with the demo's real teacher, against the same model in a bare loop in this process
 memory  peak memory of the driver and its workers, for 1,000 and for 10,000 small images
+bytes   how much of a small object store images take that do not compress, with a teacher that holds them up
 travel  an image from one actor to the next: as PNG bytes, or as pixels
 """
 
@@ -23,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,14 +54,14 @@ def world(root: Path, images: int, size: tuple[int, int]) -> World:
     return world
 
 
-def start_ray(gpus: int) -> None:
+def start_ray(gpus: int, store: int = 500_000_000) -> None:
     import ray
 
     ray.init(
         address="local",
         num_cpus=4 + math.ceil(gpus * TEACHER_CPUS),  # more would start a crowd of read tasks
         num_gpus=gpus,
-        object_store_memory=500_000_000,
+        object_store_memory=store,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -67,13 +69,16 @@ def start_ray(gpus: int) -> None:
     )
 
 
-def spilled() -> int:
-    """Bytes that the object store has spilled since Ray was started."""
+def store_stats() -> Any:
+    """Of the object store, since Ray was started."""
     import ray
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-    state = get_state_from_address(ray.get_runtime_context().gcs_address)
-    return int(get_memory_info_reply(state).store_stats.spilled_bytes_total)
+    return get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address)).store_stats
+
+
+def spilled() -> int:
+    return int(store_stats().spilled_bytes_total)
 
 
 def peak_mb(pid: int) -> float:
@@ -183,6 +188,36 @@ def memory_run(images: int) -> None:
         )
 
 
+def bytes_run(images: int, store: int = 200_000_000) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        w = world(Path(folder), 0, (0, 0))
+        rng = np.random.default_rng(0)
+        w.photos.mkdir()
+        for number in range(images):
+            noise = rng.integers(0, 256, (512, 512, 3), dtype=np.uint8)
+            assert cv2.imwrite(str(w.photos / f"{number:05d}.png"), noise)
+        read = sum(file.stat().st_size for file in w.photos.iterdir())
+        w.cfg.teacher.pool = PoolConfig(num_cpus=0.5, batch_size=2)
+        w.cfg.generation.rows_per_block = 4
+        start_ray(gpus=0, store=store)
+        peak, done = 0, threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not done.wait(0.3):
+                peak = max(peak, store_stats().object_store_bytes_used)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            assert generate(w.cfg, models=Models(teacher=TimedTeacherSpec(str(w.log), 0.4))).ok == images
+        finally:
+            done.set()
+            watcher.join()
+        print("| images | read, MB | store, MB | peak, MB | spilled, MB |\n| --- | --- | --- | --- | --- |")
+        print(f"| {images} | " + " | ".join(f"{value / 1e6:.0f}" for value in (read, store, peak, spilled())) + " |")
+
+
 def travel_run(photos: str, repeats: int = 20) -> None:
     """Medians over `repeats` and over up to 8 photographs, brought to a size; through a private Ray's object store."""
     import ray
@@ -228,7 +263,7 @@ def travel_run(photos: str, repeats: int = 20) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sleep", "loop", "memory", "travel"))
+    parser.add_argument("what", choices=("sleep", "loop", "memory", "bytes", "travel"))
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--latency", type=float, default=2.0, help="seconds an image")
     parser.add_argument("--per-replica", type=int, default=24, help="images for each replica")
@@ -241,6 +276,9 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if args.what == "loop":
         loop_run((args.images or [640])[0])
+        return
+    if args.what == "bytes":
+        bytes_run((args.images or [200])[0])
         return
     if args.what == "travel":
         travel_run(args.photos or parser.error("travel needs --photos"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from gmd_ray.errors import GmdError
 from gmd_ray.training import finetune, finetuned_path
 from gmd_ray.training.curve import read_curve
 from gmd_ray.training.parallel import blocks, gathered
@@ -61,6 +63,17 @@ def test_only_who_keeps_a_state_holds_it(tmp_path: Path) -> None:
     assert kept["groups"] == gone["groups"]
 
 
+def _forget_last_checkpoint(train: Path) -> None:
+    """As if the run had been stopped before it."""
+    file = train / "checkpoint_manager_snapshot.json"
+    state = json.loads(file.read_text())
+    for key in ("checkpoint_results", "checkpoint_report_indices"):
+        state[key].pop()
+    state["latest_checkpoint_result"] = state["checkpoint_results"][-1]
+    state["current_report_index"] = state["checkpoint_report_indices"][-1] + 1
+    file.write_text(json.dumps(state))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_sharded_training_is_plain_training_and_its_checkpoints_are_ddps(tmp_path: Path) -> None:
@@ -68,19 +81,23 @@ def test_sharded_training_is_plain_training_and_its_checkpoints_are_ddps(tmp_pat
     cfg = make_config(tmp_path, strategy="fsdp", **settings)
     cfg.evaluation.source_hq, cfg.evaluation.source_lq = cfg.source.hq, cfg.source.lq
     student = Path(finetuned_path(cfg, "adapted"))
-    last = student.parent / "train" / "step_00000012"
+    train = student.parent / "train"
     expected = plain_training(make_plan(cfg, "adapted", None))
     curves, states = {}, {}
-    for strategy, resumed_from in (("fsdp", None), ("ddp", 8)):  # a run begun with one goes on with the other
+    for strategy, resumed_from in (("fsdp", None), ("ddp", 6)):  # a run begun with one goes on with the other
         cfg.training.strategy = strategy
         assert finetune(cfg, "adapted").resumed_from == resumed_from
         curves[strategy] = read_curve(student.parent / "curve.jsonl")
-        states[strategy] = torch.load(last / "state.pt", weights_only=True)
+        states[strategy] = torch.load(train / "step_00000012" / "state.pt", weights_only=True)
         after = torch.load(student, weights_only=True)
         for key, value in expected.items():
             torch.testing.assert_close(after[key], value, rtol=0, atol=1e-5)
         student.unlink()
-        shutil.rmtree(last)
+        if strategy == "fsdp":
+            shutil.rmtree(train / "step_00000012")
+            with pytest.raises(GmdError, match=rf"step_00000012 is gone; .* remove {train} to begin anew$"):
+                finetune(cfg, "adapted")
+            _forget_last_checkpoint(train)
     names = ("loss", "loss_source", "loss_target", "grad_norm", "val_psnr")
     for a, b in zip(curves["ddp"], curves["fsdp"], strict=True):
         assert a["step"] == b["step"]
