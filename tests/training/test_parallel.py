@@ -72,6 +72,9 @@ def _forget_last_checkpoint(train: Path) -> None:
     state["latest_checkpoint_result"] = state["checkpoint_results"][-1]
     state["current_report_index"] = state["checkpoint_report_indices"][-1] + 1
     file.write_text(json.dumps(state))
+    curve = train.with_name("curve.jsonl")
+    last = state["latest_checkpoint_result"]["metrics"]["step"]
+    curve.write_text("".join(line for line in curve.open() if json.loads(line)["step"] <= last))
 
 
 @pytest.mark.slow
