@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as `python -m` has it, for a team's own module in student.factory
+    status: int | None = None
     try:
         status = args.run(args)
         sys.stdout.flush()
@@ -38,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gmd-ray: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except BrokenPipeError:  # `gmd-ray ls metrics | head`
-        if args.verb not in PRINTING or not _reader_left():
+        if not _reader_left() or (status is None and args.verb not in PRINTING):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return status or 0
     except KeyboardInterrupt:
         print("gmd-ray: stopped; the same command takes up where this one left off", file=sys.stderr)
         return 130
