@@ -86,7 +86,7 @@ class PairStore:
         if not self._names():
             return empty
         try:
-            # The footers of all parts, kept for a second scan that never comes, would be ten times the index.
+            # The footers of all parts, kept for a second scan that never comes, would outweigh the index.
             return rows_dataset(self.path, self.filesystem).to_table(columns=[*INDEX, PART], cache_metadata=False)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.url}: a part file is torn or foreign; remove it: {one_line(error)}") from error

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -72,6 +72,7 @@ def main() -> None:
         path=flux, steps=2, device="cpu", gpus_per_replica=RANKS, injection=InjectionConfig(blocks="all", steps=1),
         pool=PoolConfig(min=1, max=2, num_cpus=0.5, num_gpus=RANKS, batch_size=4),
     )  # fmt: skip
+    cfg.target.limit = 8
     cfg.generation.rows_per_block = 2  # enough blocks for a backlog
     cfg.generation.no_progress_timeout_s = 300  # eight processes that import torch, on a busy machine
     ray.init(
@@ -83,8 +84,14 @@ def main() -> None:
     replicas = [json.loads(file.read_text()) for file in world.log.glob("replica-*.json")]
     wait_for(lambda: ray.available_resources().items() >= {kind: before[kind] for kind in ("CPU", "GPU")}.items(), 120)
     wait_for(lambda: not any(alive(pid) for replica in replicas for pid in replica["pids"]), 120)
+
+    # The rest with one rank: the same teacher, as far as the store can tell.
+    cfg.target.limit = None
+    cfg.teacher = replace(cfg.teacher, gpus_per_replica=1, pool=replace(cfg.teacher.pool, max=1, num_gpus=0))
+    resumed = generate(cfg)
     ray.shutdown()
-    print(json.dumps({"ok": books.ok, "failed": books.failed, "replicas": replicas}))
+    answer = {"ok": books.ok, "failed": books.failed, "replicas": replicas, "resumed": resumed.ok}
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

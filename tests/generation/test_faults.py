@@ -76,7 +76,7 @@ def test_a_broken_accelerator_is_left_and_no_row_pays_for_it(fresh: World) -> No
 
 
 def test_missing_weights_end_the_run_with_their_own_line(fresh: World) -> None:
-    fresh.cfg.teacher.path = "missing"
+    right, fresh.cfg.teacher.path = fresh.cfg.teacher.path, "missing"
     fresh.cfg.target.limit = 8
     gc.collect()
     gc.disable()  # what is handed back must not wait for a collection, which comes when it likes
@@ -89,6 +89,8 @@ def test_missing_weights_end_the_run_with_their_own_line(fresh: World) -> None:
         wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
     finally:
         gc.enable()
+    fresh.cfg.teacher.path = right
+    assert generate(fresh.cfg, models=fresh.models()).ok == 8
 
 
 def test_a_model_that_kills_its_worker_while_loading_is_not_tried_for_ever(fresh: World) -> None:

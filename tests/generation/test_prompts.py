@@ -28,12 +28,12 @@ def taught(tmp_path: Path, ray_session: None) -> World:
     write_text_encoders(path)
     world.cfg.teacher = TeacherConfig(
         path=str(path), steps=1, prompt="ab ba", max_sequence_length=7,
-        injection=InjectionConfig(steps=0), pool=PoolConfig(num_cpus=0.5, batch_size=4),
+        injection=InjectionConfig(steps=0), pool=PoolConfig(min=2, max=2, num_cpus=0.5, batch_size=4),
     )  # fmt: skip
     return world
 
 
-def test_a_run_encodes_its_prompts_and_its_replica_needs_no_encoder(
+def test_a_run_encodes_its_prompts_and_its_replicas_need_no_encoder(
     taught: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = taught.cfg

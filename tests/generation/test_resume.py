@@ -137,3 +137,6 @@ def test_a_store_without_finished_rows_binds_to_nothing(world: World) -> None:
     saved = store.read(settings.NAME)
     assert saved["settings"]["teacher.steps"] == 3
     assert saved["models"] == {}
+    world.cfg.target.limit = 1
+    assert generate(world.cfg, models=world.models()).ok == 1
+    assert world.table()["teacher"].to_pylist() == ["sharpen-3-1.5-"]

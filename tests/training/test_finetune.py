@@ -83,10 +83,8 @@ def test_two_uneven_workers_are_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_best_checkpoint_outlives_later_ones_and_an_export_that_fails(tmp_path: Path) -> None:
-    cfg = make_config(
-        tmp_path, validate_every=3, validation_images=2, keep_checkpoints=1, export="best", lr=0.01, max_failures=0
-    )
+def test_best_checkpoint_outlives_later_ones_and_is_exported(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, validate_every=3, validation_images=2, keep_checkpoints=1, export="best", lr=0.01)
     # Held-out truths that are what the student gives before training: whatever it learns, it scores ever less.
     student = load_student(cfg.student)
     for side in ("hq", "lq"):
@@ -97,22 +95,20 @@ def test_best_checkpoint_outlives_later_ones_and_an_export_that_fails(tmp_path: 
         (tmp_path / "held" / "hq" / f"{i}.png").write_bytes(encode_png(restored))
         (tmp_path / "held" / "lq" / f"{i}.png").write_bytes(lq)
     cfg.evaluation.source_hq, cfg.evaluation.source_lq = str(tmp_path / "held" / "hq"), str(tmp_path / "held" / "lq")
-    student_file = Path(finetuned_path(cfg, "adapted"))
-    student_file.mkdir(parents=True)  # where the student's file has to go
-    with pytest.raises(GmdError, match=r"training\.max_failures=0 times, .*IsADirectoryError") as caught:
-        finetune(cfg, "adapted")
-    assert "\n" not in str(caught.value)
-    folder = student_file.parent
+    finetuned = finetune(cfg, "adapted")
+    folder = Path(finetuned.path).parent
     scores = [point["val_psnr"] for point in read_curve(folder / "curve.jsonl") if "val_psnr" in point]
     assert len(scores) == 4
     assert scores[0] > max(scores[1:]) + 1
     assert sorted(p.name for p in (folder / "train").glob("step_*")) == ["step_00000003", "step_00000012"]
-
-    student_file.rmdir()  # only the export is left to do: which one is best is in the last checkpoint
-    assert finetune(cfg, "adapted").resumed_from == 12
     best = torch.load(folder / "train" / "step_00000003" / "state.pt", weights_only=True)["ema"]
-    after = torch.load(student_file, weights_only=True)
+    after = torch.load(finetuned.path, weights_only=True)
     assert all(torch.equal(after[key.removeprefix("network.")], value) for key, value in best.items())
+
+    Path(finetuned.path).unlink()  # stopped before the export: which one is best is in the last checkpoint
+    assert finetune(cfg, "adapted").resumed_from == 12
+    again = torch.load(finetuned.path, weights_only=True)
+    assert all(torch.equal(again[key], value) for key, value in after.items())
     cfg.training.validation_images = 1
     with pytest.raises(ResumeMismatchError, match=r"training\.validation_images"):
         finetune(cfg, "adapted")
@@ -125,6 +121,20 @@ def test_an_image_that_one_worker_cannot_read_stops_both_at_once(tmp_path: Path)
     (tmp_path / "source" / "lq" / "4.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"4\.png"):
         finetune(cfg, "adapted")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_errors_that_are_nobodys_setting_are_tried_again_and_then_told(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, max_failures=0)
+    folder = Path(finetuned_path(cfg, "adapted"))
+    folder.mkdir(parents=True)  # where the student's file has to go
+    with pytest.raises(GmdError, match=r"training\.max_failures=0 times, .*IsADirectoryError") as caught:
+        finetune(cfg, "adapted")
+    assert "\n" not in str(caught.value)
+    folder.rmdir()
+    assert finetune(cfg, "adapted").resumed_from == 12  # only the export was left to do
+    _assert_is_plain_training(cfg)
 
 
 @pytest.mark.slow
