@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gmd_ray.errors import BooksError
 from gmd_ray.images.records import PAIR_SCHEMA, FidelityBound, accepted
@@ -46,6 +46,12 @@ class Books:
         return {**asdict(self), "ok": self.ok}
 
 
+def stranger_ids(rows: pa.Table, inputs: Collection[str]) -> list[str]:
+    """Ids of rows whose image is not among the inputs, sorted."""
+    known = pa.array(sorted(set(inputs)), pa.string())
+    return sorted(pc.unique(rows["id"].filter(pc.invert(pc.is_in(rows["id"], known)))).to_pylist())
+
+
 def close_books(
     rows: pa.Table,
     inputs: Collection[str],
@@ -66,17 +72,17 @@ def close_books(
     Raises:
         BooksError: naming inputs without a row, or with more than one, or rows that are neither ok nor failed.
     """
-    known = set(inputs)
-    seen = Counter(rows["id"].to_pylist())
-    lost = sorted(known - seen.keys())
-    twice = sorted(key for key, count in seen.items() if count > 1)
+    known = pa.array(sorted(set(inputs)), pa.string())
+    lost = known.filter(pc.invert(pc.is_in(known, rows["id"])))
+    counts = pc.value_counts(rows["id"])
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     for what, ids in (("have no row", lost), ("have more than one row", twice)):
-        if ids:
-            raise BooksError(f"books do not balance: {len(ids)} of {len(known)} inputs {what} ({', '.join(ids[:3])})")
+        if len(ids):
+            some = ", ".join(sorted(ids.to_pylist())[:3])
+            raise BooksError(f"books do not balance: {len(ids)} of {len(known)} inputs {what} ({some})")
     names = ["status", "score"] + (["fidelity"] if fidelity else [])
-    mine = rows.select(names).filter(pa.array([key in known for key in rows["id"].to_pylist()], pa.bool_()))
-    failed = sum(status == "failed" for status in mine["status"].to_pylist())
-    ok = sum(status == "ok" for status in mine["status"].to_pylist())
+    mine = rows.filter(pc.is_in(rows["id"], known)).select(names)
+    failed, ok = (pc.sum(pc.equal(mine["status"], status)).as_py() or 0 for status in ("failed", "ok"))
     if ok + failed != len(known):
         raise BooksError(f"books do not balance: {ok} ok + {failed} failed of {len(known)} inputs")
     schema = pa.schema([PAIR_SCHEMA.field(name) for name in names])
@@ -87,7 +93,7 @@ def close_books(
         rejected=ok - view.num_rows,
         failed=failed,
         resumed=resumed,
-        strangers=len(seen.keys() - known),
+        strangers=rows.num_rows - mine.num_rows,
         threshold=threshold,
         seconds=seconds,
         fidelity_bound=None if fidelity is None else fidelity.limit,

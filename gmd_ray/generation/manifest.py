@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import gmd_ray
 from gmd_ray.config import Config
 from gmd_ray.generation import settings, spent
-from gmd_ray.generation.books import Books
+from gmd_ray.generation.books import Books, stranger_ids
 from gmd_ray.generation.history import images_per_second, read_runs, wall_seconds
 from gmd_ray.generation.settings import Facts, higher_is_better
 from gmd_ray.generation.store import PairStore
@@ -39,7 +39,7 @@ def make_manifest(
     return {
         **books.counts(),
         # Rows of images that have left the inputs: in no count, and not in the accepted view.
-        "stranger_ids": sorted(set(rows["id"].to_pylist()) - set(inputs)),
+        "stranger_ids": stranger_ids(rows, inputs),
         "higher_is_better": higher_is_better(facts),
         "failures": dict(Counter(f"{row['error_stage']}: {row['error_type']}" for row in failed)),
         "models": facts,

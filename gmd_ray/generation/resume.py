@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError, ModelError, ResumeMismatchError
 from gmd_ray.generation import settings
+from gmd_ray.generation.books import stranger_ids
 from gmd_ray.generation.cluster import check_capacity
 from gmd_ray.generation.pools import actor_resources
 from gmd_ray.generation.quarantine import one_line
@@ -68,8 +69,7 @@ def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models
             keys = [key for key in changed if key.startswith(f"{section}.")]
             if keys or (section == "scorer" and "higher_is_better" not in facts[section]):
                 facts[section] = _same_model(store, section, keys, facts.get(section), cfg, models)
-    ids = {image.id for image in images}
-    strangers = sorted(set(store.index()["id"].to_pylist()) - ids)
+    strangers = stranger_ids(store.index(), [image.id for image in images])
     # For those who look at a run that is going on.
     inputs = {"count": len(images), "limit": cfg.target.limit, "stranger_ids": strangers}
     store.write(settings.NAME, {"settings": now, "places": places, "models": facts, "inputs": inputs})

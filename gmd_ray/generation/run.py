@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -58,7 +59,11 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
     files = list_images(cfg.target.path or "", cfg.target.limit)
     ids = {file.id for file in files}
     store = PairStore(store_url(cfg.out))
-    with StopRequest(cfg.generation.grace_s) as stop, StoreLock(store.filesystem, store.path, store.url) as lock:
+    with (
+        _frugal_arrow(),
+        StopRequest(cfg.generation.grace_s) as stop,
+        StoreLock(store.filesystem, store.path, store.url) as lock,
+    ):
         store.sweep()
         store.repair()
         refuse_other_settings(store, cfg)  # before anything is encoded for a run that may not go on
@@ -131,6 +136,17 @@ def _work_off(
     store.refresh()
     store.repair()
     return facts
+
+
+@contextmanager
+def _frugal_arrow() -> Iterator[None]:
+    """Arrow's own pool keeps what it once had: several times the index, for as long as the driver lives."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def _config_url(out: str) -> str:

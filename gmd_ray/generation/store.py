@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gmd_ray.errors import DataError
@@ -28,6 +29,8 @@ INDEX = [
     *("seconds_restore", "seconds_project", "seconds_score", "error_stage", "error_type"),
 ]
 """Columns that a driver holds of every row."""
+_AT_ONCE = 64
+"""Part files that are read together."""
 
 
 def store_url(out: str) -> str:
@@ -86,10 +89,20 @@ class PairStore:
         if not self._names():
             return empty
         try:
-            # The footers of all parts, kept for a second scan that never comes, would outweigh the index.
-            return rows_dataset(self.path, self.filesystem).to_table(columns=[*INDEX, PART], cache_metadata=False)
+            files = rows_dataset(self.path, self.filesystem).files
+            return pa.concat_tables(
+                self._read_parts(files[start : start + _AT_ONCE]) for start in range(0, len(files), _AT_ONCE)
+            )
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.url}: a part file is torn or foreign; remove it: {one_line(error)}") from error
+
+    def _read_parts(self, files: list[str]) -> pa.Table:
+        """Of these files, as one chunk: an array for each column of each file would outweigh the few rows in it.
+
+        So would the footers of all parts, kept for a second scan that never comes.
+        """
+        parts = ds.dataset(files, schema=PAIR_SCHEMA, format="parquet", filesystem=self.filesystem)
+        return parts.to_table(columns=[*INDEX, PART], cache_metadata=False).combine_chunks()
 
     def sweep(self) -> None:
         """Remove what writers that were killed left half written."""
@@ -103,6 +116,8 @@ class PairStore:
         made with the same settings, so either will do.
         """
         rows = self.index().select(["id", "status", PART])
+        if pc.count_distinct(rows["id"]).as_py() == rows.num_rows:
+            return 0
         counts = pc.value_counts(rows["id"].combine_chunks())
         doubles = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
         copies: dict[str, list[tuple[bool, str]]] = defaultdict(list)

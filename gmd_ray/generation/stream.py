@@ -50,9 +50,8 @@ def build_stream(
     attempts, step = generation.max_attempts, generation.rows_per_block
 
     # Exact blocks: what travels, is retried and becomes one part file together. `from_arrow` would ask a task for the
-    # number of rows of each.
-    inputs = pa.table({"id": [file.id for file in files], "uri": [file.uri for file in files]})
-    ds = ray.data.from_blocks([inputs.slice(start, step) for start in range(0, len(files), step)])
+    # number of rows of each; slices of one table of all files would hold the driver's memory several times.
+    ds = ray.data.from_blocks([_inputs(files[start : start + step]) for start in range(0, len(files), step)])
 
     # Read and decode on CPU tasks; a file that does not decode is a failed row from here on, and passes all stages.
     ds = ds.map_batches(
@@ -91,6 +90,10 @@ def build_stream(
     ds.context.enable_progress_bars = False  # they would fight ours
     ds.context.issue_detectors_config.detectors = []  # advice for authors of Ray programs, in a user's log
     return ds
+
+
+def _inputs(files: list[ImageFile]) -> pa.Table:
+    return pa.table({"id": [file.id for file in files], "uri": [file.uri for file in files]})
 
 
 def run_stream(ds: Dataset, ledger: ray.actor.ActorHandle, timeout_s: int) -> Generator[pa.Table, None, None]:

@@ -6,8 +6,10 @@ import functools
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from posixpath import splitext
 from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import ArrowInvalid, fs
@@ -90,16 +92,17 @@ def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
     filesystem, root = open_filesystem(url)
     names, ignored = [], Counter[str]()
     for name in _files_below(filesystem, root, url):
-        path = PurePosixPath(name)
-        if any(part.startswith(".") for part in path.parts):
+        extension = splitext(name)[1]
+        if name.startswith(".") or "/." in name:
             ignored["hidden"] += 1
-        elif path.suffix.lower() not in EXTENSIONS:
-            ignored[path.suffix or "no extension"] += 1
+        elif extension.lower() not in EXTENSIONS:
+            ignored[extension or "no extension"] += 1
         else:
             names.append(name)
-    readable = {_stem(name) for name in names if PurePosixPath(name).suffix.lower() in DECODED}
-    doubles = {name for name in names if PurePosixPath(name).suffix.lower() in NOT_DECODED and _stem(name) in readable}
-    if doubles:
+    raw = [name for name in names if splitext(name)[1].lower() in NOT_DECODED]
+    if raw:
+        readable = {stem for stem, extension in map(splitext, names) if extension.lower() in DECODED}
+        doubles = {name for name in raw if splitext(name)[0] in readable}
         ignored["beside a file of the same name that can be read"] += len(doubles)
         names = [name for name in names if name not in doubles]
     if ignored:
@@ -107,11 +110,8 @@ def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
         logger.info("%s: %d files ignored (%s)", url, ignored.total(), kinds)
     if not names:
         raise DataError(f"{url}: no images ({', '.join(sorted(DECODED))}) among {ignored.total()} files")
-    return [ImageFile(name, _join(url, name)) for name in sorted(names)[:limit]]
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    join = _joiner(url)
+    return [ImageFile(name, join(name)) for name in sorted(names)[:limit]]
 
 
 def _list_published(name: str, published: PublishedSet, root: str) -> list[ImageFile]:
@@ -128,9 +128,10 @@ def _list_published(name: str, published: PublishedSet, root: str) -> list[Image
         key = published.image_id(path)
         if key is not None:
             found[key] = path
-    lines = read_file(_join(root, published.listed.path)).decode() if published.listed else None
+    lines = read_file(_joiner(root)(published.listed.path)).decode() if published.listed else None
     chosen = published.select(name, root, found, lines)
-    return [ImageFile(key, _join(root, f"{published.folder}/{chosen[key]}")) for key in sorted(chosen)]
+    join = _joiner(root)
+    return [ImageFile(key, join(f"{published.folder}/{chosen[key]}")) for key in sorted(chosen)]
 
 
 def read_file(uri: str) -> bytes:
@@ -166,14 +167,14 @@ def _files_below(filesystem: fs.FileSystem, root: str, url: str) -> list[str]:
         raise DataError(f"{url}: cannot be listed: {' '.join(str(error).split())}") from error
 
 
-def _join(url: str, name: str) -> str:
+def _joiner(url: str) -> Callable[[str], str]:
+    """What makes a URI of the name of a file below this folder."""
     scheme = url.partition("://")[0].lower() if "://" in url else ""
-    if scheme in ("", "file"):
-        return os.path.join(open_filesystem(url)[1], name)
     if scheme in _ARROW_SCHEMES:
-        base, mark, query = url.partition("?")
-        return f"{base.rstrip('/')}/{quote(name)}{mark}{query}"
-    return f"{url.rstrip('/')}/{name}"
+        folder, mark, query = url.partition("?")
+        return lambda name: f"{folder.rstrip('/')}/{quote(name)}{mark}{query}"
+    base = os.path.join(open_filesystem(url)[1] if scheme in ("", "file") else url.rstrip("/"), "")
+    return lambda name: base + name
 
 
 @functools.lru_cache(maxsize=16)

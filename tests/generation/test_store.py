@@ -62,6 +62,23 @@ def test_a_part_is_named_after_its_rows_and_sorted(store: PairStore) -> None:
     assert part_name(["ab", "c"]) != part_name(["a", "bc"])
 
 
+def test_the_index_of_many_parts_is_read_in_groups(store: PairStore) -> None:
+    parts = {f"k{n:03d}": add(store, **{f"k{n:03d}": "ok" if n % 3 else "failed"}) for n in range(150)}
+    add(store, k007="ok", extra="ok")  # k007 twice, in parts that are not of one group
+    rows = store.index()
+    assert rows["id"].num_chunks == 3  # a chunk for each part would take more memory than the rows
+    assert {row["id"]: row["__filename"].rsplit("/")[-1] for row in rows.to_pylist()}.items() >= {
+        (key, part) for key, part in parts.items() if key != "k007"
+    }
+    assert store.repair() == 1
+    assert store.index()["id"].value_counts().field("counts").to_pylist() == [1] * 151
+    assert sum(status == "failed" for _, status in statuses(store)) == 50
+    Path(store.rows_path, "part-zz.parquet").write_bytes(b"torn")
+    store.refresh()
+    with pytest.raises(DataError, match="part-zz"):
+        store.index()
+
+
 def test_nothing_half_written_is_seen(store: PairStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")

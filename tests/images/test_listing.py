@@ -11,7 +11,7 @@ import pyarrow.fs
 import pytest
 
 from gmd_ray.errors import ConfigError, DataError
-from gmd_ray.images.listing import _join, list_images, open_filesystem, read_file
+from gmd_ray.images.listing import _joiner, list_images, open_filesystem, read_file
 
 NAMES = ["b.png", "a b/ü (1).JPG", "a b/é#50%?.jpeg", "z/y/x/deep.TIFF", "B.webp"]
 OTHERS = ["notes.txt", "z/clip.mp4", "noext", ".hidden.png", ".cache/x.png", "__MACOSX/._b.png"]
@@ -110,7 +110,7 @@ def test_object_store_urls() -> None:
     assert path == "bucket/my photos"
     assert filesystem.region == "us-east-1"
     for name in NAMES:
-        uri = _join(url, name)
+        uri = _joiner(url)(name)
         assert uri.endswith(options)
         again, file_path = open_filesystem(uri)
         assert file_path == f"bucket/my photos/{name}"
