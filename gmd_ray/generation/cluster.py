@@ -6,6 +6,13 @@ import logging
 
 import ray
 from ray._private.state import state
+from ray.data import DataContext
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+)
+from ray.data._internal.execution.interfaces import PhysicalOperator
 
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import ConfigError
@@ -14,6 +21,30 @@ log = logging.getLogger("gmd_ray.generation")
 
 TASK_CPUS = 0.2
 """Of a read or write task: it waits for storage most of the time."""
+
+
+BLOCKS_AHEAD = 16
+"""Blocks that may wait for a stage; more where a pool has more actors."""
+_AHEAD_KEY = "gmd_ray.blocks_ahead"
+
+
+class BlocksAhead(BackpressurePolicy):
+    """A stage starts nothing while this many of its blocks wait for the next one.
+
+    Ray bounds what waits by bytes alone, half of the object store: small images would all be read before the first is
+    projected, and Ray keeps blocks below 100 kB in the driver's own memory.
+    """
+
+    def can_add_input(self, op: PhysicalOperator) -> bool:
+        limit = self._data_context.get_config(_AHEAD_KEY, BLOCKS_AHEAD)
+        return bool(self._topology[op].total_enqueued_output_blocks() < limit)
+
+
+def limit_blocks_ahead(context: DataContext, cfg: Config) -> None:
+    """Have a stream's stages keep to `BLOCKS_AHEAD`, or to a block for each actor of its largest pool."""
+    largest = max(pool.max for pool in (cfg.student.pool, cfg.teacher.pool, cfg.scorer.pool))
+    context.set_config(_AHEAD_KEY, max(BLOCKS_AHEAD, largest))
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, BlocksAhead])
 
 
 def read_cpus(student: PoolConfig) -> float:
