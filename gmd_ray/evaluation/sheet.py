@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from gmd_ray.evaluation.gallery import Row, pair_row
 from gmd_ray.generation import manifest
 from gmd_ray.generation.gate import read_gate
-from gmd_ray.generation.store import PairStore
+from gmd_ray.generation.store import PairStore, damage_told
 from gmd_ray.images.records import accepted, rows_dataset
 
 SHOWN = ("restored", "pseudo_target", "lq")
@@ -32,13 +32,15 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
     """
     gate = read_gate(store, threshold, limit)
     rows = rows_dataset(store.path, store.filesystem)
-    strangers = (store.read(manifest.NAME) or {}).get("stranger_ids", [])
+    strangers = manifest.told_strangers(store)
     view = accepted(gate.threshold, gate.higher_is_better, strangers, gate.bound)
-    taken = set(rows.to_table(columns=["id"], filter=view)["id"].to_pylist())
     ok = (pc.field("status") == "ok") & pc.field("score").is_valid()
     ok = ok & ~pc.field("id").isin(pa.array(strangers, pa.string()))
-    table = rows.to_table(columns=["id", "score"], filter=ok)
-    worst_first = sorted(zip(table["score"].to_pylist(), table["id"].to_pylist(), strict=True))
+    with damage_told(store.url):
+        taken = set(rows.to_table(columns=["id"], filter=view)["id"].to_pylist())
+        table = rows.to_table(columns=["id", "score"], filter=ok)
+    found = dict(zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True))
+    worst_first = sorted((score, key) for key, score in found.items())
     ranked = worst_first[::-1] if gate.higher_is_better else worst_first
     near = np.float32(gate.threshold)
     borderline = sorted(ranked, key=lambda pair: (abs(pair[0] - near), pair[1]))[:count]
@@ -50,7 +52,8 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
         "Borderline": ("nearest to the threshold, best first", [pair for pair in ranked if pair in borderline]),
         "Worst": ("worst last", worst),
     }
-    pictures = _pictures(rows, [key for _, pairs in chosen.values() for _, key in pairs])
+    with damage_told(store.url):
+        pictures = _pictures(rows, [key for _, pairs in chosen.values() for _, key in pairs])
     groups = [
         (title, note, [_row(pictures[key], key in taken) for _, key in pairs])
         for title, (note, pairs) in chosen.items()

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from gmd_ray.errors import BooksError
 from gmd_ray.images.records import PAIR_SCHEMA, FidelityBound, accepted
 
+_MEND = "`gmd-ray verify` says what is wrong with the store, and running generate again repairs it"
+
 
 @dataclass(frozen=True)
 class Books:
@@ -76,15 +78,15 @@ def close_books(
     lost = known.filter(pc.invert(pc.is_in(known, rows["id"])))
     counts = pc.value_counts(rows["id"])
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    for what, ids in (("have no row", lost), ("have more than one row", twice)):
+    for what, ids in ((f"of {len(known)} inputs have no row", lost), ("ids have more than one row", twice)):
         if len(ids):
             some = ", ".join(sorted(ids.to_pylist())[:3])
-            raise BooksError(f"books do not balance: {len(ids)} of {len(known)} inputs {what} ({some})")
+            raise BooksError(f"books do not balance: {len(ids)} {what} ({some}); {_MEND}")
     names = ["status", "score"] + (["fidelity"] if fidelity else [])
     mine = rows.filter(pc.is_in(rows["id"], known)).select(names)
     failed, ok = (pc.sum(pc.equal(mine["status"], status)).as_py() or 0 for status in ("failed", "ok"))
     if ok + failed != len(known):
-        raise BooksError(f"books do not balance: {ok} ok + {failed} failed of {len(known)} inputs")
+        raise BooksError(f"books do not balance: {ok} ok + {failed} failed of {len(known)} inputs; {_MEND}")
     schema = pa.schema([PAIR_SCHEMA.field(name) for name in names])
     view = mine.cast(schema).filter(accepted(threshold, higher_is_better, fidelity=fidelity))
     return Books(

@@ -12,10 +12,12 @@ from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
     BackpressurePolicy,
 )
-from ray.data._internal.execution.interfaces import PhysicalOperator
+from ray.data._internal.execution.resource_manager import ResourceManager
+from ray.data._internal.execution.streaming_executor_state import Topology
 
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import ConfigError
+from gmd_ray.generation.pools import BLOCKS_PER_ACTOR
 
 log = logging.getLogger("gmd_ray.generation")
 
@@ -24,27 +26,40 @@ TASK_CPUS = 0.2
 
 
 BLOCKS_AHEAD = 16
-"""Blocks that may wait for a stage; more where a pool has more actors."""
-_AHEAD_KEY = "gmd_ray.blocks_ahead"
+"""Blocks of images in flight beyond those that the actors have."""
+_IN_FLIGHT_KEY = "gmd_ray.blocks_in_flight"
 
 
-class BlocksAhead(BackpressurePolicy):
-    """A stage starts nothing while this many of its blocks wait for the next one.
+class BlocksInFlight(BackpressurePolicy):
+    """Nothing more is read while so many blocks are in flight, from the first stage to the last.
 
-    Ray bounds what waits by bytes alone, half of the object store: small images would all be read before the first is
-    projected, and Ray keeps blocks below 100 kB in the driver's own memory.
+    Ray bounds them by bytes alone, and lets go of that bound where no task is running: while the teachers load, block
+    after block would be read and restored. Small images would all be read before the first is projected; Ray keeps
+    blocks below 100 kB in the driver's own memory.
     """
 
-    def can_add_input(self, op: PhysicalOperator) -> bool:
-        limit = self._data_context.get_config(_AHEAD_KEY, BLOCKS_AHEAD)
-        return bool(self._topology[op].total_enqueued_output_blocks() < limit)
+    def __init__(self, data_context: DataContext, topology: Topology, resource_manager: ResourceManager) -> None:
+        super().__init__(data_context, topology, resource_manager)
+        [self._read] = (
+            op for op in topology if op.input_dependencies and not op.input_dependencies[0].input_dependencies
+        )
+        # Not `can_add_input` of this policy, which is what Ray lets go of.
+        self._read.can_add_input = self.room
+
+    def room(self) -> bool:
+        return self.in_flight() < self._data_context.get_config(_IN_FLIGHT_KEY, BLOCKS_AHEAD)
+
+    def in_flight(self) -> int:
+        later = [state for op, state in self._topology.items() if op.input_dependencies and op is not self._read]
+        waiting = sum(state.total_enqueued_input_blocks() for state in later)
+        return int(waiting + sum(op.num_active_tasks() for op in self._topology))
 
 
-def limit_blocks_ahead(context: DataContext, cfg: Config) -> None:
-    """Have a stream's stages keep to `BLOCKS_AHEAD`, or to a block for each actor of its largest pool."""
-    largest = max(pool.max for pool in (cfg.student.pool, cfg.teacher.pool, cfg.scorer.pool))
-    context.set_config(_AHEAD_KEY, max(BLOCKS_AHEAD, largest))
-    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, BlocksAhead])
+def limit_blocks_in_flight(context: DataContext, cfg: Config) -> None:
+    """For a stream over these pools: what their actors have at hand, one more for each, and `BLOCKS_AHEAD`."""
+    actors = sum(pool.max for pool in (cfg.student.pool, cfg.teacher.pool, cfg.scorer.pool))
+    context.set_config(_IN_FLIGHT_KEY, BLOCKS_AHEAD + actors * (BLOCKS_PER_ACTOR + 1))
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, BlocksInFlight])
 
 
 def read_cpus(student: PoolConfig) -> float:

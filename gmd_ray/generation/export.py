@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pyarrow.dataset as ds
 from pyarrow import fs
@@ -12,7 +13,7 @@ from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError, DataError, nearest
 from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.files import put
-from gmd_ray.generation.store import PairStore
+from gmd_ray.generation.store import PairStore, damage_told
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.records import accepted, fidelity_bound, rows_dataset
 
@@ -68,14 +69,16 @@ def export_pairs(
     if higher_is_better is None:
         higher_is_better = settings.higher_is_better(saved.get("models", {}))
     second = fidelity_bound(bound, fidelity, settings.recorded_fidelity(saved.get("settings", {})), store)
-    strangers = (PairStore(store).read(manifest.NAME) or {}).get("stranger_ids", [])
-    view = accepted(threshold, higher_is_better, strangers, second)
-    ids = rows.to_table(columns=["id"], filter=view)["id"].to_pylist()
+    view = accepted(threshold, higher_is_better, manifest.told_strangers(PairStore(store)), second)
+    with damage_told(store):
+        ids = rows.to_table(columns=["id"], filter=view)["id"].to_pylist()
     if not ids:
         raise DataError(
             f"{store}: no pair is accepted at threshold {threshold:g}{f' and {second}' if second else ''}; "
             f"move scorer.threshold{' or scorer.fidelity_bound' if second else ''}"
         )
+    if len(set(ids)) < len(ids):
+        raise DataError(f"{store}: {len(ids) - len(set(ids))} rows are there twice after a crash; run generate again")
     filesystem, path = open_filesystem(dest)
     if filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
         raise DataError(f"{dest}: is not empty; export into a new folder")
@@ -85,11 +88,16 @@ def export_pairs(
     names = {_png_name(key) for key in ids}
     if len(names) < len(ids):
         raise DataError(f"{store}: two images differ by an added .png alone; use the parquet layout")
-    for batch in rows.to_batches(columns=["id", "lq", "pseudo_target"], filter=view, batch_size=16):
-        for row in batch.to_pylist():
-            for column in ("lq", "pseudo_target"):
-                put(filesystem, f"{path}/{column}/{_png_name(row['id'])}", row[column])
+    for row in _pairs(store, rows, view):
+        for column in ("lq", "pseudo_target"):
+            put(filesystem, f"{path}/{column}/{_png_name(row['id'])}", row[column])
     return len(ids)
+
+
+def _pairs(store: str, rows: ds.Dataset, view: ds.Expression) -> Iterator[dict[str, Any]]:
+    with damage_told(store):
+        for batch in rows.to_batches(columns=["id", "lq", "pseudo_target"], filter=view, batch_size=16):
+            yield from batch.to_pylist()
 
 
 def _write_parquet(rows: ds.Dataset, view: ds.Expression, filesystem: fs.FileSystem, path: str) -> None:

@@ -7,17 +7,29 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pyarrow import fs
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 PAUSES_S = (1.0, 5.0)
 """Between the attempts of `patiently`."""
 TEMPORARY = ".tmp-"
 """Prefix of files being written; Parquet scans skip names that begin with a dot."""
+
+
+READERS = 32
+"""Files that `side_by_side` has open: on an object store each open is a round trip."""
+
+
+def side_by_side(work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+    """What `work` makes of each item, in their order, by threads."""
+    with ThreadPoolExecutor(READERS, thread_name_prefix="gmd-files") as pool:
+        yield from pool.map(work, items)
 
 
 def absolute(url: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from gmd_ray.errors import DataError
 from gmd_ray.generation import manifest, settings
-from gmd_ray.generation.store import PairStore
+from gmd_ray.generation.store import PairStore, damage_told
 from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound, rows_dataset
 
 PAPER_THRESHOLD = 4.2
@@ -83,7 +83,7 @@ class GateView:
 def read_gate(store: PairStore, threshold: float | None = None, limit: float | None = None) -> GateView:
     """The scores of a store, of all its whole part files; a run may be going on.
 
-    Only the score column is read, filtered by status and, with `limit`, by fidelity in the Parquet scan.
+    Only ids and scores are read, filtered by status and, with `limit`, by fidelity in the Parquet scan.
 
     Args:
         threshold: in the scorer's own scale; None takes the one of the last finished run.
@@ -99,7 +99,7 @@ def read_gate(store: PairStore, threshold: float | None = None, limit: float | N
         raise DataError(f"{store.url}: no finished run says which threshold; give --threshold")
     higher = settings.higher_is_better(saved.get("models", {}))
     used = saved.get("settings", {})
-    strangers = told.get("stranger_ids", [])
+    strangers = manifest.told_strangers(store)
     bound = fidelity_bound(limit, None, settings.recorded_fidelity(used), store.url)
     rows = rows_dataset(store.path, store.filesystem)
     ok = pc.field("status") == "ok"
@@ -109,7 +109,11 @@ def read_gate(store: PairStore, threshold: float | None = None, limit: float | N
     view = accepted(lax, higher, strangers, bound)  # whatever the score, for the bound alone
 
     def scores(rule: pc.Expression) -> np.ndarray:
-        return rows.to_table(columns=["score"], filter=rule)["score"].drop_null().to_numpy()
+        with damage_told(store.url):
+            found = rows.to_table(columns=["id", "score"], filter=rule & pc.field("score").is_valid())
+        # A crash may have left rows twice; the next run repairs them.
+        _, first = np.unique(found["id"].to_numpy().astype(str), return_index=True)
+        return found["score"].to_numpy()[first]
 
     close = scores(view)
     strayed = scores(ok & (pc.field("fidelity").is_null() | ~view)) if bound else close[:0]

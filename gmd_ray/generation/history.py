@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from gmd_ray.generation.store import PairStore
+
+log = logging.getLogger("gmd_ray.generation")
 
 NAME = "runs.json"
 SAVE_EVERY_S = 30.0
@@ -31,9 +34,13 @@ class RunClock:
             self.save()
 
     def save(self) -> None:
+        """Does not end a run where it fails: all that is lost is how long it took."""
         self._saved = time.monotonic()
         self._run["seconds"] = self._saved - self._start
-        self._store.write(NAME, [*self._earlier, self._run])
+        try:
+            self._store.write(NAME, [*self._earlier, self._run])
+        except OSError as error:
+            log.warning("%s/%s: not written: %s", self._store.url, NAME, error)
 
 
 def read_runs(store: PairStore) -> list[Run]:

@@ -40,7 +40,7 @@ class StoreLock:
     """A lock file with a heartbeat, held for the length of a `with` block.
 
     A lock is stale, and taken over, when its process is dead on this host or its heartbeat is `STALE_S` old; clocks of
-    two hosts may differ by more, so a lock from another host is watched for the length of a beat and a half first. The
+    two hosts may differ by more, so a lock from another host or container is watched for a beat and a half first. The
     worker that writes a part of the store checks the token first (`held`), so that the late writes of a driver that
     was killed or overtaken never land.
     """
@@ -59,7 +59,7 @@ class StoreLock:
         holder = _read(self._filesystem, self._path)
         if holder is not None:
             self._refuse_unless_stale(holder)
-            if holder["host"] != socket.gethostname():
+            if not _ours(holder):
                 time.sleep(1.5 * BEAT_S)
                 now = _read(self._filesystem, self._path)
                 if now is not None and now["beat"] != holder["beat"]:
@@ -105,6 +105,7 @@ class StoreLock:
             "token": self.token,
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
+            "pids": _pid_namespace(),
             "since": self._since,
             "beat": f"{time.time():.3f}",
         }
@@ -133,7 +134,7 @@ def held(filesystem: fs.FileSystem, path: str, token: str) -> bool:
 
 def stale(holder: dict[str, str]) -> bool:
     """Whether a lock belongs to nobody any more."""
-    here, pid = holder["host"] == socket.gethostname(), int(holder["pid"])
+    here, pid = _ours(holder), int(holder["pid"])
     # In a container that started anew this process may well have the number of the one before it.
     dead = here and (not _alive(pid) or (pid == os.getpid() and holder["token"] not in _OURS))
     return dead or time.time() - float(holder["beat"]) >= STALE_S
@@ -156,6 +157,19 @@ def _read(filesystem: fs.FileSystem, path: str) -> dict[str, str] | None:
     except (ValueError, AttributeError) as error:
         raise DataError(f"{path}: not a lock of this program ({error}); remove it when no driver is at work") from error
     return holder
+
+
+def _ours(holder: dict[str, str]) -> bool:
+    """Whether a holder's process number means anything to this process."""
+    return holder["host"] == socket.gethostname() and holder.get("pids", _pid_namespace()) == _pid_namespace()
+
+
+def _pid_namespace() -> str:
+    """Two containers of a host may share its name and not its process numbers; empty where the system does not say."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _alive(pid: int) -> bool:

@@ -23,6 +23,12 @@ LIBRARIES = ("ray", "torch", "diffusers", "spandrel", "pyarrow")
 STAGES = ("restore", "project", "score")
 
 
+def told_strangers(store: PairStore) -> list[str]:
+    """Ids of rows whose image is no longer an input, as the last run to begin or to finish left them."""
+    told = store.read(NAME) or (store.read(settings.NAME) or {}).get("inputs", {})
+    return list(told.get("stranger_ids", ()))
+
+
 def make_manifest(
     cfg: Config, store: PairStore, books: Books, facts: Facts, rows: pa.Table, inputs: Collection[str]
 ) -> dict[str, Any]:

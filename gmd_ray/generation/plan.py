@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -159,6 +160,19 @@ def stall_warning(cfg: Config, plan: Plan) -> str | None:
         f"a block of {cfg.generation.rows_per_block} images takes a teacher about {seconds:.0f} s, and "
         f"generation.no_progress_timeout_s={limit} gives up without one; raise it, or lower generation.rows_per_block"
     )
+
+
+def pool_warnings(cfg: Config, probe: Probe) -> list[str]:
+    """A line for each pool beside the teacher's that is too small for it, by what the probe measured."""
+    lines = []
+    for name, pool, stage in (("student", cfg.student.pool, "restore"), ("scorer", cfg.scorer.pool, "score")):
+        need = math.ceil(cfg.teacher.pool.max * probe.stages[stage] / probe.stages["project"])
+        if pool.max < need:
+            lines.append(
+                f"{cfg.teacher.pool.max} teachers would wait for the {name}: {probe.stages[stage]:.2g} s an image, the "
+                f"teacher takes {probe.stages['project']:.2g}; set {name}.pool.max={need}"
+            )
+    return lines
 
 
 def _scale(cfg: Config) -> int:

@@ -49,6 +49,8 @@ class Probe:
     """For sizes that were not probed."""
     compression: float
     """PNG bytes over raw bytes."""
+    stages: dict[str, float]
+    """restore, project, score -> seconds that one actor of the stage takes for an image, the median over them."""
 
     def seconds_of(self, size: str, flops: int) -> float:
         """Accelerator-seconds of one image."""
@@ -121,4 +123,5 @@ def _measure(cfg: Config, jobs: Mapping[str, Candidate]) -> Probe:
     medians = {size: statistics.median(values) for size, values in by_size.items()}
     for row in ok:
         flops, taken = flops + jobs[row["id"]].flops, taken + medians[jobs[row["id"]].size]
-    return Probe(len(ok), medians, taken / flops, packed / raw)
+    by_stage = {stage: statistics.median(row[f"seconds_{stage}"] for row in ok) for stage in stages}
+    return Probe(len(ok), medians, taken / flops, packed / raw, by_stage)

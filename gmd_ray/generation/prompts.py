@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import ray
 import torch
+from ray.exceptions import GetTimeoutError
 
 from gmd_ray.config import Config, TeacherConfig
-from gmd_ray.errors import GmdError
+from gmd_ray.errors import GmdError, ModelError
 from gmd_ray.generation.files import absolute, located
 from gmd_ray.teachers import encode_prompts, find_prompts
 
@@ -37,7 +38,15 @@ def with_prompts(cfg: Config) -> Config:
     found = find_prompts(teacher, folder)
     if found is None:
         log.info("encoding the teacher's prompts, once")
-        answer = ray.get(ray.remote(_encode).options(num_cpus=1).remote(teacher, folder))
+        task = ray.remote(_encode).options(num_cpus=1).remote(teacher, folder)
+        try:
+            answer = ray.get(task, timeout=cfg.generation.no_progress_timeout_s)
+        except GetTimeoutError as error:
+            ray.cancel(task, force=True)
+            raise ModelError(
+                f"{cfg.teacher.path}: its prompts were not encoded within generation.no_progress_timeout_s="
+                f"{cfg.generation.no_progress_timeout_s}; see that the cluster has a CPU free, or raise that"
+            ) from error
         if isinstance(answer, GmdError):
             raise answer
         found = answer

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError, ModelError, ResumeMismatchError
@@ -108,7 +108,8 @@ def known_facts(store: PairStore, remembered: Facts) -> Facts:
         prints = sorted(pc.unique(ok[section]).drop_null().to_pylist())
         if len(prints) > 1:
             raise DataError(
-                f"{store.url}: rows of several {section}s ({', '.join(prints)}); remove the wrong part files"
+                f"{store.url}: rows of several {section}s ({', '.join(prints)}): `gmd-ray verify` names the part files "
+                f"that do not belong here; move them away"
             )
         if prints:
             old = remembered.get(section, {})
@@ -140,8 +141,15 @@ def _same_model(
     check_capacity(cfg)
     config = model_configs(cfg)[section]
     task = ray.remote(_load_facts).options(**actor_resources(config.pool))
+    loading = task.remote(getattr(models, section), config)
     try:
-        answer = ray.get(task.remote(getattr(models, section), config))
+        answer = ray.get(loading, timeout=cfg.generation.no_progress_timeout_s)
+    except GetTimeoutError as error:
+        ray.cancel(loading, force=True)
+        raise ModelError(
+            f"the {section} was not loaded in generation.no_progress_timeout_s={cfg.generation.no_progress_timeout_s}, "
+            f"to be compared with the store's; see that the cluster has room for it, or raise that"
+        ) from error
     except RayError as error:
         raise ModelError(
             f"the {section} could not be loaded to compare it with the store's: {one_line(error)}"

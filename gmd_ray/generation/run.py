@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,14 +14,16 @@ import ray
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import config_text
+from gmd_ray.errors import GmdError
 from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.books import Books, close_books
 from gmd_ray.generation.cluster import check_capacity
-from gmd_ray.generation.files import put
+from gmd_ray.generation.files import patiently, put
 from gmd_ray.generation.history import RunClock
 from gmd_ray.generation.ledger import open_ledger
 from gmd_ray.generation.lock import StoreLock
 from gmd_ray.generation.prompts import with_prompts
+from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.resume import claim, complete, refuse_other_settings, remember
 from gmd_ray.generation.settings import Facts, higher_is_better
 from gmd_ray.generation.stopping import StopRequest
@@ -60,20 +63,24 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
     ids = {file.id for file in files}
     store = PairStore(store_url(cfg.out))
     with (
+        _storage_told(store.url),
         _frugal_arrow(),
         StopRequest(cfg.generation.grace_s) as stop,
         StoreLock(store.filesystem, store.path, store.url) as lock,
     ):
+        refuse_other_settings(store, cfg)  # before anything is changed or encoded for a run that may not go on
         store.sweep()
         store.repair()
-        refuse_other_settings(store, cfg)  # before anything is encoded for a run that may not go on
-        text = config_text(cfg)
+        # Asked for once, not each time that this file is used.
+        text = config_text(replace(cfg, generation=replace(cfg.generation, retry_failed=False)))
         if models.teacher is load_teacher:  # another loader has prompts of its own, or none
             cfg = with_prompts(cfg)
         facts = claim(store, cfg, files, models)
         # Not before the claim: the settings of a run that is refused are not those of this directory.
-        put(*open_filesystem(_config_url(cfg.out)), text.encode())
+        patiently(lambda: put(*open_filesystem(_config_url(cfg.out)), text.encode()))
         if cfg.generation.retry_failed:
+            check_capacity(cfg)  # before rows go for a run that cannot start
+            store.forget(manifest.NAME)
             log.info("%d failed rows are tried again", store.drop_failed(ids))
         done = set(store.index()["id"].to_pylist())
         todo = [file for file in files if file.id not in done]
@@ -97,6 +104,7 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
             log.info("%s: %d rows of images that are no longer among the inputs, left out", store.url, books.strangers)
         summary = manifest.make_manifest(cfg, store, books, facts, rows, ids)
         store.write(manifest.NAME, summary)
+        stop.leave()  # asked for since the stream ran dry: whoever called us goes no further
     figures = {**books.counts(), "images_per_second": summary["images_per_second"]}
     recorder.metrics({key: float(value) for key, value in figures.items() if value is not None})
     if "://" not in store.url:
@@ -136,6 +144,19 @@ def _work_off(
     store.refresh()
     store.repair()
     return facts
+
+
+@contextmanager
+def _storage_told(url: str) -> Iterator[None]:
+    """What storage says that did not recover (no space, no permission) in one line."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # not of a file
+            raise
+        raise GmdError(
+            f"{url}: {one_line(error)}; what is written stays: mend the storage, then the same command goes on"
+        ) from error
 
 
 @contextmanager

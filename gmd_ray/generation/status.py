@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gmd_ray.generation import manifest, settings
+from gmd_ray.generation.files import side_by_side
 from gmd_ray.generation.history import read_runs
 from gmd_ray.generation.lock import holder_of
 from gmd_ray.generation.store import PairStore
@@ -82,13 +83,18 @@ def read_status(store: PairStore) -> Status:
     skipped = 0
     told = store.read(manifest.NAME)
     saved = (store.read(settings.NAME) or {}).get("inputs", {})
-    strangers = set((told or saved).get("stranger_ids", ()))
-    for info in parts:
+    strangers = set(manifest.told_strangers(store))
+
+    def read(info: fs.FileInfo) -> pa.Table | None:
         try:
-            table = pq.read_table(info.path, columns=COLUMNS, filesystem=store.filesystem, partitioning=None)
+            return pq.read_table(info.path, columns=COLUMNS, filesystem=store.filesystem, partitioning=None)
         except FileNotFoundError:
-            continue
+            return pa.table({name: [] for name in COLUMNS})
         except (pa.ArrowException, OSError):
+            return None
+
+    for table in side_by_side(read, parts):
+        if table is None:
             skipped += 1
             continue
         for row in table.to_pylist():

@@ -28,6 +28,7 @@ class StopRequest:
         self._ledger: ray.actor.ActorHandle | None = None
         self._asked = False
         self._over = threading.Event()
+        self._ending = threading.Lock()
 
     def __enter__(self) -> StopRequest:
         # ray.init puts its own handler in the place of earlier ones, so this is done after it.
@@ -39,7 +40,8 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        with self._ending:
+            self._over.set()
         if self._in_main:
             signal.signal(signal.SIGTERM, self._before)
 
@@ -48,13 +50,13 @@ class StopRequest:
         self._ledger = ledger
 
     def leave(self) -> None:
-        """End the process where it was asked to; to be called once the stream has run dry.
+        """End the process where it was asked to; to be called once the stream has run dry, and once all is done.
 
         Raises:
             SystemExit: with EXIT_CODE.
         """
         if self._asked:
-            log.warning("stopped; what was in flight is written, the same command takes up the rest")
+            log.warning("stopped; what was in flight is written, the same command goes on from there")
             raise SystemExit(EXIT_CODE)
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
@@ -68,6 +70,8 @@ class StopRequest:
     def _close(self) -> None:
         assert self._ledger is not None
         self._ledger.close.remote()
-        if not self._over.wait(self._grace_s):
-            # A second signal, not an exception in this thread: it also wakes the main thread where it waits.
-            os.kill(os.getpid(), signal.SIGTERM)
+        self._over.wait(self._grace_s)
+        with self._ending:  # not to hit whoever handles SIGTERM after us
+            if not self._over.is_set():
+                # A second signal, not an exception in this thread: it also wakes the main thread where it waits.
+                os.kill(os.getpid(), signal.SIGTERM)

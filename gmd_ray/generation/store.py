@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gmd_ray.errors import DataError
-from gmd_ray.generation.files import TEMPORARY, absolute, get, put_json, remove
+from gmd_ray.generation.files import TEMPORARY, absolute, get, patiently, put_json, remove
 from gmd_ray.generation.parts import drop_rows
 from gmd_ray.generation.quarantine import one_line
 from gmd_ray.images.listing import open_filesystem
@@ -47,9 +48,24 @@ def find_store(url: str) -> PairStore:
     """
     for place in (url, store_url(url)):
         store = PairStore(absolute(place))
-        if store.exists():
-            return store
+        try:
+            if store.exists():
+                return store
+        except OSError as error:
+            raise DataError(f"{url}: cannot be looked into: {one_line(error)}; mend that first") from error
     raise DataError(f"{url}: no pair store here, nor in pairs/ below; give the directory that holds rows/")
+
+
+@contextmanager
+def damage_told(url: str) -> Iterator[None]:
+    """Turn what Arrow says of a part file that it cannot read into a DataError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{url}: a part file cannot be read ({one_line(error)}); where it is torn or foreign `gmd-ray verify` "
+            f"names it: remove it, and run generate again for its images"
+        ) from error
 
 
 class PairStore:
@@ -88,13 +104,15 @@ class PairStore:
         empty = pa.schema([*(PAIR_SCHEMA.field(name) for name in INDEX), (PART, pa.string())]).empty_table()
         if not self._names():
             return empty
-        try:
+        with damage_told(self.url):
             files = rows_dataset(self.path, self.filesystem).files
-            return pa.concat_tables(
+            rows = pa.concat_tables(
                 self._read_parts(files[start : start + _AT_ONCE]) for start in range(0, len(files), _AT_ONCE)
             )
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.url}: a part file is torn or foreign; remove it: {one_line(error)}") from error
+        nameless = rows.filter(pc.field("id").is_null() | pc.field("status").is_null())
+        if nameless.num_rows:
+            raise DataError(f"{nameless[PART][0]}: foreign, it has rows without an id or a status; move it away")
+        return rows
 
     def _read_parts(self, files: list[str]) -> pa.Table:
         """Of these files, as one chunk: an array for each column of each file would outweigh the few rows in it.
@@ -112,8 +130,8 @@ class PairStore:
     def repair(self) -> int:
         """Keep one row of every id that has several, an ok one where there is one; returns how many went.
 
-        Two rows of one id come of a crash while a part was rewritten, or of a late write of a killed run: they were
-        made with the same settings, so either will do.
+        Two rows of one id come of a crash while a part was rewritten, or of a late write of a killed run. Only for a
+        store whose ok rows are of one student, teacher and scorer (`resume.known_facts`): then either will do.
         """
         rows = self.index().select(["id", "status", PART])
         if pc.count_distinct(rows["id"]).as_py() == rows.num_rows:
@@ -166,7 +184,7 @@ class PairStore:
             raise DataError(f"{self.url}/{name}: not a JSON document ({error}); remove it or restore it") from error
 
     def write(self, name: str, value: Any) -> None:
-        put_json(self.filesystem, f"{self.path}/{name}", value)
+        patiently(lambda: put_json(self.filesystem, f"{self.path}/{name}", value))
 
     def forget(self, name: str) -> None:
         remove(self.filesystem, f"{self.path}/{name}")

@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from gmd_ray.config import Config, PoolConfig, ScorerConfig, StudentConfig, TeacherConfig
 from gmd_ray.errors import GmdError
-from gmd_ray.generation.cluster import TASK_CPUS, limit_blocks_ahead, read_cpus
+from gmd_ray.generation.cluster import TASK_CPUS, limit_blocks_in_flight, read_cpus
 from gmd_ray.generation.files import located
 from gmd_ray.generation.pools import GROW_AT, actor_pool
 from gmd_ray.generation.quarantine import one_line
@@ -87,7 +87,7 @@ def build_stream(
     # A pool goes down when its input is used up, never for a lull: a teacher takes minutes to load.
     ds.context.autoscaling_config.actor_pool_util_downscaling_threshold = -1
     ds.context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT
-    limit_blocks_ahead(ds.context, cfg)
+    limit_blocks_in_flight(ds.context, cfg)
     ds.context.enable_progress_bars = False  # they would fight ours
     ds.context.issue_detectors_config.detectors = []  # advice for authors of Ray programs, in a user's log
     return ds
@@ -117,7 +117,10 @@ def run_stream(ds: Dataset, ledger: ray.actor.ActorHandle, timeout_s: int) -> Ge
                 f"generation.no_progress_timeout_s where a model load and a block take longer"
             ) from error
         cause = error.cause if isinstance(error, RayTaskError) else error
-        raise GmdError(f"the stream broke: {type(cause).__name__}: {one_line(cause)}") from error
+        raise GmdError(
+            f"the stream broke: {type(cause).__name__}: {one_line(cause)}; what is written stays, and the same command "
+            f"goes on from there"
+        ) from error
 
 
 def model_configs(cfg: Config) -> dict[str, Any]:

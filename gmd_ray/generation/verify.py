@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import manifest, settings
-from gmd_ray.generation.files import TEMPORARY
+from gmd_ray.generation.files import TEMPORARY, side_by_side
 from gmd_ray.generation.lock import holder_of
 from gmd_ray.generation.parts import SCALARS, part_name
 from gmd_ray.generation.quarantine import one_line
@@ -79,16 +79,19 @@ def verify(store: PairStore, deep: bool = False) -> Verified:
     else:
         findings += _leftovers(store)
     tables, names, images = [], [], 0
-    for info in _files(store, store.rows_path):
-        if info.base_name.startswith("part-") and info.base_name.endswith(".parquet"):
-            table, wrong = _part(store, info)
-            findings += wrong
-            if table is not None:
-                tables.append(table)
-                names.append(info.path)
-                if deep:
-                    count, broken = _pictures(store, info)
-                    images, findings = images + count, findings + broken
+    parts = [
+        info
+        for info in _files(store, store.rows_path)
+        if info.base_name.startswith("part-") and info.base_name.endswith(".parquet")
+    ]
+    for info, (table, wrong) in zip(parts, side_by_side(lambda info: _part(store, info), parts), strict=True):
+        findings += wrong
+        if table is not None:
+            tables.append(table)
+            names.append(info.path)
+            if deep:
+                count, broken = _pictures(store, info)
+                images, findings = images + count, findings + broken
     rows = pa.concat_tables(tables) if tables else PAIR_SCHEMA.empty_table().select(SCALARS)
     findings += _other_models(names, tables)
     findings += _duplicates(store, rows)
@@ -143,6 +146,9 @@ def _part(store: PairStore, info: fs.FileInfo) -> tuple[pa.Table | None, list[Fi
         if name not in kinds:
             table = table.append_column(PAIR_SCHEMA.field(name), pa.nulls(table.num_rows, PAIR_SCHEMA.field(name).type))
     findings = []
+    nameless = table["id"].null_count + table["status"].null_count
+    if nameless:
+        return None, [Finding(info.path, "foreign: it has rows without an id or a status", "move it away")]
     if part_name(table["id"].to_pylist()) != info.base_name:
         findings.append(Finding(info.path, "its rows are not those that its name stands for", _AGAIN))
     for row in table.to_pylist():

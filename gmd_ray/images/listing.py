@@ -162,7 +162,7 @@ def _files_below(filesystem: fs.FileSystem, root: str, url: str) -> list[str]:
         infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
         return [info.path[len(root) :].lstrip("/") for info in infos if info.type == fs.FileType.File]
     except UnicodeDecodeError as error:
-        raise DataError(f"{url}: a file name is not valid UTF-8; rename it") from error
+        raise DataError(f"{url}: a file name is not valid UTF-8 ({error.object!r}); rename it") from error
     except OSError as error:
         raise DataError(f"{url}: cannot be listed: {' '.join(str(error).split())}") from error
 
@@ -173,7 +173,10 @@ def _joiner(url: str) -> Callable[[str], str]:
     if scheme in _ARROW_SCHEMES:
         folder, mark, query = url.partition("?")
         return lambda name: f"{folder.rstrip('/')}/{quote(name)}{mark}{query}"
-    base = os.path.join(open_filesystem(url)[1] if scheme in ("", "file") else url.rstrip("/"), "")
+    if scheme in ("", "file"):
+        base = os.path.join(open_filesystem(url)[1], "")
+    else:
+        base = f"{url.rstrip('/')}/" if url.partition("://")[2].strip("/") else url  # memory:// is a folder itself
     return lambda name: base + name
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.cli import main
+from gmd_ray.errors import DataError
 from gmd_ray.evaluation.sheet import make_sheet
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images.encode import decode_png
@@ -87,3 +88,12 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["sheet", str(tmp_path), "--count", "0"])
     assert main(["sheet", str(tmp_path / "pairs" / "rows")]) == 2
+
+
+def test_a_store_that_is_not_whole(tmp_path: Path) -> None:
+    store = made(tmp_path)
+    fill(store, [[ok_row("20.png", 20.0)]])  # twice, after a crash
+    assert shown(make_sheet(store, threshold=10.4, count=2))["Best"] == ["20", "19"]
+    Path(store.rows_path, "part-torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"part-torn.parquet.* `gmd-ray verify` names it"):
+        make_sheet(store, threshold=10.4)

@@ -7,7 +7,9 @@ import pytest
 
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation import Books, export_pairs
+from gmd_ray.generation.store import PairStore
 from gmd_ray.images.records import PAIR_SCHEMA
+from tests.generation.shelf import fill, finish, ok_row
 from tests.generation.world import World
 
 Finished = tuple[World, Books]
@@ -66,3 +68,22 @@ def test_refusals(finished: Finished, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="is not empty"):
         export_pairs(store, str(tmp_path), 1.0)
+
+
+@pytest.mark.parametrize("layout", ["parquet", "folders"])
+def test_a_store_that_is_not_whole_is_one_line(layout: str, tmp_path: Path) -> None:
+    store = PairStore(str(tmp_path / "pairs"))
+    rows = [ok_row(f"{i}.png", 5.0) for i in range(3)]
+    fill(store, [rows])
+    finish(store, rows)
+    store.forget("manifest.json")
+    inputs = {"count": 2, "limit": 2, "stranger_ids": ["0.png"]}
+    store.write("settings.json", {**store.read("settings.json"), "inputs": inputs})
+    assert export_pairs(store.url, str(tmp_path / "whole"), 4.2, layout) == 2
+    fill(store, [rows[1:2]])
+    with pytest.raises(DataError, match="1 rows are there twice after a crash; run generate again"):
+        export_pairs(store.url, str(tmp_path / "twice"), 4.2, layout)
+    Path(store.rows_path, "part-torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"part-torn.parquet.* `gmd-ray verify` names it"):
+        export_pairs(store.url, str(tmp_path / "torn"), 4.2, layout)
+    assert not (tmp_path / "torn").exists()

@@ -42,12 +42,12 @@ def test_bad_rows_are_isolated_and_kept_out_of_the_next_run(fresh: World, finish
     assert fresh.projected() - before == Counter(FAULTS.keys())  # what was ok is not done again
 
 
-@pytest.mark.parametrize(("low", "high"), [(1, 2), (2, 2)])  # (1, 1): the test above
-def test_no_size_of_pool_hangs_on_rows_that_kill(fresh: World, low: int, high: int) -> None:
+@pytest.mark.parametrize(("low", "high", "fault"), [(1, 2, "kill"), (2, 2, "leave")])  # (1, 1): the test above
+def test_no_size_of_pool_hangs_on_rows_that_kill(fresh: World, low: int, high: int, fault: str) -> None:
     fresh.cfg.target.limit = 14
     fresh.cfg.teacher.pool = PoolConfig(min=low, max=high, num_cpus=0.5, batch_size=4)
     fresh.cfg.generation.rows_per_block = 4
-    books = generate(fresh.cfg, models=fresh.models(faults=(("001.png", "kill"), ("002.png", "exit"))))
+    books = generate(fresh.cfg, models=fresh.models(faults=(("001.png", fault), ("002.png", "exit"))))
     assert (books.ok, books.failed) == (12, 2)
     failed = {key: row["error_type"] for key, row in fresh.rows().items() if row["status"] == "failed"}
     assert failed == {"001.png": "WorkerDied", "002.png": "SystemExit"}

@@ -63,7 +63,7 @@ def test_the_second_opinion(store: PairStore) -> None:
         read_gate(bare, 4.2, limit=22.0)
 
 
-def test_the_score_column_alone_is_read(store: PairStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_and_scores_alone_are_read(store: PairStore, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     class Spy:
@@ -79,7 +79,7 @@ def test_the_score_column_alone_is_read(store: PairStore, monkeypatch: pytest.Mo
     real = module.rows_dataset
     monkeypatch.setattr(module, "rows_dataset", lambda *args: Spy(real(*args)))
     read_gate(store, 4.4, 21.0)
-    assert asked == [["score"], ["score"]]
+    assert asked == [["id", "score"], ["id", "score"]]
 
 
 @pytest.fixture
@@ -94,8 +94,19 @@ def unfinished(tmp_path: Path) -> PairStore:
 
 def test_a_run_that_goes_on(unfinished: PairStore) -> None:
     assert read_gate(unfinished, 4.2).admitted(4.2) == 1
+    fill(unfinished, [[ok_row("0.png", 5.0), ok_row("gone.png", 5.0)]])  # "0.png" twice, after a crash
+    assert read_gate(unfinished, 4.2).admitted(4.2) == 2
+    saved = unfinished.read("settings.json")
+    unfinished.write("settings.json", {**saved, "inputs": {"count": 1, "limit": None, "stranger_ids": ["gone.png"]}})
+    assert read_gate(unfinished, 4.2).admitted(4.2) == 1
     with pytest.raises(DataError, match="no finished run says which threshold; give --threshold"):
         read_gate(unfinished)
+
+
+def test_a_torn_part_is_one_line(store: PairStore) -> None:
+    Path(store.rows_path, "part-torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"part-torn.parquet.* `gmd-ray verify` names it"):
+        read_gate(store)
 
 
 def test_nothing_scored(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from gmd_ray.config.load import load_config, save_config
 from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation import Books, generate
-from gmd_ray.generation.plan import make_plan, stall_warning, survey
+from gmd_ray.generation.plan import make_plan, pool_warnings, stall_warning, survey
 from gmd_ray.generation.probe import Probe, run_probe
 from gmd_ray.generation.spent import predicted_and_actual
 from gmd_ray.generation.store import PairStore, store_url
@@ -103,8 +103,12 @@ def test_the_fleet_is_what_the_pool_takes(cfg: Config) -> None:
         assert make_plan(cfg, *survey(cfg)).accelerators == expected
 
 
+def probed(seconds: dict[str, float], seconds_per_flop: float = 0.0, **stages: float) -> Probe:
+    return Probe(2, seconds, seconds_per_flop, 0.5, {"restore": 0.1, "project": 6.0, "score": 0.1, **stages})
+
+
 def test_a_probe_replaces_the_model_of_the_machine(cfg: Config) -> None:
-    probe = Probe(images=2, seconds={"720x1280": 6.0}, seconds_per_flop=1e-15, compression=0.5)
+    probe = probed({"720x1280": 6.0}, seconds_per_flop=1e-15)
     jobs, unreadable = survey(cfg)
     plan = make_plan(cfg, jobs, unreadable, probe)
     small = next(job.flops for job in jobs if job.size == "512x512")
@@ -115,12 +119,21 @@ def test_a_probe_replaces_the_model_of_the_machine(cfg: Config) -> None:
 
 def test_a_block_slower_than_the_runs_patience_is_told(cfg: Config) -> None:
     jobs, unreadable = survey(cfg)
-    probe = Probe(images=2, seconds={job.size: 50.0 for job in jobs}, seconds_per_flop=0.0, compression=0.5)
+    probe = probed({job.size: 50.0 for job in jobs})
     plan = make_plan(cfg, jobs, unreadable, probe)
     assert stall_warning(cfg, plan) is None
     cfg.generation.rows_per_block = 32
     assert "a block of 32 images takes a teacher about 1600 s" in (stall_warning(cfg, plan) or "")
     assert stall_warning(cfg, make_plan(cfg, jobs, unreadable)) is None, "nobody knows how fast"
+
+
+def test_pools_that_keep_the_teachers_waiting_are_told(cfg: Config) -> None:
+    cfg.teacher.pool.max, cfg.student.pool.max, cfg.scorer.pool.max = 64, 2, 1
+    assert pool_warnings(cfg, probed({}, restore=0.18, score=0.09)) == []
+    [line] = pool_warnings(cfg, probed({}, restore=0.3, score=0.09))
+    assert "64 teachers would wait for the student" in line
+    assert "set student.pool.max=4" in line  # 64 x 0.3 / 6 = 3.2
+    assert "set scorer.pool.max=64" in pool_warnings(cfg, probed({}, score=6.0))[0]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +239,8 @@ def test_a_probe_runs_the_real_stages_and_leaves_nothing(fresh: World, tmp_path:
     assert fresh.projected().total() == probe.images == 6
     assert set(probe.seconds) == {"16x16", "16x32"}, "spread over the sizes"
     assert all(0.2 / 4 < seconds < 5 for seconds in probe.seconds.values())
+    assert probe.stages["project"] > 0.2 / 4
+    assert all(0 < seconds < 5 for seconds in probe.stages.values())
     assert 0 < probe.compression < 2
     assert not list(Path(cfg.out).glob("probe-*"))
     plan = make_plan(cfg, jobs, unreadable, probe)

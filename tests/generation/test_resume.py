@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gmd_ray.config import Config, PoolConfig
-from gmd_ray.errors import ResumeMismatchError
+from gmd_ray.errors import ModelError, ResumeMismatchError
 from gmd_ray.generation import generate, settings
 from gmd_ray.generation.resume import claim
 from gmd_ray.generation.store import PairStore
@@ -107,6 +107,12 @@ def test_models_may_move_but_not_change(world: World, tmp_path: Path) -> None:
     shutil.copy(world.weights / "student.pth", moved / "student.pth")
     write_scorer(moved / "scorer", seed=1)
     with pytest.raises(ResumeMismatchError, match=r"another scorer: scorer\.path now gives model"):
+        generate(world.cfg, models=world.models())
+
+
+def test_a_model_that_does_not_load_in_time_is_not_waited_for(world: World) -> None:
+    world.cfg.teacher.path, world.cfg.generation.no_progress_timeout_s = "slow", 3
+    with pytest.raises(ModelError, match=r"teacher was not loaded in generation.no_progress_timeout_s=3"):
         generate(world.cfg, models=world.models())
 
 

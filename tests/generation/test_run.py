@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,19 @@ import ray
 from gmd_ray.cli import main
 from gmd_ray.config import PoolConfig
 from gmd_ray.config.load import load_config, save_config
-from gmd_ray.errors import ConfigError, DataError
-from gmd_ray.generation import Books, export_pairs, generate
+from gmd_ray.errors import ConfigError, DataError, GmdError
+from gmd_ray.generation import Books, cluster, export_pairs, generate
+from gmd_ray.generation import run as run_module
+from gmd_ray.generation.stopping import StopRequest
+from gmd_ray.generation.store import PairStore
+from gmd_ray.generation.verify import verify
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.encode import decode_png, to_images, to_tensor
 from gmd_ray.images.records import PAIR_SCHEMA
 from gmd_ray.progress import NullRecorder
 from gmd_ray.quality import load_scorer
 from gmd_ray.students import load_student
+from tests.generation.shelf import fill
 from tests.generation.world import BROKEN, SharpenTeacher, TeacherSpec, World, write_photo
 
 Finished = tuple[World, Books]
@@ -143,10 +149,16 @@ def test_failed_rows_are_tried_again_on_request_only(world: World) -> None:
     (world.photos / "mended.png").replace(world.photos / "empty.png")
     assert generate(world.cfg, models=world.models()).failed == 3
     world.cfg.generation.retry_failed = True
+    small, world.cfg.teacher.pool = world.cfg.teacher.pool, PoolConfig(num_cpus=99)
+    with pytest.raises(ConfigError, match="need 100"):
+        generate(world.cfg, models=world.models())
+    assert len(world.rows()) == 31, "nothing goes for a run that cannot start"
+    world.cfg.teacher.pool = small
     books = generate(world.cfg, models=world.models())
     assert books.failed == 2
     assert world.projected() == {"empty.png": 1}
     assert world.rows()["empty.png"]["status"] == "ok"
+    assert not load_config([f"config={world.cfg.out}/config.yaml"]).generation.retry_failed, "asked for once"
 
 
 def test_a_smaller_limit_makes_strangers_of_the_rest(world: World, tmp_path: Path) -> None:
@@ -180,6 +192,78 @@ def test_an_empty_folder_is_refused(fresh: World, tmp_path: Path) -> None:
     fresh.cfg.target.path = str(tmp_path / "nothing")
     with pytest.raises(DataError, match="no such folder"):
         generate(fresh.cfg, models=fresh.models())
+
+
+def test_a_part_of_another_store_is_refused_and_left(world: World) -> None:
+    """It holds an id of ours: which of the two rows would go is not for a repair to say."""
+    store = PairStore(world.store)
+    ours = next(row for row in world.rows().values() if row["status"] == "ok")
+    [name] = fill(store, [[{**ours, "teacher": "another"}]])
+    files = sorted(file.name for file in Path(store.rows_path).iterdir())
+    with pytest.raises(DataError, match=r"rows of several teachers .*another.*`gmd-ray verify` names"):
+        generate(world.cfg, models=world.models())
+    assert sorted(file.name for file in Path(store.rows_path).iterdir()) == files
+    assert any(name in finding.where for finding in verify(store).findings)
+
+
+def test_storage_that_cannot_be_written_is_one_line(fresh: World) -> None:
+    (fresh.root / "file").write_text("")
+    fresh.cfg.out = str(fresh.root / "file" / "run")
+    with pytest.raises(GmdError, match=r"file/run/pairs: .*Not a directory.*; what is written stays: mend") as caught:
+        generate(fresh.cfg, models=fresh.models())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stop_asked_for_while_the_books_are_closed_is_heard(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[StopRequest] = []
+
+    class Asked(StopRequest):
+        def __enter__(self) -> StopRequest:
+            asked.append(self)
+            return super().__enter__()
+
+    real = run_module.manifest.make_manifest
+
+    def late(*args: Any) -> Any:
+        asked[0]._asked = True
+        return real(*args)
+
+    monkeypatch.setattr(run_module, "StopRequest", Asked)
+    monkeypatch.setattr(run_module.manifest, "make_manifest", late)
+    PairStore(world.store).forget("manifest.json")
+    with pytest.raises(SystemExit) as caught:
+        generate(world.cfg, models=world.models())
+    assert caught.value.code == 143
+    assert PairStore(world.store).read("manifest.json"), "it is written all the same"
+
+
+def test_what_is_in_flight_does_not_depend_on_how_many_images_there_are(
+    fresh: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor on how long the models take to load, when nothing but reading can go on."""
+    seen: list[int] = []
+    real = cluster.BlocksInFlight.room
+
+    def look(self: cluster.BlocksInFlight) -> bool:
+        seen.append(self.in_flight())
+        return real(self)
+
+    monkeypatch.setattr(cluster, "BLOCKS_AHEAD", 1)
+    monkeypatch.setattr(cluster.BlocksInFlight, "room", look)
+    fresh.cfg.generation.rows_per_block = 1
+    assert generate(fresh.cfg, models=fresh.models(seconds=0.1)).ok == 24
+    assert 10 <= max(seen) < 16  # 1 + 3 x 3, and what is counted twice while a task hands out its block
+
+
+def test_a_run_of_which_nothing_comes(fresh: World, tmp_path: Path) -> None:
+    for file in fresh.photos.rglob("*.png"):
+        file.write_bytes(b"no image")
+    fresh.cfg.target.limit = 3
+    books = generate(fresh.cfg, models=fresh.models())
+    assert (books.inputs, books.failed, books.accepted, books.rejected) == (3, 3, 0, 0)
+    assert verify(PairStore(fresh.store)).findings == []
+    with pytest.raises(DataError, match="no pair is accepted"):
+        export_pairs(fresh.store, str(tmp_path / "out"), 4.2)
 
 
 @pytest.mark.slow

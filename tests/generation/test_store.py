@@ -16,9 +16,11 @@ import pytest
 from pyarrow import fs
 
 from gmd_ray.errors import BooksError, DataError
+from gmd_ray.generation import files as files_module
 from gmd_ray.generation import lock as lock_module
-from gmd_ray.generation.books import close_books
+from gmd_ray.generation.books import close_books, stranger_ids
 from gmd_ray.generation.files import put
+from gmd_ray.generation.history import RunClock
 from gmd_ray.generation.lock import StoreLock, StoreLockedError, StoreLostError
 from gmd_ray.generation.parts import part_name, write_part
 from gmd_ray.generation.store import PairStore, store_url
@@ -167,8 +169,8 @@ def test_the_store_lives_on_any_filesystem(tmp_path: Path) -> None:
     assert store.read("lock.json") is None
 
 
-def held_by(store: PairStore, *, pid: int, host: str, age: float) -> None:
-    beat = {"token": "other", "pid": str(pid), "host": host, "beat": f"{time.time() - age:.3f}"}
+def held_by(store: PairStore, *, pid: int, host: str, age: float, **more: str) -> None:
+    beat = {"token": "other", "pid": str(pid), "host": host, "beat": f"{time.time() - age:.3f}", **more}
     put(store.filesystem, f"{store.path}/lock.json", json.dumps(beat).encode())
 
 
@@ -187,6 +189,9 @@ def test_lock_refuses_the_living_and_buries_the_dead(store: PairStore, monkeypat
         pass
     held_by(store, pid=dead.pid, host="elsewhere", age=5)  # a process of another host cannot be looked for
     with pytest.raises(StoreLockedError, match="on elsewhere is at work"), locked(store):
+        pass
+    held_by(store, pid=dead.pid, host=socket.gethostname(), age=5, pids="pid:[1]")  # nor one of another container
+    with pytest.raises(StoreLockedError, match="is at work"), locked(store):
         pass
     monkeypatch.setattr(lock_module, "BEAT_S", 0.05)
     for pid, host, age in (
@@ -257,7 +262,30 @@ def test_books_balance() -> None:
     assert close(rows, "a", "b", "c", threshold=4.1, higher=False).accepted == 1
     with pytest.raises(BooksError, match=r"1 of 4 inputs have no row \(lost\)"):
         close(rows, "a", "b", "c", "lost")
-    with pytest.raises(BooksError, match=r"more than one row \(a\)"):
+    with pytest.raises(BooksError, match=r"1 ids have more than one row \(a\); `gmd-ray verify`"):
         close(pa.concat_tables([rows, rows.slice(0, 1)]), "a", "b", "c")
+    with pytest.raises(BooksError, match=r"1 ids have more than one row \(gone\)"):
+        close(pa.concat_tables([rows, rows.slice(3, 1)]), "a", "b", "c")
+    assert close(rows.slice(0, 0)).inputs == 0
+    assert stranger_ids(rows, ["c", "a"]) == ["b", "gone"]
     with pytest.raises(BooksError, match="0 ok"):
         close(table(a="odd"), "a")
+
+
+def test_rows_without_a_name_are_refused_and_kept(store: PairStore) -> None:
+    add(store, a="ok")
+    other = Path(store.rows_path, "part-00000-spark.parquet")
+    pq.write_table(pa.table({"x": [1, 2, 3]}), other)
+    with pytest.raises(DataError, match=r"part-00000-spark.parquet: foreign, it has rows without an id"):
+        store.repair()
+    assert other.exists()
+
+
+def test_a_clock_that_cannot_be_written_ends_no_run(
+    store: PairStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = RunClock(store, before=0)
+    monkeypatch.setattr(files_module, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(files_module.Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    clock.save()
+    assert "runs.json: not written: [Errno 28] No space left" in caplog.text

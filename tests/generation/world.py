@@ -79,7 +79,7 @@ class TeacherSpec:
     log: str
     """Folder where every call leaves its ids."""
     faults: tuple[tuple[str, str], ...] = ()
-    """(id, what to do on it): raise, exit, kill, nan; `kill once` kills the first worker only."""
+    """(id, what to do on it): raise, exit, leave (os._exit), kill, nan; `kill once` kills the first worker only."""
     seconds: float = 0.0
     """Time per call."""
     sick_after: int | None = None
@@ -98,6 +98,8 @@ class SharpenTeacher:
             raise ModelError("teacher.path=missing: no such directory")
         if cfg.path == "deadly":
             os._exit(1)
+        if cfg.path == "slow":
+            time.sleep(600)
         self.spec, self.calls = spec, 0
         self.fingerprint = f"sharpen-{cfg.steps}-{spec.higher}-{cfg.prompt}"
 
@@ -120,6 +122,8 @@ class SharpenTeacher:
             raise RuntimeError("this image\nis too much")
         if fault == "exit":
             sys.exit(3)
+        if fault == "leave":
+            os._exit(3)
         if fault == "nan":
             image.fill_(float("nan"))
         mark = Path(self.spec.log, "killed once.mark")

@@ -101,6 +101,12 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
         list_images(str(tmp_path))
 
 
+def test_the_root_of_a_filesystem_is_a_folder() -> None:
+    for root in ("memory://", "memory:///"):
+        assert open_filesystem(_joiner(root)("a.png"))[1].lstrip("/") == "a.png"
+    assert _joiner("/")("a.png") == "/a.png"
+
+
 def test_object_store_urls() -> None:
     """No bucket is contacted: pyarrow opens these filesystems offline, and the names survive both ways."""
     options = "region=us-east-1&endpoint_override=http%3A%2F%2Flocalhost%3A9"

@@ -1,0 +1,90 @@
+"""SIGTERM: once for an orderly end, twice or too late for one at once, and nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gmd_ray.generation.stopping import EXIT_CODE, StopRequest
+
+
+@pytest.fixture
+def ledger() -> Any:
+    """Counts how often it is asked to admit no more."""
+    asked: list[bool] = []
+    return SimpleNamespace(asked=asked, close=SimpleNamespace(remote=lambda: asked.append(True)))
+
+
+@pytest.fixture(autouse=True)
+def harmless() -> Iterator[list[int]]:
+    """What SIGTERM does before and after: it is counted."""
+    assert threading.current_thread() is threading.main_thread()
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    yield heard
+    signal.signal(signal.SIGTERM, before)
+
+
+def wait(seconds: float) -> None:
+    """In small steps: a signal's handler runs between them."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def run(ledger: Any, grace_s: float, *body: Callable[[StopRequest], object]) -> None:
+    with StopRequest(grace_s) as stop:
+        stop.closes(ledger)
+        for step in body:
+            step(stop)
+
+
+def sigterm(stop: StopRequest) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def too_late(stop: StopRequest) -> None:
+    pytest.fail("it should have ended before")
+
+
+def test_the_first_asks_and_the_second_ends(ledger: Any, harmless: list[int]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(ledger, 60, StopRequest.leave, sigterm, lambda stop: wait(0.1), sigterm, too_late)
+    assert caught.value.code == EXIT_CODE
+    assert ledger.asked == [True]
+    signal.raise_signal(signal.SIGTERM)
+    assert harmless == [signal.SIGTERM], "whoever listened before listens again"
+
+
+def test_leave_ends_it_where_it_was_asked_for(ledger: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(ledger, 60, sigterm, StopRequest.leave, too_late)
+    assert caught.value.code == EXIT_CODE
+
+
+def test_with_no_grace_or_nothing_in_flight_it_ends_at_once(ledger: Any) -> None:
+    with pytest.raises(SystemExit):
+        run(ledger, 0, sigterm, too_late)
+    with pytest.raises(SystemExit):
+        run(None, 60, sigterm, too_late)
+    assert ledger.asked == []
+
+
+def test_grace_runs_out(ledger: Any) -> None:
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as caught:
+        run(ledger, 0.3, sigterm, lambda stop: wait(30), too_late)
+    assert caught.value.code == EXIT_CODE
+    assert 0.3 <= time.monotonic() - start < 10
+
+
+def test_grace_that_runs_out_after_the_end_hits_nobody(ledger: Any, harmless: list[int]) -> None:
+    run(ledger, 0.2, sigterm)
+    wait(0.5)
+    assert harmless == []
