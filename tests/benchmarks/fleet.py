@@ -81,12 +81,6 @@ def spilled() -> int:
     return int(store_stats().spilled_bytes_total)
 
 
-def own_mb() -> float:
-    """Resident memory of this process but for the object store's pages that it looked at, which are the store's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssFile"))) / 1024
-
-
 def peak_mb(pid: int) -> float:
     """Largest resident memory of a process so far."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -96,19 +90,15 @@ def peak_mb(pid: int) -> float:
 
 
 class WorkerPeak(threading.Thread):
-    """Looks once a second at the workers below this driver, since pools are gone when a run returns; largest, in MB.
-
-    And at the driver's own memory, which at its end is within a few kilobytes of its largest.
-    """
+    """Looks once a second at the workers below this driver, since pools are gone when a run returns; largest, in MB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.mb = self.driver_mb = 0.0
+        self.mb = 0.0
         self.start()
 
     def run(self) -> None:
         while True:
-            self.driver_mb = max(self.driver_mb, own_mb())
             for process in psutil.Process().children(recursive=True):
                 if "ray::" in _title(process):
                     with contextlib.suppress(OSError):
