@@ -164,7 +164,9 @@ def stall_warning(cfg: Config, plan: Plan) -> str | None:
 
 def pool_warnings(cfg: Config, probe: Probe) -> list[str]:
     """A line for each pool beside the teacher's that is too small for it, by what the probe measured."""
-    lines = []
+    lines: list[str] = []
+    if not probe.stages["project"]:  # too fast for its clock: nobody waits for another
+        return lines
     for name, pool, stage in (("student", cfg.student.pool, "restore"), ("scorer", cfg.scorer.pool, "score")):
         need = math.ceil(cfg.teacher.pool.max * probe.stages[stage] / probe.stages["project"])
         if pool.max < need:

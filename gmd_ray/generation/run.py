@@ -11,6 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray.exceptions import RayError
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import config_text
@@ -152,7 +153,7 @@ def _storage_told(url: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # not of a file
+        if isinstance(error, BrokenPipeError | RayError):  # of no file; some of Ray's are OSErrors too
             raise
         raise GmdError(
             f"{url}: {one_line(error)}; what is written stays: mend the storage, then the same command goes on"

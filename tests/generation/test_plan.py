@@ -134,6 +134,7 @@ def test_pools_that_keep_the_teachers_waiting_are_told(cfg: Config) -> None:
     assert "64 teachers would wait for the student" in line
     assert "set student.pool.max=4" in line  # 64 x 0.3 / 6 = 3.2
     assert "set scorer.pool.max=64" in pool_warnings(cfg, probed({}, score=6.0))[0]
+    assert pool_warnings(cfg, probed({}, project=0.0)) == []
 
 
 @pytest.mark.parametrize(
