@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.evaluation.gallery import Row, pair_row
-from gmd_ray.generation import manifest
+from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.gate import read_gate
 from gmd_ray.generation.store import PairStore, damage_told
 from gmd_ray.images.records import accepted, rows_dataset
@@ -32,7 +32,7 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
     """
     gate = read_gate(store, threshold, limit)
     rows = rows_dataset(store.path, store.filesystem)
-    strangers = manifest.told_strangers(store)
+    strangers = manifest.told_strangers(store.read(manifest.NAME), store.read(settings.NAME))
     view = accepted(gate.threshold, gate.higher_is_better, strangers, gate.bound)
     ok = (pc.field("status") == "ok") & pc.field("score").is_valid()
     ok = ok & ~pc.field("id").isin(pa.array(strangers, pa.string()))

@@ -1,11 +1,13 @@
-"""What the stream needs of the cluster, checked before it starts; the one file that looks into Ray's internals."""
+"""What the stream takes of the cluster, and what it needs to start; the one file that looks into Ray's internals."""
 
 from __future__ import annotations
 
+import json
 import logging
 
 import ray
-from ray._private.state import state
+import ray._private.worker
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.data import DataContext
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES,
@@ -14,9 +16,11 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 from ray.data._internal.execution.resource_manager import ResourceManager
 from ray.data._internal.execution.streaming_executor_state import Topology
+from ray.experimental.internal_kv import _internal_kv_get
 
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import ConfigError
+from gmd_ray.generation import stopping
 from gmd_ray.generation.pools import BLOCKS_PER_ACTOR
 
 log = logging.getLogger("gmd_ray.generation")
@@ -46,20 +50,31 @@ class BlocksInFlight(BackpressurePolicy):
         # Not `can_add_input` of this policy, which is what Ray lets go of.
         self._read.can_add_input = self.room
 
+        self._later = [state for op, state in topology.items() if op.input_dependencies and op is not self._read]
+
     def room(self) -> bool:
-        return self.in_flight() < self._data_context.get_config(_IN_FLIGHT_KEY, BLOCKS_AHEAD)
+        if stopping.ASKED.is_set():  # the stream runs dry, and what Ray holds back to make whole blocks of is let go
+            for queue in self._topology[self._read].input_queues:
+                queue.clear()
+            return False
+        if self.in_flight() < self._data_context.get_config(_IN_FLIGHT_KEY):
+            return True
+        # All of it is held back, to make whole blocks of: more is needed.
+        return not self._at_work() and not any(state.has_pending_bundles() for state in self._later)
 
     def in_flight(self) -> int:
-        later = [state for op, state in self._topology.items() if op.input_dependencies and op is not self._read]
-        waiting = sum(state.total_enqueued_input_blocks() for state in later)
-        return int(waiting + sum(op.num_active_tasks() for op in self._topology))
+        return self._at_work() + sum(state.total_enqueued_input_blocks() for state in self._later)
+
+    def _at_work(self) -> int:
+        return sum(op.num_active_tasks() for op in self._topology)
 
 
 def limit_blocks_in_flight(context: DataContext, cfg: Config) -> None:
     """For a stream over these pools: what their actors have at hand, one more for each, and `BLOCKS_AHEAD`."""
     actors = sum(pool.max for pool in (cfg.student.pool, cfg.teacher.pool, cfg.scorer.pool))
     context.set_config(_IN_FLIGHT_KEY, BLOCKS_AHEAD + actors * (BLOCKS_PER_ACTOR + 1))
-    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, BlocksInFlight])
+    policies = context.get_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, ENABLED_BACKPRESSURE_POLICIES)
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*policies, BlocksInFlight])
 
 
 def read_cpus(student: PoolConfig) -> float:
@@ -67,14 +82,18 @@ def read_cpus(student: PoolConfig) -> float:
     return TASK_CPUS if student.num_cpus != TASK_CPUS else 0.25
 
 
-def check_capacity(cfg: Config) -> None:
+def check_capacity(cfg: Config) -> list[str]:
     """See that the smallest pools and one read and one write task fit together.
 
     Where they do not, the pools take every CPU, no image can be read, and the run waits for ever.
 
+    Returns:
+        what is missing on a cluster that may grow, a line each; it is warned of, and waited for.
+
     Raises:
-        ConfigError: with the numbers. On a cluster that can grow it is a warning.
+        ConfigError: what is missing on one that cannot.
     """
+    missing = []
     pools = {"student": cfg.student.pool, "teacher": cfg.teacher.pool, "scorer": cfg.scorer.pool}
     for name, pool in pools.items():
         if not 1 <= pool.min <= pool.max:
@@ -95,12 +114,20 @@ def check_capacity(cfg: Config) -> None:
         )
         if not _can_grow():
             raise ConfigError(f"{line}; lower <stage>.pool.min, .initial or what each actor takes, or give Ray more")
-        log.warning("%s; waiting for it to grow", line)
-    _check_nodes(pools)
+        missing.append(line)
+    missing += _check_nodes(pools)
+    for line in missing:
+        log.warning(
+            "%s; waiting for nodes to be added, for generation.no_progress_timeout_s=%d at most",
+            line,
+            cfg.generation.no_progress_timeout_s,
+        )
+    return missing
 
 
-def _check_nodes(pools: dict[str, PoolConfig]) -> None:
+def _check_nodes(pools: dict[str, PoolConfig]) -> list[str]:
     """See that each of the smallest pools has nodes with its labels that hold its actors, one whole actor on a node."""
+    missing = []
     nodes = [node for node in ray.nodes() if node["Alive"]]
     for name, pool in pools.items():
         actors, takes = pool.initial or pool.min, {kind: each for kind, each in reserved(pool).items() if each}
@@ -119,7 +146,8 @@ def _check_nodes(pools: dict[str, PoolConfig]) -> None:
         )
         if not _can_grow():
             raise ConfigError(f"{line}; lower {name}.pool.min, .initial or what an actor takes, or give Ray such nodes")
-        log.warning("%s; waiting for the cluster to grow", line)
+        missing.append(line)
+    return missing
 
 
 def _labelled(has: dict[str, str], wanted: dict[str, str]) -> bool:
@@ -133,5 +161,14 @@ def reserved(pool: PoolConfig) -> dict[str, float]:
 
 
 def _can_grow() -> bool:
-    """Whether an autoscaler stands behind the cluster."""
-    return state.get_max_resources_from_cluster_config() is not None
+    """Whether an autoscaler may stand behind the cluster.
+
+    Ray does not say. What `ray.init` started here has none; elsewhere the head's monitor, where it has nothing to grow,
+    reports each node as a type of its own, `node_<id>`.
+    """
+    node = ray._private.worker._global_node
+    if node is not None and node.is_head():
+        return False
+    said = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
+    kinds = (said.get("autoscaler_report") or {}).get("active_nodes") or {}
+    return not kinds or not all(kind.startswith("node_") for kind in kinds)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Any
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
@@ -15,7 +15,7 @@ from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.files import put
 from gmd_ray.generation.store import PairStore, damage_told
 from gmd_ray.images.listing import open_filesystem
-from gmd_ray.images.records import accepted, fidelity_bound, rows_dataset
+from gmd_ray.images.records import PAIR_SCHEMA, accepted, fidelity_bound, rows_dataset
 
 LAYOUTS = ("parquet", "folders")
 
@@ -65,11 +65,11 @@ def export_pairs(
     if layout not in LAYOUTS:
         raise ConfigError(f"layout={layout}: {nearest(layout, LAYOUTS)}")
     rows = rows_dataset(store)
-    saved = PairStore(store).read(settings.NAME) or {}
+    told, saved = PairStore(store).read(manifest.NAME), PairStore(store).read(settings.NAME) or {}
     if higher_is_better is None:
         higher_is_better = settings.higher_is_better(saved.get("models", {}))
     second = fidelity_bound(bound, fidelity, settings.recorded_fidelity(saved.get("settings", {})), store)
-    view = accepted(threshold, higher_is_better, manifest.told_strangers(PairStore(store)), second)
+    view = accepted(threshold, higher_is_better, manifest.told_strangers(told, saved), second)
     with damage_told(store):
         ids = rows.to_table(columns=["id"], filter=view)["id"].to_pylist()
     if not ids:
@@ -83,27 +83,31 @@ def export_pairs(
     if filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
         raise DataError(f"{dest}: is not empty; export into a new folder")
     if layout == "parquet":
-        _write_parquet(rows, view, filesystem, path)
+        _write_parquet(_batches(store, rows, view, PAIR_SCHEMA.names, 64), filesystem, path)
         return len(ids)
     names = {_png_name(key) for key in ids}
     if len(names) < len(ids):
         raise DataError(f"{store}: two images differ by an added .png alone; use the parquet layout")
-    for row in _pairs(store, rows, view):
-        for column in ("lq", "pseudo_target"):
-            put(filesystem, f"{path}/{column}/{_png_name(row['id'])}", row[column])
+    for batch in _batches(store, rows, view, ["id", "lq", "pseudo_target"], 16):
+        for row in batch.to_pylist():
+            for column in ("lq", "pseudo_target"):
+                put(filesystem, f"{path}/{column}/{_png_name(row['id'])}", row[column])
     return len(ids)
 
 
-def _pairs(store: str, rows: ds.Dataset, view: ds.Expression) -> Iterator[dict[str, Any]]:
+def _batches(
+    store: str, rows: ds.Dataset, view: ds.Expression, columns: list[str], size: int
+) -> Iterator[pa.RecordBatch]:
+    """Of the accepted pairs; what cannot be read is told as such, unlike what cannot be written."""
     with damage_told(store):
-        for batch in rows.to_batches(columns=["id", "lq", "pseudo_target"], filter=view, batch_size=16):
-            yield from batch.to_pylist()
+        yield from rows.to_batches(columns=columns, filter=view, batch_size=size)
 
 
-def _write_parquet(rows: ds.Dataset, view: ds.Expression, filesystem: fs.FileSystem, path: str) -> None:
+def _write_parquet(batches: Iterator[pa.RecordBatch], filesystem: fs.FileSystem, path: str) -> None:
     ds.write_dataset(
-        rows.scanner(filter=view, batch_size=64),
+        batches,
         path,
+        schema=PAIR_SCHEMA,
         filesystem=filesystem,
         format="parquet",
         basename_template="pairs-{i}.parquet",

@@ -99,7 +99,7 @@ def read_gate(store: PairStore, threshold: float | None = None, limit: float | N
         raise DataError(f"{store.url}: no finished run says which threshold; give --threshold")
     higher = settings.higher_is_better(saved.get("models", {}))
     used = saved.get("settings", {})
-    strangers = manifest.told_strangers(store)
+    strangers = manifest.told_strangers(told, saved)
     bound = fidelity_bound(limit, None, settings.recorded_fidelity(used), store.url)
     rows = rows_dataset(store.path, store.filesystem)
     ok = pc.field("status") == "ok"
@@ -111,9 +111,9 @@ def read_gate(store: PairStore, threshold: float | None = None, limit: float | N
     def scores(rule: pc.Expression) -> np.ndarray:
         with damage_told(store.url):
             found = rows.to_table(columns=["id", "score"], filter=rule & pc.field("score").is_valid())
-        # A crash may have left rows twice; the next run repairs them.
-        _, first = np.unique(found["id"].to_numpy().astype(str), return_index=True)
-        return found["score"].to_numpy()[first]
+        if pc.count_distinct(found["id"]).as_py() < found.num_rows:  # after a crash; the next run repairs it
+            found = found.group_by("id").aggregate([("score", "min")]).rename_columns({"score_min": "score"})
+        return found["score"].to_numpy()
 
     close = scores(view)
     strayed = scores(ok & (pc.field("fidelity").is_null() | ~view)) if bound else close[:0]

@@ -58,7 +58,9 @@ class StoreLock:
         """Raises StoreLockedError, naming the holder, where another driver is at work."""
         holder = _read(self._filesystem, self._path)
         if holder is not None:
-            self._refuse_unless_stale(holder)
+            here = holder["host"] == socket.gethostname()
+            if not here or _ours(holder):  # a container of this host that started anew may have left a young lock
+                self._refuse_unless_stale(holder)
             if not _ours(holder):
                 time.sleep(1.5 * BEAT_S)
                 now = _read(self._filesystem, self._path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -23,10 +23,9 @@ LIBRARIES = ("ray", "torch", "diffusers", "spandrel", "pyarrow")
 STAGES = ("restore", "project", "score")
 
 
-def told_strangers(store: PairStore) -> list[str]:
-    """Ids of rows whose image is no longer an input, as the last run to begin or to finish left them."""
-    told = store.read(NAME) or (store.read(settings.NAME) or {}).get("inputs", {})
-    return list(told.get("stranger_ids", ()))
+def told_strangers(told: Mapping[str, Any] | None, saved: Mapping[str, Any] | None) -> list[str]:
+    """Ids of rows whose image is no longer an input, by manifest.json, or settings.json while a run goes on."""
+    return list((told or (saved or {}).get("inputs", {})).get("stranger_ids", ()))
 
 
 def make_manifest(

@@ -25,7 +25,7 @@ from gmd_ray.generation.ledger import open_ledger
 from gmd_ray.generation.lock import StoreLock
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.generation.quarantine import one_line
-from gmd_ray.generation.resume import claim, complete, refuse_other_settings, remember
+from gmd_ray.generation.resume import claim, complete, known_facts, refuse_other_settings, remember
 from gmd_ray.generation.settings import Facts, higher_is_better
 from gmd_ray.generation.stopping import StopRequest
 from gmd_ray.generation.store import PairStore, store_url
@@ -123,7 +123,7 @@ def _work_off(
     stop: StopRequest,
 ) -> Facts:
     """Stream these files into the store; returns the facts of the models that worked."""
-    check_capacity(cfg)
+    missing = check_capacity(cfg)
     store.forget(manifest.NAME)
     ledger = open_ledger(facts)
     stop.closes(ledger)
@@ -131,7 +131,7 @@ def _work_off(
     clock, told = RunClock(store, before=store.index().num_rows), False
     with (
         Progress("generate", len(todo), interval_s=cfg.log_interval_s) as progress,
-        closing(run_stream(ds, ledger, cfg.generation.no_progress_timeout_s)) as blocks,
+        closing(run_stream(ds, ledger, cfg.generation.no_progress_timeout_s, missing)) as blocks,
     ):
         for block in blocks:
             lock.check()
@@ -143,20 +143,21 @@ def _work_off(
     lock.check()
     clock.save()
     store.refresh()
+    known_facts(store, facts)  # nobody has put rows of another model here meanwhile
     store.repair()
     return facts
 
 
 @contextmanager
 def _storage_told(url: str) -> Iterator[None]:
-    """What storage says that did not recover (no space, no permission) in one line."""
+    """What files and storage say that did not recover (no space, no permission) in one line."""
     try:
         yield
     except OSError as error:
         if isinstance(error, BrokenPipeError | RayError):  # of no file; some of Ray's are OSErrors too
             raise
         raise GmdError(
-            f"{url}: {one_line(error)}; what is written stays: mend the storage, then the same command goes on"
+            f"{one_line(error)}; what is written to {url} stays, and the same command goes on once that is mended"
         ) from error
 
 

@@ -82,8 +82,8 @@ def read_status(store: PairStore) -> Status:
     rows: dict[str, tuple[str, str]] = {}
     skipped = 0
     told = store.read(manifest.NAME)
-    saved = (store.read(settings.NAME) or {}).get("inputs", {})
-    strangers = set(manifest.told_strangers(store))
+    saved = store.read(settings.NAME) or {}
+    strangers = set(manifest.told_strangers(told, saved))
 
     def read(info: fs.FileInfo) -> pa.Table | None:
         try:
@@ -116,7 +116,7 @@ def read_status(store: PairStore) -> Status:
         url=store.url,
         ok=len(rows) - failed,
         failed=failed,
-        inputs=told["inputs"] if told is not None and holder is None else saved.get("count"),
+        inputs=told["inputs"] if told is not None and holder is None else saved.get("inputs", {}).get("count"),
         failures=dict(kinds.most_common()),
         skipped=skipped,
         holder=holder,

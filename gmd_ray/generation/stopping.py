@@ -12,6 +12,8 @@ import ray
 
 log = logging.getLogger("gmd_ray.generation")
 
+ASKED = threading.Event()
+"""Whether this process was asked to end in order: the stream reads no more (`cluster.BlocksInFlight`)."""
 EXIT_CODE = 143
 """128 + SIGTERM, as shells have it."""
 
@@ -19,8 +21,9 @@ EXIT_CODE = 143
 class StopRequest:
     """Turns the first SIGTERM into a request, for the length of a `with` block; the second ends at once.
 
-    On the request the ledger admits no more rows, so that the stream runs dry: batches that the teacher has begun are
-    finished, scored and written. What does not get there in `grace_s` seconds is left to the next run, as after a kill.
+    On the request nothing more is read and the ledger admits no more rows, so that the stream runs dry: batches that
+    the teacher has begun are finished, scored and written. What does not get there in `grace_s` seconds is left to the
+    next run, as after a kill.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -31,6 +34,7 @@ class StopRequest:
         self._ending = threading.Lock()
 
     def __enter__(self) -> StopRequest:
+        ASKED.clear()
         # ray.init puts its own handler in the place of earlier ones, so this is done after it.
         self._in_main = threading.current_thread() is threading.main_thread()
         if self._in_main:
@@ -40,10 +44,12 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._ending:
-            self._over.set()
-        if self._in_main:
-            signal.signal(signal.SIGTERM, self._before)
+        try:
+            with self._ending:
+                self._over.set()
+        finally:
+            if self._in_main:
+                signal.signal(signal.SIGTERM, self._before)
 
     def closes(self, ledger: ray.actor.ActorHandle) -> None:
         """From now on there is something in flight, that this ledger admitted."""
@@ -64,6 +70,7 @@ class StopRequest:
             log.warning("SIGTERM: stopping at once; the same command takes up what is missing")
             raise SystemExit(EXIT_CODE)
         self._asked = True
+        ASKED.set()
         log.warning("SIGTERM: finishing what is in flight, for %g s at most", self._grace_s)
         threading.Thread(target=self._close, name="gmd-stop", daemon=True).start()
 

@@ -63,8 +63,8 @@ def damage_told(url: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{url}: a part file cannot be read ({one_line(error)}); where it is torn or foreign `gmd-ray verify` "
-            f"names it: remove it, and run generate again for its images"
+            f"{url}: a part file cannot be read ({one_line(error)}); `gmd-ray verify` names it where it is torn or "
+            f"foreign, and says what to do"
         ) from error
 
 
@@ -120,7 +120,7 @@ class PairStore:
         So would the footers of all parts, kept for a second scan that never comes.
         """
         parts = ds.dataset(files, schema=PAIR_SCHEMA, format="parquet", filesystem=self.filesystem)
-        return parts.to_table(columns=[*INDEX, PART], cache_metadata=False).combine_chunks()
+        return patiently(lambda: parts.to_table(columns=[*INDEX, PART], cache_metadata=False)).combine_chunks()
 
     def sweep(self) -> None:
         """Remove what writers that were killed left half written."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,8 +97,13 @@ def _inputs(files: list[ImageFile]) -> pa.Table:
     return pa.table({"id": [file.id for file in files], "uri": [file.uri for file in files]})
 
 
-def run_stream(ds: Dataset, ledger: ray.actor.ActorHandle, timeout_s: int) -> Generator[pa.Table, None, None]:
+def run_stream(
+    ds: Dataset, ledger: ray.actor.ActorHandle, timeout_s: int, missing: Sequence[str] = ()
+) -> Generator[pa.Table, None, None]:
     """The summaries, as the parts are written.
+
+    Args:
+        missing: what `check_capacity` found too small at the start, for the message of a stall.
 
     Raises:
         GmdError: why the run cannot go on, in one line: what a worker left in the ledger, a stall, or Ray's own words.
@@ -112,8 +117,9 @@ def run_stream(ds: Dataset, ledger: ray.actor.ActorHandle, timeout_s: int) -> Ge
         if reason is not None:
             raise reason from error
         if isinstance(error, ExecutionTimeoutError):
+            small = f" (at the start {'; '.join(missing)})" if missing else ""
             raise GmdError(
-                f"no block of images was finished in {timeout_s} s; what was written stays. Raise "
+                f"no block of images was finished in {timeout_s} s{small}; what was written stays. Raise "
                 f"generation.no_progress_timeout_s where a model load and a block take longer"
             ) from error
         cause = error.cause if isinstance(error, RayTaskError) else error

@@ -35,14 +35,12 @@ def write_rows(
             raise StoreLostError(f"{store_url}: the lock of this run is gone; another driver may be at work here")
         patiently(lambda: write_part(store.filesystem, store.rows_path, table))
     except (OSError, GmdError) as error:
-        reason = (
-            error
-            if isinstance(error, GmdError)
-            else GmdError(
-                f"{store_url}: cannot write: {one_line(error)}; what is written stays: mend the storage, then the same "
-                f"command goes on"
+        reason: Exception = error
+        if not isinstance(error, GmdError):
+            reason = GmdError(
+                f"{store_url}: cannot write: {one_line(error)}; what is written stays, and the same command goes on "
+                f"once that is mended"
             )
-        )
         ray.get(ledger.fail.remote(reason))
         raise reason from error
     return table.select(SUMMARY)

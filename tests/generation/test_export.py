@@ -80,6 +80,14 @@ def test_a_store_that_is_not_whole_is_one_line(layout: str, tmp_path: Path) -> N
     inputs = {"count": 2, "limit": 2, "stranger_ids": ["0.png"]}
     store.write("settings.json", {**store.read("settings.json"), "inputs": inputs})
     assert export_pairs(store.url, str(tmp_path / "whole"), 4.2, layout) == 2
+    [part] = Path(store.rows_path).iterdir()
+    whole = part.read_bytes()
+    column = pq.ParquetFile(part).metadata.row_group(0).column(PAIR_SCHEMA.get_field_index("pseudo_target"))
+    start = column.data_page_offset
+    part.write_bytes(whole[:start] + b"\xff" * 8 + whole[start + 8 :])  # the head of a page of images
+    with pytest.raises(DataError, match=r"cannot be read .*`gmd-ray verify` names it"):
+        export_pairs(store.url, str(tmp_path / "half"), 4.2, layout)
+    part.write_bytes(whole)
     fill(store, [rows[1:2]])
     with pytest.raises(DataError, match="1 rows are there twice after a crash; run generate again"):
         export_pairs(store.url, str(tmp_path / "twice"), 4.2, layout)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gmd_ray.generation.stopping import EXIT_CODE, StopRequest
+from tests.generation.world import wait_for
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def too_late(stop: StopRequest) -> None:
 
 def test_the_first_asks_and_the_second_ends(ledger: Any, harmless: list[int]) -> None:
     with pytest.raises(SystemExit) as caught:
-        run(ledger, 60, StopRequest.leave, sigterm, lambda stop: wait(0.1), sigterm, too_late)
+        run(ledger, 60, StopRequest.leave, sigterm, lambda stop: wait_for(lambda: ledger.asked), sigterm, too_late)
     assert caught.value.code == EXIT_CODE
     assert ledger.asked == [True]
     signal.raise_signal(signal.SIGTERM)

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -190,10 +191,10 @@ def test_lock_refuses_the_living_and_buries_the_dead(store: PairStore, monkeypat
     held_by(store, pid=dead.pid, host="elsewhere", age=5)  # a process of another host cannot be looked for
     with pytest.raises(StoreLockedError, match="on elsewhere is at work"), locked(store):
         pass
-    held_by(store, pid=dead.pid, host=socket.gethostname(), age=5, pids="pid:[1]")  # nor one of another container
-    with pytest.raises(StoreLockedError, match="is at work"), locked(store):
-        pass
     monkeypatch.setattr(lock_module, "BEAT_S", 0.05)
+    held_by(store, pid=dead.pid, host=socket.gethostname(), age=5, pids="pid:[1]")  # a container that started anew
+    with locked(store) as lock:
+        assert store.read("lock.json")["token"] == lock.token
     for pid, host, age in (
         (dead.pid, socket.gethostname(), 5),
         (os.getpid(), socket.gethostname(), 5),  # the number of a process before this one, in another container
@@ -215,6 +216,17 @@ def test_a_living_driver_whose_clock_is_behind_keeps_its_lock(
     with pytest.raises(StoreLockedError, match=r"process 1 on elsewhere is at work here, its clock is 490 s behind"):
         locked(store).__enter__()
     assert store.read("lock.json")["token"] == "other"
+
+
+def test_a_living_driver_in_another_container_of_this_host_keeps_its_lock(
+    store: PairStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "BEAT_S", 0.4)
+    lock = {"pid": 1, "host": socket.gethostname(), "pids": "pid:[1]"}
+    held_by(store, age=5, **lock)
+    threading.Timer(0.2, lambda: held_by(store, age=0, **lock)).start()
+    with pytest.raises(StoreLockedError, match=r"process 1 on .* is at work here"), locked(store):
+        pass
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"token": "x"}'])
