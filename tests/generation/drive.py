@@ -17,7 +17,7 @@ def main() -> None:
     world = World(Path(sys.argv[1]))
     ray.init(address=sys.argv[2], log_to_driver=False, logging_level=logging.ERROR)
     try:
-        print(generate(world.cfg, models=world.models(seconds=0.5)))
+        print(generate(world.cfg, models=world.models(seconds=1.5)))
     except GmdError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
