@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from gmd_ray.errors import BooksError
 from gmd_ray.images.records import PAIR_SCHEMA, FidelityBound, accepted
 
-_MEND = "`gmd-ray verify` says what is wrong with the store, and running generate again repairs it"
+_MEND = "`gmd-ray verify` says what is wrong with the store, and how to mend it"
 
 
 @dataclass(frozen=True)

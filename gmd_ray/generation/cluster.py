@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Any
 
 import ray
 import ray._private.worker
@@ -16,10 +17,11 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 from ray.data._internal.execution.resource_manager import ResourceManager
 from ray.data._internal.execution.streaming_executor_state import Topology
+from ray.exceptions import GetTimeoutError
 from ray.experimental.internal_kv import _internal_kv_get
 
 from gmd_ray.config import Config, PoolConfig
-from gmd_ray.errors import ConfigError
+from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.generation import stopping
 from gmd_ray.generation.pools import BLOCKS_PER_ACTOR
 
@@ -27,8 +29,6 @@ log = logging.getLogger("gmd_ray.generation")
 
 TASK_CPUS = 0.2
 """Of a read or write task: it waits for storage most of the time."""
-
-
 BLOCKS_AHEAD = 16
 """Blocks of images in flight beyond those that the actors have."""
 _IN_FLIGHT_KEY = "gmd_ray.blocks_in_flight"
@@ -153,6 +153,27 @@ def _check_nodes(pools: dict[str, PoolConfig]) -> list[str]:
 def _labelled(has: dict[str, str], wanted: dict[str, str]) -> bool:
     """Whether a node has these labels; Ray's operators (`!x`, `in(a,b)`) are left to Ray."""
     return all(value.startswith(("!", "in(")) or has.get(key) == value for key, value in wanted.items())
+
+
+def answer_of(task: ray.ObjectRef, what: str, timeout_s: int) -> Any:
+    """What a task returns that comes before the stream, where nothing else guards against a stall.
+
+    A GmdError is returned by the task, and raised here: raised there it would come back wrapped in a traceback.
+
+    Raises:
+        ModelError: no answer in time; `what` says what was not done.
+        RayError: the task broke.
+    """
+    try:
+        answer = ray.get(task, timeout=timeout_s)
+    except GetTimeoutError as error:
+        ray.cancel(task, force=True)
+        raise ModelError(
+            f"{what} in generation.no_progress_timeout_s={timeout_s}; see that the cluster has room, or raise that"
+        ) from error
+    if isinstance(answer, GmdError):
+        raise answer
+    return answer
 
 
 def reserved(pool: PoolConfig) -> dict[str, float]:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError
 
 from gmd_ray.config import Config, TeacherConfig
-from gmd_ray.errors import GmdError, ModelError
+from gmd_ray.errors import GmdError
+from gmd_ray.generation.cluster import answer_of
 from gmd_ray.generation.files import absolute, located
 from gmd_ray.teachers import encode_prompts, find_prompts
 
@@ -39,17 +39,8 @@ def with_prompts(cfg: Config) -> Config:
     if found is None:
         log.info("encoding the teacher's prompts, once")
         task = ray.remote(_encode).options(num_cpus=1).remote(teacher, folder)
-        try:
-            answer = ray.get(task, timeout=cfg.generation.no_progress_timeout_s)
-        except GetTimeoutError as error:
-            ray.cancel(task, force=True)
-            raise ModelError(
-                f"{cfg.teacher.path}: its prompts were not encoded within generation.no_progress_timeout_s="
-                f"{cfg.generation.no_progress_timeout_s}; see that the cluster has a CPU free, or raise that"
-            ) from error
-        if isinstance(answer, GmdError):
-            raise answer
-        found = answer
+        what = f"{cfg.teacher.path}: its prompts were not encoded"
+        found = answer_of(task, what, cfg.generation.no_progress_timeout_s)
     return replace(cfg, teacher=found)
 
 
@@ -58,4 +49,4 @@ def _encode(cfg: TeacherConfig, folder: str) -> TeacherConfig | GmdError:
     try:
         return encode_prompts(cfg, folder)
     except GmdError as error:
-        return error  # raised here it would come back wrapped in a traceback
+        return error  # `answer_of` raises it

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 
 from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError, ModelError, ResumeMismatchError
 from gmd_ray.generation import settings
 from gmd_ray.generation.books import stranger_ids
-from gmd_ray.generation.cluster import check_capacity
+from gmd_ray.generation.cluster import answer_of, check_capacity
 from gmd_ray.generation.pools import actor_resources
 from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.settings import Facts
@@ -142,20 +142,13 @@ def _same_model(
     config = model_configs(cfg)[section]
     task = ray.remote(_load_facts).options(**actor_resources(config.pool))
     loading = task.remote(getattr(models, section), config)
+    what = f"the {section}, to be compared with the store's, was not loaded"
     try:
-        answer = ray.get(loading, timeout=cfg.generation.no_progress_timeout_s)
-    except GetTimeoutError as error:
-        ray.cancel(loading, force=True)
-        raise ModelError(
-            f"the {section} was not loaded in generation.no_progress_timeout_s={cfg.generation.no_progress_timeout_s}, "
-            f"to be compared with the store's; see that the cluster has room for it, or raise that"
-        ) from error
+        answer = answer_of(loading, what, cfg.generation.no_progress_timeout_s)
     except RayError as error:
         raise ModelError(
             f"the {section} could not be loaded to compare it with the store's: {one_line(error)}"
         ) from error
-    if isinstance(answer, GmdError):
-        raise answer
     if known is not None and answer["fingerprint"] != known["fingerprint"]:
         raise ResumeMismatchError(
             f"{store.url} was made with another {section}: {', '.join(keys)} now gives model {answer['fingerprint']}, "
@@ -168,4 +161,4 @@ def _load_facts(load: Callable[[Any], Any], config: Any) -> dict[str, Any] | Gmd
     try:
         return facts_of(load(config))
     except GmdError as error:
-        return error  # raised here it would come back wrapped in a traceback
+        return error  # `answer_of` raises it

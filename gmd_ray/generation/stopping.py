@@ -13,7 +13,8 @@ import ray
 log = logging.getLogger("gmd_ray.generation")
 
 ASKED = threading.Event()
-"""Whether this process was asked to end in order: the stream reads no more (`cluster.BlocksInFlight`)."""
+"""Whether this process was asked to end in order, since the latest `StopRequest` began: the stream reads no more
+(`cluster.BlocksInFlight`, in a thread of Ray's that no argument reaches)."""
 EXIT_CODE = 143
 """128 + SIGTERM, as shells have it."""
 
@@ -29,7 +30,6 @@ class StopRequest:
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._ledger: ray.actor.ActorHandle | None = None
-        self._asked = False
         self._over = threading.Event()
         self._ending = threading.Lock()
 
@@ -61,15 +61,14 @@ class StopRequest:
         Raises:
             SystemExit: with EXIT_CODE.
         """
-        if self._asked:
+        if ASKED.is_set():
             log.warning("stopped; what was in flight is written, the same command goes on from there")
             raise SystemExit(EXIT_CODE)
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
-        if self._asked or self._ledger is None or self._grace_s <= 0:
+        if ASKED.is_set() or self._ledger is None or self._grace_s <= 0:
             log.warning("SIGTERM: stopping at once; the same command takes up what is missing")
             raise SystemExit(EXIT_CODE)
-        self._asked = True
         ASKED.set()
         log.warning("SIGTERM: finishing what is in flight, for %g s at most", self._grace_s)
         threading.Thread(target=self._close, name="gmd-stop", daemon=True).start()

@@ -49,8 +49,6 @@ def main() -> None:
     world = World(root)
     world.cfg.teacher.pool = PoolConfig(min=1, max=3, num_cpus=0.5, batch_size=4)
     world.cfg.student.pool = PoolConfig(min=1, max=2, num_cpus=0.5, batch_size=4)
-    # With fewer, a row that is at hand in each of so many kills is blamed for them.
-    world.cfg.generation.max_attempts = KILLS + 1
     os.makedirs(os.path.dirname(get_ray_address_file(None)), exist_ok=True)  # Cluster leaves its address there
     cluster = Cluster(
         initialize_head=True,

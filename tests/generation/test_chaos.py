@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from gmd_ray.generation import generate
@@ -32,9 +33,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> 
     return world
 
 
-def same_rows(world: World, undisturbed: World) -> bool:
+def same_rows(world: World, undisturbed: World, ok_only: bool = False) -> bool:
+    """`ok_only`: but for the rows that failed."""
     columns = [name for name in PAIR_SCHEMA.names if name not in MEASURED | {"uri"}]
-    return world.table().select(columns).equals(undisturbed.table().select(columns))
+    mine, theirs = world.table().select(columns), undisturbed.table().select(columns)
+    if ok_only:
+        mine = mine.filter(pc.field("status") == "ok")
+        theirs = theirs.filter(pc.is_in(theirs["id"], mine["id"]))
+    return mine.equals(theirs)
 
 
 def test_a_driver_killed_at_any_moment_leaves_what_the_next_one_needs(undisturbed: World, tmp_path: Path) -> None:
@@ -72,6 +78,10 @@ def test_whatever_is_killed_the_same_rows_come_out(undisturbed: World, tmp_path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("killed") >= 4, done.stdout
     assert "killed a node" in done.stdout
-    assert same_rows(world, undisturbed)
+    assert same_rows(world, undisturbed, ok_only=True)  # nothing of a run that mends is needed for that
+    # A row that was at hand in two of the kills may have been taken for their cause; as a user would, try it again.
+    world.cfg.generation.retry_failed = True
     books = generate(world.cfg, models=world.models())
-    assert (books.inputs, books.ok, books.failed, books.resumed) == (IMAGES, IMAGES, 0, IMAGES)
+    assert (books.inputs, books.ok, books.failed) == (IMAGES, IMAGES, 0)
+    assert books.resumed >= IMAGES - 3, "more than a few rows were blamed for the kills"
+    assert same_rows(world, undisturbed)

@@ -112,7 +112,7 @@ def test_models_may_move_but_not_change(world: World, tmp_path: Path) -> None:
 
 def test_a_model_that_does_not_load_in_time_is_not_waited_for(world: World) -> None:
     world.cfg.teacher.path, world.cfg.generation.no_progress_timeout_s = "slow", 3
-    with pytest.raises(ModelError, match=r"teacher was not loaded in generation.no_progress_timeout_s=3"):
+    with pytest.raises(ModelError, match=r"the teacher, .*, was not loaded in generation\.no_progress_timeout_s=3"):
         generate(world.cfg, models=world.models())
 
 

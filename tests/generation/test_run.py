@@ -19,9 +19,8 @@ from gmd_ray.cli import main
 from gmd_ray.config import PoolConfig
 from gmd_ray.config.load import load_config, save_config
 from gmd_ray.errors import ConfigError, DataError, GmdError
-from gmd_ray.generation import Books, cluster, export_pairs, generate
+from gmd_ray.generation import Books, cluster, export_pairs, generate, stopping
 from gmd_ray.generation import run as run_module
-from gmd_ray.generation.stopping import StopRequest
 from gmd_ray.generation.store import PairStore
 from gmd_ray.generation.verify import verify
 from gmd_ray.images.decode import decode_image
@@ -222,20 +221,12 @@ def test_storage_that_cannot_be_written_is_one_line(fresh: World) -> None:
 
 
 def test_a_stop_asked_for_while_the_books_are_closed_is_heard(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[StopRequest] = []
-
-    class Asked(StopRequest):
-        def __enter__(self) -> StopRequest:
-            asked.append(self)
-            return super().__enter__()
-
     real = run_module.manifest.make_manifest
 
     def late(*args: Any) -> Any:
-        asked[0]._asked = True
+        stopping.ASKED.set()
         return real(*args)
 
-    monkeypatch.setattr(run_module, "StopRequest", Asked)
     monkeypatch.setattr(run_module.manifest, "make_manifest", late)
     PairStore(world.store).forget("manifest.json")
     with pytest.raises(SystemExit) as caught:

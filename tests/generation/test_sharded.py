@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
 
 from gmd_ray.config import Config, InjectionConfig, PoolConfig, TeacherConfig
 from gmd_ray.errors import ConfigError
@@ -79,3 +81,31 @@ def test_actors_that_no_node_can_hold_are_told_at_once(monkeypatch: pytest.Monke
     cfg.teacher.pool = PoolConfig(num_cpus=9)
     with pytest.raises(ConfigError, match=r"^teacher.pool: 1 x 9 CPUs, each on one node; 2 of 2 nodes .*, room for 0"):
         cluster.check_capacity(cfg)
+
+
+@pytest.mark.parametrize(
+    ("head_is_ours", "active_nodes", "grows"),
+    [
+        (True, {"head": 1}, False),  # of ray.init
+        (False, {"node_5911121f8b88": 1}, False),  # `ray start --head` without a cluster's configuration
+        (False, {"head": 1, "accelerated": 2}, True),
+        (False, None, True),  # nothing is said, or not yet
+    ],
+)
+def test_what_is_missing_is_waited_for_where_it_may_come(
+    monkeypatch: pytest.MonkeyPatch, head_is_ours: bool, active_nodes: dict[str, int] | None, grows: bool
+) -> None:
+    said = None if active_nodes is None else json.dumps({"autoscaler_report": {"active_nodes": active_nodes}}).encode()
+    monkeypatch.setattr(cluster, "_internal_kv_get", lambda key: said)
+    monkeypatch.setattr(ray._private.worker, "_global_node", SimpleNamespace(is_head=lambda: head_is_ours))
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    cfg = Config()
+    cfg.teacher.pool = PoolConfig(num_gpus=1)
+    if not grows:
+        with pytest.raises(ConfigError, match=r"need 1 GPUs .* has 0; lower"):
+            cluster.check_capacity(cfg)
+        return
+    whole, node = cluster.check_capacity(cfg)
+    assert "need 1 GPUs" in whole
+    assert "1 GPUs, each on one node; 1 of 1 nodes may take them, room for 0" in node

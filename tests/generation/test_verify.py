@@ -122,6 +122,11 @@ def odd_status(store: PairStore) -> str:
     return "row g.png: status 'done' is neither ok nor failed"
 
 
+def nameless(store: PairStore) -> str:
+    fill(store, [[ok_row("g.png", 5.0) | {"status": None}]])
+    return "foreign: it has rows without an id or a status; move it away"
+
+
 def scoreless(store: PairStore) -> str:
     fill(store, [[ok_row("g.png", 1.0) | {"score": None, "width": None}]])
     return "row g.png: ok, but without width, score"
@@ -145,7 +150,7 @@ def unfinished(store: PairStore) -> str:
 
 def damaged_manifest(store: PairStore) -> str:
     Path(store.path, "manifest.json").write_text("{")
-    return "manifest.json: "
+    return f"{store.path}/manifest.json: "
 
 
 def stranger(store: PairStore) -> str:
@@ -157,7 +162,7 @@ def stranger(store: PairStore) -> str:
     "damage",
     [
         truncate, empty, foreign_columns, renamed, other_models, foreign_file, foreign_beside, leftover, stale_lock,
-        twice, odd_status, scoreless, cooked_books, lost_row, unfinished, damaged_manifest, stranger,
+        twice, odd_status, nameless, scoreless, cooked_books, lost_row, unfinished, damaged_manifest, stranger,
     ],
 )  # fmt: skip
 def test_damage_is_named(store: PairStore, damage: Callable[[PairStore], str]) -> None:
