@@ -36,9 +36,16 @@ class Quarantine:
     has done nothing else, the batch alone can break it.
     """
 
-    def __init__(self, stage: str, ledger: ray.actor.ActorHandle, max_attempts: int) -> None:
+    def __init__(
+        self,
+        stage: str,
+        ledger: ray.actor.ActorHandle,
+        max_attempts: int,
+        before_leaving: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`before_leaving` is called before this process is ended on purpose."""
         self.stage, self.ledger, self.max_attempts = stage, ledger, max_attempts
-        self._worked = False
+        self._before_leaving, self._worked = before_leaving, False
 
     def run(self, rows: list[Row], work: Work, cut: Cut) -> None:
         """Fill in the columns of every row that is still ok, or mark it failed.
@@ -121,6 +128,7 @@ class Quarantine:
         if ended or (broken and self._worked):
             with contextlib.suppress(RayError):  # a node that goes away may take the way to the ledger with it
                 ray.get(self.ledger.excuse.remote(self.stage, ids), timeout=10)
+        self._before_leaving()
         os._exit(1)
 
 

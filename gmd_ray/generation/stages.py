@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,6 +23,10 @@ IO_THREADS = 2
 """Of an actor, for PNGs; they mostly run while the model has the accelerator."""
 MAX_STARTS = 3
 """Times a worker may die while it loads its model (out of memory, say) before the run ends."""
+HAND_OVER_S = 2.0
+"""For Ray to take the block that a call has returned; it does not say when it has."""
+PATIENCE_S = 60.0
+"""For the last images of a block to be encoded, in a worker that is about to leave."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,14 @@ class _ModelStage:
         pool = replica.config.pool
         torch.set_num_threads(max(1, int(pool.num_cpus)))
         self.model = load_model(self.model_column, replica)
-        self._quarantine = Quarantine(self.name, replica.ledger, replica.max_attempts)
+        self._quarantine = Quarantine(self.name, replica.ledger, replica.max_attempts, self._hand_over)
         self._multiple = getattr(self.model, "batch_multiple", 1)
         self._batch_size = pool.batch_size
         self._threads = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="gmd-png")
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="gmd-model")
+        self._on_their_way = 0
+        """Blocks that the model is done with, and that have not been returned."""
+        self._returned = threading.Condition()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
@@ -79,8 +88,13 @@ class _ModelStage:
         decoding: _Decoding = {}
         self._decode(batches[:1], decoding)  # while the model is still at the other block
         self._model_thread.submit(self._run_model, batches, suspects, decoding).result()
-        self._collect(rows)  # while the model is at the other block already
-        return to_table(rows)
+        try:
+            self._collect(rows)  # while the model is at the other block already
+            return to_table(rows)
+        finally:
+            with self._returned:
+                self._on_their_way -= 1
+                self._returned.notify_all()
 
     def _cut(self, rows: list[Row]) -> Iterator[list[Row]]:
         return batches_by_size(rows, self.image_column, self._batch_size, self._multiple)
@@ -97,6 +111,17 @@ class _ModelStage:
             self._quarantine.attempt(batch, work)
         for row in suspects:
             self._quarantine.attempt([row], work)
+        with self._returned:
+            self._on_their_way += 1
+
+    def _hand_over(self) -> None:
+        """See that blocks which are done get out of a process that is to end; in the model's thread, which then rests.
+
+        They would be lost with it and made again, and where each worker breaks at the same point, for ever.
+        """
+        with self._returned:
+            self._returned.wait_for(lambda: self._on_their_way == 0, PATIENCE_S)
+        time.sleep(HAND_OVER_S)
 
     def _decode(self, batches: list[list[Row]], decoding: _Decoding) -> None:
         for batch in batches:

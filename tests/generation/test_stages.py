@@ -32,6 +32,7 @@ class Student:
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.threads: set[int] = set()
+        self.breaks_on = ""
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
@@ -39,6 +40,8 @@ class Student:
         self.seen += ids
         self.threads.add(threading.get_ident())
         assert self.may_go_on.wait(PATIENCE_S)
+        if self.breaks_on in ids:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         return lq / 2
 
 
@@ -124,6 +127,43 @@ def test_the_next_block_is_decoded_while_the_model_works(
         student.may_go_on.set()
         assert checked(first) == ["a"]
         assert checked(second) == ["b", "c", "d"]
+
+
+class Left(BaseException):
+    """In the place of the end of the process."""
+
+
+def test_a_worker_that_leaves_lets_go_of_the_block_that_is_done(
+    stage: Restore, student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be lost and made again, by a worker that may break at the same point."""
+    may_end, exits = threading.Event(), list[float]()
+
+    def slow(image: np.ndarray) -> bytes:
+        assert may_end.wait(PATIENCE_S)
+        return encode_png(image)
+
+    def leave(code: int) -> None:
+        exits.append(time.monotonic())
+        raise Left
+
+    monkeypatch.setattr(stages, "encode_png", slow)
+    monkeypatch.setattr("os._exit", leave)
+    with ThreadPoolExecutor(BLOCKS_PER_ACTOR) as calls:
+        first = calls.submit(stage, block("a"))
+        until(lambda: student.seen == ["a"])
+        student.breaks_on = "b"
+        second = calls.submit(stage, block("b"))
+        until(lambda: student.seen == ["a", "b"])
+        time.sleep(stages.HAND_OVER_S + 0.5)
+        assert not exits
+        assert not first.done()
+        may_end.set()
+        assert checked(first) == ["a"]
+        returned = time.monotonic()
+        with pytest.raises(Left):
+            second.result(PATIENCE_S)
+    assert exits[0] >= returned + stages.HAND_OVER_S - 0.5, "Ray takes a moment to fetch what was returned"
 
 
 def until(holds: Callable[[], bool]) -> None:
