@@ -1,4 +1,7 @@
-"""A driver process of its own, to be killed: python -m tests.generation.drive ROOT ADDRESS"""
+"""A driver process of its own, to be killed: python -m tests.generation.drive ROOT ADDRESS
+
+Its teacher makes one block of two batches, and waits in the next block's first until it is told to go on.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def main() -> None:
     world = World(Path(sys.argv[1]))
     ray.init(address=sys.argv[2], log_to_driver=False, logging_level=logging.ERROR)
     try:
-        print(generate(world.cfg, models=world.models(seconds=1.5)))
+        print(generate(world.cfg, models=world.models(seconds=1.5, hold_after=2)))
     except GmdError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 

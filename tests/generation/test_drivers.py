@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,32 +41,43 @@ def parts(world: World) -> int:
     return len(list(Path(world.store, "rows").glob("part-*")))
 
 
+@contextmanager
+def held_driver(world: World) -> Iterator[subprocess.Popen[str]]:
+    """One whose first block is stored and whose teacher waits in the next."""
+    done, held = parts(world), world.held()
+    with driver(world) as process:
+        wait_for(  # a ceiling for crowded machines
+            lambda: (parts(world) > done and world.held() > held) or process.poll() is not None, 400
+        )
+        assert process.poll() is None, process.communicate()[0]
+        yield process
+
+
 def test_killed_then_stopped_then_finished(fresh: World) -> None:
     lock = Path(fresh.store, "lock.json")
-    with driver(fresh) as first:
-        wait_for(lambda: parts(fresh) >= 1 or first.poll() is not None, 400)  # a ceiling for crowded machines
-        assert first.poll() is None, first.communicate()[0]
+    with held_driver(fresh) as first:
         killed_at = set(fresh.rows())
         first.kill()
     assert lock.exists()  # left behind; its process is dead, so it is taken over
+    assert len(killed_at) == 6
+    made = Counter({key: fresh.projected()[key] for key in killed_at})
 
-    with driver(fresh) as second:
-        before = parts(fresh)
-        made = Counter({key: fresh.projected()[key] for key in killed_at})
-        wait_for(lambda: parts(fresh) > before or second.poll() is not None, 400)  # a ceiling for crowded machines
-        assert second.poll() is None, second.communicate()[0]
-        stored = set(fresh.rows())
-        earlier = fresh.projected()
+    before = fresh.projected()
+    with held_driver(fresh) as second:
+        begun = fresh.projected()
         second.send_signal(signal.SIGTERM)
+        assert any("SIGTERM: finishing what is in flight" in line for line in second.stdout or ())
+        time.sleep(3)  # for the word to reach the ledger
+        fresh.release()
         assert second.wait(120) == 143
         assert not lock.exists()
         assert not Path(fresh.store, "manifest.json").exists()
-        # Stopped, not killed: whatever the teacher had begun is in the store.
-        assert set(fresh.rows()) > stored
-        assert set(fresh.projected() - earlier) <= set(fresh.rows())
 
+    # Stopped, not killed: whatever the teacher had begun is in the store, and it began nothing more.
     done, seen = set(fresh.rows()), fresh.projected()
-    assert 0 < len(done) < 24
+    assert seen == begun
+    assert done == killed_at | set(begun - before)
+    assert 12 < len(done) < 18, "in the middle of a block"
     assert all(seen[key] == made[key] for key in killed_at), "what was in the store at the kill is not done again"
     books = generate(fresh.cfg, models=fresh.models())
     assert (books.inputs, books.ok, books.resumed) == (24, 24, len(done))

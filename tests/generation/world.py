@@ -82,6 +82,8 @@ class TeacherSpec:
     """(id, what to do on it): raise, exit, leave (os._exit), kill, nan; `kill once` kills the first worker only."""
     seconds: float = 0.0
     """Time per call."""
+    hold_after: int | None = None
+    """Calls after which the worker waits in the next for the file `World.release` makes, and goes on to the end."""
     sick_after: int | None = None
     """Calls after which the worker reports a broken CUDA context for ever."""
     higher: float = 1.5
@@ -108,6 +110,9 @@ class SharpenTeacher:
         with open(f"{self.spec.log}/{os.getpid()}", "a") as file:
             file.write("".join(f"{key}\n" for key in ids))
         time.sleep(self.spec.seconds)
+        if self.calls - 1 == self.spec.hold_after:
+            Path(self.spec.log, f"held by {os.getpid()}.mark").touch()
+            wait_for(Path(self.spec.log, "released.mark").exists, 900)
         if self.spec.sick_after is not None and self.calls > self.spec.sick_after:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         blurred = F.avg_pool2d(restored, 3, stride=1, padding=1, count_include_pad=False)
@@ -188,6 +193,13 @@ class World:
 
     def table(self) -> pa.Table:
         return rows_dataset(self.store).to_table().sort_by("id")
+
+    def held(self) -> int:
+        """How many teachers have waited (`TeacherSpec.hold_after`)."""
+        return len(list(self.log.glob("held by *.mark")))
+
+    def release(self) -> None:
+        (self.log / "released.mark").touch()
 
     def projected(self) -> Counter[str]:
         """How often each id was handed to the teacher."""
