@@ -20,6 +20,7 @@ from gmd_ray.images.tiling import tile_spans
 from gmd_ray.students import Student, load_student
 from gmd_ray.students.latent_network import even_sigmas, sample
 from gmd_ray.students.latent_presets import PRESETS, new_student
+from tests.students.ddp import train_in_ddp
 
 
 @pytest.fixture(scope="module")
@@ -238,14 +239,8 @@ def test_bfloat16(tiny):
 def test_ddp_and_a_moving_average_train_it(tiny, tmp_path):
     student = load(tiny)
     student.module.train()
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ddp", rank=0, world_size=1)
-    try:
-        forward = nn.parallel.DistributedDataParallel(student.module, find_unused_parameters=True)
-        for _ in range(2):  # DDP complains of parameters without gradient in the second step
-            loss, _ = student.training_loss(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16), forward=forward)
-            loss.backward()
-    finally:
-        torch.distributed.destroy_process_group()
+    pairs = [(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)) for _ in range(2)]
+    train_in_ddp(student, pairs, tmp_path, find_unused_parameters=True)
     average = {key: value.clone() + 0.01 for key, value in student.module.state_dict().items()}
     student.module.load_state_dict(average)
     student.save(tmp_path / "student")

@@ -8,6 +8,7 @@ from torch import nn
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.students import load_student
+from tests.students.ddp import train_in_ddp
 from tests.students.networks import NETWORKS, save_network, student_of
 
 BT601 = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
@@ -113,14 +114,7 @@ def test_ddp_trains_it(tmp_path):
     save_network(path, "swinir_x1")
     student = student_of(path)
     student.module.train()
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ddp", rank=0, world_size=1)
-    try:
-        forward = nn.parallel.DistributedDataParallel(student.module)
-        for _ in range(2):  # DDP complains of parameters without gradient in the second step
-            loss, _ = student.training_loss(*pair(student), forward=forward)
-            loss.backward()
-    finally:
-        torch.distributed.destroy_process_group()
+    train_in_ddp(student, [pair(student), pair(student)], tmp_path)
     assert all(parameter.grad is not None for parameter in student.module.parameters())
 
 
