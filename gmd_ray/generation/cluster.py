@@ -10,6 +10,7 @@ import ray
 import ray._private.worker
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.data import DataContext
+from ray.data._internal.cluster_autoscaler import RateBasedClusterAutoscaler
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES,
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
@@ -31,6 +32,8 @@ TASK_CPUS = 0.2
 """Of a read or write task: it waits for storage most of the time."""
 BLOCKS_AHEAD = 16
 """Blocks of images in flight beyond those that the actors have."""
+SHARE_KEPT_S = 30
+"""How long a cluster's shares are kept for a run that no longer says that it is there; it does every 10 s."""
 _IN_FLIGHT_KEY = "gmd_ray.blocks_in_flight"
 
 
@@ -75,6 +78,16 @@ def limit_blocks_in_flight(context: DataContext, cfg: Config) -> None:
     context.set_config(_IN_FLIGHT_KEY, BLOCKS_AHEAD + actors * (BLOCKS_PER_ACTOR + 1))
     policies = context.get_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, ENABLED_BACKPRESSURE_POLICIES)
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*policies, BlocksInFlight])
+
+
+def let_go_of_dead_runs() -> None:
+    """Make the streams of this process lose their share of the cluster soon after a kill.
+
+    Ray Data divides a cluster among the runs on it, and a busy one reserves all of it. Ray keeps that for three
+    minutes after the driver was killed; the same command, given again, would do nothing until then.
+    """
+    defaults, name = RateBasedClusterAutoscaler.__init__.__kwdefaults__, "autoscaling_request_expire_time_s"
+    defaults[name] = min(defaults[name], SHARE_KEPT_S)
 
 
 def read_cpus(student: PoolConfig) -> float:

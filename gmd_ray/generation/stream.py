@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from gmd_ray.config import Config, PoolConfig, ScorerConfig, StudentConfig, TeacherConfig
 from gmd_ray.errors import GmdError
-from gmd_ray.generation.cluster import TASK_CPUS, limit_blocks_in_flight, read_cpus
+from gmd_ray.generation.cluster import TASK_CPUS, let_go_of_dead_runs, limit_blocks_in_flight, read_cpus
 from gmd_ray.generation.files import located
 from gmd_ray.generation.pools import GROW_AT, actor_pool
 from gmd_ray.generation.quarantine import one_line
@@ -88,6 +88,7 @@ def build_stream(
     ds.context.autoscaling_config.actor_pool_util_downscaling_threshold = -1
     ds.context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT
     limit_blocks_in_flight(ds.context, cfg)
+    let_go_of_dead_runs()
     ds.context.enable_progress_bars = False  # they would fight ours
     ds.context.issue_detectors_config.detectors = []  # advice for authors of Ray programs, in a user's log
     return ds
