@@ -18,6 +18,7 @@ from tests.generation.world import World
 
 def main() -> None:
     world = World(Path(sys.argv[1]))
+    world.cfg.teacher.pool.num_cpus = 2  # of four: it is busy enough to reserve the whole cluster
     ray.init(address=sys.argv[2], log_to_driver=False, logging_level=logging.ERROR)
     try:
         print(generate(world.cfg, models=world.models(seconds=1.5, hold_after=2)))

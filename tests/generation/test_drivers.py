@@ -57,6 +57,7 @@ def test_killed_then_stopped_then_finished(fresh: World) -> None:
     lock = Path(fresh.store, "lock.json")
     with held_driver(fresh) as first:
         killed_at = set(fresh.rows())
+        time.sleep(12)  # until it has reserved the cluster, which must not stay its own for long
         first.kill()
     assert lock.exists()  # left behind; its process is dead, so it is taken over
     assert len(killed_at) == 6
