@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# Kills drivers, workers and a node of running jobs; about twenty minutes.
+# Kills drivers, workers and a node of running jobs; about half an hour.
 chaos: $(INSTALLED)
 	$(BIN)/python -m pytest -m chaos
 
