@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -115,6 +116,7 @@ def end(head: subprocess.Popen[bytes], place: str) -> None:
                 process.kill()
         except psutil.Error:
             continue
+    shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":

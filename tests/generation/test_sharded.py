@@ -23,7 +23,7 @@ from tests.teachers.conftest import make_flux
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 def test_a_pool_of_sharded_teachers_loses_a_rank_and_no_row(tmp_path: Path) -> None:
     flux = make_flux(tmp_path / "flux", autoencoder=False)
     world = World(tmp_path / "world").build(10)
