@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from posixpath import splitext
 from urllib.parse import quote, unquote, urlsplit
@@ -40,6 +41,12 @@ class ImageFile:
     """Posix path relative to the folder: unique, and the same wherever the folder lies."""
     uri: str
     """What `read_file` takes: an absolute local path, or a URL."""
+    size: int | None = None
+    """Bytes, as the listing tells them; None where it does not."""
+    modified: datetime | None = None
+    """Time of the last change (UTC, whole microseconds), as the listing tells it; None where the storage has none.
+
+    A file of an LMDB has that of its data.mdb."""
 
 
 def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
@@ -88,10 +95,12 @@ def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
         return _list_published(*published)[:limit]
     if lmdb_store.is_store(url):
         stored = lmdb_store.list_store(url)
-        return [ImageFile(key, stored[key]) for key in sorted(stored)][:limit]
+        changed = _microseconds(os.stat(os.path.join(os.path.expanduser(url), "data.mdb")).st_mtime_ns)
+        return [ImageFile(key, stored[key], None, changed) for key in sorted(stored)][:limit]
     filesystem, root = open_filesystem(url)
     names, ignored = [], Counter[str]()
-    for name in _files_below(filesystem, root, url):
+    infos = _files_below(filesystem, root, url)
+    for name in infos:
         extension = splitext(name)[1]
         if name.startswith(".") or "/." in name:
             ignored["hidden"] += 1
@@ -111,7 +120,7 @@ def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
     if not names:
         raise DataError(f"{url}: no images ({', '.join(sorted(DECODED))}) among {ignored.total()} files")
     join = _joiner(url)
-    return [ImageFile(name, join(name)) for name in sorted(names)[:limit]]
+    return [_image_file(name, join(name), infos[name]) for name in sorted(names)[:limit]]
 
 
 def _list_published(name: str, published: PublishedSet, root: str) -> list[ImageFile]:
@@ -123,15 +132,29 @@ def _list_published(name: str, published: PublishedSet, root: str) -> list[Image
     if filesystem.get_file_info(f"{base}/{fixed}").type != fs.FileType.Directory:
         raise published.missing(name, root, f"no folder {root}/{fixed}")
     found = {}
-    for below in _files_below(filesystem, f"{base}/{fixed}", f"{root}/{fixed}"):
+    infos = {}
+    for below, info in _files_below(filesystem, f"{base}/{fixed}", f"{root}/{fixed}").items():
         path = f"{fixed}/{below}"[len(published.folder) + 1 :]
         key = published.image_id(path)
         if key is not None:
             found[key] = path
+            infos[path] = info
     lines = read_file(_joiner(root)(published.listed.path)).decode() if published.listed else None
     chosen = published.select(name, root, found, lines)
     join = _joiner(root)
-    return [ImageFile(key, join(f"{published.folder}/{chosen[key]}")) for key in sorted(chosen)]
+    return [_image_file(key, join(f"{published.folder}/{chosen[key]}"), infos[chosen[key]]) for key in sorted(chosen)]
+
+
+def _image_file(key: str, uri: str, info: fs.FileInfo) -> ImageFile:
+    return ImageFile(key, uri, info.size, _microseconds(info.mtime_ns))
+
+
+def _microseconds(ns: int | None) -> datetime | None:
+    """Whole microseconds: what a Parquet timestamp and a datetime both hold exactly."""
+    if not ns or ns < 0:  # fsspec filesystems without a time give the epoch
+        return None
+    seconds, rest = divmod(ns // 1000, 10**6)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
 
 
 def read_file(uri: str) -> bytes:
@@ -151,8 +174,8 @@ def read_file(uri: str) -> bytes:
         raise DataError(f"{uri}: no such file") from error
 
 
-def _files_below(filesystem: fs.FileSystem, root: str, url: str) -> list[str]:
-    """Paths of all files relative to `root`."""
+def _files_below(filesystem: fs.FileSystem, root: str, url: str) -> dict[str, fs.FileInfo]:
+    """Path relative to `root` -> what the listing tells of it, of all files."""
     try:
         kind = filesystem.get_file_info(root).type
         if kind == fs.FileType.NotFound:
@@ -160,7 +183,7 @@ def _files_below(filesystem: fs.FileSystem, root: str, url: str) -> list[str]:
         if kind == fs.FileType.File:
             raise DataError(f"{url}: is a file; give the folder that holds the images")
         infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-        return [info.path[len(root) :].lstrip("/") for info in infos if info.type == fs.FileType.File]
+        return {info.path[len(root) :].lstrip("/"): info for info in infos if info.type == fs.FileType.File}
     except UnicodeDecodeError as error:
         raise DataError(f"{url}: a file name is not valid UTF-8 ({error.object!r}); rename it") from error
     except OSError as error:

@@ -1,0 +1,26 @@
+"""Text that others gave (file names, messages of libraries), made fit for a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories: control, format (bidirectional overrides among them), surrogate, line and paragraph separator."""
+_JOINERS = "\u200c\u200d"
+"""Part of names in Persian, Hindi and of emoji; they move nothing on a terminal."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with every control character as its escape: `\\x1b`, `\\n`, `\\u202e`.
+
+    A file name may hold line breaks and terminal sequences, which would forge lines of a log or clear a screen.
+
+    Args:
+        keep: control characters that stay, such as line breaks in a message of several lines.
+    """
+    if text.isprintable():
+        return text
+    keep += _JOINERS
+    return "".join(
+        c if c in keep or unicodedata.category(c) not in _UNSAFE else c.encode("unicode_escape").decode() for c in text
+    )
