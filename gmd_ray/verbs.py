@@ -284,23 +284,9 @@ def encode_prompts(args: argparse.Namespace) -> int:
 
 
 def list_names(args: argparse.Namespace) -> int:
-    if args.what == "metrics":
-        from gmd_ray.quality import known_metrics
+    from gmd_ray.catalogues import table
 
-        names = list(known_metrics())
-    elif args.what == "degradations":
-        from gmd_ray.images.degradations import PRESETS
-
-        names = sorted(PRESETS)
-    elif args.what == "sets":
-        from gmd_ray.images.layouts import SETS
-
-        names = [f"{name}@ROOT  {published.describe()}" for name, published in SETS.items()]
-    else:
-        from gmd_ray.config.load import preset_names
-
-        names = list(preset_names())
-    print("\n".join(names))
+    print(table(args.what))
     return 0
 
 

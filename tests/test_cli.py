@@ -96,10 +96,20 @@ def test_config_prints_what_config_reads(capsys: pytest.CaptureFixture[str], tmp
     assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(text)
 
 
-@pytest.mark.parametrize(("what", "name"), [("metrics", "niqe"), ("presets", "demo"), ("degradations", "noise25")])
-def test_ls(what: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("metrics", "niqe no reference, lower is better"),
+        ("metrics", "psnr needs ground truth, higher is better"),
+        ("metrics", "fid needs ground truth, lower is better, of a whole set of images"),
+        ("presets", "deblur_reds Motion deblurring, GoPro to REDS (paper, Table 3)"),
+        ("degradations", "noise25 one round: scale=1, noise_prob=1, noise_sigma=[25, 25]"),
+        ("degradations", "realesrgan Real-ESRGAN's two rounds: scale=4"),
+    ],
+)
+def test_ls_says_what_each_name_stands_for(what: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ls", what]) == 0
-    assert name in capsys.readouterr().out.split()
+    assert line in [" ".join(printed.split()) for printed in capsys.readouterr().out.splitlines()]
 
 
 def test_encode_prompts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

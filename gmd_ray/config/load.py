@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that a mistake is told within a second.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,6 +42,13 @@ _PACKAGE = resources.files("gmd_ray")
 def preset_names() -> list[str]:
     """Names that `preset=` takes."""
     return sorted(f.name.removesuffix(".yaml") for f in _presets().iterdir() if f.name.endswith(".yaml"))
+
+
+def preset_heading(name: str) -> str:
+    """The first sentence of a preset's file, which says what the preset is for."""
+    lines = (_presets() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    return comment.partition(". ")[0].rstrip(".")
 
 
 def load_config(
