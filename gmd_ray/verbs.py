@@ -50,7 +50,7 @@ def adapt(args: argparse.Namespace) -> int:
 def plan(args: argparse.Namespace) -> int:
     cfg = _load(args, "plan", *(["generate"] if args.probe else []))
     from gmd_ray.adapt import settle
-    from gmd_ray.generation.plan import make_plan, pool_warnings, stall_warning, survey
+    from gmd_ray.generation.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
     from gmd_ray.generation.probe import run_probe
     from gmd_ray.generation.spent import NAME
     from gmd_ray.generation.store import PairStore, store_url
@@ -66,7 +66,7 @@ def plan(args: argparse.Namespace) -> int:
             probe = run_probe(cfg, jobs, args.probe)
     plan = make_plan(cfg, jobs, unreadable, probe)
     PairStore(store_url(cfg.out)).write(NAME, plan.as_json())
-    print(*listed, "", plan.table(), sep="\n")
+    print(*listed, "", plan.table(), *later_stages(cfg, listed), sep="\n")
     for warning in (stall_warning(cfg, plan), *(pool_warnings(cfg, probe) if probe else ())):
         if warning:
             log.warning("%s", warning)

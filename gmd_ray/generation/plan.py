@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 from gmd_ray.config import Config
@@ -12,6 +14,7 @@ from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation import settings
 from gmd_ray.generation.probe import Probe
 from gmd_ray.generation.spent import price
+from gmd_ray.images.inventory import Listed
 from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.images.sizes import image_sizes
 from gmd_ray.students import load_student
@@ -32,6 +35,8 @@ class Job:
     """What the teacher sees of it, padded; equal sizes cost the same."""
     forwards: int
     flops: int
+    replica_bytes: tuple[int, int]
+    """See `Plan.replica_bytes`."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,9 @@ class Plan:
     """False: an upper bound, the images uncompressed."""
     price: float | None
     currency: str
+    replica_bytes: tuple[int, int]
+    """Memory of one teacher replica on each of its accelerators, for the largest image: with all caches there, and the
+    least that the settings allow."""
     settings_fingerprint: str
     """Of the settings that alter pixels or scores: another run is not what was planned."""
 
@@ -70,12 +78,19 @@ class Plan:
         sizes = ", ".join(f"{size}: {n:,}" for size, n in shown) + (f", {others} other sizes" if others else "")
         hours = "give plan.tflops=..., or --probe 16"
         missing = "give plan.price_per_hour=..." if self.accelerator_hours is not None else hours
+        fleet = "1 accelerator" if self.accelerators == 1 else f"{self.accelerators} accelerators"
+        fastest, least = self.replica_bytes
         rows = [
             ("images", f"{self.images:,}", f"{self.unreadable:,} more are unreadable" if self.unreadable else ""),
             ("sizes", "", f"{sizes} (as the teacher sees them)"),
             ("forwards", f"{self.forwards:,}", f"{self.flops / 1e15:,.4g} PFLOP in all"),
             ("accelerator-hours", _figure(self.accelerator_hours), self.basis or hours),
-            ("wall time, hours", _figure(self.wall_hours), f"on {self.accelerators} accelerators, never waiting"),
+            ("wall time, hours", _figure(self.wall_hours), f"on {fleet}, never waiting"),
+            (
+                "memory, GB",
+                _figure(fastest / 1e9),
+                f"of one teacher replica with its caches; {least / 1e9:,.3g} at least",
+            ),
             ("disk, GB", _figure(self.disk_bytes / 1e9), "as the probe's" if self.disk_measured else "at most"),
             (f"cost, {self.currency}", _figure(self.price), "" if self.price is not None else missing),
         ]
@@ -95,6 +110,7 @@ def survey(cfg: Config) -> tuple[list[Job], int]:
     """
     files = list_images(cfg.target.path or "", cfg.target.limit)
     teacher, scale = estimate_teacher(cfg.teacher), _scale(cfg)
+    memory = cache(teacher.replica_bytes)
     jobs = []
     for file, size in zip(files, image_sizes(files, cfg.target.max_pixels), strict=True):
         if size is not None:
@@ -102,7 +118,9 @@ def survey(cfg: Config) -> tuple[list[Job], int]:
             cost = teacher.image(height, width)
             tiles = f" x {cost.tiles} tiles" if cost.tiles > 1 else ""
             label = f"{cost.height}x{cost.width}{tiles}"
-            jobs.append(Job(file, size[0] * size[1], height * width, label, cost.forwards, cost.flops))
+            jobs.append(
+                Job(file, size[0] * size[1], height * width, label, cost.forwards, cost.flops, memory(height, width))
+            )
     if not jobs:
         raise DataError(f"{cfg.target.path}: none of its {len(files)} images can be read")
     return jobs, len(files) - len(jobs)
@@ -129,6 +147,7 @@ def make_plan(cfg: Config, jobs: list[Job], unreadable: int, probe: Probe | None
     kept = 2 if cfg.generation.keep_restored else 1
     raw = 3 * sum(job.lq_pixels + kept * job.pixels for job in jobs)
     disk = raw if probe is None else round(raw * probe.compression)
+    largest = max(jobs, key=lambda job: job.flops)
     return Plan(
         images=len(jobs),
         unreadable=unreadable,
@@ -143,8 +162,22 @@ def make_plan(cfg: Config, jobs: list[Job], unreadable: int, probe: Probe | None
         disk_measured=probe is not None,
         price=None if hours is None else price(fleet, hours, disk),
         currency=fleet.currency,
+        replica_bytes=largest.replica_bytes,
         settings_fingerprint=settings.fingerprint(settings.relevant(cfg)),
     )
+
+
+def later_stages(cfg: Config, listed: Sequence[Listed]) -> list[str]:
+    """A line for each stage after the stream, whose hours nobody knows before they are measured: what it works off."""
+    runs = ["adapted", *cfg.controls]
+    crops = cfg.training.steps * cfg.training.batch_size
+    each = f"{cfg.training.steps:,} steps of {cfg.training.batch_size} crops"
+    lines = [f"{'fine-tune':<18} {crops * len(runs):>12,}  crops: {len(runs)} x {each} ({', '.join(runs)})"]
+    tests = sum(entry.count for entry in listed if entry.role in ("target test", "source test"))
+    if tests:
+        students = len(runs) + 1
+        lines.append(f"{'evaluation':<18} {tests * students:>12,}  images: {tests:,} x {students} students")
+    return [*lines, "The hours, memory and cost above are those of Stages 0 to 1b."]
 
 
 def stall_warning(cfg: Config, plan: Plan) -> str | None:

@@ -63,6 +63,23 @@ class TeacherEstimate:
         tall, wide = (side + -side % files.multiple for side in (tall, wide))
         return ImageCost(tall, wide, tiles, cost.forwards, cost.flops + cost.codec_flops)
 
+    def replica_bytes(self, height: int, width: int) -> tuple[int, int]:
+        """Bytes on the accelerator(s) of one replica for a batch of images of that many pixels.
+
+        Returns:
+            (with everything kept there, which is fastest; the least that the settings allow), of each rank.
+        """
+        from gmd_ray.teachers.memory import Budget, plan_memory  # torch: a second that the FLOPs alone do not cost
+
+        cfg, endless = self._cfg, Budget(1 << 62, 1 << 62)
+        number = 4 if cfg.dtype == "float32" else 2
+        least = replace(cfg, cache="lockstep", modulation="host" if cfg.modulation == "auto" else cfg.modulation)
+        sizes = [
+            plan_memory(self._files, settings, cfg.pool.batch_size, height, width, endless, number).device
+            for settings in (cfg, least if cfg.cache_location == "auto" else cfg)
+        ]
+        return sizes[0], min(sizes)
+
 
 def _check_method(cfg: TeacherConfig) -> None:
     """Refuse what is no FLUX teacher; a U-Net counts as one only where no transformer lies beside it."""

@@ -15,10 +15,11 @@ from gmd_ray.config.load import load_config, save_config
 from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation import Books, generate
-from gmd_ray.generation.plan import make_plan, pool_warnings, stall_warning, survey
+from gmd_ray.generation.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
 from gmd_ray.generation.probe import Probe, run_probe
 from gmd_ray.generation.spent import predicted_and_actual
 from gmd_ray.generation.store import PairStore, store_url
+from gmd_ray.images.inventory import Listed
 from gmd_ray.images.layouts import SETS
 from gmd_ray.teachers import estimate_teacher
 from tests.generation.shelf import failed_row, fill
@@ -79,6 +80,31 @@ def test_the_sums(cfg: Config) -> None:
     assert plan.wall_hours == pytest.approx(flops / 400e12 / 3600 / 4)
     assert (plan.disk_bytes, plan.disk_measured) == (pixels * 3 * 3, False)
     assert plan.price == pytest.approx(plan.accelerator_hours * 3.0 + plan.disk_bytes / 1e9 * 0.5 * 2)  # type: ignore[operator]
+
+
+def test_the_memory_of_a_replica(cfg: Config) -> None:
+    """FLUX.1-dev has 11.9 billion parameters (teacher.md 3): 23.8 GB in bfloat16, before any cache."""
+    plan = make_plan(cfg, *survey(cfg))
+    fastest, least = plan.replica_bytes
+    assert 23.8e9 < fastest < 80e9
+    assert 15e9 < least < fastest, "the modulation layers may wait in host memory, the cache be recomputed"
+    cfg.teacher.injection.steps = 0
+    assert make_plan(cfg, *survey(cfg)).replica_bytes[0] < fastest, "nothing is kept without injection"
+
+
+def test_what_comes_after_the_stream_is_counted(cfg: Config) -> None:
+    cfg.training.steps, cfg.training.batch_size, cfg.controls = 1000, 8, ["source_only"]
+    listed = [Listed("target", "a", None, 9), Listed("target test", "b", None, 30), Listed("source test", "c", "d", 20)]
+    finetune, evaluation, note = later_stages(cfg, listed)
+    assert finetune.split()[:3] == ["fine-tune", "16,000", "crops:"]
+    assert evaluation.split()[:3] == ["evaluation", "150", "images:"]
+    assert "Stages 0 to 1b" in note
+    assert len(later_stages(cfg, listed[:1])) == 2
+
+
+def test_one_accelerator_is_one(cfg: Config) -> None:
+    cfg.plan.tflops, cfg.plan.accelerators = 400.0, 1
+    assert "on 1 accelerator, never waiting" in make_plan(cfg, *survey(cfg)).table()
 
 
 def test_the_student_enlarges(cfg: Config) -> None:
