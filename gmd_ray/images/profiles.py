@@ -1,17 +1,17 @@
 """ICC profiles: the colours of a file's samples in sRGB.
 
 A profile is judged by what it does to a few thousand colours, never by its name: one that moves none of them by more
-than half an 8-bit level is sRGB, whatever it is called, and converts nothing. A profile is used for samples of its own
-colour space alone; gray samples may also have an RGB profile, as equal red, green and blue.
+than one 8-bit level is sRGB, whatever it is called, and converts nothing (profiles of sRGB differ by half a level). It
+is used for samples of its own colour space alone; gray samples may also have an RGB profile, as equal red, green and
+blue.
 
-Conversions take the relative colorimetric intent with black point compensation, as photo editors do. 8-bit samples go
-through LittleCMS, which is right to one level. Through Pillow it has no 16-bit RGB; deeper samples are computed here:
+Conversions take the relative colorimetric intent with black point compensation, as photo editors do:
 
-* Profiles of curves and a matrix (nearly all of photos), and gray ones of a curve, in floating point: right to 0.05 of
-  an 8-bit level.
-* Profiles of lookup tables: each sample lies between 8-bit colours, which LittleCMS converts and rounds, and is
-  interpolated between them. That is right to one level for colours that sRGB has, and to about five for dark ones that
-  it lacks, where the clipping of a channel begins between two 8-bit colours.
+* Profiles of curves and a matrix (nearly all of photos), and gray ones of a curve, are computed here in floating point,
+  to 0.05 of an 8-bit level; 8-bit samples are rounded after that. LittleCMS has no 16-bit RGB through Pillow.
+* Profiles of lookup tables, and CMYK, go through LittleCMS, which is right to one level. A deeper sample lies between
+  8-bit colours and is interpolated between what becomes of those. That is right to one level too for colours that sRGB
+  has, and to about five for dark ones that it lacks, where the clipping of a channel begins between two 8-bit colours.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ _CLASSES = (b"scnr", b"mntr", b"prtr", b"spac")
 _TABLES = (b"A2B0", b"A2B1", b"D2B0", b"D2B1")
 """Lookup tables for the intent that is used, or in place of it."""
 _D50 = np.array([0.9642, 1.0, 0.8249])
+_SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+"""XYZ of sRGB's red, green and blue, one a column, as the profile that most files have gives them (IEC 61966-2.1).
+
+LittleCMS's own differ in the fifth digit: half an 8-bit level in dark, saturated colours."""
 _EXACT = ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOOPTIMIZE
 _STRIP = 1 << 20
 """Pixels that are converted at a time, so that what lies between is small."""
@@ -49,7 +53,7 @@ class Profile:
     space: str
     """Of `CHANNELS`."""
     srgb: bool
-    """Whether the samples are sRGB already: to half an 8-bit level, or to one for profiles of lookup tables."""
+    """Whether the samples are sRGB already, to one 8-bit level."""
     curves: tuple[np.ndarray, ...] = ()
     """Of each channel, linear light at each of 65,536 levels, black point compensated; none: goes by lookup tables."""
     matrix: np.ndarray | None = None
@@ -85,13 +89,24 @@ def to_srgb(colors: np.ndarray, profile: Profile) -> np.ndarray:
     Returns:
         (H, W, 3) of the same type.
     """
-    if colors.dtype == np.uint8 and not (profile.srgb and colors.shape[2] < 4):
-        return _by_lcms(colors, profile.data, profile.space)
     if colors.shape[2] == 1 and (profile.srgb or profile.space == "RGB"):
         colors = np.repeat(colors, 3, axis=2)
     if profile.srgb:
         return colors
-    return _deep(colors, profile)
+    if colors.dtype == np.uint8 and not profile.curves:
+        return _by_lcms(colors, profile.data, profile.space)
+    out = np.empty((*colors.shape[:2], 3), colors.dtype)
+    for rows in strips(colors):
+        x = colors[rows]
+        if x.dtype == np.uint8:
+            # Through a table of 65,536 steps of light, of which even the steepest is 0.05 of a level.
+            light = np.clip(_light(x.astype(np.uint16) * 257, profile), 0, 1)
+            out[rows] = _encoded_8bit()[np.rint(light * 65535).astype(np.uint16)]
+        elif profile.curves:
+            out[rows] = _encoded(_light(np.rint(np.clip(x, 0, 1) * 65535).astype(np.uint16), profile))
+        else:
+            out[rows] = _between(x, profile)
+    return out
 
 
 def strips(image: np.ndarray) -> Iterator[slice]:
@@ -100,19 +115,15 @@ def strips(image: np.ndarray) -> Iterator[slice]:
     return (slice(top, top + step) for top in range(0, image.shape[0], step))
 
 
-def _deep(colors: np.ndarray, profile: Profile) -> np.ndarray:
-    out = np.empty((*colors.shape[:2], 3), np.float32)
-    for rows in strips(colors):
-        out[rows] = _computed(colors[rows], profile) if profile.curves else _between(colors[rows], profile)
-    return out
-
-
-def _computed(x: np.ndarray, profile: Profile) -> np.ndarray:
-    levels = np.rint(np.clip(x, 0, 1) * 65535).astype(np.uint16)
+def _light(levels: np.ndarray, profile: Profile) -> np.ndarray:
+    """uint16 (H, W, C) to linear light in sRGB's colours, float32 (H, W, 3), or of gray (H, W, 1)."""
     light = np.stack([curve[levels[..., channel]] for channel, curve in enumerate(profile.curves)], axis=2)
-    if profile.matrix is not None:
-        light = light @ profile.matrix.T
-    return _encoded(light)
+    return light if profile.matrix is None else light @ profile.matrix.T
+
+
+@functools.cache
+def _encoded_8bit() -> np.ndarray:
+    return np.rint(_encoded(np.linspace(0, 1, 65536)) * 255).astype(np.uint8)
 
 
 def _encoded(light: np.ndarray) -> np.ndarray:
@@ -176,12 +187,14 @@ def _parsed(data: bytes) -> Profile:
     try:
         with np.errstate(all="ignore"):  # whatever comes of odd curves is compared
             curves, matrix = _curves_and_matrix(data, space)
-            computed = _computed(probes / np.float32(255), Profile(data, space, False, curves, matrix)) * 255
+            computed = (
+                _encoded(_light(probes.astype(np.uint16) * 257, Profile(data, space, False, curves, matrix))) * 255
+            )
     except (ValueError, KeyError, struct.error, ArithmeticError, np.linalg.LinAlgError):
         return by_tables
-    if not np.abs(computed - found).max() <= 1:  # it must be what LittleCMS finds, but for its rounding
+    if not np.abs(computed - found).max() <= 1.5:  # but for rounding, and the primaries, it is what LittleCMS finds
         return by_tables
-    return Profile(data, space, bool(np.abs(computed - probes).max() <= 0.5), curves, matrix)
+    return Profile(data, space, bool(np.abs(computed - probes).max() <= 1), curves, matrix)
 
 
 def _probes(space: str) -> np.ndarray:
@@ -208,13 +221,10 @@ def _curves_and_matrix(data: bytes, space: str) -> tuple[tuple[np.ndarray, ...],
     curves = [np.clip(_curve(tags[channel + b"TRC"])(x), 0, 1) for channel in (b"r", b"g", b"b")]
     colorants = np.stack([_xyz(tags[channel + b"XYZ"]) for channel in (b"r", b"g", b"b")], axis=1)
     black = float(sum(colorants[1, i] * curve[0] for i, curve in enumerate(curves)))
-    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).profile
-    colors = (own.red_colorant, own.green_colorant, own.blue_colorant)
-    into = np.linalg.inv(np.stack([np.array(color[0]) for color in colors if color], axis=1))
     if black > 0:  # compensation scales all three of XYZ from the darkest colour, taken as neutral
         offset = np.linalg.solve(colorants, _D50 * black)
         curves = [(curve - offset[i]) / (1 - black) for i, curve in enumerate(curves)]
-    matrix = (into @ colorants).astype(np.float32)
+    matrix = np.linalg.solve(_SRGB, colorants).astype(np.float32)
     if not np.isfinite(matrix).all():
         raise ValueError("colorants that are none")
     return tuple(curve.astype(np.float32) for curve in curves), matrix

@@ -69,7 +69,8 @@ def read_samples(data: bytes, max_pixels: int | None) -> Samples:
         exif = _exif(image)
         if header.format != "TIFF":  # upright by now
             turn = TRANSPOSE.get(_orientation(image, exif))
-    icc = _icc(data, header)
+    # Pillow makes sRGB of Lab.
+    icc = None if image is not None and image.mode == "LAB" else _icc(data, header)
     if bits > 8:
         colors, alpha = deep_samples(data, header)
     else:
@@ -106,7 +107,7 @@ def _scale_key(image: Image.Image, bits: int) -> None:
     """Make the one transparent colour of a PNG what Pillow compares pixels with.
 
     The file gives it in its own bits, and of what it stores beyond them a decoder takes no notice. Pillow widens gray
-    pixels of 1, 2 and 4 bits to 8, and leaves the key as it is.
+    pixels of 2 and 4 bits to 8, and leaves the key as it is; of 1 bit it makes both 0 or 255.
     """
     key = image.info.get("transparency")
     if image.format != "PNG" or image.mode == "P":

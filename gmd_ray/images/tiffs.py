@@ -31,6 +31,8 @@ TRANSPOSE = {
 }
 """EXIF orientation to the operation that makes the picture upright, (H, W) or (H, W, C)."""
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # whoever calls it tells of its failures
+
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _OVERSHOOT = 0.05
 _INSTEAD = "save as 8 or 16 bit"
