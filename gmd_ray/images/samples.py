@@ -64,6 +64,8 @@ def read_samples(data: bytes, max_pixels: int | None) -> Samples:
     if image is not None:
         try:
             image.load()
+        except MemoryError as error:
+            raise DataError(f"not enough memory for {image.width}x{image.height} pixels") from error
         except Exception as error:  # decoders of damaged files raise anything
             raise DataError(f"damaged or truncated {header.format}: {one_line(error)}") from error
         exif = _exif(image)

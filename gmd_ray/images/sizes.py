@@ -12,6 +12,7 @@ from gmd_ray.errors import DataError
 from gmd_ray.images.formats import Header, open_header
 from gmd_ray.images.listing import NOT_DECODED, ImageFile, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
+from gmd_ray.images.tiffs import check_tiff
 
 _THREADS = 16
 """Headers are waited for, not worked on."""
@@ -21,8 +22,8 @@ def image_sizes(images: Sequence[ImageFile], max_pixels: int) -> list[tuple[int,
     """(height, width) of each image, upright as `decode_image` gives it, in the order given.
 
     None for what would become a failed row: no image, a format that is not opened, a header that is damaged, more than
-    `max_pixels` pixels, or a file that cannot be opened. A file that breaks off further in, or whose samples are of a
-    kind that is not read, is not found out here.
+    `max_pixels` pixels, a TIFF of samples that are not read, or a file that cannot be opened. What the header does not
+    tell is not found out here: a file that breaks off further in, the range of floats.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(lambda image: _size(image.uri, max_pixels), images))
@@ -34,6 +35,8 @@ def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
     try:
         with _opened(uri) as stream:
             header = open_header(stream, max_pixels)
+            if header.format == "TIFF":
+                check_tiff(header)
             width, height = header.size
             return (width, height) if _lies(header) else (height, width)
     except (OSError, DataError):
