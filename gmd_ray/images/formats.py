@@ -7,6 +7,8 @@ PostScript under the name of a PNG would start Ghostscript on its content.
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -26,6 +28,10 @@ from PIL import (  # noqa: F401 -- a plugin adds its format where it is imported
 )
 
 from gmd_ray.errors import DataError
+
+# Of thousands of odd tags a file may have, Pillow tells on the terminal, one by one and without the file's name.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 FORMATS = tuple(
     name

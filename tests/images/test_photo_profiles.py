@@ -11,8 +11,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from gmd_ray.errors import DataError
 from gmd_ray.images.decode import decode_image
-from gmd_ray.images.photo import FORMATS, encode_photo, read_photo
+from gmd_ray.images.photo import FORMATS, Photo, encode_photo, read_photo
 from tests.images import icc
 from tests.images.test_decode import icc_chunk, png16, save
 
@@ -118,6 +119,18 @@ def test_16_bit_gray_with_alpha_stays_so_in_png(smooth: np.ndarray) -> None:
     assert (rows[:, 0] == 2).all()  # each row less the one above
     stored = np.cumsum(rows[:, 1:].astype(np.uint64), axis=0).astype(np.uint8).copy().view(">u2").reshape(24, 40, 2)
     assert np.array_equal(stored, samples)
+
+
+def test_a_side_that_a_format_cannot_hold_is_one_line() -> None:
+    for suffix, side in ((".webp", 16_384), (".jpg", 65_501)):
+        photo = Photo(np.zeros((1, side, 3), np.float32), None)
+        with pytest.raises(DataError, match=rf"{side}x1 does not fit \w+, whose sides end at {side - 1}: write PNG"):
+            encode_photo(photo, suffix)
+        for within in (
+            Photo(np.zeros((side - 1, 1, 3), np.float32), None),
+            Photo(np.zeros((1, 9, 3), np.float32), None),
+        ):
+            assert decode_image(encode_photo(within, suffix)).shape == within.rgb.shape
 
 
 def test_a_large_16_bit_png_is_whole() -> None:
