@@ -38,7 +38,9 @@ FORMATS = tuple(
     for name in ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "AVIF", "JPEG2000", "PPM")
     if name in Image.OPEN  # Pillow may be built without some
 )
-"""Formats that are opened, by Pillow's names: those of the endings in `listing.DECODED`. JPEG covers MPO."""
+"""Formats that are opened, by Pillow's names: those of the endings in `listing.DECODED`.
+
+JPEG covers MPO. A DIB, which is a BMP without its first 14 bytes, has an ending of its own, which is not listed."""
 
 MAX_PIXELS = 2**30
 """Pixels that a picture may have at most, whatever a setting allows: OpenCV's bound."""
@@ -110,7 +112,7 @@ def open_header(stream: BinaryIO, max_pixels: int | None = None) -> Header:
     except Exception as error:
         if head[:4] not in _TIFF:
             raise _refusal(head, error) from error
-        tags = _tiff_tags(stream, error)
+        tags = _tiff_tags(stream)
     name = image.format if image is not None else "TIFF"
     if name == "MPO":
         name = "JPEG"
@@ -153,7 +155,7 @@ def _refusal(head: bytes, error: Exception) -> DataError:
     return DataError(f"damaged image header: {one_line(error)}")
 
 
-def _tiff_tags(stream: BinaryIO, cause: Exception) -> Mapping[int, Any]:
+def _tiff_tags(stream: BinaryIO) -> Mapping[int, Any]:
     """The first page's tags, of a TIFF that Pillow does not open."""
     try:
         stream.seek(0)
@@ -167,7 +169,7 @@ def _tiff_tags(stream: BinaryIO, cause: Exception) -> Mapping[int, Any]:
         if not (isinstance(found[256], int) and isinstance(found[257], int)):
             raise ValueError("a size that is none")
     except Exception as error:
-        raise DataError(f"damaged image header: {one_line(cause)}") from error
+        raise DataError(f"damaged image header: a TIFF without a readable directory ({one_line(error)})") from error
     return found
 
 
