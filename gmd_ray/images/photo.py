@@ -22,7 +22,7 @@ from PIL import Image
 from gmd_ray.errors import DataError
 from gmd_ray.images import profiles
 from gmd_ray.images.decode import luma, over_white, to_8bit
-from gmd_ray.images.formats import one_line
+from gmd_ray.images.opening import one_line
 from gmd_ray.images.samples import ORIENTATION, read_samples
 
 logger = logging.getLogger(__name__)

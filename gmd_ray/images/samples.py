@@ -11,7 +11,7 @@ from PIL import Image
 from gmd_ray.errors import DataError
 from gmd_ray.images import profiles
 from gmd_ray.images.deep import deep_samples, jpeg2000, sample_bits
-from gmd_ray.images.formats import Header, one_line, opened_bytes
+from gmd_ray.images.opening import Header, one_line, opened_bytes
 from gmd_ray.images.tiffs import TRANSPOSE
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.formats import Header, one_line
+from gmd_ray.images.opening import Header, one_line
 
 TRANSPOSE = {
     2: lambda a: a[:, ::-1],

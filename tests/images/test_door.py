@@ -16,7 +16,7 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin
 import gmd_ray
 from gmd_ray.errors import DataError
 from gmd_ray.images.decode import decode_8bit, decode_image
-from gmd_ray.images.formats import FORMATS, MAX_PIXELS, opened_bytes
+from gmd_ray.images.opening import FORMATS, MAX_PIXELS, opened_bytes
 from gmd_ray.images.listing import DECODED, ImageFile
 from gmd_ray.images.photo import read_photo
 from gmd_ray.images.sizes import image_sizes
@@ -49,7 +49,7 @@ def test_there_is_no_other_door() -> None:
     found = {
         path.relative_to(root).as_posix() for path in root.rglob("*.py") if pattern.search(path.read_text("utf-8"))
     }
-    assert found == {"images/formats.py"}
+    assert found == {"images/opening.py"}
     assert "Image.open(stream, formats=FORMATS)" in (root / "images" / "formats.py").read_text("utf-8")
 
 
