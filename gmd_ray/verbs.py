@@ -225,6 +225,7 @@ def degrade(args: argparse.Namespace) -> int:
     from gmd_ray.errors import ConfigError
     from gmd_ray.images.degradations import make_degradation
     from gmd_ray.images.frozen import Freezing, freeze
+    from gmd_ray.text import printable
 
     fields = {}
     for field in args.set:
@@ -240,9 +241,12 @@ def degrade(args: argparse.Namespace) -> int:
         gray=args.gray,
         hq=not args.lq_only,
     )
-    written = freeze(args.input, args.output, how, args.limit, args.workers)
-    print(f"{written} images written to {args.output}/lq, what was drawn to {args.output}/parameters.jsonl")
-    return 0
+    done = freeze(args.input, args.output, how, args.limit, args.workers)
+    anew = f", of {len(done.remade)} changed inputs among them" if done.remade else ""
+    print(f"{done.written} images written to {args.output}/lq{anew}, what was drawn to {args.output}/parameters.jsonl")
+    for name, reason in done.failed.items():
+        print(f"gmd-ray: {printable(name)}: {printable(reason)}", file=sys.stderr)
+    return 1 if done.failed else 0
 
 
 def restore(args: argparse.Namespace) -> int:
