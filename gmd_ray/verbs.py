@@ -209,13 +209,17 @@ def sheet(args: argparse.Namespace) -> int:
 
 
 def import_images(args: argparse.Namespace) -> int:
+    from gmd_ray.generation.import_rows import check_import
+
+    check_import(args.source, args.output, args.hq, args.lq, args.key)  # before Ray starts
     from gmd_ray.generation import import_images
     from gmd_ray.session import ray_session
 
     with ray_session(load_config([f"ray.address={args.address}"] if args.address else [])):
         found = import_images(args.source, args.output, hq=args.hq, lq=args.lq, key=args.key)
     again = f"; {found.repeated} rows came again" if found.repeated else ""
-    print(f"{found.images} images written to {args.output} for each column{again}")
+    anew = f"; {found.replaced} took the place of files with other bytes" if found.replaced else ""
+    print(f"{found.images} images written to {args.output} for each column{again}{anew}")
     return 0
 
 
