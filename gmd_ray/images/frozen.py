@@ -33,7 +33,8 @@ from gmd_ray.images import frozen_books as books
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.degradations import Degradation, sample_rng
 from gmd_ray.images.encode import encode_png
-from gmd_ray.images.listing import ImageFile, list_images, read_file
+from gmd_ray.images.formats import refusal_by_name
+from gmd_ray.images.listing import ImageFile, check_limit, list_images, read_file
 from gmd_ray.images.pairs import pairing_stem
 from gmd_ray.images.ranges import Steps
 from gmd_ray.images.second_order import SecondOrder
@@ -97,7 +98,7 @@ class _Made:
     """What became of one task."""
 
     records: Sequence[dict[str, Any]] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     """Size, time and digest of the file."""
     stale: Sequence[str] = ()
     """Crops that were there, made from another file."""
@@ -123,13 +124,19 @@ def freeze(hq: str, out: str | Path, how: Freezing, limit: int | None = None, wo
     """
     if "://" in str(out) or not str(out).strip():
         raise ConfigError(f"the output {str(out)!r}: give a local folder")
-    root, files = Path(out), list_images(hq, limit)
+    check_limit(limit)
+    root, listed = Path(out), list_images(hq)
+    # They take no part in the set: neither names nor the places of crops hang on what cannot be read by its name.
+    failed = {file.uri: refusal for file in listed if (refusal := refusal_by_name(file.id))}
+    files = [file for file in listed if file.uri not in failed][:limit]
+    if not files:
+        raise DataError(f"{hq}: no image that this program decodes among {len(listed)}")
     books.keep_apart(hq, files, root)
     tasks = _plan(files, how)
     books.hold_settings(root / "settings.json", _settings(how, tasks))
     records = books.read_records(root)
     todo = [task for task in (_held(root, task, how.hq, records) for task in tasks) if _is_due(task, records)]
-    written, remade, failed = 0, [], {}
+    written, remade = 0, []
     with (root / books.RECORDS).open("a", encoding="utf-8") as stream:
         stream.write("\n")  # a line that a killed run left half written stays alone
         for task, made in zip(todo, _run(root, how, todo, workers), strict=True):

@@ -100,6 +100,12 @@ def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
     return _fsspec_filesystem(url)
 
 
+def check_limit(limit: int | None) -> None:
+    """Refuse a number of images below 1 with a ConfigError."""
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit}: give at least 1, or leave it out for all images")
+
+
 def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
     """The images of a folder and its subfolders, sorted by id; see `list_folder`."""
     return list(list_folder(url, limit).images)
@@ -122,8 +128,7 @@ def list_folder(url: str, limit: int | None = None) -> Listing:
             where the storage gives names that are not below the folder.
         ConfigError: for an empty path, a limit below 1, or a published set that is not known.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit={limit}: give at least 1, or leave it out for all images")
+    check_limit(limit)
     published = parse_set(url)
     if published is not None:
         return Listing(_list_published(*published)[:limit], {}, {})

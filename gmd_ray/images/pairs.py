@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ import numpy as np
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.degradations import Degradation, sample_rng
-from gmd_ray.images.listing import ImageFile, list_folder, list_images, read_file
+from gmd_ray.images.formats import refusal_by_name
+from gmd_ray.images.listing import ImageFile, Listing, check_limit, list_folder, read_file
 from gmd_ray.images.second_order import SecondOrder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
     """Pair two folders by relative path without extension, sorted by id.
 
     Names that differ in Unicode's normal form alone are one name: macOS stores accents apart from their letters. A file
-    that a folder has twice, through a link, is used twice only where the other folder has both names.
+    that a folder has twice, through a link, is used twice only where the other folder has both names. Files of formats
+    that are not decoded are left out, with a warning.
 
     Args:
         hq: folder or URL of clean images, read recursively.
@@ -46,7 +51,8 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
         ConfigError: for a template without exactly one `{}` in its last part.
     """
     if lq is None:
-        return [PairFile(file.id, None, file.uri) for file in list_images(hq, limit)]
+        check_limit(limit)
+        return [PairFile(file.id, None, file.uri) for file in _decoded(hq, list_folder(hq))[:limit]]
     if template.rpartition("/")[2].count("{}") != 1 or template.count("{}") != 1:
         raise ConfigError(f"template={template!r}: needs one '{{}}' in its last part, e.g. '{{}}x4'")
     template = unicodedata.normalize("NFC", template)
@@ -154,11 +160,22 @@ def pairing_stem(name: str) -> str:
     return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
 
 
+def _decoded(url: str, listing: Listing) -> list[ImageFile]:
+    """The images without those that could not be read: a pair is used, or it is not there."""
+    refused = {file.id: refusal for file in listing.images if (refusal := refusal_by_name(file.id))}
+    if refused:
+        first = next(iter(refused))
+        logger.warning("%s: %d files are left out of its pairs (%s: %s)", url, len(refused), first, refused[first])
+    if len(refused) == len(listing.images):
+        raise DataError(f"{url}: no image that this program decodes among {len(refused)}")
+    return [file for file in listing.images if file.id not in refused]
+
+
 def _by_stem(url: str) -> tuple[dict[str, ImageFile], dict[str, ImageFile]]:
     """The images of a folder by stem, and those that are there once more, through links, under stems of their own."""
     listing = list_folder(url)
     found: dict[str, ImageFile] = {}
-    for file in listing.images:
+    for file in _decoded(url, listing):
         stem = pairing_stem(file.id)
         if stem in found:
             names = [found[stem].id, file.id]

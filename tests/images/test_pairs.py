@@ -105,6 +105,24 @@ def test_names_that_look_the_same_are_the_same(
     assert truths == [f"{hq}/{ours(name)}" for name in names]
 
 
+def test_files_that_are_not_decoded_are_no_pairs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hq = write(tmp_path / "hq", "a.png", "b.png")
+    lq = write(tmp_path / "lq", "a.png", "b.png")
+    for folder in ("hq", "lq"):
+        for name in ("x.cr3", "x.jxl"):
+            (tmp_path / folder / name).write_bytes(b"")
+    assert [pair.id for pair in list_pairs(hq, lq)] == ["a.png", "b.png"]
+    assert [pair.id for pair in list_pairs(hq, None, limit=3)] == ["a.png", "b.png"]
+    assert f"{hq}: 2 files are left out of its pairs (x.cr3: a Canon raw file (CR3), which" in caplog.text
+    (tmp_path / "lq" / "b.png").rename(tmp_path / "lq" / "b.heic")
+    with pytest.raises(DataError, match=r"1 of 2 images in \S+ have no partner in \S+ \(b\.png\)"):
+        list_pairs(hq, lq)
+    for name in ("a.png", "b.png"):
+        (tmp_path / "hq" / name).unlink()
+    with pytest.raises(DataError, match="no image that this program decodes among 2"):
+        list_pairs(hq, None)
+
+
 def test_two_names_of_one_folder_that_look_the_same(tmp_path: Path) -> None:
     hq = write(tmp_path / "hq", nfc("é.png"), nfd("é.png"))
     if len(list((tmp_path / "hq").iterdir())) < 2:
