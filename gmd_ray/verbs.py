@@ -209,13 +209,17 @@ def sheet(args: argparse.Namespace) -> int:
 
 
 def import_images(args: argparse.Namespace) -> int:
+    from gmd_ray.generation.import_rows import check_import
+
+    check_import(args.source, args.output, args.hq, args.lq, args.key)  # before Ray starts
     from gmd_ray.generation import import_images
     from gmd_ray.session import ray_session
 
     with ray_session(load_config([f"ray.address={args.address}"] if args.address else [])):
         found = import_images(args.source, args.output, hq=args.hq, lq=args.lq, key=args.key)
     again = f"; {found.repeated} rows came again" if found.repeated else ""
-    print(f"{found.images} images written to {args.output} for each column{again}")
+    anew = f"; {found.replaced} took the place of files with other bytes" if found.replaced else ""
+    print(f"{found.images} images written to {args.output} for each column{again}{anew}")
     return 0
 
 
@@ -225,6 +229,7 @@ def degrade(args: argparse.Namespace) -> int:
     from gmd_ray.errors import ConfigError
     from gmd_ray.images.degradations import make_degradation
     from gmd_ray.images.frozen import Freezing, freeze
+    from gmd_ray.text import printable
 
     fields = {}
     for field in args.set:
@@ -240,9 +245,12 @@ def degrade(args: argparse.Namespace) -> int:
         gray=args.gray,
         hq=not args.lq_only,
     )
-    written = freeze(args.input, args.output, how, args.limit, args.workers)
-    print(f"{written} images written to {args.output}/lq, what was drawn to {args.output}/parameters.jsonl")
-    return 0
+    done = freeze(args.input, args.output, how, args.limit, args.workers)
+    anew = f", of {len(done.remade)} changed inputs among them" if done.remade else ""
+    print(f"{done.written} images written to {args.output}/lq{anew}, what was drawn to {args.output}/parameters.jsonl")
+    for name, reason in done.failed.items():
+        print(f"gmd-ray: {printable(name)}: {printable(reason)}", file=sys.stderr)
+    return 1 if done.failed else 0
 
 
 def restore(args: argparse.Namespace) -> int:

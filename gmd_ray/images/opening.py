@@ -28,6 +28,7 @@ from PIL import (  # noqa: F401 -- a plugin adds its format where it is imported
 )
 
 from gmd_ray.errors import DataError
+from gmd_ray.images.formats import sniff
 
 # Of thousands of odd tags a file may have, Pillow tells on the terminal, one by one and without the file's name.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -45,35 +46,21 @@ JPEG covers MPO. A DIB, which is a BMP without its first 14 bytes, has an ending
 MAX_PIXELS = 2**30
 """Pixels that a picture may have at most, whatever a setting allows: OpenCV's bound."""
 
-_CONVERT = "that this program cannot decode: convert to PNG, TIFF or JPEG"
+_CONVERT = "convert it to PNG, TIFF or JPEG"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TAGS = (254, 256, 257, 258, 262, 274, 277, 284, 338, 339, 34675, 50706)
-_OTHERS = {
+_DOCUMENTS = {
     b"%!": "PostScript",
     b"\xc5\xd0\xd3\xc6": "PostScript",
     b"%PDF": "PDF",
-    b"8BPS": "a Photoshop document",
     b"icns": "an icon",
     b"\0\0\1\0": "an icon",
     b"SIMPLE": "FITS",
     b"\x89HDF": "HDF5",
     b"\xd7\xcd\xc6\x9a": "WMF",
     b"DDS ": "DDS",
-    b"#?RADIANCE": "Radiance HDR",
-    b"v/1\x01": "OpenEXR",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"FUJIFILMCCD-RAW": "a camera's raw file",
-    b"II\x55\0": "a camera's raw file",
-    b"IIRO": "a camera's raw file",
-    b"IIRS": "a camera's raw file",
-    b"MMOR": "a camera's raw file",
 }
-"""How files of other formats begin."""
-_BRANDS = {b"crx ": "a camera's raw file"} | dict.fromkeys(
-    (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"
-)
-"""Of files in the form of MP4."""
+"""How files begin that no folder lists as photos, but that may have the name of one."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +134,14 @@ def _check(size: tuple[int, int], max_pixels: int | None) -> None:
 
 
 def _refusal(head: bytes, error: Exception) -> DataError:
-    kind = next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None)
-    if head[4:8] == b"ftyp":
-        kind = _BRANDS.get(head[8:12])
-    if kind or isinstance(error, UnidentifiedImageError):
-        return DataError(f"{kind or 'not an image, or one'} {_CONVERT}")
+    known = sniff(head)
+    if known is not None and known.instead:
+        return DataError(known.refusal)
+    document = next((kind for start, kind in _DOCUMENTS.items() if head.startswith(start)), None)
+    if document:
+        return DataError(f"{document}, which this program does not decode: {_CONVERT}")
+    if isinstance(error, UnidentifiedImageError):
+        return DataError(f"not an image, or one that this program does not decode: {_CONVERT}")
     return DataError(f"damaged image header: {one_line(error)}")
 
 

@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.opening import Header, open_header
 from gmd_ray.images.listing import NOT_DECODED, ImageFile, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
+from gmd_ray.images.opening import Header, open_header
 from gmd_ray.images.tiffs import check_tiff
 
 _THREADS = 16
