@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -25,6 +25,8 @@ class PairFile:
     """URI of the low-quality image; None where it is made from `hq` by a degradation."""
     hq: str
     """URI of the clean image."""
+    files: tuple[ImageFile, ...] = field(default=(), compare=False, repr=False)
+    """Both files as the listing told of them, the clean one first; empty where no listing did."""
 
 
 def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None = None) -> list[PairFile]:
@@ -42,7 +44,7 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
         ConfigError: for a template without exactly one `{}` in its last part.
     """
     if lq is None:
-        return [PairFile(file.id, None, file.uri) for file in list_images(hq, limit)]
+        return [PairFile(file.id, None, file.uri, (file,)) for file in list_images(hq, limit)]
     if template.rpartition("/")[2].count("{}") != 1 or template.count("{}") != 1:
         raise ConfigError(f"template={template!r}: needs one '{{}}' in its last part, e.g. '{{}}x4'")
     clean = _by_stem(list_images(hq), hq)
@@ -59,7 +61,8 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
         if orphaned:
             complaints.append(f"{len(orphaned)} of {len(degraded)} in {lq} have none in {hq} ({_some(orphaned)})")
         raise DataError(f"pairs by name, template {template!r}: {'; '.join(complaints)}")
-    pairs = [PairFile(clean[stem].id, degraded[name].uri, clean[stem].uri) for name, stem in expected.items()]
+    both = [(clean[stem], degraded[name]) for name, stem in expected.items()]
+    pairs = [PairFile(hq_file.id, lq_file.uri, hq_file.uri, (hq_file, lq_file)) for hq_file, lq_file in both]
     return sorted(pairs, key=lambda pair: pair.id)[:limit]
 
 

@@ -142,3 +142,14 @@ def test_set5(shared_data: Path, scale: int) -> None:
     for pair in pairs:
         low, high = load_pair(pair, None, False, (), scale)
         assert high.shape[0] == low.shape[0] * scale
+
+
+def test_a_pair_knows_what_the_listing_told_of_its_files(tmp_path: Path) -> None:
+    for side, content in (("hq", b"clean"), ("lq", b"low")):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.png").write_bytes(content)
+    [pair] = list_pairs(str(tmp_path / "hq"), str(tmp_path / "lq"))
+    assert [(file.uri, file.size) for file in pair.files] == [(pair.hq, 5), (pair.lq, 3)]
+    assert all(file.modified is not None for file in pair.files)
+    [single] = list_pairs(str(tmp_path / "hq"), None)
+    assert [file.uri for file in single.files] == [single.hq]
