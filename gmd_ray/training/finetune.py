@@ -18,11 +18,10 @@ from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
 from gmd_ray.progress import NullRecorder, Recorder
 from gmd_ray.training.documents import read_json, write_json
-from gmd_ray.training.plan import CURVE, SCORE, Finetuned, Plan, check_settings, make_plan
+from gmd_ray.training.plan import CURVE, DONE, SCORE, Finetuned, Plan, make_plan
+from gmd_ray.training.resume import check_settings
 
 log = logging.getLogger("gmd_ray.training")
-
-DONE = "finetuned.json"
 
 _ENVIRONMENT = {
     # Importing a student's libraries takes tens of seconds on a busy node; Ray's own limit is 60.
