@@ -120,9 +120,24 @@ def load_pair(
     (h, w), (height, width) = degraded.shape[:2], clean.shape[:2]
     s = scale or max(1, height // h)
     if (height, width) != (h * s, w * s):
-        wanted = f"{scale} times" if scale else "a whole number of times"
-        raise DataError(f"pair {pair.id}: hq is {width}x{height}, lq {w}x{h}; hq has to be {wanted} as large as lq")
+        raise DataError(_sizes_do_not_fit(pair, (h, w), (height, width), scale))
     return degraded, clean
+
+
+def _sizes_do_not_fit(pair: PairFile, lq: tuple[int, int], hq: tuple[int, int], scale: int | None) -> str:
+    """Names both files, and what may be wrong: the folders, the names, or the student. Sizes are (height, width)."""
+    wanted = f"{scale} times" if scale else "a whole number of times"
+    actual = max(1, hq[0] // lq[0])
+    if lq[0] > hq[0] or lq[1] > hq[1]:
+        advice = "lq is the larger one: are the two folders swapped?"
+    elif scale and hq == (lq[0] * actual, lq[1] * actual):
+        advice = f"the student's scale is {scale}: take one of scale {actual}, or pairs of scale {scale}"
+    else:
+        advice = "are these two of one photo? The template (source.lq_template) says which names belong together"
+    return (
+        f"pair {pair.id}: hq is {hq[1]}x{hq[0]}, lq {lq[1]}x{lq[0]}; hq has to be {wanted} as large as lq "
+        f"({pair.hq}, {pair.lq}); {advice}"
+    )
 
 
 def load_image(uri: str, gray: bool) -> np.ndarray:

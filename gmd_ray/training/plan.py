@@ -92,6 +92,14 @@ class Plan:
                 values["ground truth"] = digest_of_files(self.target.truths)
         return values
 
+    def without_listing(self) -> Plan:
+        """What the workers need of it: the pairs without `PairFile.files`."""
+        bare = {
+            key: tuple(dataclasses.replace(pair, files=()) for pair in getattr(self, key))
+            for key in ("source", "validation")
+        }
+        return dataclasses.replace(self, **bare)
+
 
 @dataclass(frozen=True)
 class Finetuned:
