@@ -19,7 +19,8 @@ from ray.train.torch import TorchTrainer
 
 from gmd_ray.errors import GmdError
 from gmd_ray.progress import Recorder
-from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, read_curve, root_cause
+from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, root_cause
+from gmd_ray.training.documents import read_curve
 from gmd_ray.training.plan import CURVE, SCORE, Plan
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
 

@@ -9,10 +9,15 @@ import time
 from pathlib import Path
 
 from gmd_ray.config import Config
+from gmd_ray.errors import DataError
 from gmd_ray.progress import NullRecorder, Recorder
-from gmd_ray.training.documents import read_json, write_json
-from gmd_ray.training.plan import CURVE, DONE, Finetuned, make_plan
+from gmd_ray.training.checkpoints import settle_checkpoints
+from gmd_ray.training.documents import digest_of_path, read_curve, read_json, write_json
+from gmd_ray.training.plan import CURVE, DONE, Finetuned, Plan, make_plan
 from gmd_ray.training.resume import check_settings
+
+_DIGEST = "student"
+"""In a finished fine-tune's document: the digest of the student as it was written."""
 
 log = logging.getLogger("gmd_ray.training")
 
@@ -50,11 +55,11 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
     label = f"finetune {Path(plan.directory).name}"
     if done_path.is_file() and Path(plan.student).exists():
         log.info("%s: finished before, %s", label, plan.student)
-        return Finetuned(**read_json(done_path) | {"path": plan.student})
+        return _finished(plan, done_path)
+    settle_checkpoints(plan, label)
     counts = {"source pairs": len(plan.source), "accepted pairs": len(plan.target.ids) if plan.target else 0}
     recorder.params(settings | {"counts": counts})
 
-    from gmd_ray.training.curve import read_curve
     from gmd_ray.training.driver import fit
 
     resumed_from = fit(plan, label, recorder)
@@ -67,6 +72,22 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
         seconds=time.monotonic() - started,
         resumed_from=resumed_from,
     )
-    write_json(done_path, dataclasses.asdict(finetuned))
+    write_json(done_path, dataclasses.asdict(finetuned) | {_DIGEST: digest_of_path(plan.student)})
     recorder.artifact(plan.student)
     return finetuned
+
+
+def _finished(plan: Plan, document: Path) -> Finetuned:
+    """What an earlier run came to.
+
+    Raises:
+        DataError: the student is not the file that it wrote.
+    """
+    found = read_json(document)
+    written = found.pop(_DIGEST, None)
+    if written is not None and digest_of_path(plan.student) != written:
+        raise DataError(
+            f"{plan.student}: not as this fine-tune wrote it, torn or replaced; remove it, and the same command writes "
+            f"it again from the last checkpoint"
+        )
+    return Finetuned(**found | {"path": plan.student})

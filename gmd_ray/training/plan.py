@@ -26,6 +26,9 @@ SETTINGS = "settings.json"
 SNAPSHOT = "train/checkpoint_manager_snapshot.json"
 """In a fine-tune's directory: Ray Train's list of the checkpoints, which are folders beside it."""
 
+STATE = "state.pt"
+"""In the folder of a checkpoint: everything that training goes on from."""
+
 DONE = "finetuned.json"
 """In a fine-tune's directory: what a finished one came to."""
 
@@ -190,3 +193,8 @@ def _validation(cfg: Config) -> tuple[PairFile, ...]:
 def _names(pair: PairFile) -> str:
     """Of both images: which belongs to which is a matter of names and of `source.lq_template`."""
     return pair.id if pair.lq is None else f"{pair.id} {PurePosixPath(pair.lq).name}"
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of a checkpoint, beside the snapshot."""
+    return f"step_{step:08d}"

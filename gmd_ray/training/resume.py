@@ -7,8 +7,9 @@ from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ResumeMismatchError
+from gmd_ray.training.checkpoints import has_checkpoints
 from gmd_ray.training.documents import read_json, write_json
-from gmd_ray.training.plan import CURVE, DONE, SETTINGS, SNAPSHOT, Plan, finetuned_path, make_plan
+from gmd_ray.training.plan import CURVE, DONE, SETTINGS, Plan, finetuned_path, make_plan
 
 _OF_THE_STORE = ("accepted pairs", "ground truth")
 """Settings that `generate` may still change."""
@@ -67,4 +68,4 @@ def check_settings(plan: Plan) -> dict[str, Any]:
 
 def is_begun(directory: Path) -> bool:
     """Whether a fine-tune has left anything there that depends on its settings: a checkpoint, or its student."""
-    return (directory / SNAPSHOT).is_file() or (directory / DONE).is_file()
+    return has_checkpoints(directory) or (directory / DONE).is_file()

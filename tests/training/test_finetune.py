@@ -25,7 +25,7 @@ from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.students import load_student
 from gmd_ray.tracking import MlflowRecorder, start_run
 from gmd_ray.training import finetune, finetuned_path
-from gmd_ray.training.curve import read_curve
+from gmd_ray.training.documents import read_curve
 from gmd_ray.training.plan import Finetuned, make_plan
 from tests.training.oracle import plain_training
 from tests.training.toys import FileRecorder, make_config
