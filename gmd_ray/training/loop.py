@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import inspect
 import math
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, cast
@@ -26,10 +25,9 @@ from gmd_ray.training.meter import Meter
 from gmd_ray.training.mixing import Mixture, Stream
 from gmd_ray.training.optim import Ema, learning_rate, make_optimizer
 from gmd_ray.training.parallel import first_failure, gathered, gathering, gradient_norm, load_optimizer, wrap
-from gmd_ray.training.plan import SCORE, Plan
+from gmd_ray.training.plan import SCORE, SNAPSHOT, STATE, Plan, checkpoint_name
+from gmd_ray.training.state import load_state, refuse_broken_weights
 from gmd_ray.training.validation import Validation
-
-STATE = "state.pt"
 
 
 def train(config: dict[str, Any]) -> GmdError | int | None:
@@ -79,6 +77,7 @@ class _Worker:
         self._device = _device()
         self._layout = torch.channels_last if self._cfg.channels_last else torch.contiguous_format
         self._student = self._load_student()
+        refuse_broken_weights(self._student.module, str(plan.cfg.student.path))
         self._takes_keys = "keys" in inspect.signature(self._student.training_loss).parameters
         self.batches = self._batches(self._student.scale)
         self._state = _last_checkpoint()
@@ -153,7 +152,8 @@ class _Worker:
         if self.rank == 0:
             _, step = self._best
             if self._cfg.export == "best" and step not in (0, self._cfg.steps):
-                state = torch.load(Path(self._plan.directory, "train", _name(step), STATE), weights_only=True)["ema"]
+                checkpoints = Path(self._plan.directory, SNAPSHOT).parent
+                state = load_state(checkpoints / checkpoint_name(step) / STATE)["ema"]
             student = self._load_student()  # this one's weights may be sharded
             student.module.load_state_dict(state)
             student.save(self._plan.student)
@@ -234,7 +234,7 @@ class _Worker:
         with tempfile.TemporaryDirectory() as folder:
             torch.save(state, Path(folder, STATE))
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(figures, checkpoint, checkpoint_dir_name=_name(step))
+            ray.train.report(figures, checkpoint, checkpoint_dir_name=checkpoint_name(step))
 
     def _batches(self, scale: int) -> Batches:
         plan, cfg = self._plan, self._cfg
@@ -265,17 +265,12 @@ class _Worker:
         return Batch(torch.zeros(n, 3, p, p), hq, torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.int64))
 
 
-def _name(step: int) -> str:
-    return f"step_{step:08d}"
-
-
 def _last_checkpoint() -> dict[str, Any] | None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(os.path.join(folder, STATE), map_location="cpu", weights_only=True)
-    return state
+        return load_state(Path(folder, STATE))
 
 
 def _device() -> torch.device:
