@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from typing import Any
 
 import ray
@@ -128,6 +129,8 @@ def check_capacity(cfg: Config) -> list[str]:
         if not _can_grow():
             raise ConfigError(f"{line}; lower <stage>.pool.min, .initial or what each actor takes, or give Ray more")
         missing.append(line)
+    if _started_here() and cfg.ray.num_cpus is None and has.get("CPU", 0) > (os.cpu_count() or 1):
+        log.info("%d CPUs shared by pools that want %g; ray.num_cpus says otherwise", os.cpu_count() or 1, has["CPU"])
     missing += _check_nodes(pools)
     for line in missing:
         log.warning(
@@ -194,14 +197,19 @@ def reserved(pool: PoolConfig) -> dict[str, float]:
     return {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
 
 
+def _started_here() -> bool:
+    """Whether this process has started the cluster."""
+    node = ray._private.worker._global_node
+    return node is not None and bool(node.is_head())
+
+
 def _can_grow() -> bool:
     """Whether an autoscaler may stand behind the cluster.
 
     Ray does not say. What `ray.init` started here has none; elsewhere the head's monitor, where it has nothing to grow,
     reports each node as a type of its own, `node_<id>`.
     """
-    node = ray._private.worker._global_node
-    if node is not None and node.is_head():
+    if _started_here():
         return False
     said = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
     kinds = (said.get("autoscaler_report") or {}).get("active_nodes") or {}
