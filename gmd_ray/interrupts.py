@@ -34,7 +34,7 @@ def interruptible(command: Callable[[], int]) -> int:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, interrupt)
-    atexit.register(_end_at_next)
+    _at_exit(_hear_no_more)
     try:
         return command()
     except BaseException as error:
@@ -43,8 +43,9 @@ def interruptible(command: Callable[[], int]) -> int:
         signal.signal(signal.SIGINT, _end)  # from here on there is nothing left to tidy up
         return _told()
     finally:
-        if not heard.is_set():
+        if signal.getsignal(signal.SIGINT) is interrupt:
             signal.signal(signal.SIGINT, before)
+        _at_exit(_end_at_next)
 
 
 def _is_free() -> bool:
@@ -57,10 +58,22 @@ def _told() -> int:
     return STATUS
 
 
+def _at_exit(step: Callable[[], None]) -> None:
+    """Once, and in its turn: what is registered last comes first, and Ray's own steps lie in between."""
+    atexit.unregister(step)
+    atexit.register(step)
+
+
 def _end_at_next() -> None:
     """While the interpreter shuts down, an exception would be a traceback that changes nothing."""
     if _is_free():
         signal.signal(signal.SIGINT, _end_told)
+
+
+def _hear_no_more() -> None:
+    """The last step: all is done, and Python would leave the process to the system's own handling, without a word."""
+    if signal.getsignal(signal.SIGINT) in (_end, _end_told):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _end_told(signum: int, frame: FrameType | None) -> None:
