@@ -11,8 +11,9 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from gmd_ray import __version__, verbs
+from gmd_ray import __version__
 from gmd_ray.errors import GmdError
+from gmd_ray.interrupts import interruptible
 
 log = logging.getLogger("gmd_ray")
 
@@ -21,7 +22,11 @@ PRINTING = ("ls", "config", "status", "verify", "gate", "plan")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Exit status: 0 done, 1 a run that failed, 2 arguments that cannot be used."""
+    """Run one verb. Exit status: 0 done, 1 a run that failed, 2 arguments that cannot be used, 130 after Ctrl-C."""
+    return interruptible(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = _parse(argv)
     _quiet_libraries()
     logging.basicConfig(
@@ -43,9 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return status or 0
-    except KeyboardInterrupt:
-        print("gmd-ray: stopped; the same command takes up where this one left off", file=sys.stderr)
-        return 130
 
 
 def _reader_left() -> bool:
@@ -68,6 +70,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from gmd_ray import verbs  # a tenth of a second of imports, in which Ctrl-C may come too
+
     parser = argparse.ArgumentParser(prog="gmd-ray", description=__doc__)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")
     known = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SMALL_MACHINE = """
 import os
@@ -39,3 +43,54 @@ def test_default_pools_fit_on_a_machine_with_too_few_cpus() -> None:
     assert first == "CPUs 4.0", "three pools of one, reading and writing"
     assert second == "CPUs 2.0", "what was asked for"
     assert "the smallest pools need 3.4" in refusal
+
+
+LISTENS = """
+import os, sys
+import ray
+from gmd_ray.config import Config
+from gmd_ray.session import ray_session
+from tests.sockets import LOOPBACK, listening
+
+@ray.remote
+class Worker:
+    def pid(self):
+        return os.getpid()
+
+cfg = Config()
+cfg.ray.num_cpus, cfg.ray.object_store_memory = 1, 80_000_000
+with ray_session(cfg):
+    worker = Worker.remote()
+    ray.get(worker.pid.remote())
+    found = list(listening(os.getpid()))
+    print(len({name for name, _, _ in found}), [place for place in found if place[1] not in LOOPBACK])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [None, "disabled"])
+def test_a_private_session_listens_on_loopback_alone(mode: str | None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
+    if mode is not None:
+        environment["RAY_AUTH_MODE"] = mode
+    code = [sys.executable, "-c", LISTENS]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    processes, beyond = done.stdout.strip().split(" ", 1)
+    assert int(processes) >= 5, "driver, gcs_server, raylet, agents and worker"
+    assert beyond == "[]"
+
+
+def test_a_tmpdir_too_long_for_sockets_is_one_line(tmp_path: Path) -> None:
+    long = tmp_path / ("n" * (90 - len(str(tmp_path))))
+    long.mkdir()
+    environment = {**os.environ, "TMPDIR": str(long)}
+    environment.pop("RAY_TMPDIR", None)
+    code = "from gmd_ray.cli import main; raise SystemExit(main(['import', '--from', 'parquet:x', '-o', 'y']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 1
+    assert f"TMPDIR={long} is " in done.stderr.splitlines()[-1]
+    assert "RAY_TMPDIR=/tmp" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -43,10 +43,16 @@ class Ledger:
         self._facts = dict(facts)
         self._error: GmdError | None = None
         self._closed = False
+        self._taught = False
 
-    def close(self) -> None:
-        """Admit no row to `ADMITTING` stages from now on: the run is to end soon."""
+    def close(self) -> bool:
+        """Admit no row to `ADMITTING` stages from now on: the run is to end soon.
+
+        Returns:
+            whether the teacher has begun any row; where not, there is nothing to wait for but models that load.
+        """
         self._closed = True
+        return self._taught
 
     def closed(self) -> bool:
         """Whether rows are still admitted: asked once for a block, it spares a question for each of its rows."""
@@ -60,6 +66,7 @@ class Ledger:
         """Enter a batch; returns how often each of its rows has now been begun, None where it is not admitted."""
         if self._closed and stage in ADMITTING:
             return None
+        self._taught = self._taught or stage == "project"
         alone = int(len(ids) == 1)
         counts = []
         for key in ids:
