@@ -25,6 +25,17 @@ def resolve_out(out: str) -> str:
     return str(base / out)
 
 
+def below(folder: str, name: str) -> str:
+    """`name` in a folder: options of a URL stay at its end, while a `?` of a local path is part of it."""
+    base, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
+    return f"{base.rstrip('/')}/{name}{mark}{query}"
+
+
+def folder_or_set(path: str) -> str:
+    """`path` for whoever takes published sets too: a folder that looks like one, `a/b/c@2x`, is the folder."""
+    return os.path.abspath(path) if "@" in path and os.path.exists(path) else path
+
+
 def resolve_uri(uri: str) -> str:
     """A tracking URI whose sqlite file outlives the process: `sqlite:///mlflow.db` is anchored as `out` is.
 
