@@ -83,6 +83,17 @@ def load_config(
     return cfg
 
 
+def setting_like(name: str) -> list[str]:
+    """The settings that `name` may mean, whatever stands for its dots: `source-hq`, `preset`, `lr`; none for others."""
+    plain = _without_marks(name)
+    whole = [key for key in ("preset", "config", *(key for key, _ in flatten(Config()))) if _without_marks(key) == plain]
+    return whole or [key for key, _ in flatten(Config()) if _without_marks(key.rpartition(".")[2]) == plain]
+
+
+def _without_marks(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in "-_.")
+
+
 def check_out(cfg: Config, *, files: bool) -> None:
     """Refuse a run directory that a verb cannot use.
 
@@ -127,7 +138,9 @@ def _shown(value: Any, key: str, escape: Callable[[str], str]) -> Any:
     if (written := secrets.kept(key, value)) is not None:
         return written
     if isinstance(value, str):
-        return secrets.redact_urls(secrets.with_references(value, escape))
+        text = secrets.with_references(value, escape)
+        # A URL by itself: its password may hold what ends one in a sentence.
+        return secrets.redact(text) if "://" in value else text
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         head = f"{key}." if key else ""
         return {

@@ -22,6 +22,7 @@ from gmd_ray.generation.store import PairStore
 from gmd_ray.images.encode import decode_png
 from gmd_ray.images.listing import list_images
 from gmd_ray.images.records import PAIR_SCHEMA, accepted, fidelity_bound
+from gmd_ray.text import printable
 
 KNOWN = {"settings.json", "manifest.json", "runs.json", "lock.json", "plan.json", "sheet.html", "rows"}
 NEW_COLUMNS = {"fidelity"}
@@ -61,7 +62,8 @@ class Verified:
         looked = f"{self.parts} part files, {self.rows} rows"
         looked += "" if self.images is None else f", {self.images} images"
         verdict = f"{len(self.findings)} findings" if self.findings else "whole"
-        return "\n".join([*self.notes, *map(str, self.findings), f"{self.url}: {looked}: {verdict}"])
+        lines = [*self.notes, *map(str, self.findings), f"{self.url}: {looked}: {verdict}"]
+        return "\n".join(map(printable, lines))
 
 
 def verify(store: PairStore, deep: bool = False) -> Verified:
