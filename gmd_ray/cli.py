@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     for word in argv:
         learn(word)
-    args = _parse(argv)
+    args = parse(argv)
     _quiet_libraries()
     start_log()
     if os.getcwd() not in sys.path:
@@ -55,7 +55,7 @@ def _reader_left() -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments; settings may stand behind options too."""
     parser, names = _parser()
     first = next((word for word in argv if not word.startswith("-")), None)
@@ -91,9 +91,7 @@ def _parser() -> tuple[Parser, Collection[str]]:
     settings = Parser(add_help=False)
     settings.add_argument("settings", nargs="*", metavar="key=value", help="preset=NAME, config=FILE, then overrides")
 
-    def verb(
-        name: str, run: Callable[[argparse.Namespace], int], text: str, **kwargs: object
-    ) -> Parser:
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str, **kwargs: object) -> Parser:
         sub = known.add_parser(name, help=text, description=text, **kwargs)  # type: ignore[arg-type]
         sub.set_defaults(run=run)
         return sub

@@ -245,16 +245,23 @@ def degrade(args: argparse.Namespace) -> int:
     return 0
 
 
-def restore(args: argparse.Namespace) -> int:
+def restore_settings(args: argparse.Namespace) -> list[str]:
+    """The settings that the options of `restore` stand for, and those given beside them."""
     # The overlap is measured, unless the settings that follow name one.
     tile = [] if args.tile is None else [f"student.tile={args.tile}", "student.tile_overlap=null"]
-    cfg = load_config([f"student.path={args.model}", *tile, *args.settings])
+    return [f"student.path={args.model}", *tile, *args.settings]
+
+
+def restore(args: argparse.Namespace) -> int:
+    cfg = load_config(restore_settings(args))
     from gmd_ray.restore import restore_folder
     from gmd_ray.session import cluster_address, ray_session
 
     on_ray = cluster_address(cfg) is not None
     with ray_session(cfg) if on_ray else contextlib.nullcontext():
-        done = restore_folder(cfg, folder_or_set(args.input), args.output, suffix=args.suffix, ext=args.ext, on_ray=on_ray)
+        done = restore_folder(
+            cfg, folder_or_set(args.input), args.output, suffix=args.suffix, ext=args.ext, on_ray=on_ray
+        )
     say(f"{done.count} of {done.count + len(done.failed)} images restored to {args.output}")
     for name, reason in done.failed.items():
         complain(f"{name}: {reason}")

@@ -35,6 +35,7 @@ __all__ = [
     "save_config",
 ]
 
+
 def preset_names() -> list[str]:
     """Names that `preset=` takes."""
     return sorted(f.name.removesuffix(".yaml") for f in _presets().iterdir() if f.name.endswith(".yaml"))
@@ -86,7 +87,9 @@ def load_config(
 def setting_like(name: str) -> list[str]:
     """The settings that `name` may mean, whatever stands for its dots: `source-hq`, `preset`, `lr`; none for others."""
     plain = _without_marks(name)
-    whole = [key for key in ("preset", "config", *(key for key, _ in flatten(Config()))) if _without_marks(key) == plain]
+    whole = [
+        key for key in ("preset", "config", *(key for key, _ in flatten(Config()))) if _without_marks(key) == plain
+    ]
     return whole or [key for key, _ in flatten(Config()) if _without_marks(key.rpartition(".")[2]) == plain]
 
 
@@ -217,7 +220,9 @@ def _read_yaml(path: Path, where: str) -> list[Assignment]:
 def _refuse_hidden(cfg: Config) -> None:
     """`config.yaml` holds `***` where a URL had a secret: such a place can be shown, and not be opened."""
     for key, value in flatten(cfg):
-        for name, text in [(key, value)] if not isinstance(value, dict) else [(f"{key}.{k}", v) for k, v in value.items()]:
+        for name, text in (
+            [(key, value)] if not isinstance(value, dict) else [(f"{key}.{k}", v) for k, v in value.items()]
+        ):
             if isinstance(text, str) and secrets.is_redacted(text):
                 raise ConfigError(
                     f"{name}={text}: *** stands for a secret, which saved settings do not hold; give {name}=... again, "

@@ -11,6 +11,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 from urllib.parse import quote, unquote, unquote_plus
 
 from gmd_ray.text import printable
@@ -22,9 +23,14 @@ SHORTEST = 4
 # Up to the last @ before a slash: a password may hold one, and `s3://bucket/k@v` has none. After `user:`, unless a port
 # follows, up to the last @ at all: a password may hold slashes.
 _USER_INFO = re.compile(r"(?<=://)(?:[^/\s\"'<>@:]*:(?!\d{1,5}/)[^\s\"'<>]*|[^/\s\"'<>]+)@")
-_NAME = r"[\w.%-]*(?:token|secret|passw|passphrase|pwd|signature|credential|auth|key)[\w.%-]*|(?:[\w.%-]*[-_.])?(?:sig|sas)"
+_NAME = (
+    r"[\w.%-]*(?:token|secret|passw|passphrase|pwd|signature|credential|auth|key)[\w.%-]*|(?:[\w.%-]*[-_.])?(?:sig|sas)"
+)
 _QUERY = re.compile(rf"((?:[?&;]|\\u0026)(?:{_NAME})=)([^&;\s\"'<>\\]+)", re.IGNORECASE)
 _REFERENCES = re.compile(r"(?:[^:@${}]*:)?(?:\$\{[^{}]*\})(?::\$\{[^{}]*\})?@?")
+
+_WORDS = {"true", "false", "null", "none", "auto", "cuda"}
+"""Values of settings that are no secrets, and stand everywhere."""
 
 _known: dict[str, str | None] = {}
 """Secret -> what stands for it in saved settings, `${oc.env:NAME}`; None where nothing can."""
@@ -55,6 +61,15 @@ def digested(text: str) -> str:
     return redact_urls(hidden)
 
 
+def digested_values(value: Any) -> Any:
+    """`digested` for every text in nested lists and mappings."""
+    if isinstance(value, str):
+        return digested(value)
+    if isinstance(value, dict):
+        return {key: digested_values(item) for key, item in value.items()}
+    return [digested_values(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def is_redacted(text: str) -> bool:
     """Whether a secret of a URL was taken out of `text`, so that it names nothing any more."""
     return f"://{MARK}@" in text or any(found[2] == MARK for found in _QUERY.finditer(text))
@@ -67,7 +82,7 @@ def remember(value: str, stands_for: str | None = None) -> None:
         stands_for: what gives it back in saved settings, `${oc.env:NAME}`.
     """
     global _pattern
-    if len(value) < SHORTEST or value.isspace():
+    if len(value) < SHORTEST or value.isspace() or value.lower() in _WORDS:
         return
     _known[value] = stands_for or _known.get(value)
     forms = {form for secret in _known for form in _forms(secret) if len(form) >= SHORTEST}

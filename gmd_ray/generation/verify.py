@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from gmd_ray.config.secrets import MARK
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.files import TEMPORARY, side_by_side
@@ -254,6 +255,9 @@ def _books(store: PairStore, rows: pa.Table, notes: list[str]) -> list[Finding]:
     folder = saved.get("places", {}).get("target.path", {}).get("path")
     if folder is None or "inputs" not in saved:
         notes.append("settings.json names no input folder: rows are not held against the inputs")
+        return findings
+    if MARK in folder:
+        notes.append("the input folder's place holds a secret, which is not kept: rows are not held against the inputs")
         return findings
     try:
         inputs = {image.id for image in list_images(folder, saved["inputs"]["limit"])}

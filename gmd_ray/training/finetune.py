@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import Config
+from gmd_ray.config.secrets import redact
 from gmd_ray.errors import GmdError
 from gmd_ray.progress import NullRecorder, Recorder
 from gmd_ray.training.documents import read_json, write_json
@@ -79,7 +80,7 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
         seconds=time.monotonic() - started,
         resumed_from=resumed_from,
     )
-    write_json(done_path, dataclasses.asdict(finetuned))
+    write_json(done_path, dataclasses.asdict(finetuned) | {"path": redact(plan.student)})  # read by no later run
     recorder.artifact(plan.student)
     return finetuned
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import Config
+from gmd_ray.config.secrets import digested_values
 from gmd_ray.errors import ConfigError
 from gmd_ray.progress import Recorder
 from gmd_ray.training.documents import digest_of_path, read_json, write_json
@@ -74,7 +75,11 @@ def _start(cfg: Config) -> str:
     folder = Path(cfg.out, "finetune", "pretrained")
     path = folder / ("initial.pth" if p.architecture is not None else f"initial{Path(str(given)).suffix}")
     begun = folder / "initial.json"
-    recipe: dict[str, Any] = {"seed": cfg.seed, "architecture": p.architecture, "arguments": p.arguments}
+    recipe: dict[str, Any] = {
+        "seed": cfg.seed,
+        "architecture": p.architecture,
+        "arguments": digested_values(p.arguments),
+    }
     if p.architecture is None:
         recipe["like"] = digest_of_path(str(given))
     if path.is_file() and begun.is_file() and read_json(begun) == recipe:
