@@ -1,4 +1,4 @@
-"""What a person reads of a command: standard output, standard error and the log, without secrets and control characters.
+"""What a person reads of a command, as output, errors and log: no secrets, no control characters.
 
 Names of files and messages of libraries come from others: they forge no line, move no cursor and tell no password.
 """
@@ -43,7 +43,7 @@ def complain(line: object) -> None:
 
 
 def start_log() -> None:
-    """Log to standard error: warnings of libraries, and what this package tells. Uncaught exceptions are cleaned too."""
+    """Log to standard error: warnings of libraries, and what this package tells; clean uncaught exceptions too."""
     logging.setLogRecordFactory(CleanRecord)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True

@@ -146,7 +146,8 @@ class Lookup:
             found = values.convert(plain, self._hints[key], key, literal=True)
         except OmegaConfBaseException as error:
             text = next(_references(value))
-            line = str(error).strip().splitlines()[0]
+            line = str(error).strip().splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ")
+            line = values.shown(line, 160)
             raise ConfigError(f"{key}={values.shown(text)}: {line}; \\${{ is text") from error
         except Refused as refused:
             raise _told(values.shown(key), refused) from refused
@@ -167,7 +168,7 @@ def _check_grammar(key: str, text: str) -> None:
     try:
         OmegaConf.create({key: text})
     except (OmegaConfBaseException, RecursionError) as error:
-        line = str(error).strip().splitlines()[0]
+        line = values.shown(str(error).strip().splitlines()[0])
         raise ConfigError(f"{key}={values.shown(text)}: cannot be read ({line}); \\${{ is text") from error
 
 

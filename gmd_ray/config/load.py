@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +86,9 @@ def load_config(
 
 def setting_like(name: str) -> list[str]:
     """The settings that `name` may mean, whatever stands for its dots: `source-hq`, `preset`, `lr`; none for others."""
-    plain = _without_marks(name)
-    whole = [
-        key for key in ("preset", "config", *(key for key, _ in flatten(Config()))) if _without_marks(key) == plain
-    ]
-    return whole or [key for key, _ in flatten(Config()) if _without_marks(key.rpartition(".")[2]) == plain]
+    plain, keys = _without_marks(name), ["preset", "config", *(key for key, _ in flatten(Config()))]
+    whole = [key for key in keys if _without_marks(key) == plain]
+    return whole or [key for key in keys if _without_marks(key.rpartition(".")[2]) == plain]
 
 
 def _without_marks(name: str) -> str:
@@ -143,7 +141,7 @@ def _shown(value: Any, key: str, escape: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         text = secrets.with_references(value, escape)
         # A URL by itself: its password may hold what ends one in a sentence.
-        return secrets.redact(text) if "://" in value else text
+        return secrets.redact_url(text) if "://" in value else text
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         head = f"{key}." if key else ""
         return {
@@ -219,23 +217,25 @@ def _read_yaml(path: Path, where: str) -> list[Assignment]:
 
 def _refuse_hidden(cfg: Config) -> None:
     """`config.yaml` holds `***` where a URL had a secret: such a place can be shown, and not be opened."""
-    for key, value in flatten(cfg):
-        for name, text in (
-            [(key, value)] if not isinstance(value, dict) else [(f"{key}.{k}", v) for k, v in value.items()]
-        ):
-            if isinstance(text, str) and secrets.is_redacted(text):
-                raise ConfigError(
-                    f"{name}={text}: *** stands for a secret, which saved settings do not hold; give {name}=... again, "
-                    "with ${oc.env:NAME} for the secret where it is to be kept"
-                )
+    for key, text in _texts(cfg):
+        if secrets.is_redacted(text):
+            raise ConfigError(
+                f"{key}={text}: *** stands for a secret, which saved settings do not hold; give {key}=... again, with "
+                "${oc.env:NAME} for the secret where it is to be kept"
+            )
 
 
 def _learn(cfg: Config) -> None:
     """Secrets of URLs are hidden wherever a library tells them."""
-    for _, value in flatten(cfg):
-        for text in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(text, str):
-                secrets.learn(text)
+    for _, text in _texts(cfg):
+        secrets.learn(text)
+
+
+def _texts(cfg: Config) -> Iterator[tuple[str, str]]:
+    """Every setting that is text, and every text in a mapping."""
+    for key, value in flatten(cfg):
+        entries = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+        yield from ((name, item) for name, item in entries.items() if isinstance(item, str))
 
 
 def _expand_home(cfg: Config) -> None:

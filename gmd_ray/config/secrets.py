@@ -23,10 +23,12 @@ SHORTEST = 4
 # Up to the last @ before a slash: a password may hold one, and `s3://bucket/k@v` has none. After `user:`, unless a port
 # follows, up to the last @ at all: a password may hold slashes.
 _USER_INFO = re.compile(r"(?<=://)(?:[^/\s\"'<>@:]*:(?!\d{1,5}/)[^\s\"'<>]*|[^/\s\"'<>]+)@")
-_NAME = (
-    r"[\w.%-]*(?:token|secret|passw|passphrase|pwd|signature|credential|auth|key)[\w.%-]*|(?:[\w.%-]*[-_.])?(?:sig|sas)"
-)
+_WORD = "token|secret|passw|passphrase|pwd|signature|credential|auth|key"
+_NAME = rf"[\w.%-]*(?:{_WORD})[\w.%-]*|(?:[\w.%-]*[-_.])?(?:sig|sas)"
 _QUERY = re.compile(rf"((?:[?&;]|\\u0026)(?:{_NAME})=)([^&;\s\"'<>\\]+)", re.IGNORECASE)
+# Of a text that is one URL: spaces and quotes are part of it too.
+_ITS_USER_INFO = re.compile(r"(?<=://)(?:[^/@:]*:(?!\d{1,5}/)(?P<password>.*)|(?P<user>[^/]+))@", re.DOTALL)
+_ITS_QUERY = re.compile(rf"([?&;](?:{_NAME})=)([^&;]+)", re.IGNORECASE)
 _REFERENCES = re.compile(r"(?:[^:@${}]*:)?(?:\$\{[^{}]*\})(?::\$\{[^{}]*\})?@?")
 
 _WORDS = {"true", "false", "null", "none", "auto", "cuda"}
@@ -48,6 +50,11 @@ def redact(text: str) -> str:
 def redact_urls(text: str) -> str:
     """`redact` for what can be told from the text alone; `${...}` in such a place stays."""
     return _QUERY.sub(_hide_query, _USER_INFO.sub(_hide_user, text))
+
+
+def redact_url(url: str) -> str:
+    """`redact_urls` for a text that is one URL, whatever characters its password has."""
+    return _ITS_QUERY.sub(_hide_query, _ITS_USER_INFO.sub(_hide_user, url))
 
 
 def without_credentials(url: str) -> str:
@@ -95,9 +102,9 @@ def learn(text: str) -> None:
     if scheme < 0:
         return
     url = text[scheme:]
-    found = re.match(r"://(?:[^/@:]*:(?!\d{1,5}/)(.*)|([^/]+))@", url, re.DOTALL)
-    passwords = [] if found is None else [found[1] or (found[2] or "").partition(":")[2]]
-    passwords += [found[2] for found in re.finditer(rf"[?&;]({_NAME})=([^&;]+)", url, re.IGNORECASE | re.DOTALL)]
+    found = _ITS_USER_INFO.search(url)
+    passwords = [] if found is None else [found["password"] or (found["user"] or "").partition(":")[2]]
+    passwords += [found[2] for found in _ITS_QUERY.finditer(url)]
     for password in passwords:
         for form in (password, unquote(password), unquote_plus(password)):
             if not _REFERENCES.fullmatch(form) and form != MARK:

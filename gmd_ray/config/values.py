@@ -103,7 +103,10 @@ def parse_any(text: str, where: str) -> Any:
         ConfigError: no YAML.
     """
     loader, node = compose(text, where)
-    return None if node is None else _construct(loader, node, where)
+    try:
+        return None if node is None else loader.construct_object(node, deep=True)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{where}: cannot be read ({_problem(error)})") from error
 
 
 def from_node(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
@@ -114,7 +117,11 @@ def from_node(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
     Raises:
         Refused: a value that does not fit the field.
     """
-    return convert(_plain(loader, node, hint, key), hint, key)
+    try:
+        plain = _plain(loader, node, hint, key)
+    except yaml.YAMLError as error:
+        raise Refused(key, f"cannot be read ({_problem(error)})") from error
+    return convert(plain, hint, key)
 
 
 def convert(value: Any, hint: Any, key: str, *, literal: bool = False) -> Any:
@@ -164,10 +171,10 @@ def escaped(text: str) -> str:
     return _OPENING.sub(lambda found: f"{found[1] * 2}\\${{", text)
 
 
-def shown(value: object) -> str:
+def shown(value: object, limit: int = _SHOWN) -> str:
     """A value as a message repeats it."""
     text = str(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def unknown_field(name: str, head: str, schema: type) -> str:
@@ -195,7 +202,7 @@ def entries(loader: Loader, node: yaml.MappingNode) -> dict[str, yaml.Node]:
 def _refuse_repeated(node: yaml.MappingNode) -> None:
     if getattr(node, "looked_at", False):  # the keys of `<<` are among its own now, and may be replaced by them
         return
-    node.looked_at = True  # type: ignore[attr-defined]
+    node.looked_at = True
     names = [name.value for name, _ in node.value if name.tag != "tag:yaml.org,2002:merge"]
     for name in names:
         if not isinstance(name, str):
@@ -209,7 +216,7 @@ def _plain(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
     kind = _without_none(hint)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
-        return _construct(loader, node, key)
+        return loader.construct_object(node, deep=True)
     if isinstance(node, yaml.ScalarNode):
         if node.tag == _NULL:
             return None
@@ -224,14 +231,7 @@ def _plain(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
         rest = args[1] if args else Any
         found = entries(loader, node)
         return {name: _plain(loader, item, hints.get(name, rest), f"{key}.{name}") for name, item in found.items()}
-    return _construct(loader, node, key)
-
-
-def _construct(loader: Loader, node: yaml.Node, key: str) -> Any:
-    try:
-        return loader.construct_object(node, deep=True)
-    except yaml.YAMLError as error:
-        raise Refused(key, f"not YAML ({_problem(error)})") from error
+    return loader.construct_object(node, deep=True)
 
 
 def _record(value: Any, schema: type, key: str, literal: bool) -> Any:
@@ -295,7 +295,7 @@ def _without_none(hint: Any) -> Any:
     return hint
 
 
-def _problem(error: yaml.YAMLError) -> str:
+def _problem(error: Exception) -> str:
     problem = getattr(error, "problem", None) or str(error).strip().splitlines()[0]
     mark = getattr(error, "problem_mark", None)
-    return problem if mark is None else f"{problem}, line {mark.line + 1}"
+    return shown(problem) if mark is None else f"{shown(problem)}, line {mark.line + 1}"

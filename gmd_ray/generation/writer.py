@@ -29,8 +29,8 @@ def write_rows(
 ) -> pa.Table:
     """Inputs: rows of PAIR_SCHEMA. Outputs: columns SUMMARY.
 
-    The secrets in `hide`, and those that URLs tell of themselves, are in no column that is written: the id finds a photo
-    again.
+    The secrets in `hide`, and those that URLs tell of themselves, are in no column that is written: the id finds a
+    photo again.
 
     A repeated task writes the same name again. A task of a driver that no longer holds the lock writes nothing: its
     rows may be in the store already, made by the driver that took over.

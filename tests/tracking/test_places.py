@@ -13,6 +13,7 @@ from gmd_ray.config.load import load_config, resolved
 from gmd_ray.tracking import MlflowRecorder, TrackingError, start_run
 from gmd_ray.tracking.client import artifact_location, default_uri
 
+REFUSED = r"^MLflow at sqlite:.* failed while starting the run: [^\n]*$"
 NAMES = ["run?1", "a%20b", "a%b", "exp #1", "a;b", "Grüße 写真", "a&b=c+d@e:f", "w\\x", "[1]", "a'b\"c", "a\nb", " "]
 
 
@@ -59,14 +60,12 @@ def test_a_relative_address_is_anchored_in_a_directory_of_any_name(
 def test_a_database_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").mkdir()
     cfg = Config(out=str(tmp_path))
-    with pytest.raises(TrackingError, match=r"^MLflow at sqlite:.* failed while starting the run: [^\n]*$"):
-        with start_run(cfg, {}):
-            raise AssertionError("no run began")
+    with pytest.raises(TrackingError, match=REFUSED), start_run(cfg, {}):
+        raise AssertionError("no run began")
 
 
 def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database at all" * 100)
     cfg = Config(out=str(tmp_path))
-    with pytest.raises(TrackingError, match=r"^MLflow at sqlite:.* failed while starting the run: [^\n]*$"):
-        with start_run(cfg, {}):
-            raise AssertionError("no run began")
+    with pytest.raises(TrackingError, match=REFUSED), start_run(cfg, {}):
+        raise AssertionError("no run began")
