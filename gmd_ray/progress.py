@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from gmd_ray.text import printable
+
 log = logging.getLogger("gmd_ray")
 
 
@@ -57,7 +59,7 @@ class Progress:
     """
 
     def __init__(self, label: str, total: int, unit: str = "img", interval_s: float = 10.0, initial: int = 0) -> None:
-        self.label, self.total, self.unit, self.interval_s = label, total, unit, interval_s
+        self.label, self.total, self.unit, self.interval_s = printable(label), total, unit, interval_s
         self.done = self._initial = initial
         self.counts: dict[str, Any] = {}
         self._start = self._last = self._news = time.monotonic()
@@ -67,7 +69,7 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, initial=initial, desc=label, unit=unit, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=initial, desc=self.label, unit=unit, dynamic_ncols=True)
 
     def __enter__(self) -> Progress:
         if self._bar is None:
@@ -87,7 +89,7 @@ class Progress:
 
     def update(self, n: int = 1, **counts: Any) -> None:
         self.done += n
-        self.counts.update(counts)
+        self.counts.update((key, printable(n) if isinstance(n, str) else n) for key, n in counts.items())
         now = self._news = time.monotonic()
         if self._bar is not None:
             self._bar.update(n)

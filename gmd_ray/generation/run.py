@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import config_text
+from gmd_ray.config.places import below
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.books import Books, close_books
@@ -78,7 +79,7 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
             cfg = with_prompts(cfg)
         facts = claim(store, cfg, files, models)
         # Not before the claim: the settings of a run that is refused are not those of this directory.
-        patiently(lambda: put(*open_filesystem(_config_url(cfg.out)), text.encode()))
+        patiently(lambda: put(*open_filesystem(below(cfg.out, "config.yaml")), text.encode()))
         if cfg.generation.retry_failed:
             check_capacity(cfg)  # before rows go for a run that cannot start
             store.forget(manifest.NAME)
@@ -170,11 +171,6 @@ def _frugal_arrow() -> Iterator[None]:
         yield
     finally:
         pa.set_memory_pool(before)
-
-
-def _config_url(out: str) -> str:
-    base, mark, query = out.partition("?")
-    return f"{base.rstrip('/')}/config.yaml{mark}{query}"
 
 
 def _bound(cfg: Config, store: PairStore) -> FidelityBound | None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from gmd_ray.config.places import below
 from gmd_ray.errors import DataError
 from gmd_ray.generation.files import TEMPORARY, absolute, get, patiently, put_json, remove
 from gmd_ray.generation.parts import drop_rows
@@ -36,8 +37,7 @@ _AT_ONCE = 64
 
 def store_url(out: str) -> str:
     """Where a run keeps its pairs; options at the end of a URL stay at its end."""
-    base, mark, query = absolute(out).partition("?")
-    return f"{base.rstrip('/')}/pairs{mark}{query}"
+    return below(absolute(out), "pairs")
 
 
 def find_store(url: str) -> PairStore:

@@ -15,6 +15,7 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.exceptions import RayError, RayTaskError
 
 from gmd_ray.config import Config, PoolConfig, ScorerConfig, StudentConfig, TeacherConfig
+from gmd_ray.config.secrets import known
 from gmd_ray.errors import GmdError
 from gmd_ray.generation.cluster import TASK_CPUS, let_go_of_dead_runs, limit_blocks_in_flight, read_cpus
 from gmd_ray.generation.files import located
@@ -79,6 +80,7 @@ def build_stream(
             "token": token,
             "keep_restored": generation.keep_restored,
             "ledger": ledger,
+            "hide": known(),
         },
         batch_format="pyarrow",
         num_cpus=TASK_CPUS,

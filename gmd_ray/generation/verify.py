@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from gmd_ray.config.secrets import MARK
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.files import TEMPORARY, side_by_side
@@ -22,6 +23,7 @@ from gmd_ray.generation.store import PairStore
 from gmd_ray.images.encode import decode_png
 from gmd_ray.images.listing import list_images
 from gmd_ray.images.records import PAIR_SCHEMA, accepted, fidelity_bound
+from gmd_ray.text import printable
 
 KNOWN = {"settings.json", "manifest.json", "runs.json", "lock.json", "plan.json", "sheet.html", "rows"}
 NEW_COLUMNS = {"fidelity"}
@@ -61,7 +63,8 @@ class Verified:
         looked = f"{self.parts} part files, {self.rows} rows"
         looked += "" if self.images is None else f", {self.images} images"
         verdict = f"{len(self.findings)} findings" if self.findings else "whole"
-        return "\n".join([*self.notes, *map(str, self.findings), f"{self.url}: {looked}: {verdict}"])
+        lines = [*self.notes, *map(str, self.findings), f"{self.url}: {looked}: {verdict}"]
+        return "\n".join(map(printable, lines))
 
 
 def verify(store: PairStore, deep: bool = False) -> Verified:
@@ -252,6 +255,9 @@ def _books(store: PairStore, rows: pa.Table, notes: list[str]) -> list[Finding]:
     folder = saved.get("places", {}).get("target.path", {}).get("path")
     if folder is None or "inputs" not in saved:
         notes.append("settings.json names no input folder: rows are not held against the inputs")
+        return findings
+    if MARK in folder:
+        notes.append("the input folder's place holds a secret, which is not kept: rows are not held against the inputs")
         return findings
     try:
         inputs = {image.id for image in list_images(folder, saved["inputs"]["limit"])}

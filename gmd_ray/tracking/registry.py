@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import gmd_ray
 from gmd_ray.config import Config
+from gmd_ray.config.places import below
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.records import rows_dataset
 from gmd_ray.progress import NullRecorder
@@ -143,8 +144,7 @@ def _measured(evaluation: Evaluation) -> dict[str, str]:
 
 def _lineage(cfg: Config) -> dict[str, str]:
     """Which models and how many pairs the student was adapted with, from the pair store of the run."""
-    base, mark, query = cfg.out.partition("?")  # a URL's options stay at its end
-    store = f"{base.rstrip('/')}/pairs{mark}{query}"
+    store = below(cfg.out, "pairs")
     filesystem, root = open_filesystem(store)
     try:
         with filesystem.open_input_stream(f"{root}/manifest.json") as file:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from gmd_ray.config import Config
+from gmd_ray.config.secrets import redact
 from gmd_ray.errors import DataError
 from gmd_ray.progress import NullRecorder, Recorder
 from gmd_ray.training.checkpoints import settle_checkpoints
@@ -72,7 +73,8 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
         seconds=time.monotonic() - started,
         resumed_from=resumed_from,
     )
-    write_json(done_path, dataclasses.asdict(finetuned) | {_DIGEST: digest_of_path(plan.student)})
+    document = dataclasses.asdict(finetuned) | {"path": redact(plan.student)}  # the path is read by no later run
+    write_json(done_path, document | {_DIGEST: digest_of_path(plan.student)})
     recorder.artifact(plan.student)
     return finetuned
 

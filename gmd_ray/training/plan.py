@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gmd_ray.config import Config
+from gmd_ray.config.secrets import digested_values
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.pairs import PairFile, list_pairs
 from gmd_ray.training.documents import digest, digest_of_files, digest_of_path
@@ -93,7 +94,7 @@ class Plan:
             values["accepted pairs"] = self.target.digest
             if self.target.truths:
                 values["ground truth"] = digest_of_files(self.target.truths)
-        return values
+        return {key: digested_values(value) for key, value in values.items()}
 
     def without_listing(self) -> Plan:
         """What the workers need of it: the pairs without `PairFile.files`."""
