@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
 
 log = logging.getLogger("gmd_ray")
+
+_CPU_SIDE = 512
 
 
 @functools.cache
@@ -40,6 +43,16 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"student.device={name}: no CUDA device is visible here, use auto or cpu")
     return device
+
+
+def tiles_at_once(cfg: StudentConfig, device: torch.device) -> int:
+    """How many tiles go through a network together: as many as the pool's batches have images.
+
+    On a CPU, which gains little by it, no more than one image of 512 pixels a side has: tiles are there to save memory.
+    """
+    if device.type != "cpu" or not cfg.tile:
+        return cfg.pool.batch_size
+    return max(1, min(cfg.pool.batch_size, _CPU_SIDE**2 // cfg.tile**2))
 
 
 @contextlib.contextmanager
