@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import check_out, load_config, require, resolved
+from gmd_ray.text import printable
 
 log = logging.getLogger("gmd_ray")
 
@@ -253,11 +254,13 @@ def restore(args: argparse.Namespace) -> int:
     from gmd_ray.session import cluster_address, ray_session
 
     on_ray = cluster_address(cfg) is not None
+    how = {"suffix": args.suffix, "ext": args.ext, "overwrite": args.overwrite}
     with ray_session(cfg) if on_ray else contextlib.nullcontext():
-        done = restore_folder(cfg, args.input, args.output, suffix=args.suffix, ext=args.ext, on_ray=on_ray)
-    print(f"{done.count} of {done.count + len(done.failed)} images restored to {args.output}")
+        done = restore_folder(cfg, args.input, args.output, **how, on_ray=on_ray)
+    earlier = f", {done.skipped} of them by an earlier run" if done.skipped else ""
+    print(f"{done.count} of {done.count + len(done.failed)} images restored to {args.output}{earlier}")
     for name, reason in done.failed.items():
-        print(f"gmd-ray: {name}: {reason}", file=sys.stderr)
+        print(f"gmd-ray: {printable(name)}: {reason}", file=sys.stderr)
     return 1 if done.failed else 0
 
 

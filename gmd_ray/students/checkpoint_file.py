@@ -20,7 +20,7 @@ SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".safetensors")
 """Of files that are read; `.tar` is PyTorch's old habit of `.pth.tar`, which is no archive."""
 
 _HARMLESS: list[Any] = [
-    # Metrics and settings that training scripts save beside the weights. To make one of these runs no code of the file's.
+    # Metrics and settings that training scripts save beside the weights; to make one runs no code of the file's.
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
     np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def _no_checkpoint(head: bytes, suffix: str) -> str | None:
         return "a Git LFS pointer, not the weights: run `git lfs pull` in its repository, or download the file itself"
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<script")):
         return "a web page, not weights: the download failed or asked for a login; download the file itself"
-    if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar" or head.startswith((b"7z\xbc\xaf", b"Rar!")):
+    if head.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")) or head[257:262] == b"ustar":
         return "an archive; unpack it and set student.path to the weight file in it"
     is_safetensors = head[8:9] == b"{"  # behind the length of the header, eight bytes of any value
     if suffix == ".safetensors" and not is_safetensors and head.startswith((b"PK\x03\x04", b"\x80\x02")):
@@ -96,7 +96,9 @@ def _read_pickle(path: Path, head: bytes) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes PyTorch's readers raise nearly anything, OSError and MemoryError too
+    except (
+        Exception
+    ) as error:  # a damaged file makes PyTorch's readers raise nearly anything, OSError and MemoryError too
         torn = head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path)
         reason = "cut off: its end is missing; copy or download it again" if torn else _reason(error)
         raise ModelError(f"student checkpoint {path}: {reason}") from error
@@ -109,11 +111,12 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if "TorchScript" in text:
         return (
-            "a TorchScript program; save its weights instead: "
-            "torch.save(torch.jit.load(f).state_dict(), 'weights.pth')"
+            "a TorchScript program; save its weights instead: torch.save(torch.jit.load(f).state_dict(), 'weights.pth')"
         )
     found = re.search(r"GLOBAL (\S+)", text)
-    extract = "torch.save(torch.load(f, weights_only=False)['state_dict'], 'weights.pth'), or whatever key it has instead"
+    extract = (
+        "torch.save(torch.load(f, weights_only=False)['state_dict'], 'weights.pth'), or whatever key it has instead"
+    )
     if found is not None and isinstance(error, pickle.UnpicklingError):
         return (
             f"holds pickled objects ({found[1]}), which could run code; if you trust it, extract the weights where "

@@ -16,7 +16,18 @@ from torch import Tensor
 
 from gmd_ray.errors import ModelError
 
-_WRAPPERS = ("model_state_dict", "state_dict", "params", "model", "net", "net_g", "netG", "generator", "network", "module")
+_WRAPPERS = (
+    "model_state_dict",
+    "state_dict",
+    "params",
+    "model",
+    "net",
+    "net_g",
+    "netG",
+    "generator",
+    "network",
+    "module",
+)
 """Names under which weights are looked for first, in this order (the first five are spandrel's)."""
 _PREFIXES = (
     *("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module."),  # PyTorch's own wrappers
@@ -94,9 +105,7 @@ def twins(tree: dict[str, Any], place: Place) -> list[Place]:
     return [
         other
         for other in _places(tree, strange=True)
-        if other != place
-        and (other.averaged or place.averaged)
-        and _shapes(other.weights(tree)) == shapes
+        if other != place and (other.averaged or place.averaged) and _shapes(other.weights(tree)) == shapes
     ]
 
 
@@ -108,7 +117,8 @@ def averages_left(tree: dict[str, Any], places: list[Place]) -> list[str]:
         for key, value in Place(trail, "").node(tree).items():
             name = str(key).partition(".")[0]
             used = any(
-                place.trail[: depth + 1] == (*trail, key) or (place.trail == trail and str(key).startswith(place.prefix))
+                place.trail[: depth + 1] == (*trail, key)
+                or (place.trail == trail and str(key).startswith(place.prefix))
                 for place in places
             )
             if not used and _is_average(name) and _holds_many(value):

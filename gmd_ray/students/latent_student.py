@@ -107,9 +107,7 @@ class LatentStudent:
 
         with torch.no_grad(), evaluating(self.module), autocast:
             image = lq.to(device, torch.float32)
-            restored = tiled_in_batches(
-                restore, image, self._tile, self._overlap, self.scale, self._grid, self._batch
-            )
+            restored = tiled_in_batches(restore, image, self._tile, self._overlap, self.scale, self._grid, self._batch)
         return restored.float().clamp(0, 1).to(lq.device)
 
     def training_loss(

@@ -12,17 +12,20 @@ from torch import Tensor, nn
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ModelError
 from gmd_ray.images.tiling import grid_multiple, tiled
-from gmd_ray.students.common import device_of, evaluating, fingerprint, tiles_at_once
+from gmd_ray.students.common import device_of, evaluating, fingerprint, say_once, tiles_at_once
 from gmd_ray.students.losses import Perceptual, crop_losses
 from gmd_ray.students.receptive import overlap_for
 from gmd_ray.students.rgb_network import luma
+
+_MUCH = 2.0
+"""Times that tiles compute each pixel, above which it is told."""
 
 
 def chroma(rgb: Tensor, scale: int = 1) -> Tensor:
     """What is left of colours when the luma is taken off, (B, 3, H, W) -> (B, 3, H * scale, W * scale).
 
-    Gray pixels have none: exactly 0, so that a gray image stays gray to the last digit. Added to another luma it is that
-    luma with the Cb and Cr of these colours.
+    Gray pixels have none: exactly 0, so that a gray image stays gray to the last digit. Added to another luma it gives
+    that luma with the Cb and Cr of these colours.
     """
     difference = rgb - luma(rgb)
     gray = (rgb[:, :1] == rgb[:, 1:2]) & (rgb[:, :1] == rgb[:, 2:])
@@ -78,6 +81,12 @@ class ModuleStudent:
         if cfg.tile and cfg.tile_overlap is None:
             self._overlap = overlap_for(self.module, scale, cfg.tile)
         self._grid = grid_multiple(cfg.tile, self._overlap)
+        work = (cfg.tile / (cfg.tile - self._overlap)) ** 2 if cfg.tile else 1.0
+        if work > _MUCH and cfg.tile_overlap is None:
+            say_once(
+                f"student.tile={cfg.tile}: tiles overlap by {self._overlap}, as far as this student looks, and compute "
+                f"each pixel {work:.1f} times; a larger student.tile is faster"
+            )
         settings = {"architecture": self.architecture, "dtype": cfg.dtype, "tile": cfg.tile}
         if cfg.tile:
             settings |= {"tile_overlap": self._overlap, "tile_grid": self._grid}

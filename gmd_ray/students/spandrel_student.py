@@ -98,7 +98,9 @@ def load_spandrel(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Span
                 module.drop_prob = 0.0
     network = RgbNetwork(descriptor)
     if network.output_channels == 1:
-        say_once(f"student {path}: {architecture} restores gray; of colour photos it restores the luma, their colour stays")
+        say_once(
+            f"student {path}: {architecture} restores gray; of colour photos it restores the luma, their colour stays"
+        )
     return SpandrelStudent(cfg, network, layout, architecture, loss)
 
 

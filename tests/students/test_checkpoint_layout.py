@@ -251,7 +251,7 @@ UNREADABLE = {
     "other kind": ("a.pth", struct.pack("<Q", 2) + b"{}", r"rename it to \.safetensors"),
     "other kind too": ("a.safetensors", b"PK\x03\x04....", r"rename it to \.pth"),
     "archive": ("a.pth.tar", b"\x1f\x8b....", "an archive; unpack it"),
-    "newer pickle": ("a.pth", pickle.dumps(dict(a=1), protocol=4), "damaged"),
+    "newer pickle": ("a.pth", pickle.dumps({"a": 1}, protocol=4), "damaged"),
     "ending": ("a.onnx", b"", "unknown ending"),
 }
 
