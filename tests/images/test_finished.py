@@ -37,10 +37,7 @@ def test_size_and_time_settle_it() -> None:
     assert not ENTRY.of_unchanged(replace(PHOTO, id="b.png"), never)
 
 
-@pytest.mark.parametrize(
-    "photo",
-    [replace(PHOTO, modified=THEN.replace(microsecond=251)), replace(PHOTO, size=None), replace(PHOTO, modified=None)],
-)
+@pytest.mark.parametrize("changes", [{"modified": THEN.replace(microsecond=251)}, {"size": None}, {"modified": None}])
 def test_else_the_bytes_do(changes: dict[str, Any]) -> None:
     photo = replace(PHOTO, **changes)
     assert ENTRY.of_unchanged(photo, lambda: "d0")

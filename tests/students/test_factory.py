@@ -78,15 +78,13 @@ def nothing(cfg): return None
 number = 3
 
 
-class Diverged:
-    scale, fingerprint, save, restore, training_loss = 1, "", None, None, None
-    module = __import__("torch").nn.Conv2d(3, 3, 1)
-
-
 def diverged(cfg):
-    student = Diverged()
-    student.module.weight.data.fill_(float("nan"))
-    return student
+    import torch
+    from gmd_ray.students import ModuleStudent
+
+    network = torch.nn.Conv2d(3, 3, 1)
+    network.weight.data.fill_(float("nan"))
+    return ModuleStudent(cfg, network)
 """
 
 
@@ -96,10 +94,10 @@ def diverged(cfg):
         ("bad_students:breaks", ModelError, r"student\.factory=bad_students:breaks: cannot load w.pt: KeyError: 'net'"),
         ("bad_students:nothing", ModelError, "gave a NoneType, not a student"),
         ("bad_students:number", ConfigError, "is no function"),
-        ("bad_students:missing", ConfigError, "no attribute 'missing'; known: breaks, nothing"),
+        ("bad_students:missing", ConfigError, "no attribute 'missing'; known: breaks, diverged, nothing"),
         ("bad_students:break", ConfigError, "no attribute 'break'; did you mean 'breaks'"),
         ("breaking_students:load", ConfigError, "breaks when imported: NameError: name 'nope' is not defined"),
-        ("bad_students:diverged", ModelError, "student w.pt: weight holds NaN or infinity"),
+        ("bad_students:diverged", ModelError, r"student w\.pt: weight holds NaN or infinity"),
         ("no_such_module:load", ConfigError, "cannot be imported"),
     ],
 )
