@@ -136,21 +136,25 @@ def _files(source: str) -> list[ImageFile]:
 
 
 def _refuse_places(source: str, out: str, files: dict[str, ImageFile], names: dict[str, str]) -> None:
-    sources = {_place(file.uri): file.id for file in files.values()}
-    target = _place(out)
+    """Refuse results that would take the place of photos, or become photos of the next run."""
+    above, target = _place(source), _place(out)
+    root = os.path.dirname(above) if os.path.isfile(above) else above
+    photos = {file.uri for file in files.values()} | {f"{root}/{key}" for key in files}
     for name in names.values():
-        if f"{target}/{name}" in sources:
+        if f"{target}/{name}" in photos or f"{out.rstrip('/')}/{name}" in photos:
             raise ConfigError(
                 f"{out}: results would take the place of their sources ({printable(name)}); give another folder, or "
                 f"--suffix"
             )
-    if f"{target}/".startswith(f"{_place(source)}/"):
+    if f"{target}/".startswith(f"{above}/"):
         raise ConfigError(f"{out} lies within {source}: a second run would restore its own results")
 
 
 def _place(url: str) -> str:
-    """Comparable form of a path or URL."""
-    return url.rstrip("/") if "://" in url else os.path.realpath(open_filesystem(url)[1])
+    """Comparable form of a path or URL: of local ones, where links lead."""
+    if "://" in url and not url.startswith("file://"):
+        return url.rstrip("/")
+    return os.path.realpath(open_filesystem(url)[1])
 
 
 def _batches(jobs: Iterable[Job], sizes: dict[str, Size | None], most: int) -> list[list[Job]]:

@@ -46,6 +46,10 @@ def tree(root: Path) -> dict[str, int]:
         (["-i", "photos", "-o", "photos", "-m", "model.pth"], "would take the place of their sources"),
         (["-i", "photos/a.png", "-o", "photos", "-m", "model.pth"], "would take the place of their sources"),
         (["-i", "photos", "-o", "link", "-m", "model.pth"], "would take the place of their sources"),
+        (["-i", "photos", "-o", "{here}/photos", "-m", "model.pth"], "would take the place of their sources"),
+        (["-i", "photos", "-o", "file://{here}/photos", "-m", "model.pth"], "would take the place of their sources"),
+        (["-i", "photos", "-o", "link", "-m", "model.pth", "--suffix", "_r"], "lies within"),
+        (["-i", "photos/deep", "-o", "photos", "-m", "model.pth", "--suffix", "x"], "photos/deep: no such folder"),
         (["-i", "photos", "-o", "model.pth/out", "-m", "model.pth"], "model.pth/out: cannot be written"),
         (["-i", "photos", "-o", "model.pth", "-m", "model.pth"], "model.pth: cannot be written"),
         (["-i", "nowhere", "-o", "out", "-m", "model.pth"], "nowhere: no such folder"),
@@ -56,7 +60,7 @@ def test_is_refused_in_one_line_before_anything_is_written(
 ) -> None:
     (world / "link").symlink_to(world / "photos")
     before = tree(world)
-    assert main(["restore", *args]) == 2
+    assert main(["restore", *(arg.replace("{here}", str(world)) for arg in args)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("gmd-ray: ")
     assert message in line

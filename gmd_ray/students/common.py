@@ -23,9 +23,9 @@ _CPU_SIDE = 512
 
 
 @functools.cache
-def say_once(text: str) -> None:
+def say_once(text: str, level: int = logging.INFO) -> None:
     """Log a line, once in a process: a student is loaded several times in a run."""
-    log.info("%s", text)
+    log.log(level, "%s", text)
 
 
 def device_of(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,9 +29,12 @@ def chroma(rgb: Tensor, scale: int = 1) -> Tensor:
     that luma with the Cb and Cr of these colours.
     """
     difference = rgb - luma(rgb)
-    gray = (rgb[:, :1] == rgb[:, 1:2]) & (rgb[:, :1] == rgb[:, 2:])
-    difference = difference.masked_fill(gray, 0)
+    difference = difference.masked_fill((rgb == rgb[:, :1]).all(1, keepdim=True), 0)
     return difference if scale == 1 else F.interpolate(difference, scale_factor=scale, mode="bicubic")
+
+
+def _is_gray(rgb: Tensor) -> bool:
+    return bool((rgb == rgb[:, :1]).all())
 
 
 class ModuleStudent:
@@ -75,7 +79,7 @@ class ModuleStudent:
         """Weight and network of a perceptual term of `training_loss`."""
         self.module = module.to(device_of(cfg.device))
         self.architecture = type(module).__name__ if name is None else name
-        self._write, self._gray = save, gray
+        self._write, self._gray, self._colour_seen = save, gray, False
         self._tile, self._overlap, self._dtype = cfg.tile, cfg.tile_overlap or 0, cfg.dtype
         self._batch = tiles_at_once(cfg, next(self.module.parameters()).device)
         if cfg.tile and cfg.tile_overlap is None:
@@ -110,7 +114,18 @@ class ModuleStudent:
             restored = restored.float().clamp(0, 1)
             if self._gray:
                 restored = (restored + chroma(image, self.scale)).clamp(0, 1)
+            elif not self._colour_seen:
+                self._look_at_colour(image, restored)
         return restored.to(lq.device)
+
+    def _look_at_colour(self, image: Tensor, restored: Tensor) -> None:
+        """Say so where the first colour image comes back gray from a network that was not declared to be."""
+        self._colour_seen = not _is_gray(image)
+        if self._colour_seen and _is_gray(restored):
+            say_once(
+                f"{self.architecture} makes gray images of colour ones; ModuleStudent(..., gray=True) keeps colour",
+                logging.WARNING,
+            )
 
     def training_loss(
         self,

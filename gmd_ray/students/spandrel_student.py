@@ -99,7 +99,7 @@ def load_spandrel(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Span
     network = RgbNetwork(descriptor)
     if network.output_channels == 1:
         say_once(
-            f"student {path}: {architecture} restores gray; of colour photos it restores the luma, their colour stays"
+            f"student {path}: {architecture} restores gray; of colour photos it restores the luma, and keeps the colour"
         )
     return SpandrelStudent(cfg, network, layout, architecture, loss)
 

@@ -144,6 +144,20 @@ def test_a_gray_student_that_enlarges_gets_bicubic_chroma():
     assert torch.equal(below, below[:1].expand(3, -1, -1))
 
 
+def test_a_network_that_is_gray_and_does_not_say_so_is_told_of(caplog):
+    say_once.cache_clear()
+    student = ModuleStudent(StudentConfig(device="cpu"), Twice(), scale=2)
+    gray = torch.rand(1, 1, 8, 8).expand(-1, 3, -1, -1)
+    with caplog.at_level("WARNING", logger="gmd_ray"):
+        student.restore(gray)
+        assert caplog.records == []
+        student.restore(torch.rand(1, 3, 8, 8))
+        student.restore(torch.rand(1, 3, 8, 8))
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "Twice makes gray images of colour ones" in line
+    assert "gray=True" in line
+
+
 def test_a_gray_student_is_named_once_and_has_a_fingerprint_of_its_own(tmp_path, caplog):
     path = tmp_path / "student.pth"
     save_network(path, "dncnn_gray_bn")
@@ -153,7 +167,7 @@ def test_a_gray_student_is_named_once_and_has_a_fingerprint_of_its_own(tmp_path,
         student_of(path)
     [line] = [record.getMessage() for record in caplog.records]
     assert "restores gray" in line
-    assert "their colour stays" in line
+    assert "keeps the colour" in line
     network = student.module
     kept, lost = (
         ModuleStudent(StudentConfig(device="cpu"), network, name="DnCNN", gray=gray).fingerprint
