@@ -81,6 +81,8 @@ class Place:
 def find_weights(tree: dict[str, Any], known: Callable[[Mapping[str, Any]], bool]) -> Place:
     """Where the weights are: averaged ones before raw ones, as they are what a training tool restores with.
 
+    An average that lacks some of what the raw weights have (the statistics of normalisation, say) is passed over.
+
     Args:
         known: whether a network with such keys is known.
 
@@ -89,24 +91,35 @@ def find_weights(tree: dict[str, Any], known: Callable[[Mapping[str, Any]], bool
     """
     named = [place for place in _places(tree) if known(place.weights(tree))]
     if named:
-        return min(named, key=lambda place: not place.averaged)  # the first of each kind
+        return _preferred(tree, named)
     strangers = [place for place in _places(tree, strange=True) if known(place.weights(tree))]
-    if len({_shapes(place.weights(tree)) for place in strangers}) > 1:
+    if len({_shapes(place.weights(tree)) for place in strangers if not place.averaged}) > 1:
         names = ", ".join(place.name for place in strangers)
         raise ModelError(f"holds several networks ({names}): save the one that is meant alone")
     if strangers:
-        return min(strangers, key=lambda place: not place.averaged)
+        return _preferred(tree, strangers)
     return next((place for place in _places(tree) if _has_tensors(place.weights(tree))), Place((), ""))
 
 
+def _preferred(tree: dict[str, Any], places: list[Place]) -> Place:
+    raw = [place for place in places if not place.averaged]
+    whole = {_shapes(place.weights(tree)) for place in raw}
+    averaged = [place for place in places if place.averaged and (not raw or _shapes(place.weights(tree)) in whole)]
+    return [*averaged, *raw][0]
+
+
 def twins(tree: dict[str, Any], place: Place) -> list[Place]:
-    """The other places that hold the same network, one of the two averaged: what has to be replaced with it."""
+    """The other places that hold the same network, one of the two averaged: what has to be replaced with it.
+
+    An average may hold a part of the weights, without the statistics of normalisation say.
+    """
     shapes = _shapes(place.weights(tree))
-    return [
-        other
-        for other in _places(tree, strange=True)
-        if other != place and (other.averaged or place.averaged) and _shapes(other.weights(tree)) == shapes
-    ]
+
+    def same(other: Place) -> bool:
+        found = _shapes(other.weights(tree))
+        return found == shapes if place.averaged else other.averaged and bool(found) and found <= shapes
+
+    return [other for other in _places(tree, strange=True) if other != place and same(other)]
 
 
 def averages_left(tree: dict[str, Any], places: list[Place]) -> list[str]:

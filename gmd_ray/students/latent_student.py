@@ -221,7 +221,10 @@ def write_index(path: Path, scale: int, sampling_steps: int) -> None:
 def _read_index(path: Path) -> dict[str, Any]:
     file = path / INDEX
     if not file.is_file():
-        raise ModelError(f"student {path}: a directory without {INDEX}; `gmd-ray new-student` makes one")
+        raise ModelError(
+            f"student {path}: a directory without {INDEX}; name the weight file in it, or make a student with "
+            f"`gmd-ray new-student`"
+        )
     try:
         index = json.loads(file.read_text())
         known = index["_class_name"], int(index["scale"]) >= 1 and int(index["sampling_steps"]) >= 1

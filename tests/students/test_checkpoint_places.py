@@ -142,6 +142,29 @@ def test_an_average_in_another_form_is_told_and_left(tmp_path: Path, caplog: pyt
     assert torch.load(saved, weights_only=True)["ema"]["decay"] == 0.9
 
 
+def test_an_average_without_statistics_is_not_taken_and_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, source = tmp_path / "plain.pth", tmp_path / "source.pth"
+    save_network(plain, "dncnn_gray_bn")
+
+    def wrap(weights: Weights) -> Any:
+        return {"model": weights, "ema": {k: v + 1 for k, v in weights.items() if "running" not in k}}
+
+    save_network(source, "dncnn_gray_bn", wrap)
+    say_once.cache_clear()
+    image = torch.rand(1, 3, 16, 16)
+    with caplog.at_level(logging.INFO, logger="gmd_ray"):
+        student = student_of(source)
+    assert any("takes the weights model; saving replaces ema too" in record.getMessage() for record in caplog.records)
+    assert torch.equal(student.restore(image), student_of(plain).restore(image))
+    train_a_step(student)
+    student.save(tmp_path / "saved.pth")
+    after = torch.load(tmp_path / "saved.pth", weights_only=True)
+    assert len(after["ema"]) < len(after["model"])
+    assert all(torch.equal(value, after["model"][key]) for key, value in after["ema"].items())
+
+
 def test_a_file_with_one_set_of_weights_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_network(tmp_path / "a.pth", "nafnet", lambda w: {"params": w, "ema_decay": 0.999, "epoch": 3})
     say_once.cache_clear()
