@@ -153,6 +153,7 @@ def _parser() -> tuple[Parser, Collection[str]]:
     restore.add_argument("-t", "--tile", type=int, metavar="N", help="side of tiles in input pixels, as student.tile=")
     restore.add_argument("--suffix", default="", help="put behind each file's stem")
     restore.add_argument("--ext", default="auto", help="auto (each photo's own), png, jpg, tif, webp, ...")
+    restore.add_argument("--overwrite", action="store_true", help="restore again what an earlier run has finished")
     new = verb("new-student", verbs.new_student, "make an untrained latent diffusion student, for pretraining")
     new.add_argument("preset", help="ldm-1.3b or ldm-tiny")
     new.add_argument("--to", required=True, metavar="DIR", help="directory to make")

@@ -55,13 +55,15 @@ class Progress:
     """A bar on a terminal; elsewhere one log line per interval with counts, rate and time left, news or none.
 
     Used as a context manager; `update(n, **counts)` adds n done items and sets the counts shown beside them.
-    `initial` items were done by an earlier run; they count as done, not towards the rate.
+    `initial` items were done by an earlier run; they count as done, not towards the rate. `partly` tells of items that
+    take long how far they are. The time left is that of the last news, less what has passed since.
     """
 
     def __init__(self, label: str, total: int, unit: str = "img", interval_s: float = 10.0, initial: int = 0) -> None:
         self.label, self.total, self.unit, self.interval_s = printable(label), total, unit, interval_s
         self.done = self._initial = initial
         self.counts: dict[str, Any] = {}
+        self._share, self._note = 0.0, ""
         self._start = self._last = self._news = time.monotonic()
         self._ended = threading.Event()
         self._timer: threading.Thread | None = None
@@ -90,10 +92,21 @@ class Progress:
     def update(self, n: int = 1, **counts: Any) -> None:
         self.done += n
         self.counts.update((key, printable(n) if isinstance(n, str) else n) for key, n in counts.items())
-        now = self._news = time.monotonic()
+        self._share, self._note = 0.0, ""
         if self._bar is not None:
             self._bar.update(n)
-            self._bar.set_postfix(self.counts)
+        self._tell()
+
+    def partly(self, items: float, note: str) -> None:
+        """Say how far what is in work is: `items` of it count as done, fractions too, and what it is: `note`."""
+        self._share, self._note = items, printable(note)
+        self._tell()
+
+    def _tell(self) -> None:
+        now = self._news = time.monotonic()
+        if self._bar is not None:
+            note = {"now": self._note} if self._note else {}
+            self._bar.set_postfix({**self.counts, **note})
         elif now - self._last >= self.interval_s:
             self._last = now
             log.info("%s", self.line())
@@ -110,17 +123,22 @@ class Progress:
 
     def line(self) -> str:
         """The log line: `label 120/600 img (20%) | ok=118 failed=2 | 4.1 img/s | 1m57s left`."""
-        elapsed = max(time.monotonic() - self._start, 1e-9)
-        rate = (self.done - self._initial) / elapsed
+        now = time.monotonic()
+        elapsed = max(now - self._start, 1e-9)
+        made = self.done + self._share - self._initial
+        rate = made / elapsed
         parts = [f"{self.label} {self.done}/{self.total} {self.unit} ({100 * self.done / max(self.total, 1):.0f}%)"]
         if self.counts:
             parts.append(" ".join(f"{key}={value}" for key, value in self.counts.items()))
+        if self._note:
+            parts.append(self._note)
         parts.append(f"{rate:.2g} {self.unit}/s" if rate < 10 else f"{rate:.0f} {self.unit}/s")
-        left = self.total - self.done
-        if left <= 0:
+        if self.done >= self.total:
             parts.append(f"done in {duration(elapsed)}")
-        elif rate > 0:
-            parts.append(f"{duration(left / rate)} left")
+        elif made > 0:
+            left = (self.total - self.done - self._share) * (self._news - self._start) / made - (now - self._news)
+            if left > 0:
+                parts.append(f"{duration(left)} left")
         return " | ".join(parts)
 
 

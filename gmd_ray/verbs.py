@@ -265,11 +265,11 @@ def restore(args: argparse.Namespace) -> int:
     from gmd_ray.session import cluster_address, ray_session
 
     on_ray = cluster_address(cfg) is not None
+    how = {"suffix": args.suffix, "ext": args.ext, "overwrite": args.overwrite}
     with ray_session(cfg) if on_ray else contextlib.nullcontext():
-        done = restore_folder(
-            cfg, folder_or_set(args.input), args.output, suffix=args.suffix, ext=args.ext, on_ray=on_ray
-        )
-    say(f"{done.count} of {done.count + len(done.failed)} images restored to {args.output}")
+        done = restore_folder(cfg, folder_or_set(args.input), args.output, **how, on_ray=on_ray)
+    earlier = f", {done.skipped} of them by an earlier run" if done.skipped else ""
+    say(f"{done.count} of {done.count + len(done.failed)} images restored to {args.output}{earlier}")
     for name, reason in done.failed.items():
         complain(f"{name}: {reason}")
     return 1 if done.failed else 0
