@@ -24,7 +24,6 @@ def read_images(
 
     def work(rows: list[Row]) -> list[Row]:
         files = [patiently(partial(read_file, row["uri"])) for row in rows]
-        # One after the other: a decoded picture is a hundred times its file.
         return [{"lq": encode_png(decode_8bit(data, gray=gray, max_pixels=max_pixels))} for data in files]
 
     rows = [{"status": "ok", "attempts": 0, **row} for row in table.to_pylist()]
