@@ -173,3 +173,15 @@ def test_a_link_in_the_output_folder_is_followed_and_a_linked_file_replaced(hq: 
     assert (disk / "city" / "b.png").is_file()
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert not (out / "hq" / "a.png").is_symlink()
+
+
+def test_half_a_pair_of_an_image_that_is_torn_now_is_taken_away(hq: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    freeze(str(hq), out, Freezing(STRONG), workers=1)
+    (out / "lq" / "a.png").unlink()
+    (hq / "a.png").write_bytes(b"torn")
+    assert list(freeze(str(hq), out, Freezing(STRONG), workers=1).failed) == [f"{hq}/a.png"]
+    assert [line["id"] for line in lines(out)] == ["city/b", "city/c"]
+    assert sorted(name for name in files(out) if name.endswith(".png")) == [
+        f"{side}/city/{name}.png" for side in ("hq", "lq") for name in "bc"
+    ]
