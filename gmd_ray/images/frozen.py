@@ -142,7 +142,7 @@ def freeze(hq: str, out: str | Path, how: Freezing, limit: int | None = None, wo
         for task, made in zip(todo, _run(root, how, todo, workers), strict=True):
             if made.failure:
                 failed[task.file.uri] = made.failure
-                books.forget(root, made.stale, records)
+                books.forget(root, [*made.stale, *(name for name, _ in task.crops if name not in task.there)], records)
                 continue
             if made.stale:
                 remade.append(task.file.id)

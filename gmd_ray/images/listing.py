@@ -22,6 +22,7 @@ from gmd_ray.images.formats import NOT_DECODED as NOT_DECODED
 from gmd_ray.images.formats import refusal_by_name
 from gmd_ray.images.layouts import PublishedSet, parse_set
 from gmd_ray.images.walking import FoundFile, repeated, walk
+from gmd_ray.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,10 @@ class Listing:
     def told(self) -> str:
         """What was left out, on one line; empty where nothing was."""
         common = sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
-        return ", ".join(f"{reason}: {n}" for reason, n in common)
+        reasons = [item for item in common if not item[0].startswith(".")]
+        endings = [item for item in common if item[0].startswith(".")]
+        shown = ", ".join(f"{reason}: {n}" for reason, n in (*reasons, *endings[:5]))
+        return printable(shown + (", ..." if len(endings) > 5 else ""))
 
     def repeats(self) -> list[ImageFile]:
         """The images once more that links lead to, under the links' names: a partner may go by such a name."""

@@ -159,3 +159,29 @@ def test_storage_without_times_is_read_to_be_sure(tmp_path: Path) -> None:
         done = freeze("memory://clean", tmp_path / "out", Freezing(STRONG), workers=1)
         assert done.remade == (("a.bmp",) if seed else ())
         assert (tmp_path / "out" / "hq" / "a.png").read_bytes() == encode_png(decode_image(buffer.getvalue()))
+
+
+def test_a_link_in_the_output_folder_is_followed_and_a_linked_file_replaced(hq: Path, tmp_path: Path) -> None:
+    """Only the owner of a folder puts links there: a side may lie on another disk. A file behind a link stays."""
+    out, disk = tmp_path / "out", tmp_path / "disk"
+    for folder in (out / "hq", disk):
+        folder.mkdir(parents=True)
+    (out / "lq").symlink_to(disk)
+    (tmp_path / "precious").write_bytes(b"precious")
+    (out / "hq" / "a.png").symlink_to(tmp_path / "precious")
+    assert freeze(str(hq), out, Freezing(STRONG), workers=1).written == 3
+    assert (disk / "city" / "b.png").is_file()
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert not (out / "hq" / "a.png").is_symlink()
+
+
+def test_half_a_pair_of_an_image_that_is_torn_now_is_taken_away(hq: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    freeze(str(hq), out, Freezing(STRONG), workers=1)
+    (out / "lq" / "a.png").unlink()
+    (hq / "a.png").write_bytes(b"torn")
+    assert list(freeze(str(hq), out, Freezing(STRONG), workers=1).failed) == [f"{hq}/a.png"]
+    assert [line["id"] for line in lines(out)] == ["city/b", "city/c"]
+    assert sorted(name for name in files(out) if name.endswith(".png")) == [
+        f"{side}/city/{name}.png" for side in ("hq", "lq") for name in "bc"
+    ]

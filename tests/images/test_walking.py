@@ -171,6 +171,19 @@ def test_thumbnails_and_recycle_bins_are_left_out_and_counted(where: str, tmp_pa
     assert all(name == name.lower() for name in NOT_PHOTOS)
 
 
+def test_what_is_told_names_every_reason_and_the_common_endings(photos: Path) -> None:
+    for i in range(9):
+        for copy in range(9 - i):
+            (photos / f"{copy}.x{i}").write_bytes(b"")
+    (photos / "loop").symlink_to(".")
+    (photos / "a.\x1b[2J").write_bytes(b"")
+    told = list_folder(str(photos)).told()
+    assert told == f"{LOOP}: 1, .x0: 9, .x1: 8, .x2: 7, .x3: 6, .x4: 5, ..."
+    for path in photos.glob("*.x*"):
+        path.unlink()
+    assert list_folder(str(photos)).told() == f"{LOOP}: 1, .\\x1b[2J: 1"
+
+
 def test_a_folder_of_thumbnails_can_be_asked_for_itself(tmp_path: Path) -> None:
     (tmp_path / "@eaDir").mkdir()
     (tmp_path / "@eaDir" / "x.png").write_bytes(b"")
