@@ -31,6 +31,10 @@ class Recorder(Protocol):
         """A child run; a run that is resumed continues the child of the same name."""
 
 
+BAR_S = 1.0
+"""Between two looks at a bar's clock."""
+
+
 class NullRecorder:
     """Keeps nothing; what a stage uses when nobody tracks it."""
 
@@ -74,10 +78,10 @@ class Progress:
             self._bar = tqdm(total=total, initial=initial, desc=self.label, unit=unit, dynamic_ncols=True)
 
     def __enter__(self) -> Progress:
-        if self._bar is None:
-            # Models load and large batches run for minutes without an update: a silent log looks like a dead job.
-            self._timer = threading.Thread(target=self._tick, name=f"progress-{self.label}", daemon=True)
-            self._timer.start()
+        # Models load and large batches run for minutes without an update: a silent log looks like a dead job, and so
+        # does a bar whose clock stands still.
+        self._timer = threading.Thread(target=self._tick, name=f"progress-{self.label}", daemon=True)
+        self._timer.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -112,8 +116,10 @@ class Progress:
             log.info("%s", self.line())
 
     def _tick(self) -> None:
-        """Log a line whenever an interval has passed without one."""
+        """Log a line whenever an interval has passed without one; on a terminal, keep the bar's clock going."""
         wait = self.interval_s
+        while self._bar is not None and not self._ended.wait(BAR_S):
+            self._bar.refresh()
         while not self._ended.wait(wait):
             now = time.monotonic()
             wait = self.interval_s - (now - self._last)

@@ -80,6 +80,19 @@ def test_the_time_left_shrinks_while_nothing_is_new(monkeypatch: pytest.MonkeyPa
     assert "left" not in progress.line()
 
 
+def test_a_bar_without_news_keeps_its_clock_going(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("gmd_ray.progress.BAR_S", 0.05)
+    with Progress("generate", 12):
+        capsys.readouterr()
+        time.sleep(1.3)
+        shown = capsys.readouterr().err
+    assert "0/12 [00:00<" in shown
+    assert "0/12 [00:01<" in shown
+
+
 def test_null_recorder_pickles_and_nests() -> None:
     recorder = pickle.loads(pickle.dumps(NullRecorder()))
     with recorder.stage("a") as child:

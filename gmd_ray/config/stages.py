@@ -84,7 +84,7 @@ class TrainingConfig:
     num_workers: int = 1
     min_workers: int | None = None
     """Go on with as few workers as this where machines are lost, and grow back to num_workers; the global batches stay.
-    Left out: wait until num_workers can run."""
+    Left out: num_workers. A cluster that can never hold them is refused; one that may grow is waited for."""
     use_gpu: bool = False
     cpus_per_worker: float = 1.0
     """Also the number of torch threads of a worker, and of threads that load data, at least 1."""
@@ -104,7 +104,7 @@ class TrainingConfig:
     """Ground truth of the target photos, by their ids' stems: for the `supervised` control alone."""
     log_every: int = 50
     max_failures: int = 3
-    """Worker groups that may die before the run gives up."""
+    """Worker groups that may die before the run gives up; a worker that takes others with it is one death."""
 
 
 @dataclass

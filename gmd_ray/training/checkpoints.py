@@ -138,9 +138,14 @@ def _write_snapshot(path: Path, listed: dict[str, Any] | None, entries: list[dic
     """Write the list anew, in Ray Train's form and order: by score, then by time."""
     entries = sorted(entries, key=lambda entry: (entry["metrics"].get(SCORE, float("-inf")), _step(entry)))
     by_time = sorted(map(_step, entries))
-    empty = ("pending_training_results", "pending_validation_specs", "validated_checkpoint_dir_names")
-    empty += ("timed_out_validation_checkpoint_dir_names", "failed_validation_checkpoint_dir_names")
-    document = {"ray_version": importlib.metadata.version("ray"), **(listed or {}), **{key: [] for key in empty}}
+    unused = [
+        "pending_training_results",
+        "pending_validation_specs",
+        "validated_checkpoint_dir_names",
+        "timed_out_validation_checkpoint_dir_names",
+        "failed_validation_checkpoint_dir_names",
+    ]
+    document = {"ray_version": importlib.metadata.version("ray"), **(listed or {}), **{key: [] for key in unused}}
     document |= {
         "checkpoint_results": entries,
         "checkpoint_report_indices": [by_time.index(_step(entry)) for entry in entries],

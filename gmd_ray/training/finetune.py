@@ -26,7 +26,8 @@ log = logging.getLogger("gmd_ray.training")
 def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: int | None = None) -> Finetuned:
     """Fine-tune the student on source pairs and accepted pairs, with Ray Train.
 
-    The same call again returns what is finished, and otherwise goes on from the last checkpoint.
+    The same call again returns what is finished, and otherwise goes on from the last whole checkpoint. Ctrl-C and
+    SIGTERM end the workers and raise `KeyboardInterrupt` and `SystemExit`.
 
     Args:
         cfg: the pairs are read from `<out>/pairs` at `scorer.threshold`.
@@ -42,10 +43,11 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
             `<out>/finetune/<name>-seed<seed>`. Default: `cfg.seed`, in `<out>/finetune/<name>`.
 
     Raises:
-        ConfigError: settings that cannot be met.
-        DataError: no source pairs, no finished pair store, no accepted pairs, or an image that cannot be used.
+        ConfigError: settings that cannot be met, workers that the cluster can never hold among them.
+        DataError: no source pairs, no finished pair store, no accepted pairs, an image that cannot be used, no
+            checkpoint that is whole, or a finished student that is not as it was written.
         ModelError: a student that cannot be loaded or saved.
-        ResumeMismatchError: the output was begun with other settings, pairs or student weights.
+        ResumeMismatchError: the output was begun with other settings, pairs, source images or student weights.
         GmdError: the loss is not finite, or workers died more than `training.max_failures` times.
     """
     started = time.monotonic()

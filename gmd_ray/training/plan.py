@@ -98,11 +98,11 @@ class Plan:
 
     def without_listing(self) -> Plan:
         """What the workers need of it: the pairs without `PairFile.files`."""
-        bare = {
-            key: tuple(dataclasses.replace(pair, files=()) for pair in getattr(self, key))
-            for key in ("source", "validation")
-        }
-        return dataclasses.replace(self, **bare)
+
+        def bare(pairs: tuple[PairFile, ...]) -> tuple[PairFile, ...]:
+            return tuple(dataclasses.replace(pair, files=()) for pair in pairs)
+
+        return dataclasses.replace(self, source=bare(self.source), validation=bare(self.validation))
 
 
 @dataclass(frozen=True)

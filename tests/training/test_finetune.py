@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -229,9 +230,9 @@ def test_killed_only_worker(tmp_path: Path) -> None:
 @pytest.mark.chaos
 @pytest.mark.usefixtures("ray_session")
 def test_killed_worker(tmp_path: Path) -> None:
-    cfg = make_config(tmp_path, num_workers=2, **LONG)
+    cfg = make_config(tmp_path, num_workers=2, max_failures=1, **LONG)
     recorder = FileRecorder(tmp_path / "metrics.jsonl")
-    finetuned = _with_a_worker_killed(cfg, recorder, 100)
+    finetuned = _with_a_worker_killed(cfg, recorder, 100)  # who takes the other with it: one death, and one failure
     assert finetuned.resumed_from is not None
     assert finetuned.resumed_from >= 20
     assert finetuned.resumed_from % 20 == 0
@@ -342,6 +343,9 @@ def _with_a_worker_killed(cfg: Config, recorder: FileRecorder, step: int) -> Fin
     finetuned = finetune(cfg, "adapted", recorder)
     killer.join(1)
     assert killed
+    curve = Path(finetuned_path(cfg, "adapted")).parent / "curve.jsonl"
+    [died] = [line for line in map(json.loads, curve.read_text().splitlines()) if "died" in line]
+    assert died["error"].startswith("its process ended")
     return finetuned
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import pytest
 
 from gmd_ray.config import Config
 from gmd_ray.errors import DataError, ResumeMismatchError
+from gmd_ray.images import lmdb_store
 from gmd_ray.images.encode import encode_png
 from gmd_ray.training import refuse_begun, sources
 from gmd_ray.training.documents import digest as digest_of_lines
@@ -229,3 +231,30 @@ def test_a_photo_that_changed_makes_other_accepted_pairs(tmp_path: Path, digest:
     assert changed is not None
     assert changed.digest != target.digest
     assert changed.ids == target.ids
+
+
+def test_an_lmdb_is_as_it_was_where_its_time_is(tmp_path: Path, reads: list[str]) -> None:
+    lmdb = pytest.importorskip("lmdb")
+    cfg = make_config(tmp_path)
+    cfg.source.hq, cfg.source.lq = str(tmp_path / "gt.lmdb"), str(tmp_path / "lq.lmdb")
+
+    def put(store: str, name: str, data: bytes) -> None:
+        lmdb_store._environment.cache_clear()  # open for reading, in this process
+        gc.collect()
+        with lmdb.open(store, map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
+            transaction.put(name.encode(), data)
+
+    for folder in (cfg.source.hq, cfg.source.lq):
+        for name in "ab":
+            put(folder, name, encode_png(picture(ord(name))))
+        Path(folder, "meta_info.txt").write_text("a.png (24,20,3) 1\nb.png (24,20,3) 1\n")
+    _begin(cfg)
+    reads.clear()
+    _check(cfg)
+    assert reads == []
+    os.utime(Path(cfg.source.lq, "data.mdb"), (OLD, OLD))
+    _check(cfg)
+    assert [Path(uri).name for uri in reads] == ["a.png", "b.png"]
+    put(cfg.source.lq, "b", encode_png(picture(5)))
+    with pytest.raises(ResumeMismatchError, match=r"\(\S+lq\.lmdb/b\.png\)"):
+        _check(cfg)
