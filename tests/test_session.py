@@ -19,6 +19,7 @@ from gmd_ray.session import ray_session
 ROOT = Path(__file__).resolve().parents[1]
 
 SMALL_MACHINE = """
+import logging
 import os
 os.cpu_count = lambda: 1
 import ray
@@ -26,10 +27,17 @@ from gmd_ray.config import Config
 from gmd_ray.generation.cluster import check_capacity
 from gmd_ray.session import ray_session
 
+told = []
+logging.getLogger("gmd_ray").setLevel(logging.INFO)
+logging.getLogger("gmd_ray").addFilter(lambda record: told.append(record.getMessage()) or True)
+logging.getLogger("gmd_ray.generation").addFilter(lambda record: told.append(record.getMessage()) or True)
+
 cfg = Config()
 cfg.ray.object_store_memory = 80_000_000
 with ray_session(cfg):
+    assert not any("shared" in line for line in told), "said where no pool is at work, as in import"
     check_capacity(cfg)
+    assert "1 CPUs shared by pools that want 4; ray.num_cpus says otherwise" in told, told
     print("CPUs", ray.cluster_resources()["CPU"])
 assert not ray.is_initialized()
 cfg.ray.num_cpus = 2
