@@ -15,8 +15,8 @@ from pathlib import Path
 import grpc
 from ray._private.authentication.authentication_token_setup import AUTH_MODE_ENV_VAR
 from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import AuthenticationTokenLoader
-from ray._raylet import Config as RayCore
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+from ray._raylet import Config as RayCore  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
 from gmd_ray.errors import GmdError

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.interrupts import SENTENCE, STATUS, interruptible
+from tests.sockets import family
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -135,3 +136,34 @@ def test_where_it_is_ignored_it_stays_so() -> None:
         assert interruptible(lambda: signal.raise_signal(signal.SIGINT) or 0) == 0
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+def test_processes_of_a_pool_do_not_speak(seconds: float, tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to them too: while they import, and at work."""
+    from tests.generation.world import write_photo
+
+    for number in range(200):
+        write_photo(tmp_path / "hq" / f"{number}.png", (256, 256))
+    process = command(
+        f"""
+import sys
+from gmd_ray.cli import main
+print("here")
+sys.exit(main(["degrade", "-i", {str(tmp_path / "hq")!r}, "-o", {str(tmp_path / "out")!r}, "--preset", "realesrgan",
+    "--workers", "2"]))
+"""
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        deadline = time.monotonic() + 60
+        while len(family(process.pid)) < 4:  # itself, the resource tracker, two workers
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (STATUS, f"{SENTENCE}\n")

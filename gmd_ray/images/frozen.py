@@ -12,11 +12,13 @@ number of processes writes the same bytes (restoration.md 2.4).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import multiprocessing
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -241,10 +243,22 @@ def _run(root: Path, how: Freezing, tasks: list[_Task], workers: int | None) -> 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
-            yield from pool.map(_write, [root] * len(tasks), [how] * len(tasks), tasks)
+            with _spawned_deaf():
+                written = pool.map(_write, [root] * len(tasks), [how] * len(tasks), tasks)
+            yield from written
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextlib.contextmanager
+def _spawned_deaf() -> Iterator[None]:
+    """Processes that start meanwhile do not hear Ctrl-C, which a terminal sends to all: this one ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write(root: Path, how: Freezing, task: _Task) -> _Made:
