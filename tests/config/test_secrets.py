@@ -180,6 +180,7 @@ def test_saved_settings_are_their_owners_and_hold_no_password(tmp_path: Path) ->
     )
     save_config(cfg, file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"], "nothing half written is left"
     assert "hunter2" not in file.read_text()
     assert "p w" not in file.read_text()
     # What was taken out is asked for, and not opened as it stands there.
