@@ -11,6 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from pyarrow import fs
 from ray.exceptions import RayError
 
 from gmd_ray.config import Config
@@ -175,11 +176,11 @@ def _frugal_arrow() -> Iterator[None]:
 
 def _save_settings(cfg: Config) -> None:
     """`config.yaml` of the run directory; a local one is its owner's alone."""
-    place = below(cfg.out, "config.yaml")
-    if "://" in place:
-        put(*open_filesystem(place), config_text(cfg).encode())
+    filesystem, path = open_filesystem(below(cfg.out, "config.yaml"))
+    if isinstance(filesystem, fs.LocalFileSystem):
+        save_config(cfg, path)
     else:
-        save_config(cfg, place)
+        put(filesystem, path, config_text(cfg).encode())
 
 
 def _bound(cfg: Config, store: PairStore) -> FidelityBound | None:

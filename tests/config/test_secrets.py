@@ -93,6 +93,12 @@ def test_what_is_too_short_or_stands_everywhere_is_no_secret() -> None:
     assert known() == ()
 
 
+def test_pictures_of_a_page_stay_as_they_are() -> None:
+    remember("abcd")
+    picture = '<img src="data:image/png;base64,AAabcd+/abcd==">'
+    assert redact(f"abcd {picture} abcd") == f"*** {picture} ***"
+
+
 def test_the_longer_of_two_secrets_goes_first() -> None:
     remember("hunter")
     remember("hunter2000")
