@@ -20,9 +20,10 @@ MARK = "***"
 SHORTEST = 4
 """Characters of the shortest secret that is looked for: anything shorter is part of too many words."""
 
-# Lengths have bounds, for text that is made to keep a search busy. Up to the last @ before a slash: a password may hold one, and `s3://bucket/k@v` has none. After `user:`, unless a port
-# follows, up to the last @ at all: a password may hold slashes.
-_USER_INFO = re.compile(r"(?<=://)(?:[^/\s\"'<>@:]{0,99}:(?!\d{1,5}/)[^\s\"'<>]{0,999}|[^/\s\"'<>]{1,999})@")
+# Up to the last @ before a slash: a password may hold one, and `s3://bucket/k@v` has none. After `user:`, unless a port
+# follows, up to the last @ at all: a password may hold slashes. Lengths have bounds, for text that is made to keep a
+# search busy.
+_USER_INFO = re.compile(r"(?<=://)(?:[^/\s\"'<>@:]{0,99}:(?!\d{1,5}/)[^\s\"'<>]{0,4000}|[^/\s\"'<>]{1,4000})@")
 _WORD = "token|secret|passw|passphrase|pwd|signature|credential|auth|key"
 _NAME = rf"[\w.%-]{{0,50}}(?:{_WORD})[\w.%-]{{0,50}}|(?:[\w.%-]{{0,50}}[-_.])?(?:sig|sas)"
 _QUERY = re.compile(rf"((?:[?&;]|\\u0026)(?:{_NAME})=)([^&;\s\"'<>\\]+)", re.IGNORECASE)
