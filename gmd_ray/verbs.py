@@ -10,6 +10,7 @@ from pathlib import Path
 from gmd_ray.config import Config
 from gmd_ray.config.load import check_out, config_text, load_config, require, resolved
 from gmd_ray.config.places import below, folder_or_set
+from gmd_ray.config.secrets import redact
 from gmd_ray.terminal import complain, say, show
 
 log = logging.getLogger("gmd_ray")
@@ -191,7 +192,7 @@ def gate(args: argparse.Namespace) -> int:
         from gmd_ray.evaluation.files import write_bytes
         from gmd_ray.evaluation.gate_page import gate_page
 
-        write_bytes(args.html, gate_page(view).encode())
+        write_bytes(args.html, redact(gate_page(view)).encode())
         show("")
         say(f"page     {args.html}")
     return 0
@@ -204,7 +205,7 @@ def sheet(args: argparse.Namespace) -> int:
 
     page = make_sheet(find_store(args.store), args.threshold, args.fidelity_bound, args.count)
     to = args.to or below(args.store, "sheet.html")
-    write_bytes(to, page.encode())
+    write_bytes(to, redact(page).encode())
     say(f"sheet    {to}")
     return 0
 

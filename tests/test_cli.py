@@ -160,6 +160,12 @@ def test_encode_prompts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     load_teacher(cfg)
 
 
+def test_a_field_of_a_degradation_that_cannot_be_read_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["degrade", "-i", "/", "-o", "/no/where", "--preset", "noise25"]
+    assert main([*args, "--set", "noise_sigma=[1"]) == 2
+    assert capsys.readouterr().err.startswith("gmd-ray: --set noise_sigma=[1: not YAML (")
+
+
 def test_unknown_degradation_is_told_before_the_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     args = ["adapt", "preset=demo", f"out={tmp_path / 'run'}", "source.lq=null", "source.degradation=noise52"]
     assert main(args) == 2

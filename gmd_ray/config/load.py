@@ -131,10 +131,13 @@ def resolved(cfg: Config) -> dict[str, Any]:
 
 def save_config(cfg: Config, path: str | Path) -> None:
     """Write a file that `config=` reads back to the same Config, secrets of URLs apart; its owner alone may read it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(descriptor, 0o600)
-        file.write(config_text(cfg))
+    draft = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")  # no reader sees a part of it
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(config_text(cfg))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def config_text(cfg: Config) -> str:

@@ -21,14 +21,16 @@ SHORTEST = 4
 """Characters of the shortest secret that is looked for: anything shorter is part of too many words."""
 
 # Up to the last @ before a slash: a password may hold one, and `s3://bucket/k@v` has none. After `user:`, unless a port
-# follows, up to the last @ at all: a password may hold slashes.
-_USER_INFO = re.compile(r"(?<=://)(?:[^/\s\"'<>@:]*:(?!\d{1,5}/)[^\s\"'<>]*|[^/\s\"'<>]+)@")
+# follows, up to the last @ at all: a password may hold slashes. Lengths have bounds, for text that is made to keep a
+# search busy.
+_USER_INFO = re.compile(r"(?<=://)(?:[^/\s\"'<>@:]{0,99}:(?!\d{1,5}/)[^\s\"'<>]{0,4000}|[^/\s\"'<>]{1,4000})@")
 _WORD = "token|secret|passw|passphrase|pwd|signature|credential|auth|key"
-_NAME = rf"[\w.%-]*(?:{_WORD})[\w.%-]*|(?:[\w.%-]*[-_.])?(?:sig|sas)"
+_NAME = rf"[\w.%-]{{0,50}}(?:{_WORD})[\w.%-]{{0,50}}|(?:[\w.%-]{{0,50}}[-_.])?(?:sig|sas)"
 _QUERY = re.compile(rf"((?:[?&;]|\\u0026)(?:{_NAME})=)([^&;\s\"'<>\\]+)", re.IGNORECASE)
 # Of a text that is one URL: spaces and quotes are part of it too.
 _ITS_USER_INFO = re.compile(r"(?<=://)(?:[^/@:]*:(?!\d{1,5}/)(?P<password>.*)|(?P<user>[^/]+))@", re.DOTALL)
 _ITS_QUERY = re.compile(rf"([?&;](?:{_NAME})=)([^&;]+)", re.IGNORECASE)
+_PICTURE = re.compile(r"(;base64,[A-Za-z0-9+/=]+)")
 _REFERENCES = re.compile(r"(?:[^:@${}]*:)?(?:\$\{[^{}]*\})(?::\$\{[^{}]*\})?@?")
 
 _WORDS = {"true", "false", "null", "none", "auto", "cuda"}
@@ -43,8 +45,14 @@ _pattern: re.Pattern[str] | None = None
 
 def redact(text: str) -> str:
     """`text` with `***` for user names and passwords of URLs, for signatures, tokens and keys in their queries, and for
-    every secret that this process knows."""
-    return redact_urls(text if _pattern is None else _pattern.sub(MARK, text))
+    every secret that this process knows.
+
+    Pictures within a page stay as they are: four characters of a secret may well stand in a megabyte of base64.
+    """
+    parts = _PICTURE.split(text) if ";base64," in text else [text]
+    for i in range(0, len(parts), 2):
+        parts[i] = redact_urls(parts[i] if _pattern is None else _pattern.sub(MARK, parts[i]))
+    return "".join(parts)
 
 
 def redact_urls(text: str) -> str:

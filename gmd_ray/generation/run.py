@@ -11,10 +11,11 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from pyarrow import fs
 from ray.exceptions import RayError
 
 from gmd_ray.config import Config
-from gmd_ray.config.load import config_text
+from gmd_ray.config.load import config_text, save_config
 from gmd_ray.config.places import below
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import manifest, settings, suspects
@@ -77,13 +78,13 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
         store.sweep()
         store.repair()
         # Asked for once, not each time that this file is used.
-        text = config_text(replace(cfg, generation=replace(cfg.generation, retry_failed=False)))
+        saved = replace(cfg, generation=replace(cfg.generation, retry_failed=False))
         changed = changed_photos(store, files, cfg.log_interval_s)
         if models.teacher is load_teacher:  # another loader has prompts of its own, or none
             cfg = with_prompts(cfg)
         facts = claim(store, cfg, files, models, changed)
         # Not before the claim: the settings of a run that is refused are not those of this directory.
-        patiently(lambda: put(*open_filesystem(below(cfg.out, "config.yaml")), text.encode()))
+        patiently(lambda: _save_settings(saved))
         if cfg.generation.retry_failed:
             check_capacity(cfg)  # before rows go for a run that cannot start
             store.forget(manifest.NAME)
@@ -189,6 +190,15 @@ def _frugal_arrow() -> Iterator[None]:
         yield
     finally:
         pa.set_memory_pool(before)
+
+
+def _save_settings(cfg: Config) -> None:
+    """`config.yaml` of the run directory; a local one is its owner's alone."""
+    filesystem, path = open_filesystem(below(cfg.out, "config.yaml"))
+    if isinstance(filesystem, fs.LocalFileSystem):
+        save_config(cfg, path)
+    else:
+        put(filesystem, path, config_text(cfg).encode())
 
 
 def _bound(cfg: Config, store: PairStore) -> FidelityBound | None:

@@ -93,6 +93,12 @@ def test_what_is_too_short_or_stands_everywhere_is_no_secret() -> None:
     assert known() == ()
 
 
+def test_pictures_of_a_page_stay_as_they_are() -> None:
+    remember("abcd")
+    picture = '<img src="data:image/png;base64,AAabcd+/abcd==">'
+    assert redact(f"abcd {picture} abcd") == f"*** {picture} ***"
+
+
 def test_the_longer_of_two_secrets_goes_first() -> None:
     remember("hunter")
     remember("hunter2000")
@@ -180,6 +186,7 @@ def test_saved_settings_are_their_owners_and_hold_no_password(tmp_path: Path) ->
     )
     save_config(cfg, file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"], "nothing half written is left"
     assert "hunter2" not in file.read_text()
     assert "p w" not in file.read_text()
     # What was taken out is asked for, and not opened as it stands there.

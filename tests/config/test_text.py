@@ -14,6 +14,7 @@ import yaml
 from gmd_ray.config.load import config_text, load_config, save_config
 from gmd_ray.config.values import escaped
 from gmd_ray.errors import ConfigError
+from gmd_ray.images.pairs import list_pairs
 
 TYPED = [
     *("photo #1, sharp", "exp #1", "2024_05_01", "2024-05-01", "12:30:00", "007", "1e3", "1.10", "1_000", "0x1F", ".5"),
@@ -245,9 +246,14 @@ def test_a_mapping_replaces_the_one_before_it(tmp_path: Path) -> None:
     assert (both.gray, both.degradation_args) == (True, {"noise_sigma": [0, 55]})
 
 
-def test_an_example_of_the_inputs_is_taken(tmp_path: Path) -> None:
-    cfg = load_config(["source.hq=hq", "source.lq=lq", "source.lq_template={}x4"], check_paths=False)
-    assert cfg.source.lq_template == "{}x4"
+def test_a_template_as_the_readme_has_it_pairs_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("hq/0001.png", "lq/0001x4.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    source = load_config(["source.hq=hq", "source.lq=lq", "source.lq_template={}x4"]).source
+    (pair,) = list_pairs(str(source.hq), source.lq, source.lq_template)
+    assert (pair.hq, pair.lq) == (f"{tmp_path}/hq/0001.png", f"{tmp_path}/lq/0001x4.png")
 
 
 def test_a_folder_that_looks_like_a_published_set_is_the_folder(
