@@ -36,9 +36,9 @@ class Quarantine:
 
     A batch that raises is halved until the row to blame is alone. A row on which a worker died (the ledger knows) is
     tried alone, so that the next death convicts it and nothing else. A worker whose batch takes too long is ended, and
-    has then died of that batch. Where the accelerator breaks in a worker that
-    worked before, the batch at hand is not suspected, but tried first of its block by the next worker: where that one
-    has done nothing else, the batch alone can break it.
+    has then died of that batch. Where the accelerator breaks in a worker that worked before, the batch at hand is not
+    suspected, but tried first of its block by the next worker: where that one has done nothing else, the batch alone
+    can break it.
     """
 
     def __init__(

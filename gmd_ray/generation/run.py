@@ -143,7 +143,7 @@ def _work_off(
     missing = check_capacity(cfg)
     store.forget(manifest.NAME)
     patience = batch_bound(cfg.generation).of(1) or cfg.generation.no_progress_timeout_s
-    notebook = suspects.Notebook(store.url, settings.fingerprint(settings.relevant(cfg)), patience)
+    notebook = suspects.Notebook(store.url, suspects.circumstances(cfg), patience)
     ledger = open_ledger(facts, notebook.save, notebook.load(todo))
     stop.closes(ledger)
     ds = build_stream(cfg, todo, store.url, lock.token, ledger, models)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
+from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
+from gmd_ray.generation import settings
 from gmd_ray.generation.ledger import Begun, Evidence
 from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.store import PairStore
@@ -18,6 +20,13 @@ log = logging.getLogger("gmd_ray.generation")
 NAME = "suspects.json"
 
 
+def circumstances(cfg: Config) -> str:
+    """A digest of all that an image may hang by but itself: other models, devices or pools are a new trial."""
+    models = {section: asdict(getattr(cfg, section)) for section in settings.MODELS}
+    del models["teacher"]["prompt_embeddings"]  # found or made by each run
+    return settings.fingerprint({**models, "places": settings.places(cfg)})
+
+
 @dataclass(frozen=True)
 class Notebook:
     """The store's `suspects.json`: written by the ledger while a run goes on, removed when one ends in order."""
@@ -25,7 +34,7 @@ class Notebook:
     url: str
     """Of the pair store."""
     settings: str
-    """`settings.fingerprint` of the run: what other settings made of an image says nothing of these."""
+    """`circumstances` of the run."""
     patience_s: float
     """How long a batch may take in this run before it counts as hung."""
 

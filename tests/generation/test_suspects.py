@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gmd_ray.config import Config
 from gmd_ray.generation import suspects
 from gmd_ray.generation.ledger import AtWork, Begun, Ledger
 from gmd_ray.generation.suspects import Notebook
@@ -70,6 +71,16 @@ def test_a_batch_that_ended_at_the_last_moment_did_not_hang(book: Notebook) -> N
     ledger.done("project", ["a"])
     ledger.hung("project", ["a"])
     assert ledger.history("project", ["a"]) == [Begun()]
+
+
+def test_other_circumstances_are_a_new_trial() -> None:
+    cfg = Config()
+    before = suspects.circumstances(cfg)
+    cfg.teacher.prompt_embeddings = "/found/anew"
+    cfg.generation.max_attempts, cfg.target.limit = 5, 3
+    assert suspects.circumstances(cfg) == before
+    cfg.teacher.compile = not cfg.teacher.compile
+    assert suspects.circumstances(cfg) != before
 
 
 def test_what_no_longer_counts(book: Notebook, tmp_path: Path) -> None:
