@@ -117,7 +117,8 @@ class Progress:
             wait = self.interval_s - (now - self._last)
             if wait <= 0:
                 self._last, wait = now, self.interval_s
-                log.info("%s | nothing new for %s", self.line(), _duration(now - self._news))
+                silent = now - self._news
+                log.info("%s%s", self.line(), f" | nothing new for {_duration(silent)}" if silent > wait / 2 else "")
 
     def line(self) -> str:
         """The log line: `label 120/600 img (20%) | ok=118 failed=2 | 4.1 img/s | 1m57s left`."""
