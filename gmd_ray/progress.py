@@ -117,8 +117,7 @@ class Progress:
             wait = self.interval_s - (now - self._last)
             if wait <= 0:
                 self._last, wait = now, self.interval_s
-                silent = now - self._news
-                log.info("%s%s", self.line(), f" | nothing new for {_duration(silent)}" if silent > wait / 2 else "")
+                log.info("%s | nothing new for %s", self.line(), duration(now - self._news))
 
     def line(self) -> str:
         """The log line: `label 120/600 img (20%) | ok=118 failed=2 | 4.1 img/s | 1m57s left`."""
@@ -133,15 +132,16 @@ class Progress:
             parts.append(self._note)
         parts.append(f"{rate:.2g} {self.unit}/s" if rate < 10 else f"{rate:.0f} {self.unit}/s")
         if self.done >= self.total:
-            parts.append(f"done in {_duration(elapsed)}")
+            parts.append(f"done in {duration(elapsed)}")
         elif made > 0:
             left = (self.total - self.done - self._share) * (self._news - self._start) / made - (now - self._news)
             if left > 0:
-                parts.append(f"{_duration(left)} left")
+                parts.append(f"{duration(left)} left")
         return " | ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`45s`, `1m57s` or `2h05m`."""
     minutes, secs = divmod(int(round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{secs:02d}s" if minutes else f"{secs}s"
