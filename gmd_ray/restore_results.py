@@ -18,7 +18,7 @@ from gmd_ray.text import printable
 
 log = logging.getLogger("gmd_ray")
 
-_SAVE_EVERY_S = 5.0
+_SAVE_EVERY_S = 1.0
 _SAVE_SHARE = 20
 """The record is written at most so often, and takes at most this part of the time: it has a line for each photo."""
 
@@ -87,7 +87,7 @@ class Results:
             )
         if foreign:
             log.warning(
-                "%s: %d files lie where results go and are not as a run of restore left them; they are replaced: %s",
+                "%s: %d files lie where results go and are in no record of a run, or changed since; replaced: %s",
                 self._out,
                 len(foreign),
                 ", ".join(printable(name) for name in foreign[:5]) + (", ..." if len(foreign) > 5 else ""),

@@ -123,7 +123,7 @@ def test_files_of_others_are_replaced_and_named(
         assert restore(photos, out, model) == Restored(4, {}, 0)
     [line] = [record.getMessage() for record in caplog.records]
     assert "1 files lie where results go" in line
-    assert line.endswith("they are replaced: a.png")
+    assert line.endswith("replaced: a.png")
     assert Image.open(out / "a.png").size == (24, 24)
 
 
