@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from gmd_ray import __version__, verbs
-from gmd_ray.errors import GmdError
+from gmd_ray.errors import GmdError, error_lines
 
 log = logging.getLogger("gmd_ray")
 
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except GmdError as error:
-        print(f"gmd-ray: {error}", file=sys.stderr)
+        for line in error_lines(error):
+            print(f"gmd-ray: {line}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except BrokenPipeError:  # `gmd-ray ls metrics | head`
         if not _reader_left() or (status is None and args.verb not in PRINTING):
