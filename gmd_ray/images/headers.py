@@ -1,0 +1,198 @@
+"""What the headers and the last bytes of many image files say: sizes as decoded, and which files break off.
+
+Nothing is decoded but the few files that look cut off, so that ten thousand images take seconds. What is damaged inside,
+with a whole beginning and a whole end, is not found out here.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+from PIL import Image
+
+from gmd_ray.errors import DataError
+from gmd_ray.images.decode import BROKEN, decode_image, one_line, orientation_of
+from gmd_ray.images.listing import NOT_DECODED, ImageFile, open_filesystem, read_file
+from gmd_ray.images.lmdb_store import split_uri
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000", "PPM")
+"""Pillow's names of the readers that are asked; JPEG's knows MPO too."""
+LOOKED_AT = 64
+"""Doubtful files of a folder that are decoded to see what they are."""
+
+_THREADS = 16
+"""Headers are waited for, not worked on."""
+_TAIL = 65_536
+"""Bytes at the end in which the last chunk is looked for: programs append notes of their own."""
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that lie on their side."""
+
+ReadAt = Callable[[int, int], bytes]
+"""(offset, length) to bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One file, as far as it was looked at."""
+
+    size: tuple[int, int] | None
+    """(height, width) upright, as `decode_image` gives them; None where it would refuse the file."""
+    reason: str = ""
+    """Why it would."""
+    doubtful: bool = False
+    """The file seems to break off, or to hold what cannot be decoded; only decoding it tells."""
+    bytes: int | None = None
+    """Of the file, where it could be opened."""
+
+
+def read_headers(images: Sequence[ImageFile], max_pixels: int = 89_478_485) -> list[Header]:
+    """The header of each image, in the order given.
+
+    Args:
+        max_pixels: a larger image is refused, as `decode_image` does.
+    """
+    Image.init()  # here: threads that begin it together see half of the formats
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda image: _header(image.uri, max_pixels), images))
+
+
+def settle_doubts(
+    images: Sequence[ImageFile], headers: Sequence[Header], max_pixels: int = 89_478_485, limit: int = LOOKED_AT
+) -> list[Header]:
+    """Decode the doubtful files, the first `limit` of them: what decodes is well, what does not has no size.
+
+    Where every one that was decoded is well, the others are taken to be; else they stay doubtful.
+    """
+    settled = list(headers)
+    doubtful = [i for i, header in enumerate(headers) if header.doubtful]
+
+    def look(index: int) -> Header:
+        try:
+            decode_image(read_file(images[index].uri), max_pixels=max_pixels)
+        except (DataError, OSError) as error:
+            return replace(headers[index], size=None, reason=one_line(error), doubtful=False)
+        return replace(headers[index], doubtful=False)
+
+    with ThreadPoolExecutor(4) as pool:
+        for index, header in zip(doubtful[:limit], pool.map(look, doubtful[:limit]), strict=True):
+            settled[index] = header
+    if all(settled[index].size is not None for index in doubtful[:limit]):
+        for index in doubtful[limit:]:
+            settled[index] = replace(settled[index], doubtful=False)
+    return settled
+
+
+def _header(uri: str, max_pixels: int) -> Header:
+    ending = PurePosixPath(uri).suffix.lower()
+    if ending in NOT_DECODED:
+        return Header(None, f"{ending} files are not decoded: convert to PNG, TIFF or JPEG")
+    try:
+        if split_uri(uri) is not None:  # in an LMDB a value is had whole
+            data = read_file(uri)
+            header = _of_stream(io.BytesIO(data), len(data), lambda at, length: data[at : at + length], max_pixels)
+            return replace(header, bytes=len(data))
+        filesystem, path = open_filesystem(uri)
+        with filesystem.open_input_file(path) as file:
+            size = file.size()
+            # Buffered: Pillow reads lines of what may be one of its older formats, and Arrow's files give none.
+            header = _of_stream(io.BufferedReader(file), size, lambda at, n: _read_at(file, at, n), max_pixels)
+            return replace(header, bytes=size)
+    except Image.DecompressionBombError as error:
+        return Header(None, f"too large: {one_line(error)}")
+    except (*BROKEN, DataError, pa.ArrowException) as error:
+        return Header(None, one_line(error))
+
+
+def _read_at(file: pa.NativeFile, at: int, length: int) -> bytes:
+    file.seek(at)
+    return file.read(length)
+
+
+def _of_stream(stream: io.BufferedIOBase, size: int, read_at: ReadAt, max_pixels: int) -> Header:
+    if size == 0:
+        return Header(None, "empty file")
+    try:
+        image = Image.open(stream, formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        return Header(None, "not an image, or one that cannot be decoded: convert to PNG, TIFF or JPEG")
+    except Image.DecompressionBombError:
+        raise
+    except BROKEN as error:
+        return Header(None, f"damaged image header: {one_line(error)}")
+    width, height = image.size
+    if width * height > max_pixels:
+        return Header(None, f"too large: {width}x{height} is more than {max_pixels} pixels")
+    # Pillow turns TIFF itself, and would decode a whole PNG to look for an EXIF block behind the pixels.
+    asks = image.format not in ("TIFF", "PNG") or (image.format == "PNG" and "exif" in image.info)
+    if asks and orientation_of(image) in _TURNED:
+        width, height = height, width
+    odd = image.mode == "F" or (image.format == "TIFF" and _is_preview(image))
+    return Header((height, width), doubtful=odd or _breaks_off(image, size, read_at))
+
+
+def _is_preview(image: Image.Image) -> bool:
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    return 50706 in tags or bool(tags.get(254, 0) & 1)
+
+
+def _breaks_off(image: Image.Image, size: int, read_at: ReadAt) -> bool:
+    """Whether the end that its format promises is not there."""
+    kind = str(image.format)
+    if kind in ("PNG", "JPEG", "MPO", "GIF", "JPEG2000"):
+        tail = read_at(max(0, size - _TAIL), min(size, _TAIL))
+        if kind == "PNG":
+            return b"IEND\xaeB`\x82" not in tail
+        return not tail.rstrip(b"\0").endswith(b";" if kind == "GIF" else b"\xff\xd9")
+    if kind == "TIFF":
+        return _end_of_tiff(image) > size
+    if kind == "BMP":
+        return _end_of_bmp(read_at(0, 54)) > size
+    if kind == "WEBP":
+        return 8 + int.from_bytes(read_at(4, 4), "little") > size
+    if kind == "AVIF":
+        return not _boxes_fit(size, read_at)
+    tile = image.tile[0] if image.tile else None  # PPM
+    if tile is None or tile[0] != "raw":
+        return False
+    bits = {"1": 1, "L": 8, "RGB": 24}.get(image.mode, 16)
+    return tile[2] + -(-image.width * bits // 8) * image.height > size
+
+
+def _end_of_tiff(image: Image.Image) -> int:
+    """Where the last strip or tile ends, as the first page says."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    end = 0
+    for offsets, counts in ((273, 279), (324, 325)):
+        starts, lengths = (value if isinstance(value, tuple) else (value,) for value in map(tags.get, (offsets, counts)))
+        if starts[0] is not None and lengths[0] is not None:
+            end = max([end, *(start + length for start, length in zip(starts, lengths, strict=False))])
+    return end
+
+
+def _end_of_bmp(head: bytes) -> int:
+    """Where the pixels of an uncompressed bitmap end; 0 for the other kinds."""
+    if len(head) < 54 or int.from_bytes(head[14:18], "little") < 40:
+        return 0
+    start, width, height, bits, compression = (*struct.unpack("<I", head[10:14]), *struct.unpack("<iixxHI", head[18:34]))
+    return start + (abs(width) * bits + 31) // 32 * 4 * abs(height) if compression in (0, 3) else 0
+
+
+def _boxes_fit(size: int, read_at: ReadAt) -> bool:
+    """Whether the boxes of a file of the ISO family end where it ends, or before."""
+    at = 0
+    while at + 8 <= size:
+        length = int.from_bytes(read_at(at, 4), "big")
+        if length == 1:
+            length = int.from_bytes(read_at(at + 8, 8), "big")
+        if length == 0:  # to the end of the file
+            return True
+        if length < 8:
+            return True  # notes of another program
+        at += length
+    return at <= size
