@@ -104,7 +104,7 @@ class Progress:
             wait = self.interval_s - (now - self._last)
             if wait <= 0:
                 self._last, wait = now, self.interval_s
-                log.info("%s | nothing new for %s", self.line(), _duration(now - self._news))
+                log.info("%s | nothing new for %s", self.line(), duration(now - self._news))
 
     def line(self) -> str:
         """The log line: `label 120/600 img (20%) | ok=118 failed=2 | 4.1 img/s | 1m57s left`."""
@@ -116,13 +116,14 @@ class Progress:
         parts.append(f"{rate:.2g} {self.unit}/s" if rate < 10 else f"{rate:.0f} {self.unit}/s")
         left = self.total - self.done
         if left <= 0:
-            parts.append(f"done in {_duration(elapsed)}")
+            parts.append(f"done in {duration(elapsed)}")
         elif rate > 0:
-            parts.append(f"{_duration(left / rate)} left")
+            parts.append(f"{duration(left / rate)} left")
         return " | ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`45s`, `1m57s` or `2h05m`."""
     minutes, secs = divmod(int(round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{secs:02d}s" if minutes else f"{secs}s"

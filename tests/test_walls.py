@@ -14,7 +14,7 @@ MODEL_ROOMS = ("students", "teachers", "quality")
 ENGINE_ROOMS = ("generation", "training", "evaluation")
 MODEL_LIBRARIES = {"diffusers", "spandrel", "spandrel_extra_arches", "pyiqa", "transformers", "timm"}
 
-COMMON = {"errors", "progress", "text", "hashing"}  # the ground floor, which any room may use
+COMMON = {"autoscaling", "errors", "progress", "text", "hashing"}  # the ground floor, which any room may use
 ROOMS: dict[str, set[str]] = {
     "config": set(),
     "images": {"config"},

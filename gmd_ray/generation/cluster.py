@@ -1,14 +1,11 @@
-"""What the stream takes of the cluster, and what it needs to start; the one file that looks into Ray's internals."""
+"""What the stream takes of the cluster, and what it needs to start; Ray Data's internals are looked into here alone."""
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
 import ray
-import ray._private.worker
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.data import DataContext
 from ray.data._internal.cluster_autoscaler import RateBasedClusterAutoscaler
 from ray.data._internal.execution.backpressure_policy import (
@@ -19,8 +16,8 @@ from ray.data._internal.execution.backpressure_policy import (
 from ray.data._internal.execution.resource_manager import ResourceManager
 from ray.data._internal.execution.streaming_executor_state import Topology
 from ray.exceptions import GetTimeoutError
-from ray.experimental.internal_kv import _internal_kv_get
 
+from gmd_ray.autoscaling import can_grow as _can_grow
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.generation import stopping
@@ -192,17 +189,3 @@ def answer_of(task: ray.ObjectRef, what: str, timeout_s: int) -> Any:
 def reserved(pool: PoolConfig) -> dict[str, float]:
     """Ray's name of each resource -> how much of it one actor reserves."""
     return {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
-
-
-def _can_grow() -> bool:
-    """Whether an autoscaler may stand behind the cluster.
-
-    Ray does not say. What `ray.init` started here has none; elsewhere the head's monitor, where it has nothing to grow,
-    reports each node as a type of its own, `node_<id>`.
-    """
-    node = ray._private.worker._global_node
-    if node is not None and node.is_head():
-        return False
-    said = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
-    kinds = (said.get("autoscaler_report") or {}).get("active_nodes") or {}
-    return not kinds or not all(kind.startswith("node_") for kind in kinds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -25,6 +25,8 @@ class PairFile:
     """URI of the low-quality image; None where it is made from `hq` by a degradation."""
     hq: str
     """URI of the clean image."""
+    files: tuple[ImageFile, ...] = field(default=(), compare=False, repr=False)
+    """Both files as the listing told of them, the clean one first; empty where no listing did."""
 
 
 def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None = None) -> list[PairFile]:
@@ -42,7 +44,7 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
         ConfigError: for a template without exactly one `{}` in its last part.
     """
     if lq is None:
-        return [PairFile(file.id, None, file.uri) for file in list_images(hq, limit)]
+        return [PairFile(file.id, None, file.uri, (file,)) for file in list_images(hq, limit)]
     if template.rpartition("/")[2].count("{}") != 1 or template.count("{}") != 1:
         raise ConfigError(f"template={template!r}: needs one '{{}}' in its last part, e.g. '{{}}x4'")
     clean = _by_stem(list_images(hq), hq)
@@ -59,7 +61,8 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
         if orphaned:
             complaints.append(f"{len(orphaned)} of {len(degraded)} in {lq} have none in {hq} ({_some(orphaned)})")
         raise DataError(f"pairs by name, template {template!r}: {'; '.join(complaints)}")
-    pairs = [PairFile(clean[stem].id, degraded[name].uri, clean[stem].uri) for name, stem in expected.items()]
+    both = [(clean[stem], degraded[name]) for name, stem in expected.items()]
+    pairs = [PairFile(hq_file.id, lq_file.uri, hq_file.uri, (hq_file, lq_file)) for hq_file, lq_file in both]
     return sorted(pairs, key=lambda pair: pair.id)[:limit]
 
 
@@ -117,9 +120,24 @@ def load_pair(
     (h, w), (height, width) = degraded.shape[:2], clean.shape[:2]
     s = scale or max(1, height // h)
     if (height, width) != (h * s, w * s):
-        wanted = f"{scale} times" if scale else "a whole number of times"
-        raise DataError(f"pair {pair.id}: hq is {width}x{height}, lq {w}x{h}; hq has to be {wanted} as large as lq")
+        raise DataError(_sizes_do_not_fit(pair, (h, w), (height, width), scale))
     return degraded, clean
+
+
+def _sizes_do_not_fit(pair: PairFile, lq: tuple[int, int], hq: tuple[int, int], scale: int | None) -> str:
+    """Names both files, and what may be wrong: the folders, the names, or the student. Sizes are (height, width)."""
+    wanted = f"{scale} times" if scale else "a whole number of times"
+    actual = max(1, hq[0] // lq[0])
+    if lq[0] > hq[0] or lq[1] > hq[1]:
+        advice = "lq is the larger one: are the two folders swapped?"
+    elif scale and hq == (lq[0] * actual, lq[1] * actual):
+        advice = f"the student's scale is {scale}: take one of scale {actual}, or pairs of scale {scale}"
+    else:
+        advice = "are these two of one photo? The template (source.lq_template) says which names belong together"
+    return (
+        f"pair {pair.id}: hq is {hq[1]}x{hq[0]}, lq {lq[1]}x{lq[0]}; hq has to be {wanted} as large as lq "
+        f"({pair.hq}, {pair.lq}); {advice}"
+    )
 
 
 def load_image(uri: str, gray: bool) -> np.ndarray:

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from gmd_ray.training.finetune import finetune
 from gmd_ray.training.plan import Finetuned, finetuned_path
-from gmd_ray.training.pretrain import pretrain
+from gmd_ray.training.pretrain import pretrain, refuse_begun_pretraining
+from gmd_ray.training.resume import refuse_begun, refuse_other_settings
 
-__all__ = ["Finetuned", "finetune", "finetuned_path", "pretrain"]
+__all__ = [
+    "Finetuned",
+    "finetune",
+    "finetuned_path",
+    "pretrain",
+    "refuse_begun",
+    "refuse_begun_pretraining",
+    "refuse_other_settings",
+]

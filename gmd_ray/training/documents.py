@@ -19,11 +19,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """A document that `write_json` wrote.
 
     Raises:
-        DataError: where it is damaged.
+        DataError: where it is missing or damaged.
     """
     try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; put it back, or remove {path.parent} to train anew") from error
+    except (ValueError, TypeError) as error:
         raise DataError(f"{path}: not a JSON document ({error}); remove {path.parent} to train anew") from error
 
 

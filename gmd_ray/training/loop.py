@@ -18,7 +18,7 @@ import ray.train.torch
 import torch
 from torch import Tensor, nn
 
-from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
+from gmd_ray.errors import DataError, GmdError, ModelError, ResumeMismatchError
 from gmd_ray.students import Student, load_student
 from gmd_ray.training.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data import Crops, SourcePairs, TargetPairs
@@ -79,6 +79,7 @@ class _Worker:
         self._device = _device()
         self._layout = torch.channels_last if self._cfg.channels_last else torch.contiguous_format
         self._student = self._load_student()
+        refuse_broken_weights(self._student.module, str(plan.cfg.student.path))
         self._takes_keys = "keys" in inspect.signature(self._student.training_loss).parameters
         self.batches = self._batches(self._student.scale)
         self._state = _last_checkpoint()
@@ -263,6 +264,24 @@ class _Worker:
         p, n = self._cfg.patch, self._cfg.accumulate
         hq = torch.full((n, 3, p * self._student.scale, p * self._student.scale), float("nan"))
         return Batch(torch.zeros(n, 3, p, p), hq, torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.int64))
+
+
+def refuse_broken_weights(module: nn.Module, path: str) -> None:
+    """See that a student's weights are numbers before a step is lost to them.
+
+    Raises:
+        ModelError: naming the tensor and the file.
+    """
+    # A buffer may be infinite on purpose: the mask of an attention.
+    broken = [name for name, value in module.named_parameters() if not bool(value.isfinite().all())]
+    broken += [name for name, value in module.named_buffers() if bool(value.isnan().any())]
+    if broken:
+        first = broken[0].removeprefix("network.")
+        others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        raise ModelError(
+            f"student.path={path}: the weights in {first}{others} are not finite before the first step: this "
+            f"checkpoint is damaged, or of a training that diverged; take another"
+        )
 
 
 def _name(step: int) -> str:

@@ -12,13 +12,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError, ResumeMismatchError, nearest
+from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.pairs import PairFile, list_pairs
-from gmd_ray.training.documents import digest, digest_of_files, digest_of_path, read_json, write_json
+from gmd_ray.training.documents import digest, digest_of_files, digest_of_path
 from gmd_ray.training.targets import TargetPlan, target_plan
 
 CURVE = "curve.jsonl"
 """In a fine-tune's directory: see `gmd_ray.training.curve`."""
+
+SETTINGS = "settings.json"
+"""In a fine-tune's directory: what determines its weights, see `gmd_ray.training.resume`."""
+
+SNAPSHOT = "train/checkpoint_manager_snapshot.json"
+"""In a fine-tune's directory: Ray Train's list of the checkpoints, which are folders beside it."""
+
+DONE = "finetuned.json"
+"""In a fine-tune's directory: what a finished one came to."""
 
 SCORE = "val_psnr"
 """The figure of a validation, in dB; checkpoints are ranked by it."""
@@ -83,6 +92,14 @@ class Plan:
                 values["ground truth"] = digest_of_files(self.target.truths)
         return values
 
+    def without_listing(self) -> Plan:
+        """What the workers need of it: the pairs without `PairFile.files`."""
+        bare = {
+            key: tuple(dataclasses.replace(pair, files=()) for pair in getattr(self, key))
+            for key in ("source", "validation")
+        }
+        return dataclasses.replace(self, **bare)
+
 
 @dataclass(frozen=True)
 class Finetuned:
@@ -115,8 +132,11 @@ def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
     return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
 
 
-def make_plan(cfg: Config, name: str, seed: int | None) -> Plan:
+def make_plan(cfg: Config, name: str, seed: int | None, *, targets: bool = True) -> Plan:
     """List the source pairs and the accepted pairs, and check that there are any.
+
+    Args:
+        targets: look for the accepted pairs; without them the plan cannot be trained, only compared.
 
     Raises:
         ConfigError: settings that cannot be met.
@@ -149,37 +169,11 @@ def make_plan(cfg: Config, name: str, seed: int | None) -> Plan:
         ),
         seed=cfg.seed if seed is None else seed,
         source=tuple(source),
-        target=target_plan(cfg, name) if ratio < 1 else None,
+        target=target_plan(cfg, name) if ratio < 1 and targets else None,
         validation=_validation(cfg),
         directory=os.path.dirname(student),
         student=student,
     )
-
-
-def check_settings(plan: Plan) -> dict[str, Any]:
-    """Hold the settings against those that the directory's checkpoints were made with, and write them down.
-
-    Returns:
-        The settings.
-
-    Raises:
-        ResumeMismatchError: naming the keys that differ.
-    """
-    path = Path(plan.directory, "settings.json")
-    now = plan.settings()
-    if Path(plan.directory, "train", "checkpoint_manager_snapshot.json").is_file():
-        before = read_json(path)
-        differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-        if differing:
-            changes = "; ".join(f"{key}: {before.get(key)} before, {now.get(key)} now" for key in differing)
-            raise ResumeMismatchError(
-                f"{plan.directory} was begun with other settings ({changes}): remove it, or give another out="
-            )
-    else:
-        if path.is_file() and read_json(path) != now:
-            Path(plan.directory, CURVE).unlink(missing_ok=True)  # of a run that never reached a checkpoint
-        write_json(path, now)
-    return now
 
 
 def _validation(cfg: Config) -> tuple[PairFile, ...]:

@@ -142,3 +142,37 @@ def test_set5(shared_data: Path, scale: int) -> None:
     for pair in pairs:
         low, high = load_pair(pair, None, False, (), scale)
         assert high.shape[0] == low.shape[0] * scale
+
+
+def test_a_pair_knows_what_the_listing_told_of_its_files(tmp_path: Path) -> None:
+    for side, content in (("hq", b"clean"), ("lq", b"low")):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.png").write_bytes(content)
+    [pair] = list_pairs(str(tmp_path / "hq"), str(tmp_path / "lq"))
+    assert [(file.uri, file.size) for file in pair.files] == [(pair.hq, 5), (pair.lq, 3)]
+    assert all(file.modified is not None for file in pair.files)
+    [single] = list_pairs(str(tmp_path / "hq"), None)
+    assert [file.uri for file in single.files] == [single.hq]
+
+
+@pytest.mark.parametrize(
+    ("hq", "lq", "scale", "advice"),
+    [
+        ((32, 24), (16, 12), 1, "the student's scale is 1: take one of scale 2, or pairs of scale 1"),
+        ((16, 12), (32, 24), 2, "are the two folders swapped"),
+        ((16, 12), (32, 24), None, "are the two folders swapped"),
+        ((16, 12), (16, 11), 1, "source.lq_template"),
+    ],
+)
+def test_sizes_that_do_not_fit_name_both_files_and_what_may_be_wrong(
+    tmp_path: Path, hq: tuple[int, int], lq: tuple[int, int], scale: int | None, advice: str
+) -> None:
+    for side, (height, width) in (("hq", hq), ("lq", lq)):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.png").write_bytes(encode_png(np.zeros((height, width, 3), np.float32)))
+    [pair] = list_pairs(str(tmp_path / "hq"), str(tmp_path / "lq"))
+    with pytest.raises(DataError) as caught:
+        load_pair(pair, None, False, (), scale)
+    assert advice in str(caught.value)
+    assert pair.hq in str(caught.value)
+    assert str(pair.lq) in str(caught.value)

@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError, DataError, GmdError
+from gmd_ray.errors import ConfigError, DataError, GmdError, ModelError
 from gmd_ray.images.encode import decode_png, encode_png, to_tensor
 from gmd_ray.students import Student, latent_presets, load_student
 from gmd_ray.training.batches import Batch
@@ -248,6 +248,21 @@ def test_loss_that_diverges_ends_with_the_step(tmp_path: Path, loss: str) -> Non
     plan, outcome = _train_here(make_config(tmp_path, lr=1e30, warmup_steps=0, loss=loss))
     assert isinstance(outcome, GmdError)
     assert str(outcome).startswith("fine-tune adapted: loss or gradient is not finite at step 2")
+    assert not Path(plan.student).exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_named_before_the_first_step(tmp_path: Path, value: float) -> None:
+    cfg = make_config(tmp_path)
+    path = tmp_path / "student.pth"
+    weights = torch.load(path, weights_only=True)
+    name = sorted(weights)[3]
+    weights[name].view(-1)[0] = value
+    torch.save(weights, path)
+    plan, outcome = _train_here(cfg)
+    assert isinstance(outcome, ModelError)
+    assert f"student.path={path}: the weights in {name} are not finite" in str(outcome)
+    assert "training.lr" not in str(outcome)
     assert not Path(plan.student).exists()
 
 

@@ -18,7 +18,8 @@ from gmd_ray.errors import ConfigError, DataError, ResumeMismatchError
 from gmd_ray.training import finetuned_path
 from gmd_ray.training.curve import read_curve
 from gmd_ray.training.data import TargetPairs
-from gmd_ray.training.plan import check_settings, make_plan
+from gmd_ray.training.plan import make_plan
+from gmd_ray.training.resume import check_settings, refuse_begun
 from tests.training.toys import make_config, pair_row, write_store, write_student
 
 
@@ -220,3 +221,48 @@ def test_torn_line_of_a_curve_is_cut_off(tmp_path: Path) -> None:
 def test_driver_and_controller_import_no_torch() -> None:
     code = "import sys, gmd_ray.training, gmd_ray.training.plan; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def _everything_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_settings_are_refused_without_a_trace(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    refuse_begun(cfg, "adapted")
+    assert not (tmp_path / "run" / "finetune").exists()
+    _begin(cfg)
+    before = _everything_in(tmp_path / "run")
+    refuse_begun(cfg, "adapted")
+    refuse_begun(cfg, "source_only")  # not begun
+    cfg.training.lr = 0.5
+    with pytest.raises(ResumeMismatchError, match=r"training\.lr"):
+        refuse_begun(cfg, "adapted")
+    assert _everything_in(tmp_path / "run") == before
+
+
+def test_ahead_of_generate_the_accepted_pairs_are_not_compared(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    _begin(cfg)
+    write_store(tmp_path / "run" / "pairs", [pair_row(i, teacher="another") for i in range(8)])
+    with pytest.raises(ResumeMismatchError, match="accepted pairs"):
+        refuse_begun(cfg, "adapted")
+    (tmp_path / "run" / "pairs" / "manifest.json").unlink()  # a store that is being written
+    refuse_begun(cfg, "adapted", generated=False)
+    cfg.training.lr = 0.5
+    with pytest.raises(ResumeMismatchError, match=r"training\.lr") as caught:
+        refuse_begun(cfg, "adapted", generated=False)
+    assert "accepted pairs" not in str(caught.value)
+
+
+def test_a_finished_finetune_without_its_checkpoints_still_has_its_settings(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    plan = make_plan(cfg, "adapted", None)
+    check_settings(plan)
+    Path(plan.directory, "finetuned.json").write_text("{}")
+    cfg.training.lr = 0.5
+    assert "training.lr: 0.001 before, 0.5 now" in _refusal(cfg)
+    Path(plan.directory, "settings.json").unlink()
+    with pytest.raises(DataError, match=r"settings\.json: no such file; put it back, or remove"):
+        check_settings(make_plan(cfg, "adapted", None))

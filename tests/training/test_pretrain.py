@@ -13,8 +13,10 @@ import torch
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, ResumeMismatchError
 from gmd_ray.students import load_student
-from gmd_ray.training import finetuned_path, pretrain
+from gmd_ray.training import finetuned_path, pretrain, refuse_begun_pretraining
 from gmd_ray.training.curve import read_curve
+from gmd_ray.training.plan import make_plan
+from gmd_ray.training.resume import check_settings
 from tests.students.test_fresh import SWINIR
 from tests.training.toys import make_config
 
@@ -83,6 +85,29 @@ def test_a_new_start_is_written_once(
     path.with_name("initial.json").unlink()  # stopped between the two
     pretrain(cfg)
     assert path.read_bytes() == contents[3][1]
+
+
+def test_settings_of_a_begun_training_are_refused_without_a_trace(
+    tmp_path: Path, asked: list[tuple[Config, str]]
+) -> None:
+    cfg = make_config(tmp_path)
+    cfg.pretrain.architecture, cfg.pretrain.arguments = "SwinIR", SWINIR
+    refuse_begun_pretraining(cfg)
+    assert not (tmp_path / "run" / "finetune").exists()
+    pretrain(cfg)
+    plan = make_plan(*asked[0], None)
+    check_settings(plan)
+    Path(plan.directory, "train").mkdir()
+    Path(plan.directory, "train", "checkpoint_manager_snapshot.json").write_text("{}")
+    refuse_begun_pretraining(cfg)
+    cfg.pretrain.lr = 1e-3
+    with pytest.raises(ResumeMismatchError, match=r"training\.lr: 0\.0002 before, 0\.001 now"):
+        refuse_begun_pretraining(cfg)
+    cfg.pretrain.arguments = SWINIR | {"embed_dim": 24}
+    before = sorted(Path(plan.directory).rglob("*"))
+    with pytest.raises(ResumeMismatchError, match=r"another start .*pretrain\.arguments"):
+        refuse_begun_pretraining(cfg)
+    assert sorted(Path(plan.directory).rglob("*")) == before
 
 
 @pytest.mark.slow

@@ -1,0 +1,70 @@
+"""Going on with a fine-tune: only with the settings, the pairs and the student that it was begun with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gmd_ray.config import Config
+from gmd_ray.errors import ResumeMismatchError
+from gmd_ray.training.documents import read_json, write_json
+from gmd_ray.training.plan import CURVE, DONE, SETTINGS, SNAPSHOT, Plan, finetuned_path, make_plan
+
+_OF_THE_STORE = ("accepted pairs", "ground truth")
+"""Settings that `generate` may still change."""
+
+
+def refuse_begun(cfg: Config, name: str, seed: int | None = None, *, generated: bool = True) -> None:
+    """Refuse settings that do not fit a fine-tune which was begun or finished; nothing is written, Ray is not needed.
+
+    Args:
+        generated: the pair store stands as the fine-tune will find it. Without, `generate` comes first, and the
+            accepted pairs are not compared.
+
+    Raises:
+        ResumeMismatchError: naming what differs.
+        ConfigError, DataError: as `make_plan`.
+    """
+    if is_begun(Path(finetuned_path(cfg, name, seed)).parent):
+        refuse_other_settings(make_plan(cfg, name, seed, targets=generated), generated=generated)
+
+
+def refuse_other_settings(plan: Plan, *, generated: bool = True) -> dict[str, Any]:
+    """Hold the settings against those that the directory's checkpoints or student were made with; nothing is written.
+
+    Returns:
+        The settings, as `Plan.settings`.
+
+    Raises:
+        ResumeMismatchError: naming the keys that differ.
+        DataError: the directory's own settings are missing or damaged.
+    """
+    now = plan.settings()
+    if not is_begun(Path(plan.directory)):
+        return now
+    before = read_json(Path(plan.directory, SETTINGS))
+    left_out = () if generated else _OF_THE_STORE
+    differing = [key for key in sorted({*before, *now}.difference(left_out)) if before.get(key) != now.get(key)]
+    if differing:
+        changes = "; ".join(f"{key}: {before.get(key)} before, {now.get(key)} now" for key in differing)
+        raise ResumeMismatchError(
+            f"{plan.directory} was begun with other settings ({changes}): remove it, or give another out="
+        )
+    return now
+
+
+def check_settings(plan: Plan) -> dict[str, Any]:
+    """As `refuse_other_settings`, and write them down where the fine-tune is about to begin."""
+    now = refuse_other_settings(plan)
+    directory = Path(plan.directory)
+    path = directory / SETTINGS
+    if not is_begun(directory):
+        if path.is_file() and read_json(path) != now:
+            Path(plan.directory, CURVE).unlink(missing_ok=True)  # of a run that never reached a checkpoint
+        write_json(path, now)
+    return now
+
+
+def is_begun(directory: Path) -> bool:
+    """Whether a fine-tune has left anything there that depends on its settings: a checkpoint, or its student."""
+    return (directory / SNAPSHOT).is_file() or (directory / DONE).is_file()
