@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from gmd_ray.config import Config
 from gmd_ray.planning.findings import Findings
-
-_BEGUN = "train/checkpoint_manager_snapshot.json"
-"""Below a fine-tune's directory: from here on other settings are refused."""
 
 
 def check_store(found: Findings, cfg: Config) -> None:
@@ -19,38 +15,39 @@ def check_store(found: Findings, cfg: Config) -> None:
     """
     if "://" not in cfg.out and not os.path.isdir(cfg.out):
         return
+    from gmd_ray.generation.resume import refuse_other_settings
+    from gmd_ray.generation.store import PairStore, store_url
+
     with found.errors_of("settings", "out"):
-        from gmd_ray.generation.resume import refuse_other_settings
-        from gmd_ray.generation.store import PairStore, store_url
-
-        store = PairStore(store_url(cfg.out))
-        if "://" in cfg.out:
-            try:
-                there = store.exists()
-            except OSError as error:
-                found.warn("place", "out", f"out={cfg.out}: cannot be looked into ({error})")
-                return
-        else:
-            there = store.exists()
-        if there:
-            refuse_other_settings(store, cfg)
+        try:
+            store = PairStore(store_url(cfg.out))
+            if store.exists():
+                refuse_other_settings(store, cfg)
+        except OSError as error:
+            found.error("place", "out", f"out={cfg.out}: cannot be looked into ({error})")
 
 
-def check_finetunes(found: Findings, cfg: Config, *, alone: bool) -> None:
-    """Hold the settings of each fine-tune of the run against those that it was begun with.
+def check_finetunes(found: Findings, cfg: Config, *, generated: bool) -> None:
+    """Hold the settings of each fine-tune of the run against those that it was begun or finished with.
 
     Args:
-        alone: Stage 2 by itself, so that the pair store has to be finished; else the run makes it first, and what a
-            finished one gives now is looked at.
+        generated: Stage 2 comes by itself, so that the pair store has to be finished; else the run makes it first.
     """
-    from gmd_ray.training.plan import finetuned_path, make_plan, refuse_other_settings
+    if "://" in cfg.out or not cfg.student.path:
+        return
+    from gmd_ray.training import refuse_begun
+    from gmd_ray.training.plan import make_plan
 
     for name in ["adapted", *cfg.controls]:
         with found.errors_of("settings", "out"):
-            directory = Path(finetuned_path(cfg, name)).parent
-            begun = (directory / _BEGUN).is_file()
-            finished_store = Path(cfg.out, "pairs", "manifest.json").is_file()
-            if alone or (begun and finished_store):
-                plan = make_plan(cfg, name, None)
-                if begun:
-                    refuse_other_settings(plan)
+            if generated:
+                make_plan(cfg, name, None)
+            refuse_begun(cfg, name, generated=generated)
+
+
+def check_pretraining(found: Findings, cfg: Config) -> None:
+    """The same for `pretrain`."""
+    from gmd_ray.training import refuse_begun_pretraining
+
+    with found.errors_of("settings", "out"):
+        refuse_begun_pretraining(cfg)
