@@ -12,11 +12,14 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from gmd_ray import __version__, verbs
+from gmd_ray.config.limits import NEEDED
 from gmd_ray.errors import GmdError, error_lines
 
 log = logging.getLogger("gmd_ray")
 
-PRINTING = ("ls", "config", "status", "verify", "gate", "plan")
+CHECKED = [verb for verb in NEEDED if verb != "encode-prompts"]
+"""Verbs that have a preflight."""
+PRINTING = ("ls", "config", "status", "verify", "gate", "plan", "check")
 """Verbs that print when all else is done."""
 
 
@@ -87,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "the whole run: generate, fine-tune, evaluate, register"
     verb("adapt", verbs.adapt, text, parents=[settings, again])
+    check = verb(
+        "check", verbs.check, "what stands in the way of a run: told in seconds, nothing begun", parents=[settings]
+    )
+    check.add_argument("--for", dest="run_of", default="adapt", choices=CHECKED, help="the verb: adapt")
+    check.add_argument("--json", action="store_true", help="as a document for programs")
     plan = verb("plan", verbs.plan, "what a run will take: images, forwards, hours, disk, cost", parents=[settings])
     plan.add_argument("--probe", type=_count, metavar="N", help="measure N images through the real stages first")
     verb("generate", verbs.generate, "Stages 0 to 1b: write the pair store", parents=[settings, again])

@@ -1,7 +1,7 @@
 """What the headers and the last bytes of many image files say: sizes as decoded, and which files break off.
 
-Nothing is decoded but the few files that look cut off, so that ten thousand images take seconds. What is damaged inside,
-with a whole beginning and a whole end, is not found out here.
+Nothing is decoded but the few files that look cut off, so that ten thousand images take seconds. What is damaged
+inside, with a whole beginning and a whole end, is not found out here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import IO
 
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gmd_ray.errors import DataError
 from gmd_ray.images.decode import BROKEN, decode_image, one_line, orientation_of
@@ -114,12 +115,12 @@ def _read_at(file: pa.NativeFile, at: int, length: int) -> bytes:
     return file.read(length)
 
 
-def _of_stream(stream: io.BufferedIOBase, size: int, read_at: ReadAt, max_pixels: int) -> Header:
+def _of_stream(stream: IO[bytes], size: int, read_at: ReadAt, max_pixels: int) -> Header:
     if size == 0:
         return Header(None, "empty file")
     try:
         image = Image.open(stream, formats=FORMATS)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         return Header(None, "not an image, or one that cannot be decoded: convert to PNG, TIFF or JPEG")
     except Image.DecompressionBombError:
         raise
@@ -157,7 +158,8 @@ def _breaks_off(image: Image.Image, size: int, read_at: ReadAt) -> bool:
         return 8 + int.from_bytes(read_at(4, 4), "little") > size
     if kind == "AVIF":
         return not _boxes_fit(size, read_at)
-    tile = image.tile[0] if image.tile else None  # PPM
+    tiles = getattr(image, "tile", None)  # PPM
+    tile = tiles[0] if tiles else None
     if tile is None or tile[0] != "raw":
         return False
     bits = {"1": 1, "L": 8, "RGB": 24}.get(image.mode, 16)
@@ -169,7 +171,9 @@ def _end_of_tiff(image: Image.Image) -> int:
     tags = image.tag_v2  # type: ignore[attr-defined]
     end = 0
     for offsets, counts in ((273, 279), (324, 325)):
-        starts, lengths = (value if isinstance(value, tuple) else (value,) for value in map(tags.get, (offsets, counts)))
+        starts, lengths = (
+            value if isinstance(value, tuple) else (value,) for value in map(tags.get, (offsets, counts))
+        )
         if starts[0] is not None and lengths[0] is not None:
             end = max([end, *(start + length for start, length in zip(starts, lengths, strict=False))])
     return end
@@ -179,7 +183,10 @@ def _end_of_bmp(head: bytes) -> int:
     """Where the pixels of an uncompressed bitmap end; 0 for the other kinds."""
     if len(head) < 54 or int.from_bytes(head[14:18], "little") < 40:
         return 0
-    start, width, height, bits, compression = (*struct.unpack("<I", head[10:14]), *struct.unpack("<iixxHI", head[18:34]))
+    start, width, height, bits, compression = (
+        *struct.unpack("<I", head[10:14]),
+        *struct.unpack("<iixxHI", head[18:34]),
+    )
     return start + (abs(width) * bits + 31) // 32 * 4 * abs(height) if compression in (0, 3) else 0
 
 

@@ -95,9 +95,7 @@ def _single(role: str, path: str, limit: int | None) -> Listed:
     return Listed(role, path, None, len(photos), photos=photos)
 
 
-def _paired(
-    role: str, hq: str, lq: str | None, template: str, limit: int | None, missing: str | None = None
-) -> Listed:
+def _paired(role: str, hq: str, lq: str | None, template: str, limit: int | None, missing: str | None = None) -> Listed:
     if not lq and missing is not None:
         raise ConfigError(missing)
     pairs = tuple(list_pairs(hq, lq, template, limit))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -39,15 +40,17 @@ def check_bursts(found: Findings, side: Side) -> None:
     copies = [
         (before, after)
         for run in runs
-        for before, after in zip(run, run[1:], strict=False)
+        for before, after in itertools.pairwise(run)
         if _alike(pictures[before], pictures[after])
     ]
     if len(copies) < max(2, _WORTH_TELLING * len(looked_at)):
         return
     names = [f"{side.files[before].id} and {side.files[after].id}" for before, after in copies]
     all_of_them = len(looked_at) == len(side.files)
-    where = f"the {len(looked_at):,} target photos" if all_of_them else (
-        f"{len(looked_at):,} of the {len(side.files):,} target photos that were looked at"
+    where = (
+        f"the {len(looked_at):,} target photos"
+        if all_of_them
+        else (f"{len(looked_at):,} of the {len(side.files):,} target photos that were looked at")
     )
     found.warn(
         "near-copies",

@@ -44,7 +44,7 @@ def check_metrics(
 
 
 def check_gates(found: Findings, cfg: Config, valueless: Mapping[tuple[str, str], str]) -> None:
-    """Name the gates that cannot be measured, so that nothing will ever be promoted: told, since a user may not care."""
+    """Name the gates that cannot be measured, so that nothing is ever promoted: told, since a user may not care."""
     if not cfg.tracking.enabled:
         return
     for i, gate in enumerate(cfg.tracking.gates):

@@ -43,7 +43,11 @@ def _photos_that_fail(found: Findings, side: Side) -> None:
     failed = [f"{file.id}: {h.reason}" for file, h in zip(side.files, side.headers, strict=True) if h.size is None]
     doubtful = sum(header.doubtful for header in side.headers)
     if len(failed) == len(side.files):
-        found.error("torn", side.key, f"{side.key}={side.place}: none of its {len(failed):,} photos can be read ({some(failed)})")
+        found.error(
+            "torn",
+            side.key,
+            f"{side.key}={side.place}: none of its {len(failed):,} photos can be read ({some(failed)})",
+        )
     elif failed:
         found.warn(
             "torn",
@@ -89,12 +93,16 @@ def _sizes(found: Findings, cfg: Config, data: Looked, scale: int | None) -> Non
     names = _confirmed(cfg, data.listed.role, misfits, scale)
     if not names:
         return
-    wanted = f"{scale} times as large as lq, which is the student's scale" if scale else "a whole number of times as large as lq"
+    wanted = (
+        f"{scale} times as large as lq, which is the student's scale"
+        if scale
+        else "a whole number of times as large as lq"
+    )
     found.error(
         "sizes",
         data.hq.key,
-        f"{data.hq.key} and {data.lq.key}: {len(misfits):,} of {len(known):,} pairs do not fit ({'; '.join(names)}): hq "
-        f"has to be {wanted}; {_advice(data, misfits)}",
+        f"{data.hq.key} and {data.lq.key}: {len(misfits):,} of {len(known):,} pairs do not fit ({'; '.join(names)}): "
+        f"hq has to be {wanted}; {_advice(data, misfits)}",
     )
 
 
@@ -171,6 +179,6 @@ def _small(found: Findings, cfg: Config, data: Looked, scale: int | None) -> Non
         found.fact(
             "sizes",
             "training.patch",
-            f"training.patch={cfg.training.patch}: {small:,} of {len(sizes):,} source images are smaller, and mirrored to fill "
-            "a crop",
+            f"training.patch={cfg.training.patch}: {small:,} of {len(sizes):,} source images are smaller, and "
+            "mirrored to fill a crop",
         )

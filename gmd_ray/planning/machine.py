@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection
 
@@ -25,6 +26,8 @@ def check_machine(found: Findings, cfg: Config, stages: Collection[str]) -> None
     devices = _cuda_devices(cfg, stages)
     if any(wanted.values()) or devices:
         _check_gpus(found, {stage: asked for stage, asked in wanted.items() if asked}, devices)
+    if not {"finetune", "pretrain"}.isdisjoint(stages):
+        _check_cpus(found, cfg)
 
 
 def describe_fleet(found: Findings, cfg: Config) -> None:
@@ -49,21 +52,37 @@ def _check_gpus(found: Findings, wanted: dict[str, list[tuple[str, float]]], dev
     for stage, asked in wanted.items():
         need = sum(gpus for _, gpus in asked)
         if need > has + 1e-6:
-            settings = ", ".join(text for text, _ in asked)
+            settings, waits = ", ".join(text for text, _ in asked), "would wait for" if has else "needs"
             key = asked[0][0].partition("=")[0]
             mend = "set training.use_gpu=false" if key == "training.use_gpu" else "lower what its pools take"
             found.error(
                 "gpu",
                 key,
-                f"{settings}: {_what(stage)} {'would wait for' if has else 'needs'} {need:g} GPUs, and this machine has "
+                f"{settings}: {_what(stage)} {waits} {need:g} GPU{'s' if need > 1 else ''}, and this machine has "
                 f"{here}; {mend}, or run where there are more (ray.address=...)",
             )
     for key, index in devices.items():
         if index >= has:
             name = "cuda" if index == 0 else f"cuda:{index}"
             found.error(
-                "gpu", key, f"{key}={name}: this machine has {here} of the GPUs that it names; set it to auto or cpu"
+                "gpu", key, f"{key}={name}: this machine has {here} of the GPUs that it means; set it to auto or cpu"
             )
+
+
+def _check_cpus(found: Findings, cfg: Config) -> None:
+    """Stage 2 gets whole CPUs of the private session, which shares out those that its smallest pools need too."""
+    pools = [cfg.student.pool, cfg.teacher.pool, cfg.scorer.pool]
+    shared = math.ceil(sum((pool.initial or pool.min) * pool.num_cpus for pool in pools) + 1)
+    cpus = cfg.ray.num_cpus or max(os.cpu_count() or 1, shared)
+    workers, each = cfg.training.min_workers or cfg.training.num_workers, cfg.training.cpus_per_worker
+    if each and int(cpus / each + 1e-6) < workers:
+        times = f" with training.num_workers={workers}" if workers > 1 else ""
+        found.error(
+            "cpu",
+            "training.cpus_per_worker",
+            f"training.cpus_per_worker={each:g}{times}: the fine-tune would wait for {workers * each:g} CPUs, and a "
+            f"private Ray session here has {cpus:g}; lower it, or set ray.num_cpus to share them",
+        )
 
 
 def _what(stage: str) -> str:

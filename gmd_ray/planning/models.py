@@ -74,9 +74,10 @@ def check_weights(found: Findings, cfg: Config, stages: Collection[str], *, here
         if lack.url is not None and answers.get(lack.url):
             found.fact("weights", lack.setting, f"{lack.metric}: {lack.reason}; it will be downloaded")
             continue
-        outcome = "" if level == ERROR else "; it will have no value" if lack in metrics else " on every node"
-        offline = ", and it cannot be downloaded from here" if lack.url is not None else ""
-        found.say(level, "weights", lack.setting, f"{_title(lack, gate)}: {lack.reason}{offline}{outcome}")
+        offline = "; it cannot be downloaded from here" if lack.url is not None else ""
+        outcome = "" if lack in gate else ", and the metric will have no value"
+        nodes = "" if here else " (on this machine; the workers' may have it)"
+        found.say(level, "weights", lack.setting, f"{_title(lack, gate)}: {lack.reason}{offline}{outcome}{nodes}")
     if "finetune" in stages and cfg.training.perceptual and cfg.training.perceptual_weights:
         path = cfg.training.perceptual_weights
         if not Path(path).is_file():
@@ -85,7 +86,7 @@ def check_weights(found: Findings, cfg: Config, stages: Collection[str], *, here
 
 
 def _title(lack: Lacking, gate: Collection[Lacking]) -> str:
-    return f"the gate's {lack.metric}" if lack in gate else f"metric {lack.metric}"
+    return f"the gate's {lack.metric}" if lack in gate else f"the metric {lack.metric}"
 
 
 def _downloads(lacks: Collection[Lacking]) -> list[str]:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from gmd_ray.config import Config
-from gmd_ray.errors import DataError
+from gmd_ray.errors import DataError, GmdError
 from gmd_ray.hashing import content_digest
+from gmd_ray.images.headers import Header
 from gmd_ray.images.inventory import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST
-from gmd_ray.images.listing import open_filesystem, read_file
+from gmd_ray.images.listing import list_images, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
 from gmd_ray.planning.findings import ERROR, WARNING, Findings, some
 from gmd_ray.planning.looked import Looked, Side
@@ -22,30 +23,34 @@ _Item = tuple[str, str, int]
 """Id, URI and bytes of a file."""
 
 
-def check_overlap(found: Findings, cfg: Config, looked: Mapping[str, Looked], *, evaluates: bool) -> None:
+def check_overlap(
+    found: Findings, cfg: Config, looked: Mapping[str, Looked], *, generates: bool, evaluates: bool
+) -> None:
     """Photos of the target among the target's test images, by the bytes of the files; and the source's among its own.
 
     Files that were encoded anew are not found out.
 
     Args:
+        generates: the run learns from the target's photos.
         evaluates: the run measures on the test sets, so that the target's overlap is an error, unless
             `evaluation.allow_overlap` is set.
     """
-    if TARGET in looked and TARGET_TEST in looked:
-        photos, tests = looked[TARGET].lq, looked[TARGET_TEST].lq
-        assert photos is not None
-        assert tests is not None
-        same = same_files(photos, tests)
-        if same:
-            allowed = cfg.evaluation.allow_overlap
+    e = cfg.evaluation
+    if cfg.target.path and e.target_lq and (generates or evaluates):
+        photos = looked[TARGET].lq if TARGET in looked else _listed("target.path", cfg.target.path, cfg.target.limit)
+        tests = (
+            looked[TARGET_TEST].lq if TARGET_TEST in looked else _listed("evaluation.target_lq", e.target_lq, e.limit)
+        )
+        same = same_files(photos, tests) if photos is not None and tests is not None else []
+        if same and tests is not None:
             mend = (
                 "; allowed by evaluation.allow_overlap"
-                if allowed
+                if e.allow_overlap
                 else ": what is learned from cannot measure; hold them out of target.path, or, to measure on the very "
                 "photos that are adapted to, set evaluation.allow_overlap=true"
             )
             found.say(
-                ERROR if evaluates and not allowed else WARNING,
+                ERROR if evaluates and not e.allow_overlap else WARNING,
                 "overlap",
                 "evaluation.target_lq",
                 f"evaluation.target_lq: {len(same):,} of its {len(tests.files):,} images are photos of target.path "
@@ -82,6 +87,15 @@ def same_files(ours: Side, theirs: Side) -> list[str]:
     owners = {known[item]: item[0] for item in reversed(left)}
     found |= {item[0]: owners[asked[item]] for item in right}
     return [theirs if theirs == ours else f"{theirs} is {ours}" for theirs, ours in sorted(found.items())]
+
+
+def _listed(key: str, place: str, limit: int | None) -> Side | None:
+    """A set that the run does not read, as its listing tells it; None where it cannot be listed."""
+    try:
+        files = tuple(list_images(place, limit))
+    except GmdError:
+        return None
+    return Side(key, place, files, tuple(Header(None, bytes=file.size) for file in files))
 
 
 def _of_sizes(side: Side, sizes: set[int | None]) -> list[_Item]:

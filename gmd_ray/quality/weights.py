@@ -117,7 +117,14 @@ def _by_building(metric: str, weights: str | None, setting: str) -> list[Lacking
     try:
         PyiqaMetric(metric, weights=weights, device="cpu", weights_setting=setting)
     except NotCached as error:
-        return [Lacking(metric, setting, _reason(error).replace(" is not cached and cannot be downloaded", " is missing"), error.url)]
+        return [
+            Lacking(
+                metric,
+                setting,
+                _reason(error).replace(" is not cached and cannot be downloaded", " is missing"),
+                error.url,
+            )
+        ]
     except (MetricUnavailable, GmdError) as error:
         return [Lacking(metric, setting, _reason(error), None)]
     finally:

@@ -1,4 +1,4 @@
-"""What a teacher's directory lacks, from the names and first bytes of its files: told in milliseconds, not by a load."""
+"""What a teacher's directory lacks, from the names and first bytes of its files: told in milliseconds."""
 
 from __future__ import annotations
 
