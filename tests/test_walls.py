@@ -16,14 +16,6 @@ MODEL_LIBRARIES = {"diffusers", "spandrel", "spandrel_extra_arches", "pyiqa", "t
 
 COMMON = {"autoscaling", "destinations", "errors", "hashing", "network", "progress", "text"}
 """The ground floor, which any room may use."""
-    "autoscaling",
-    "destinations",
-    "errors",
-    "hashing",
-    "network",
-    "progress",
-    "text",
-}  # the ground floor, which any room may use
 ROOMS: dict[str, set[str]] = {
     "config": set(),
     "images": {"config"},
