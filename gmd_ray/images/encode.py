@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from gmd_ray.errors import DataError
+from gmd_ray.images.decode import to_8bit
 
 if TYPE_CHECKING:
     import torch
@@ -18,16 +19,19 @@ def encode_png(image: np.ndarray, level: int = 1) -> bytes:
     """Encode one image as 8-bit RGB PNG.
 
     Args:
-        image: float32 RGB, shape (H, W, 3); clipped to [0, 1], rounded half to even.
+        image: float32 RGB, shape (H, W, 3), which is clipped to [0, 1] and rounded half to even; or uint8.
         level: zlib level, 0 to 9; 1 is a few per cent larger than 6 and several times as fast.
 
     Raises:
         DataError: where the image holds NaN or infinity, which no file can carry.
     """
     assert image.shape[2:] == (3,), image.shape
-    if not np.isfinite(image).all():
+    if image.dtype == np.uint8:
+        pixels = image
+    elif np.isfinite(image).all():
+        pixels = to_8bit(image)
+    else:
         raise DataError("image holds NaN or infinity: the model that made it diverged")
-    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     _, code = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])
     return code.tobytes()
 

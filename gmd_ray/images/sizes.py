@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from PIL import Image
-
+from gmd_ray.errors import DataError
+from gmd_ray.images.formats import Header, open_header
 from gmd_ray.images.listing import NOT_DECODED, ImageFile, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
 
@@ -19,12 +18,12 @@ _THREADS = 16
 
 
 def image_sizes(images: Sequence[ImageFile], max_pixels: int) -> list[tuple[int, int] | None]:
-    """(height, width) of each image as stored, in the order given; EXIF turns are not applied.
+    """(height, width) of each image, upright as `decode_image` gives it, in the order given.
 
-    None for what would become a failed row: no image, a header that is damaged, more than `max_pixels` pixels, or a
-    file that cannot be opened. A file that breaks off further in is not found out here.
+    None for what would become a failed row: no image, a format that is not opened, a header that is damaged, more than
+    `max_pixels` pixels, or a file that cannot be opened. A file that breaks off further in, or whose samples are of a
+    kind that is not read, is not found out here.
     """
-    Image.init()  # here: threads that begin it together see half of the formats
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(lambda image: _size(image.uri, max_pixels), images))
 
@@ -33,11 +32,25 @@ def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
     if PurePosixPath(uri).suffix.lower() in NOT_DECODED:
         return None  # what Pillow finds in a raw file is its preview
     try:
-        with _opened(uri) as stream, Image.open(stream) as image:
-            width, height = image.size
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
+        with _opened(uri) as stream:
+            header = open_header(stream, max_pixels)
+            width, height = header.size
+            return (width, height) if _lies(header) else (height, width)
+    except (OSError, DataError):
         return None
-    return (height, width) if width * height <= max_pixels else None
+
+
+def _lies(header: Header) -> bool:
+    """Whether the picture is turned by a quarter when it is read."""
+    image = header.image
+    if image is None:
+        return header.tags.get(274) in (5, 6, 7, 8)
+    if header.format == "TIFF" or (header.format == "PNG" and not {"exif", "xmp"} & image.info.keys()):
+        return False  # a TIFF's size is upright already; a PNG would be decoded in search of the tag
+    try:
+        return image.getexif().get(0x0112) in (5, 6, 7, 8)
+    except Exception:  # noqa: BLE001 -- a damaged EXIF block spoils nothing but the orientation
+        return False
 
 
 def _opened(uri: str) -> BinaryIO:

@@ -148,5 +148,5 @@ def test_damaged_files_are_told() -> None:
         read_photo(whole[:-400], LIMIT)
     with pytest.raises(DataError, match="not an image"):
         read_photo(b"text", LIMIT)
-    with pytest.raises(DataError, match="more than max_pixels=100"):
+    with pytest.raises(DataError, match=r"more than target\.max_pixels=100"):
         read_photo(whole, 100)
