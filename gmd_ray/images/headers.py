@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import IO
+from typing import BinaryIO
 
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.decode import BROKEN, decode_image, one_line, orientation_of
+from gmd_ray.images import formats
+from gmd_ray.images.decode import decode_image
+from gmd_ray.images.formats import one_line, open_header
 from gmd_ray.images.listing import NOT_DECODED, ImageFile, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
+from gmd_ray.images.sizes import upright
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000", "PPM")
-"""Pillow's names of the readers that are asked; JPEG's knows MPO too."""
 LOOKED_AT = 64
 """Doubtful files of a folder that are decoded to see what they are."""
 
@@ -31,8 +31,6 @@ _THREADS = 16
 """Headers are waited for, not worked on."""
 _TAIL = 65_536
 """Bytes at the end in which the last chunk is looked for: programs append notes of their own."""
-_TURNED = (5, 6, 7, 8)
-"""EXIF orientations that lie on their side."""
 
 ReadAt = Callable[[int, int], bytes]
 """(offset, length) to bytes."""
@@ -52,19 +50,18 @@ class Header:
     """Of the file, where it could be opened."""
 
 
-def read_headers(images: Sequence[ImageFile], max_pixels: int = 89_478_485) -> list[Header]:
+def read_headers(images: Sequence[ImageFile], max_pixels: int | None = None) -> list[Header]:
     """The header of each image, in the order given.
 
     Args:
-        max_pixels: a larger image is refused, as `decode_image` does.
+        max_pixels: a larger image is refused, as `decode_image` does; None for its own bound.
     """
-    Image.init()  # here: threads that begin it together see half of the formats
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(lambda image: _header(image.uri, max_pixels), images))
 
 
 def settle_doubts(
-    images: Sequence[ImageFile], headers: Sequence[Header], max_pixels: int = 89_478_485, limit: int = LOOKED_AT
+    images: Sequence[ImageFile], headers: Sequence[Header], max_pixels: int | None = None, limit: int = LOOKED_AT
 ) -> list[Header]:
     """Decode the doubtful files, the first `limit` of them: what decodes is well, what does not has no size.
 
@@ -89,7 +86,7 @@ def settle_doubts(
     return settled
 
 
-def _header(uri: str, max_pixels: int) -> Header:
+def _header(uri: str, max_pixels: int | None) -> Header:
     ending = PurePosixPath(uri).suffix.lower()
     if ending in NOT_DECODED:
         return Header(None, f"{ending} files are not decoded: convert to PNG, TIFF or JPEG")
@@ -104,9 +101,7 @@ def _header(uri: str, max_pixels: int) -> Header:
             # Buffered: Pillow reads lines of what may be one of its older formats, and Arrow's files give none.
             header = _of_stream(io.BufferedReader(file), size, lambda at, n: _read_at(file, at, n), max_pixels)
             return replace(header, bytes=size)
-    except Image.DecompressionBombError as error:
-        return Header(None, f"too large: {one_line(error)}")
-    except (*BROKEN, DataError, pa.ArrowException) as error:
+    except (OSError, DataError, pa.ArrowException) as error:
         return Header(None, one_line(error))
 
 
@@ -115,37 +110,17 @@ def _read_at(file: pa.NativeFile, at: int, length: int) -> bytes:
     return file.read(length)
 
 
-def _of_stream(stream: IO[bytes], size: int, read_at: ReadAt, max_pixels: int) -> Header:
-    if size == 0:
-        return Header(None, "empty file")
-    try:
-        image = Image.open(stream, formats=FORMATS)
-    except UnidentifiedImageError:
-        return Header(None, "not an image, or one that cannot be decoded: convert to PNG, TIFF or JPEG")
-    except Image.DecompressionBombError:
-        raise
-    except BROKEN as error:
-        return Header(None, f"damaged image header: {one_line(error)}")
-    width, height = image.size
-    if width * height > max_pixels:
-        return Header(None, f"too large: {width}x{height} is more than {max_pixels} pixels")
-    # Pillow turns TIFF itself, and would decode a whole PNG to look for an EXIF block behind the pixels.
-    asks = image.format not in ("TIFF", "PNG") or (image.format == "PNG" and "exif" in image.info)
-    if asks and orientation_of(image) in _TURNED:
-        width, height = height, width
-    odd = image.mode == "F" or (image.format == "TIFF" and _is_preview(image))
-    return Header((height, width), doubtful=odd or _breaks_off(image, size, read_at))
+def _of_stream(stream: BinaryIO, size: int, read_at: ReadAt, max_pixels: int | None) -> Header:
+    opened = open_header(stream, max_pixels)
+    # Samples of kinds that are not read, float ones say, are found out where they are decoded.
+    odd = opened.image is None or opened.image.mode == "F"
+    return Header(upright(opened), doubtful=odd or _breaks_off(opened, size, read_at))
 
 
-def _is_preview(image: Image.Image) -> bool:
-    tags = image.tag_v2  # type: ignore[attr-defined]
-    return 50706 in tags or bool(tags.get(254, 0) & 1)
-
-
-def _breaks_off(image: Image.Image, size: int, read_at: ReadAt) -> bool:
+def _breaks_off(opened: formats.Header, size: int, read_at: ReadAt) -> bool:
     """Whether the end that its format promises is not there."""
-    kind = str(image.format)
-    if kind in ("PNG", "JPEG", "MPO", "GIF", "JPEG2000"):
+    kind, image = opened.format, opened.image
+    if kind in ("PNG", "JPEG", "GIF", "JPEG2000"):
         tail = read_at(max(0, size - _TAIL), min(size, _TAIL))
         if kind == "PNG":
             return b"IEND\xaeB`\x82" not in tail
@@ -159,16 +134,15 @@ def _breaks_off(image: Image.Image, size: int, read_at: ReadAt) -> bool:
     if kind == "AVIF":
         return not _boxes_fit(size, read_at)
     tiles = getattr(image, "tile", None)  # PPM
-    tile = tiles[0] if tiles else None
-    if tile is None or tile[0] != "raw":
+    if image is None or not tiles or tiles[0][0] != "raw":
         return False
     bits = {"1": 1, "L": 8, "RGB": 24}.get(image.mode, 16)
-    return tile[2] + -(-image.width * bits // 8) * image.height > size
+    return bool(tiles[0][2] + -(-image.width * bits // 8) * image.height > size)
 
 
-def _end_of_tiff(image: Image.Image) -> int:
+def _end_of_tiff(image: object) -> int:
     """Where the last strip or tile ends, as the first page says."""
-    tags = image.tag_v2  # type: ignore[attr-defined]
+    tags = getattr(image, "tag_v2", {})
     end = 0
     for offsets, counts in ((273, 279), (324, 325)):
         starts, lengths = (

@@ -33,11 +33,15 @@ def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
         return None  # what Pillow finds in a raw file is its preview
     try:
         with _opened(uri) as stream:
-            header = open_header(stream, max_pixels)
-            width, height = header.size
-            return (width, height) if _lies(header) else (height, width)
+            return upright(open_header(stream, max_pixels))
     except (OSError, DataError):
         return None
+
+
+def upright(header: Header) -> tuple[int, int]:
+    """(height, width) of the picture as it is read, turned as its EXIF block says."""
+    width, height = header.size
+    return (width, height) if _lies(header) else (height, width)
 
 
 def _lies(header: Header) -> bool:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
-from gmd_ray.errors import DataError
-from gmd_ray.images.decode import BROKEN
-from gmd_ray.images.headers import FORMATS
+from gmd_ray.images.formats import opened_bytes
 from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.planning.findings import Findings, some
 from gmd_ray.planning.looked import Side
@@ -84,10 +81,12 @@ def _cost(side: Side, index: int) -> float:
 def _small(file: ImageFile) -> np.ndarray | None:
     """float32 (32, 32) gray; None where it cannot be had."""
     try:
-        with Image.open(io.BytesIO(read_file(file.uri)), formats=FORMATS) as image:
-            image.draft("L", (_SIDE, _SIDE))
-            return np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
-    except (*BROKEN, DataError, Image.DecompressionBombError):
+        image = opened_bytes(read_file(file.uri)).image
+        if image is None:
+            return None
+        image.draft("L", (_SIDE, _SIDE))
+        return np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
+    except Exception:  # noqa: BLE001 -- decoders of damaged files raise anything; the run tells of them
         return None
 
 

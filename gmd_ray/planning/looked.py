@@ -94,6 +94,5 @@ def _file(key: str, uri: str) -> ImageFile:
 
 
 def _side(key: str, place: str, files: tuple[ImageFile, ...], max_pixels: int | None = None) -> Side:
-    limit = {} if max_pixels is None else {"max_pixels": max_pixels}
-    headers = settle_doubts(files, read_headers(files, **limit), **limit)
+    headers = settle_doubts(files, read_headers(files, max_pixels), max_pixels)
     return Side(key, place, files, tuple(headers))

@@ -72,7 +72,7 @@ def _check_gpus(found: Findings, wanted: dict[str, list[tuple[str, float]]], dev
 def _check_cpus(found: Findings, cfg: Config) -> None:
     """Stage 2 gets whole CPUs of the private session, which shares out those that its smallest pools need too."""
     pools = [cfg.student.pool, cfg.teacher.pool, cfg.scorer.pool]
-    shared = math.ceil(sum((pool.initial or pool.min) * pool.num_cpus for pool in pools) + 1)
+    shared = math.ceil(sum((pool.initial or pool.min) * pool.num_cpus for pool in pools) + 0.5)
     cpus = cfg.ray.num_cpus or max(os.cpu_count() or 1, shared)
     workers, each = cfg.training.min_workers or cfg.training.num_workers, cfg.training.cpus_per_worker
     if each and int(cpus / each + 1e-6) < workers:
