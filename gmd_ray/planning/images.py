@@ -9,7 +9,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.images.degradations import make_degradation
 from gmd_ray.images.headers import LOOKED_AT
-from gmd_ray.images.inventory import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST, TRUTH
+from gmd_ray.images.inventory import SOURCE, SOURCE_TEST, TARGET, TRUTH
 from gmd_ray.images.pairs import PairFile, load_pair
 from gmd_ray.planning.findings import NAMED, Findings, some
 from gmd_ray.planning.looked import Looked, Side
@@ -29,7 +29,7 @@ def check_images(found: Findings, cfg: Config, looked: Mapping[str, Looked], sca
             if role == TARGET:
                 _photos_that_fail(found, side)
             elif not (role == TRUTH and side is data.lq):  # the target's photos, told already
-                _unreadable(found, role, side)
+                _unreadable(found, side, paired=len(data.sides) > 1)
         if data.lq is not None and data.hq is not None:
             _sizes(found, cfg, data, scale)
     if {SOURCE, SOURCE_TEST} & looked.keys():
@@ -57,7 +57,7 @@ def _photos_that_fail(found: Findings, side: Side) -> None:
         )
 
 
-def _unreadable(found: Findings, role: str, side: Side) -> None:
+def _unreadable(found: Findings, side: Side, *, paired: bool) -> None:
     failed = [f"{file.id}: {h.reason}" for file, h in zip(side.files, side.headers, strict=True) if h.size is None]
     if failed:
         doubtful = sum(header.doubtful for header in side.headers)
@@ -65,7 +65,7 @@ def _unreadable(found: Findings, role: str, side: Side) -> None:
             "torn",
             side.key,
             f"{side.key}={side.place}: {len(failed):,} of {len(side.files):,} images cannot be read ({some(failed)})"
-            f"{_more(doubtful)}; replace them, or take them out{' with their partners' if role != TARGET_TEST else ''}",
+            f"{_more(doubtful)}; replace them, or take them out{' with their partners' if paired else ''}",
         )
 
 
