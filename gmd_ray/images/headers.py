@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import pyarrow as pa
 
@@ -31,6 +31,9 @@ _THREADS = 16
 """Headers are waited for, not worked on."""
 _TAIL = 65_536
 """Bytes at the end in which the last chunk is looked for: programs append notes of their own."""
+
+_BYTES_OF = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+"""Type of a TIFF's value -> bytes of one."""
 
 ReadAt = Callable[[int, int], bytes]
 """(offset, length) to bytes."""
@@ -126,7 +129,7 @@ def _breaks_off(opened: formats.Header, size: int, read_at: ReadAt) -> bool:
             return b"IEND\xaeB`\x82" not in tail
         return not tail.rstrip(b"\0").endswith(b";" if kind == "GIF" else b"\xff\xd9")
     if kind == "TIFF":
-        return _end_of_tiff(image) > size
+        return max(_end_of_tiff(image), _end_of_tags(read_at)) > size
     if kind == "BMP":
         return _end_of_bmp(read_at(0, 54)) > size
     if kind == "WEBP":
@@ -150,6 +153,22 @@ def _end_of_tiff(image: object) -> int:
         )
         if starts[0] is not None and lengths[0] is not None:
             end = max([end, *(start + length for start, length in zip(starts, lengths, strict=False))])
+    return end
+
+
+def _end_of_tags(read_at: ReadAt) -> int:
+    """Where the last value of a TIFF's first page ends; 0 for a TIFF of more than 4 GB, which has another form."""
+    head = read_at(0, 8)
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    start = int.from_bytes(head[4:8], order)
+    if int.from_bytes(head[2:4], order) != 42:
+        return 0
+    count = int.from_bytes(read_at(start, 2), order)
+    table, end = read_at(start + 2, 12 * count), start + 2 + 12 * count
+    for at in range(0, len(table) - 11, 12):
+        kind, number, value = (int.from_bytes(table[at + i : at + j], order) for i, j in ((2, 4), (4, 8), (8, 12)))
+        length = number * _BYTES_OF.get(kind, 0)
+        end = max(end, value + length if length > 4 else 0)
     return end
 
 

@@ -71,6 +71,8 @@ class Findings:
                 self.error(code, key, line)
         except GmdError as error:
             self.error(code, key, str(error))
+        except OSError as error:  # storage that fails, which may be another machine's
+            self.error(code, key, f"{f'{key}: ' if key else ''}{error or type(error).__name__}")
 
     def of(self, level: str) -> list[Finding]:
         return [finding for finding in self.lines if finding.level == level]

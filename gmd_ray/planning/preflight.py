@@ -85,9 +85,11 @@ class Preflight:
             self._scale = cfg.plan.scale
         lacking = check_weights(found, cfg, stages, here=self._here)
         self._lacking = lacking if self._here else set()
-        if "generate" in stages and self.verb != "plan":
+        if self.verb == "plan" or any(finding.code == "place" for finding in found.lines):
+            return
+        if "generate" in stages:
             check_store(found, cfg)
-        if "finetune" in stages and self.verb != "plan":
+        if "finetune" in stages:
             check_finetunes(found, cfg, generated=self.verb == "finetune")
         if self.verb == "pretrain":
             check_pretraining(found, cfg)

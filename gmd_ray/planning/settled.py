@@ -19,12 +19,9 @@ def check_store(found: Findings, cfg: Config) -> None:
     from gmd_ray.generation.store import PairStore, store_url
 
     with found.errors_of("settings", "out"):
-        try:
-            store = PairStore(store_url(cfg.out))
-            if store.exists():
-                refuse_other_settings(store, cfg)
-        except OSError as error:
-            found.error("place", "out", f"out={cfg.out}: cannot be looked into ({error})")
+        store = PairStore(store_url(cfg.out))
+        if store.exists():
+            refuse_other_settings(store, cfg)
 
 
 def check_finetunes(found: Findings, cfg: Config, *, generated: bool) -> None:

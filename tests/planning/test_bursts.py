@@ -56,6 +56,6 @@ def test_of_many_photos_some_neighbours_are_looked_at(tmp_path: Path, monkeypatc
         Image.fromarray(scene(i // 20, i % 3)).save(tmp_path / f"{i:03d}.png")
     [line] = told(tmp_path)
     assert "10 of the 40 target photos that were looked at" in line
-    monkeypatch.setattr(bursts, "PIXELS", 120 * 160 * 4)
+    monkeypatch.setattr(bursts, "PIXELS", 120 * 160 * 6)
     [line] = told(tmp_path)
-    assert "4 of the 40 target photos that were looked at" in line
+    assert "6 of the 40 target photos that were looked at" in line
