@@ -42,8 +42,8 @@ def test_the_gate_and_every_metric_in_one_list(empty_cache: Path, tmp_path: Path
     gate = next(finding.message for finding in found if finding.key == "scorer.weights")
     name = "NIMA_InceptionV2_ava-b0c77c00.pth"
     assert gate == (
-        f"the gate's nima: no {name}; put it at {empty_cache / 'pyiqa' / name}, or set scorer.weights=FILE; it cannot be "
-        "downloaded from here"
+        f"the gate's nima: no {name}; put it at {empty_cache / 'pyiqa' / name}, or set scorer.weights=FILE; it "
+        "cannot be downloaded from here"
     )
     assert [f.key for f in weights(tmp_path, "scorer.path=null", verb="generate")] == ["scorer.weights"]
 

@@ -189,7 +189,7 @@ def test_the_inputs_that_strangers_gave(name: str, words: str, tmp_path: Path) -
 
 def test_pretrain_of_a_new_network_looks_at_the_pairs_themselves(tmp_path: Path) -> None:
     hq, lq = pairs(tmp_path, "x2", scale=2)
-    more = (f"source.hq={hq}", f"source.lq={lq}", "pretrain.architecture=SRVGGNetCompact")
+    more = (f"source.hq={hq}", f"source.lq={lq}", "pretrain.architecture=Compact")
     assert Preflight(config(tmp_path, *more), "pretrain").run().of("error") == []
     picture(hq / "1.png", 96, 144)
     [error] = Preflight(config(tmp_path, *more), "pretrain").run().of("error")

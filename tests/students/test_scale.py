@@ -14,7 +14,7 @@ from gmd_ray.students.latent_student import write_index
 
 
 def test_of_a_checkpoint(tmp_path: Path) -> None:
-    new_student("SRVGGNetCompact", {"num_feat": 4, "num_conv": 1, "upscale": 3}, 0, tmp_path / "x3.pth")
+    new_student("Compact", {"num_feat": 4, "num_conv": 1, "upscale": 3}, 0, tmp_path / "x3.pth")
     assert student_scale(StudentConfig(path=str(tmp_path / "x3.pth"), device="cuda", tile=64)) == 3, "on the CPU"
 
 

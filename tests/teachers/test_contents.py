@@ -18,7 +18,7 @@ from tests.teachers.conftest import make_flux
 
 @pytest.fixture
 def flux(tmp_path: Path) -> Path:
-    return make_flux(tmp_path / "flux")
+    return make_flux(tmp_path / "flux", autoencoder=True)
 
 
 def missing(path: Path | str, **more: bool) -> list[str]:
