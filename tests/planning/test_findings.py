@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+from pathlib import Path
 
 import pytest
 
+from gmd_ray.cli import main
 from gmd_ray.errors import ConfigError, DataError, RefusedError, error_lines
 from gmd_ray.planning import Findings
 
@@ -58,3 +60,12 @@ def test_refusal(caplog: pytest.LogCaptureFixture) -> None:
         "error    no GPU", "error    torn", "warning  never holds", "fact     four pairs",
         "adapt: 2 errors, 1 warning, 1 fact; 0.0 s",
     ]  # fmt: skip
+
+
+def test_every_path_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    args = [f"{key}={tmp_path / key}" for key in ("source.hq", "student.path", "evaluation.target_lq")]
+    assert main(["adapt", *args]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"gmd-ray: {arg}: no such file or folder" for arg in args]
+    assert main(["check", "--json", *args]) == 2
+    messages = [finding["message"] for finding in json.loads(capsys.readouterr().out)["findings"]]
+    assert messages == [f"{arg}: no such file or folder" for arg in args]
