@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from gmd_ray.config import Config
-from gmd_ray.config.load import check_out, require, resolved, save_config
+from gmd_ray.config.load import check_out, require, resolved
+from gmd_ray.ready import ready
 from gmd_ray.session import ray_session
 
 log = logging.getLogger("gmd_ray")
@@ -38,17 +38,14 @@ def adapt(cfg: Config) -> Adapted:
     """
     require(cfg, "adapt")
     check_out(cfg, files=True)
+    ready(cfg, "adapt", save=False)
 
     # Seconds of imports: what is missing is told first.
     from gmd_ray.evaluation import evaluate, write_report
     from gmd_ray.generation import generate
-    from gmd_ray.images.inventory import inventory
     from gmd_ray.tracking import Decision, TrackingError, promote, register, start_run
     from gmd_ray.training import finetune
 
-    settle(cfg, save=False)
-    for listed in inventory(cfg):
-        log.info("%s", listed)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         # Stages 0, 1, 1b: restore, project and score every target photo.
         with run.stage("generate") as recorder:
@@ -85,19 +82,3 @@ def adapt(cfg: Config) -> Adapted:
             promoted=decision.promoted,
             reasons=decision.reasons,
         )
-
-
-def settle(cfg: Config, *, save: bool = True) -> None:
-    """Make the run directory and the data that the preset asks for.
-
-    Args:
-        save: leave the resolved settings there. `generate` does so itself, once the store has not refused them.
-    """
-    if cfg.prepare == "demo":
-        from gmd_ray.demo.prepare import prepare
-
-        prepare(Path(cfg.out) / "world")
-    if "://" not in cfg.out:
-        Path(cfg.out).mkdir(parents=True, exist_ok=True)
-    if save:
-        save_config(cfg, Path(cfg.out) / "config.yaml")

@@ -11,13 +11,16 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 
 from gmd_ray import __version__
+from gmd_ray.config.limits import NEEDED
 from gmd_ray.config.load import setting_like
 from gmd_ray.config.secrets import learn
-from gmd_ray.errors import GmdError, nearest
+from gmd_ray.errors import GmdError, error_lines, nearest
 from gmd_ray.interrupts import interruptible
 from gmd_ray.terminal import Parser, complain, start_log
 
-PRINTING = ("ls", "config", "status", "verify", "gate", "plan")
+CHECKED = [verb for verb in NEEDED if verb != "encode-prompts"]
+"""Verbs that have a preflight."""
+PRINTING = ("ls", "config", "status", "verify", "gate", "plan", "check")
 """Verbs that print when all else is done."""
 
 
@@ -41,7 +44,8 @@ def _main(argv: Sequence[str] | None) -> int:
         sys.stdout.flush()
         return status
     except GmdError as error:
-        complain(error)
+        for line in error_lines(error):
+            complain(line)
         return 2 if isinstance(error, ValueError) else 1
     except BrokenPipeError:  # `gmd-ray ls metrics | head`
         if not _reader_left() or (status is None and args.verb not in PRINTING):
@@ -105,6 +109,11 @@ def _parser() -> tuple[Parser, Collection[str]]:
 
     text = "the whole run: generate, fine-tune, evaluate, register"
     verb("adapt", verbs.adapt, text, parents=[settings, again])
+    check = verb(
+        "check", verbs.check, "what stands in the way of a run: told in seconds, nothing begun", parents=[settings]
+    )
+    check.add_argument("--for", dest="run_of", default="adapt", choices=CHECKED, help="the verb: adapt")
+    check.add_argument("--json", action="store_true", help="as a document for programs")
     plan = verb("plan", verbs.plan, "what a run will take: images, forwards, hours, disk, cost", parents=[settings])
     plan.add_argument("--probe", type=_count, metavar="N", help="measure N images through the real stages first")
     verb("generate", verbs.generate, "Stages 0 to 1b: write the pair store", parents=[settings, again])

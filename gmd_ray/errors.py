@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class GmdError(Exception):
@@ -12,6 +12,18 @@ class GmdError(Exception):
 
 class ConfigError(GmdError, ValueError):
     """A setting that does not exist, has the wrong type, or cannot be met."""
+
+
+class RefusedError(ConfigError):
+    """Several things that stand in the way of a run, all of them found before it begins."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        """`lines`: one for each, as an error of its own would say it."""
+        super().__init__("; ".join(lines))
+        self.lines = tuple(lines)
+
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[Sequence[str]]]:
+        return RefusedError, (self.lines,)
 
 
 class DataError(GmdError, ValueError):
@@ -36,6 +48,11 @@ class ResumeMismatchError(GmdError):
 
 class BooksError(GmdError):
     """The rows written do not account for every input exactly once."""
+
+
+def error_lines(error: GmdError) -> Sequence[str]:
+    """What is printed for an error: one line, or one for each thing that a `RefusedError` holds."""
+    return error.lines if isinstance(error, RefusedError) else (str(error),)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,8 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import check_out, config_text, load_config, require, resolved
 from gmd_ray.config.places import below, folder_or_set
 from gmd_ray.config.secrets import redact
+from gmd_ray.destinations import writing
+from gmd_ray.ready import ANYWHERE
 from gmd_ray.terminal import complain, say, show
 
 log = logging.getLogger("gmd_ray")
@@ -25,7 +27,7 @@ def _load(args: argparse.Namespace, *needs: str) -> Config:
     for verb in needs:
         require(cfg, verb)
     if needs:
-        check_out(cfg, files=needs[0] not in ("generate", "plan", "encode-prompts"))
+        check_out(cfg, files=needs[0] not in ANYWHERE)
     from gmd_ray.images.inventory import check_sets
 
     if cfg.source.degradation is not None:
@@ -49,18 +51,24 @@ def adapt(args: argparse.Namespace) -> int:
     return 0
 
 
+def check(args: argparse.Namespace) -> int:
+    from gmd_ray.ready import check
+
+    found = check(lambda: _load(args), args.run_of)
+    show(found.as_json() if args.json else found.text())
+    return 0 if found.ok else 2
+
+
 def plan(args: argparse.Namespace) -> int:
     cfg = _load(args, "plan", *(["generate"] if args.probe else []))
-    from gmd_ray.adapt import settle
     from gmd_ray.generation.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
     from gmd_ray.generation.probe import run_probe
     from gmd_ray.generation.spent import NAME
     from gmd_ray.generation.store import PairStore, store_url
-    from gmd_ray.images.inventory import inventory
+    from gmd_ray.ready import ready
     from gmd_ray.session import ray_session
 
-    settle(cfg, save=False)
-    listed = inventory(cfg)
+    listed = ready(cfg, "plan", save=False, probes=bool(args.probe))
     jobs, unreadable = survey(cfg)
     probe = None
     if args.probe:
@@ -79,12 +87,12 @@ def plan(args: argparse.Namespace) -> int:
 
 def generate(args: argparse.Namespace) -> int:
     cfg = _load(args, "generate")
-    from gmd_ray.adapt import settle
     from gmd_ray.generation import generate
+    from gmd_ray.ready import ready
     from gmd_ray.session import ray_session
     from gmd_ray.tracking import start_run
 
-    settle(cfg, save=False)
+    ready(cfg, "generate", save=False)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("generate") as recorder:
         say(generate(cfg, recorder))
     return 0
@@ -92,12 +100,12 @@ def generate(args: argparse.Namespace) -> int:
 
 def finetune(args: argparse.Namespace) -> int:
     cfg = _load(args, "finetune")
-    from gmd_ray.adapt import settle
+    from gmd_ray.ready import ready
     from gmd_ray.session import ray_session
     from gmd_ray.tracking import start_run
     from gmd_ray.training import finetune
 
-    settle(cfg)
+    ready(cfg, "finetune")
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         for name in ["adapted", *cfg.controls]:
             with run.stage(f"finetune-{name}") as recorder:
@@ -107,12 +115,12 @@ def finetune(args: argparse.Namespace) -> int:
 
 def pretrain(args: argparse.Namespace) -> int:
     cfg = _load(args, "pretrain")
-    from gmd_ray.adapt import settle
+    from gmd_ray.ready import ready
     from gmd_ray.session import ray_session
     from gmd_ray.tracking import start_run
     from gmd_ray.training import pretrain
 
-    settle(cfg)
+    ready(cfg, "pretrain")
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("pretrain") as recorder:
         say(pretrain(cfg, recorder).path)
     return 0
@@ -120,13 +128,13 @@ def pretrain(args: argparse.Namespace) -> int:
 
 def evaluate(args: argparse.Namespace) -> int:
     cfg = _load(args, "evaluate")
-    from gmd_ray.adapt import settle
     from gmd_ray.evaluation import evaluate, write_report
+    from gmd_ray.ready import ready
     from gmd_ray.session import ray_session
     from gmd_ray.tracking import start_run
     from gmd_ray.training import finetuned_path
 
-    settle(cfg)
+    ready(cfg, "evaluate")
     students = {"baseline": str(cfg.student.path)}
     for name in ["adapted", *cfg.controls]:
         path = finetuned_path(cfg, name)
@@ -157,9 +165,10 @@ def export(args: argparse.Namespace) -> int:
         # What is not named is as in the last run, as for `gate` and `sheet`.
         given = {word.partition("=")[0].removeprefix("scorer.") for word in args.settings if word.startswith("scorer.")}
         scorer = last_gate(store, scorer, given)
-    count = export_pairs(
-        store, args.to, scorer.threshold, args.layout, fidelity=scorer.fidelity, bound=scorer.fidelity_bound
-    )
+    with writing("--to", args.to, folder=True):
+        count = export_pairs(
+            store, args.to, scorer.threshold, args.layout, fidelity=scorer.fidelity, bound=scorer.fidelity_bound
+        )
     bound = "" if scorer.fidelity_bound is None else f" and {scorer.fidelity} bound {scorer.fidelity_bound:g}"
     say(f"{count} accepted pairs at threshold {scorer.threshold:g}{bound} written to {args.to} ({args.layout})")
     return 0
@@ -192,7 +201,8 @@ def gate(args: argparse.Namespace) -> int:
         from gmd_ray.evaluation.files import write_bytes
         from gmd_ray.evaluation.gate_page import gate_page
 
-        write_bytes(args.html, redact(gate_page(view)).encode())
+        with writing("--html", args.html, folder=False):
+            write_bytes(args.html, redact(gate_page(view)).encode())
         show("")
         say(f"page     {args.html}")
     return 0
@@ -205,7 +215,8 @@ def sheet(args: argparse.Namespace) -> int:
 
     page = make_sheet(find_store(args.store), args.threshold, args.fidelity_bound, args.count)
     to = args.to or below(args.store, "sheet.html")
-    write_bytes(to, redact(page).encode())
+    with writing("--to", to, folder=False):
+        write_bytes(to, redact(page).encode())
     say(f"sheet    {to}")
     return 0
 
@@ -217,7 +228,8 @@ def import_images(args: argparse.Namespace) -> int:
     from gmd_ray.generation import import_images
     from gmd_ray.session import ray_session
 
-    with ray_session(load_config([f"ray.address={args.address}"] if args.address else [])):
+    cfg = load_config([f"ray.address={args.address}"] if args.address else [])
+    with writing("-o", args.output, folder=True), ray_session(cfg):
         found = import_images(args.source, args.output, hq=args.hq, lq=args.lq, key=args.key)
     again = f"; {found.repeated} rows came again" if found.repeated else ""
     anew = f"; {found.replaced} took the place of files with other bytes" if found.replaced else ""
@@ -245,7 +257,8 @@ def degrade(args: argparse.Namespace) -> int:
         gray=args.gray,
         hq=not args.lq_only,
     )
-    done = freeze(folder_or_set(args.input), args.output, how, args.limit, args.workers)
+    with writing("-o", args.output, folder=True):
+        done = freeze(folder_or_set(args.input), args.output, how, args.limit, args.workers)
     anew = f", of {len(done.remade)} changed inputs among them" if done.remade else ""
     say(f"{done.written} images written to {args.output}/lq{anew}, what was drawn to {args.output}/parameters.jsonl")
     for name, reason in done.failed.items():
@@ -280,7 +293,8 @@ def new_student(args: argparse.Namespace) -> int:
     from gmd_ray.students.latent_presets import new_student
 
     vae = Path(args.vae) if args.vae else None
-    count = new_student(args.preset, Path(args.to), vae, args.scale, args.steps, args.seed)
+    with writing("--to", args.to, folder=True):
+        count = new_student(args.preset, Path(args.to), vae, args.scale, args.steps, args.seed)
     say(f"{args.preset}: {count / 1e6:,.1f} M untrained parameters in {args.to}")
     return 0
 
@@ -290,7 +304,9 @@ def encode_prompts(args: argparse.Namespace) -> int:
     from gmd_ray.generation.prompts import prompts_folder
     from gmd_ray.teachers import encode_prompts
 
-    found = encode_prompts(cfg.teacher, args.to or prompts_folder(cfg.out), args.prompt)
+    to = args.to or prompts_folder(cfg.out)
+    with writing("--to" if args.to else "out:", to, folder=True):
+        found = encode_prompts(cfg.teacher, to, args.prompt)
     if found is cfg.teacher:
         say(f"{cfg.teacher.path}: the table beside the weights has every prompt; nothing to encode")
     else:

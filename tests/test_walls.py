@@ -14,7 +14,8 @@ MODEL_ROOMS = ("students", "teachers", "quality")
 ENGINE_ROOMS = ("generation", "training", "evaluation")
 MODEL_LIBRARIES = {"diffusers", "spandrel", "spandrel_extra_arches", "pyiqa", "transformers", "timm"}
 
-COMMON = {"autoscaling", "errors", "progress", "text", "hashing"}  # the ground floor, which any room may use
+COMMON = {"autoscaling", "destinations", "errors", "hashing", "network", "progress", "text"}
+"""The ground floor, which any room may use."""
 ROOMS: dict[str, set[str]] = {
     "config": set(),
     "images": {"config"},
@@ -24,6 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "generation": {"config", "images", *MODEL_ROOMS},
     "training": {"config", "images", "students"},
     "evaluation": {"config", "images", *MODEL_ROOMS, "generation"},
+    "planning": {"config", "images", *MODEL_ROOMS, *ENGINE_ROOMS},
     "tracking": {"config", "images", "evaluation"},
     "demo": {"config", "images", *MODEL_ROOMS},
 }

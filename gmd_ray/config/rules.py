@@ -24,7 +24,7 @@ from gmd_ray.config.limits import (
 )
 from gmd_ray.config.schema import Config
 from gmd_ray.config.teacher import TeacherConfig
-from gmd_ray.errors import ConfigError, nearest
+from gmd_ray.errors import ConfigError, RefusedError, nearest
 
 
 def check(
@@ -38,6 +38,7 @@ def check(
 
     Raises:
         ConfigError: for the first value that breaks one.
+        RefusedError: for every path that does not exist.
     """
     values = dict(flatten(cfg))
     _check_values(values)
@@ -48,10 +49,13 @@ def check(
         paths = {key: values[key] for key in PATHS} | weights
         if not _may_be_hub_id(cfg.teacher.path):
             paths["teacher.path"] = cfg.teacher.path
+        absent = []
         for key, path in paths.items():
             elsewhere = not path or "://" in path or is_set(path)  # told by whoever lists it
             if not elsewhere and not Path(path).is_relative_to(cfg.out) and not Path(path).exists():
-                raise ConfigError(f"{key}={path}: no such file or folder")
+                absent.append(f"{key}={path}: no such file or folder")
+        if absent:
+            raise RefusedError(absent)
 
 
 def require(cfg: Config, verb: str) -> None:

@@ -152,6 +152,9 @@ class EvaluationConfig:
     online: Any = False
     """Students whose output the teacher also projects, at test time: a list of their names, or True for all. Each
     becomes a row, `baseline+teacher`; every actor of the pool holds the teacher too."""
+    allow_overlap: bool = False
+    """Measure on photos that are also in `target.path`. Refused otherwise, by the bytes of the files: what is learned
+    from says little of other photos."""
     report_images: int = 12
     """Rows of pictures in report.html, of each kind."""
     pairs_hq: str | None = None

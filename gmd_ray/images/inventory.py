@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from gmd_ray.config import Config
 from gmd_ray.config.limits import SETS
 from gmd_ray.errors import ConfigError
 from gmd_ray.images.degradations import make_degradation
 from gmd_ray.images.layouts import parse_set
-from gmd_ray.images.listing import list_images
-from gmd_ray.images.pairs import list_pairs, list_truths
+from gmd_ray.images.listing import ImageFile, list_images
+from gmd_ray.images.pairs import PairFile, list_pairs, list_truths
 
-REPORT = "truth for the report"
+SOURCE, TARGET, TRUTH = "source", "target", "target's truth"
+TARGET_TEST, SOURCE_TEST, REPORT = "target test", "source test", "truth for the report"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Listed:
     """Where its clean images are; None where nothing clean is known."""
     count: int
     """Images, or pairs, that the run takes."""
+    pairs: tuple[PairFile, ...] = field(default=(), repr=False, compare=False)
+    """Of a paired set."""
+    photos: tuple[ImageFile, ...] = field(default=(), repr=False, compare=False)
+    """Of a set of single images."""
 
     def __str__(self) -> str:
         what = "images" if self.hq is None or self.role == REPORT else "pairs"
@@ -42,32 +48,33 @@ def inventory(cfg: Config) -> list[Listed]:
         DataError: a folder that is absent or empty, a published set that is not whole, or images without their
             partner; with the supervised control, target photos without ground truth.
     """
+    return [listing() for listing in data_sets(cfg).values()]
+
+
+def data_sets(cfg: Config) -> dict[str, Callable[[], Listed]]:
+    """Role -> what lists that set, of every set that the settings name; each raises as `inventory` does."""
     s, t, e = cfg.source, cfg.target, cfg.evaluation
-    truth = cfg.training.supervised_hq
     if s.degradation is not None:
         make_degradation(s.degradation, s.degradation_args)
-    found = []
+    sets: dict[str, Callable[[], Listed]] = {}
     if s.hq and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls):
-        _check_lq("source.lq", s.lq, s.degradation)
-        found.append(Listed("source", s.lq, s.hq, len(list_pairs(s.hq, s.lq, s.lq_template, s.limit))))
+        sets[SOURCE] = lambda: _paired(SOURCE, str(s.hq), s.lq, s.lq_template, s.limit, _missing_lq(cfg, "source.lq"))
     if t.path:
-        photos = [file.id for file in list_images(t.path, t.limit)]
-        found.append(Listed("target", t.path, None, len(photos)))
-        if truth and "supervised" in cfg.controls:
-            count = len(list_truths(truth, photos, "training.supervised_hq"))
-            found.append(Listed("target's truth", t.path, truth, count))
+        sets[TARGET] = lambda: _single(TARGET, str(t.path), t.limit)
+        if cfg.training.supervised_hq and "supervised" in cfg.controls:
+            sets[TRUTH] = lambda: _truths(cfg)
     if e.target_lq and e.target_hq:
-        pairs = list_pairs(e.target_hq, e.target_lq, e.target_template, e.limit)
-        found.append(Listed("target test", e.target_lq, e.target_hq, len(pairs)))
+        sets[TARGET_TEST] = lambda: _paired(TARGET_TEST, str(e.target_hq), e.target_lq, e.target_template, e.limit)
     elif e.target_lq:
-        found.append(Listed("target test", e.target_lq, None, len(list_images(e.target_lq, e.limit))))
+        sets[TARGET_TEST] = lambda: _single(TARGET_TEST, str(e.target_lq), e.limit)
     if e.source_hq:
-        _check_lq("evaluation.source_lq", e.source_lq, s.degradation)
-        pairs = list_pairs(e.source_hq, e.source_lq, e.source_template, e.limit)
-        found.append(Listed("source test", e.source_lq, e.source_hq, len(pairs)))
+        missing = _missing_lq(cfg, "evaluation.source_lq")
+        sets[SOURCE_TEST] = lambda: _paired(
+            SOURCE_TEST, str(e.source_hq), e.source_lq, e.source_template, e.limit, missing
+        )
     if e.pairs_hq:  # of which targets, the report sees: some may have none
-        found.append(Listed(REPORT, None, e.pairs_hq, len(list_images(e.pairs_hq))))
-    return found
+        sets[REPORT] = lambda: Listed(REPORT, None, e.pairs_hq, len(list_images(str(e.pairs_hq))))
+    return sets
 
 
 def check_sets(cfg: Config) -> None:
@@ -83,6 +90,27 @@ def check_sets(cfg: Config) -> None:
             parse_set(path)
 
 
-def _check_lq(key: str, lq: str | None, degradation: str | None) -> None:
-    if not lq and not degradation:
-        raise ConfigError(f"{key} is not set: give it, or source.degradation to make it")
+def _single(role: str, path: str, limit: int | None) -> Listed:
+    photos = tuple(list_images(path, limit))
+    return Listed(role, path, None, len(photos), photos=photos)
+
+
+def _paired(role: str, hq: str, lq: str | None, template: str, limit: int | None, missing: str | None = None) -> Listed:
+    if not lq and missing is not None:
+        raise ConfigError(missing)
+    pairs = tuple(list_pairs(hq, lq, template, limit))
+    return Listed(role, lq, hq, len(pairs), pairs=pairs)
+
+
+def _truths(cfg: Config) -> Listed:
+    photos, truth = list_images(str(cfg.target.path), cfg.target.limit), str(cfg.training.supervised_hq)
+    clean = list_truths(truth, [file.id for file in photos], "training.supervised_hq")
+    pairs = tuple(PairFile(photo.id, photo.uri, uri) for photo, uri in zip(photos, clean, strict=True))
+    return Listed(TRUTH, cfg.target.path, truth, len(pairs), pairs=pairs)
+
+
+def _missing_lq(cfg: Config, key: str) -> str | None:
+    """What is wrong where there is no LQ side."""
+    if cfg.source.degradation:
+        return None
+    return f"{key} is not set: give it, or source.degradation to make it"

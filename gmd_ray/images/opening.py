@@ -28,20 +28,14 @@ from PIL import (  # noqa: F401 -- a plugin adds its format where it is imported
 )
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.formats import sniff
+from gmd_ray.images.formats import READ, sniff
 
 # Of thousands of odd tags a file may have, Pillow tells on the terminal, one by one and without the file's name.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
-FORMATS = tuple(
-    name
-    for name in ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "AVIF", "JPEG2000", "PPM")
-    if name in Image.OPEN  # Pillow may be built without some
-)
-"""Formats that are opened, by Pillow's names: those of the endings in `listing.DECODED`.
-
-JPEG covers MPO. A DIB, which is a BMP without its first 14 bytes, has an ending of its own, which is not listed."""
+FORMATS = tuple(known.name for known in READ if known.name in Image.OPEN)  # Pillow may be built without some
+"""Formats that are opened, by Pillow's names. JPEG covers MPO. A DIB without the first 14 bytes of a BMP is not opened."""
 
 MAX_PIXELS = 2**30
 """Pixels that a picture may have at most, whatever a setting allows: OpenCV's bound."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.listing import NOT_DECODED, ImageFile, open_filesystem, read_file
+from gmd_ray.images.formats import refusal_by_name
+from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
 from gmd_ray.images.opening import Header, open_header
 from gmd_ray.images.tiffs import check_tiff
@@ -30,17 +30,22 @@ def image_sizes(images: Sequence[ImageFile], max_pixels: int) -> list[tuple[int,
 
 
 def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
-    if PurePosixPath(uri).suffix.lower() in NOT_DECODED:
+    if refusal_by_name(uri) is not None:
         return None  # what Pillow finds in a raw file is its preview
     try:
         with _opened(uri) as stream:
             header = open_header(stream, max_pixels)
             if header.format == "TIFF":
                 check_tiff(header)
-            width, height = header.size
-            return (width, height) if _lies(header) else (height, width)
+            return upright(header)
     except (OSError, DataError):
         return None
+
+
+def upright(header: Header) -> tuple[int, int]:
+    """(height, width) of the picture as it is read, turned as its EXIF block says."""
+    width, height = header.size
+    return (width, height) if _lies(header) else (height, width)
 
 
 def _lies(header: Header) -> bool:

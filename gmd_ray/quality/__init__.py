@@ -6,22 +6,27 @@ from typing import TYPE_CHECKING
 
 from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError
-from gmd_ray.quality.catalogue import MetricUnavailable, known_metrics, metric_info
+from gmd_ray.quality.catalogue import MIN_SIDE, MetricUnavailable, known_metrics, metric_info
 from gmd_ray.quality.protocol import Metric, Scorer, SetMetric
+from gmd_ray.quality.weights import Lacking, lacking, scorer_lacks
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "MIN_SIDE",
+    "Lacking",
     "Metric",
     "MetricUnavailable",
     "Scorer",
     "SetMetric",
     "compare_sets",
     "known_metrics",
+    "lacking",
     "load_metric",
     "load_scorer",
     "load_set_metric",
+    "scorer_lacks",
 ]
 
 

@@ -15,6 +15,15 @@ class MetricUnavailable(GmdError):  # noqa: N818 (a state that a table reports, 
     """A known metric that cannot be had here: its weights, its package or its backbone are missing."""
 
 
+class NotCached(MetricUnavailable):
+    """A metric whose file is not on this machine, and cannot be downloaded now."""
+
+    def __init__(self, message: str, url: str = "") -> None:
+        """`url`: where the file would be downloaded from."""
+        super().__init__(message)
+        self.url = url
+
+
 @dataclass(frozen=True)
 class MetricInfo:
     """What is known of a metric before it is loaded."""
@@ -47,6 +56,9 @@ PAPER = {
 }
 """The paper's metrics and the gate's second opinions, known by name even where pyiqa is absent, so that they end as
 unavailable, not as a typo."""
+
+MIN_SIDE = {"niqe": 96, "niqe_matlab": 96, "ssim": 11, "ssim_y": 11}
+"""Pixels; NIQE compares statistics of 96x96 blocks, SSIM those of windows of 11."""
 
 NOT_PER_IMAGE = ("fid", "sfid", "fid_dinov2", "inception_score", "clipscore")
 

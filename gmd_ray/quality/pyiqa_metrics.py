@@ -22,12 +22,10 @@ from torch import nn
 
 from gmd_ray.errors import DataError
 from gmd_ray.quality import fetching
-from gmd_ray.quality.catalogue import MetricUnavailable, metric_info, pyiqa_installed
+from gmd_ray.quality.catalogue import MIN_SIDE, MetricUnavailable, NotCached, metric_info, pyiqa_installed
 from gmd_ray.quality.inputs import pick_device, prepare, prepare_pair
 
 OF_SETS = ("fid", "sfid", "fid_dinov2", "inception_score")
-MIN_SIDE = {"niqe": 96, "niqe_matlab": 96}
-"""Pixels; NIQE compares statistics of 96x96 blocks."""
 OWN_BACKBONE = ("NIMA", "MANIQA", "HyperNet")
 """Classes that fetch a pretrained backbone and then overwrite it from a checkpoint loaded strictly."""
 LOCAL_OPTIONS: dict[str, dict[str, Any]] = {"musiq-ava": {"num_class": 10}}
@@ -129,9 +127,10 @@ class PyiqaMetric:
                 if url is None:
                     raise self._unavailable(self._reason(error)) from error
         if not fetching.reachable(url):
-            raise self._unavailable(
-                f"{Path(url).name} is not cached and cannot be downloaded; "
-                f"put it at {fetching.cache_place(url)}{self._or_local(url)}"
+            raise NotCached(
+                f"metric {self.name!r} is unavailable: {Path(url).name} is not cached and cannot be downloaded; "
+                f"put it at {fetching.cache_place(url)}{self._or_local(url)}",
+                url,
             )
         with fetching.bounded_downloads():
             try:

@@ -193,7 +193,7 @@ def load_latent(cfg: StudentConfig) -> LatentStudent:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
     path = Path(str(cfg.path))
-    index = _read_index(path)
+    index = read_index(path)
     transformer = _load(SD3Transformer2DModel, path / "transformer")
     vae = _load(AutoencoderKL, path / "vae")
     channels = vae.config.latent_channels
@@ -218,7 +218,12 @@ def write_index(path: Path, scale: int, sampling_steps: int) -> None:
     (path / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def read_index(path: Path) -> dict[str, Any]:
+    """What a latent diffusion directory says of itself: `scale`, `sampling_steps`.
+
+    Raises:
+        ModelError: no index, or one of another kind of model.
+    """
     file = path / INDEX
     if not file.is_file():
         raise ModelError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gmd_ray.config import TeacherConfig
+from gmd_ray.teachers.contents import missing_parts
 from gmd_ray.teachers.directory import has_unet, model_directory
 from gmd_ray.teachers.prompts import encode_prompts, find_prompts
 from gmd_ray.teachers.protocol import Teacher
@@ -12,7 +13,7 @@ from gmd_ray.teachers.protocol import Teacher
 if TYPE_CHECKING:
     from gmd_ray.teachers.estimate import TeacherEstimate
 
-__all__ = ["Teacher", "encode_prompts", "estimate_teacher", "find_prompts", "load_teacher"]
+__all__ = ["Teacher", "encode_prompts", "estimate_teacher", "find_prompts", "load_teacher", "missing_parts"]
 
 
 def estimate_teacher(cfg: TeacherConfig) -> TeacherEstimate:

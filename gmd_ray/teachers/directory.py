@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.network import reachable
 
 MODEL_FOLDERS = ("transformer", "unet", "vae", "scheduler")
 TEXT_FOLDERS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
@@ -35,11 +36,39 @@ def model_directory(path: str | None, folders: tuple[str, ...] = MODEL_FOLDERS) 
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = ["*.json", TABLE, *(f"{folder}/*" for folder in folders)]
+    why = hub_out_of_reach()
     try:
-        return Path(snapshot_download(path, allow_patterns=wanted, ignore_patterns=_OTHER_WEIGHTS))
+        # The hub's client retries for more than a minute where there is no network: it is asked for its cache alone.
+        return Path(
+            snapshot_download(
+                path, allow_patterns=wanted, ignore_patterns=_OTHER_WEIGHTS, local_files_only=why is not None
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        line = str(error).splitlines()[0]
+        line = why or str(error).splitlines()[0]
         raise ModelError(f"teacher.path={path}: neither a local directory nor a hub id in reach ({line})") from error
+
+
+def cached_snapshot(path: str) -> Path | None:
+    """What an earlier download of a hub id left in the hub's cache on this machine; None where there is nothing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return None
+
+
+def hub_out_of_reach() -> str | None:
+    """Why nothing can be downloaded from the model hub now, found out within 3 s; None where it answers."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, and it is not in the hub's cache"
+    if not reachable([constants.ENDPOINT])[constants.ENDPOINT]:
+        return f"{constants.ENDPOINT} does not answer, and it is not in the hub's cache"
+    return None
 
 
 def local_directory(path: str | None) -> Path | None:
@@ -64,8 +93,19 @@ def read_json(path: Path) -> dict:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is any."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """`auto` is CUDA where there is any.
+
+    Raises:
+        ConfigError: a CUDA device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"teacher.device={name}: {torch.cuda.device_count()} CUDA devices are visible here; use auto or cpu"
+        )
+    return device
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

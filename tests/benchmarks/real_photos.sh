@@ -21,7 +21,7 @@ exec gmd-ray adapt out="$out/run" \
   source.hq="$out/source" source.gray=true source.degradation=noise25 source.degradation_args.gray_noise_prob=1 \
   training.steps=100 training.batch_size=8 training.patch=48 training.lr=1e-4 training.warmup_steps=10 \
   training.ema=0.98 training.num_workers=2 training.checkpoint_every=50 training.log_every=10 \
-  evaluation.target_lq="$data/target_lq" evaluation.source_hq="$out/source_test" \
+  evaluation.target_lq="$data/target_lq" evaluation.allow_overlap=true evaluation.source_hq="$out/source_test" \
   "evaluation.metrics=[psnr,ssim,niqe,brisque]" \
   evaluation.weights.niqe="$data/weights/niqe_from_basicsr.mat" \
   evaluation.weights.brisque="$data/weights/brisque_from_allmodel.pth" "$@"

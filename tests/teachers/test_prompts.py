@@ -268,7 +268,7 @@ def test_a_hub_id_brings_only_the_folders_that_are_needed(
 
     asked: list[set[str]] = []
 
-    def snapshot_download(path: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+    def snapshot_download(path: str, allow_patterns: list[str], ignore_patterns: list[str], **_: bool) -> str:
         assert path == "somebody/flux"
         assert "*.bin" in ignore_patterns
         asked.append({pattern.removesuffix("/*") for pattern in allow_patterns if pattern.endswith("/*")})

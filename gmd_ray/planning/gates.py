@@ -1,0 +1,92 @@
+"""Metrics that can have no value with these data, and gates that can therefore never hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from gmd_ray.config import Config
+from gmd_ray.images.inventory import SOURCE_TEST, TARGET_TEST
+from gmd_ray.planning.findings import Findings
+from gmd_ray.planning.looked import Looked
+from gmd_ray.quality import MIN_SIDE, known_metrics
+
+_SETS = {"target": TARGET_TEST, "source": SOURCE_TEST}
+
+
+def check_metrics(
+    found: Findings, cfg: Config, looked: Mapping[str, Looked], scale: int | None, lacking: Collection[str]
+) -> dict[tuple[str, str], str]:
+    """Refuse an evaluation of which no metric can have a value, and name the metrics that cannot.
+
+    Args:
+        lacking: metrics whose weights are missing, which were told.
+
+    Returns:
+        (test set, metric) -> why it has no value there.
+    """
+    tests = [name for name in _SETS if _is_set(cfg, name)]
+    valueless: dict[tuple[str, str], str] = {}
+    for test in tests:
+        for metric in cfg.evaluation.metrics:
+            why = "its weights are missing" if metric in lacking else _why_none(cfg, test, metric, looked, scale)
+            if why:
+                valueless[test, metric] = why
+    lost = [m for m in cfg.evaluation.metrics if tests and all((test, m) in valueless for test in tests)]
+    told = {metric: valueless[tests[0], metric] for metric in lost}
+    if lost and len(lost) == len(cfg.evaluation.metrics):
+        whys = "; ".join(f"{metric}: {why}" for metric, why in told.items())
+        found.error("metrics", "evaluation.metrics", f"evaluation.metrics: none of them can have a value ({whys})")
+        return valueless
+    for metric, why in told.items():
+        if metric not in lacking:
+            found.warn("metrics", "evaluation.metrics", f"evaluation.metrics: {metric} will have no value: {why}")
+    return valueless
+
+
+def check_gates(found: Findings, cfg: Config, valueless: Mapping[tuple[str, str], str]) -> None:
+    """Name the gates that cannot be measured, so that nothing is ever promoted: told, since a user may not care."""
+    if not cfg.tracking.enabled:
+        return
+    for i, gate in enumerate(cfg.tracking.gates):
+        key = f"tracking.gates[{i}]"
+        if gate.metric not in cfg.evaluation.metrics:
+            why = f"{gate.metric} is not among evaluation.metrics"
+        elif not _is_set(cfg, gate.dataset):
+            why = f"evaluation.{'target_lq' if gate.dataset == 'target' else 'source_hq'} is not set"
+        elif (gate.dataset, gate.metric) in valueless:
+            why = valueless[gate.dataset, gate.metric]
+        else:
+            continue
+        found.warn(
+            "gates",
+            key,
+            f"{key} ({gate.metric} on {gate.dataset}, against {gate.against}) can never hold, so that nothing will be "
+            f"promoted: {why}; mend that, or name gates that can be measured, as "
+            "tracking.gates=[{metric: niqe, dataset: target, against: baseline}]",
+        )
+
+
+def _is_set(cfg: Config, test: str) -> bool:
+    return bool(cfg.evaluation.target_lq if test == "target" else cfg.evaluation.source_hq)
+
+
+def _why_none(cfg: Config, test: str, metric: str, looked: Mapping[str, Looked], scale: int | None) -> str | None:
+    info = known_metrics()[metric]
+    if info.needs_reference and test == "target" and not cfg.evaluation.target_hq:
+        return "it needs ground truth, and evaluation.target_hq is not set"
+    if not info.per_image and metric != "fid":
+        return "it has no value for single images"
+    data = looked.get(_SETS[test])
+    if data is None:
+        return None
+    if metric == "fid" and data.listed.count < 2:
+        return "it compares sets of two images or more"
+    side, factor = (data.hq, 1) if data.hq is not None else (data.lq, scale)
+    if side is None or factor is None:
+        return None
+    border = 2 * cfg.evaluation.crop_border if info.needs_reference else 0
+    smallest = MIN_SIDE.get(metric, 1)
+    sizes = [header.size for header in side.headers if header.size is not None]
+    if sizes and all(min(size) * factor - border < smallest for size in sizes):
+        return f"it needs {smallest + border} pixels on each side, and every image of the {test} test is smaller"
+    return None

@@ -1,0 +1,134 @@
+"""The same files on both sides of a test: what a student learned from cannot measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from gmd_ray.config import Config
+from gmd_ray.errors import DataError, GmdError
+from gmd_ray.hashing import content_digest
+from gmd_ray.images.headers import Header
+from gmd_ray.images.inventory import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST
+from gmd_ray.images.listing import list_images, open_filesystem, read_file
+from gmd_ray.images.lmdb_store import split_uri
+from gmd_ray.planning.findings import ERROR, WARNING, Findings, some
+from gmd_ray.planning.looked import Looked, Side
+
+_THREADS = 16
+_SAMPLE = 4096
+"""Bytes at the beginning, in the middle and at the end that are compared before whole files are."""
+
+_Item = tuple[str, str, int]
+"""Id, URI and bytes of a file."""
+
+
+def check_overlap(
+    found: Findings, cfg: Config, looked: Mapping[str, Looked], *, generates: bool, evaluates: bool
+) -> None:
+    """Photos of the target among the target's test images, by the bytes of the files; and the source's among its own.
+
+    Files that were encoded anew are not found out.
+
+    Args:
+        generates: the run learns from the target's photos.
+        evaluates: the run measures on the test sets, so that the target's overlap is an error, unless
+            `evaluation.allow_overlap` is set.
+    """
+    e = cfg.evaluation
+    if cfg.target.path and e.target_lq and (generates or evaluates):
+        photos = looked[TARGET].lq if TARGET in looked else _listed("target.path", cfg.target.path, cfg.target.limit)
+        tests = (
+            looked[TARGET_TEST].lq if TARGET_TEST in looked else _listed("evaluation.target_lq", e.target_lq, e.limit)
+        )
+        same = same_files(photos, tests) if photos is not None and tests is not None else []
+        if same and tests is not None:
+            mend = (
+                "; allowed by evaluation.allow_overlap"
+                if e.allow_overlap
+                else ": what is learned from cannot measure; hold them out of target.path, or, to measure on the very "
+                "photos that are adapted to, set evaluation.allow_overlap=true"
+            )
+            found.say(
+                ERROR if evaluates and not e.allow_overlap else WARNING,
+                "overlap",
+                "evaluation.target_lq",
+                f"evaluation.target_lq: {len(same):,} of its {len(tests.files):,} images are photos of target.path "
+                f"({some(same)}){mend}",
+            )
+    if SOURCE in looked and SOURCE_TEST in looked:
+        clean, tests = looked[SOURCE].hq, looked[SOURCE_TEST].hq
+        assert clean is not None
+        assert tests is not None
+        same = same_files(clean, tests)
+        if same:
+            found.warn(
+                "overlap",
+                "evaluation.source_hq",
+                f"evaluation.source_hq: {len(same):,} of its {len(tests.files):,} images are among source.hq "
+                f"({some(same)}): what is kept of the source is measured on what is trained on",
+            )
+
+
+def same_files(ours: Side, theirs: Side) -> list[str]:
+    """`theirs = ours` for each file of the second side that is, byte for byte, one of the first.
+
+    Only files of a size that both sides have are opened, and only those that agree in three short samples are read.
+    """
+    places = {file.uri: file.id for file in ours.files}
+    found = {file.id: places[file.uri] for file in theirs.files if file.uri in places}
+    sizes = {header.bytes for header in ours.headers} & {header.bytes for header in theirs.headers} - {None}
+    left, right = _of_sizes(ours, sizes), [item for item in _of_sizes(theirs, sizes) if item[0] not in found]
+    for digest in (_sampled, _whole):
+        known, asked = _digests(digest, left if right else []), _digests(digest, right)
+        both = set(known.values()) & set(asked.values()) - {None}
+        left = [item for item in known if known[item] in both]
+        right = [item for item in asked if asked[item] in both]
+    owners = {known[item]: item[0] for item in reversed(left)}
+    found |= {item[0]: owners[asked[item]] for item in right}
+    return [theirs if theirs == ours else f"{theirs} is {ours}" for theirs, ours in sorted(found.items())]
+
+
+def _listed(key: str, place: str, limit: int | None) -> Side | None:
+    """A set that the run does not read, as its listing tells it; None where it cannot be listed."""
+    try:
+        files = tuple(list_images(place, limit))
+    except GmdError:
+        return None
+    return Side(key, place, files, tuple(Header(None, bytes=file.size) for file in files))
+
+
+def _of_sizes(side: Side, sizes: set[int | None]) -> list[_Item]:
+    """The files of these sizes."""
+    return [
+        (file.id, file.uri, header.bytes)
+        for file, header in zip(side.files, side.headers, strict=True)
+        if header.bytes is not None and header.bytes in sizes
+    ]
+
+
+def _digests(digest: Callable[[str, int], str | None], items: Sequence[_Item]) -> dict[_Item, str | None]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(items, pool.map(lambda item: digest(item[1], item[2]), items), strict=True))
+
+
+def _sampled(uri: str, size: int) -> str | None:
+    try:
+        if split_uri(uri) is not None or size <= 3 * _SAMPLE:
+            return content_digest(read_file(uri))
+        filesystem, path = open_filesystem(uri)
+        with filesystem.open_input_file(path) as file:
+            parts = []
+            for at in (0, (size - _SAMPLE) // 2, size - _SAMPLE):
+                file.seek(at)
+                parts.append(file.read(_SAMPLE))
+        return content_digest(size.to_bytes(8, "big") + b"".join(parts))
+    except (OSError, DataError):
+        return None
+
+
+def _whole(uri: str, size: int) -> str | None:
+    try:
+        return content_digest(read_file(uri))
+    except (OSError, DataError):
+        return None

@@ -1,0 +1,79 @@
+"""From settings to a run that may begin: the preflight, and then the run directory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gmd_ray.config import Config
+from gmd_ray.config.load import check_out, require, save_config
+from gmd_ray.session import cluster_address
+
+if TYPE_CHECKING:
+    from gmd_ray.images.inventory import Listed
+    from gmd_ray.planning import Findings
+
+ANYWHERE = ("generate", "plan", "encode-prompts")
+"""Verbs that write no models and reports, so that `out` may lie at any URL."""
+
+
+def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) -> list[Listed]:
+    """The preflight of a verb and, where nothing stands in its way, its run directory; a refusal leaves no trace.
+
+    Args:
+        verb: adapt, generate, finetune, pretrain, evaluate or plan.
+        save: leave the resolved settings in the run directory. `generate` does so itself, once the store has not
+            refused them.
+        probes: a plan that measures some images here first.
+
+    Returns:
+        the data sets of the run.
+
+    Raises:
+        RefusedError: everything that stands in the way, a line each.
+    """
+    from gmd_ray.planning import Preflight
+
+    flight = Preflight(cfg, verb, joins=joins_cluster(cfg), probes=probes)
+    found = flight.run()
+    found.refuse()
+    settle(cfg)
+    if flight.undrawn:
+        found = flight.after_drawing()
+        found.refuse()
+    if save:
+        save_config(cfg, Path(cfg.out) / "config.yaml")
+    return found.sets
+
+
+def joins_cluster(cfg: Config) -> bool:
+    """Whether the run joins a Ray cluster, whose nodes may have what this machine has not; else it starts its own."""
+    ray = sys.modules.get("ray")
+    return cluster_address(cfg) is not None or (ray is not None and ray.is_initialized())
+
+
+def settle(cfg: Config) -> None:
+    """Make the run directory and the data that the preset asks for."""
+    if cfg.prepare == "demo":
+        from gmd_ray.demo.prepare import prepare
+
+        prepare(Path(cfg.out) / "world")
+    if "://" not in cfg.out:
+        Path(cfg.out).mkdir(parents=True, exist_ok=True)
+
+
+def check(load: Callable[[], Config], verb: str) -> Findings:
+    """Everything that the preflight of a verb finds, and what is wrong with its settings; nothing is begun."""
+    from gmd_ray.planning import Findings, Preflight
+
+    found = Findings(verb)
+    with found.errors_of("config", ""):
+        cfg = load()
+        with found.errors_of("config", ""):
+            require(cfg, verb)
+        with found.errors_of("config", "out"):
+            check_out(cfg, files=verb not in ANYWHERE)
+        Preflight(cfg, verb, joins=joins_cluster(cfg)).run(found)
+    return found

@@ -1,0 +1,107 @@
+"""What a teacher's directory lacks, from the names and first bytes of its files: told in milliseconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gmd_ray.config import TeacherConfig
+from gmd_ray.teachers.directory import cached_snapshot, hub_out_of_reach, local_directory
+
+_POINTER = b"version https://git-lfs"
+_WEIGHTLESS_CODECS = {"SpaceToDepthCodec"}
+
+
+def missing_parts(cfg: TeacherConfig, *, weights: bool = True) -> list[str]:
+    """What `teacher.path` lacks for a teacher to be loaded from it, a line each; empty where nothing is known to.
+
+    A local directory, or what the hub's cache has of a hub id, has to hold its config files and, with `weights`, whole
+    weight files. A hub id that is not in the cache is well where the hub answers, which takes 3 s to find out. A plugin
+    (`teacher.method=package.module:factory`) knows itself what it needs.
+    """
+    if not cfg.path or ":" in cfg.method:
+        return []
+    where = f"teacher.path={cfg.path}"
+    path = local_directory(cfg.path) or (cached_snapshot(cfg.path) if cfg.path.count("/") == 1 else None)
+    if local_directory(cfg.path) is None:
+        if Path(cfg.path).is_absolute() or cfg.path.startswith(".") or cfg.path.count("/") != 1:
+            return [f"{where}: no such directory"]
+        complaints = [] if path is None else _complaints(path, where, weights)
+        if path is not None and not complaints:
+            return []
+        why = hub_out_of_reach()
+        if why is None:
+            return []  # what is missing is downloaded
+        return complaints or [
+            f"{where}: neither a local directory nor a hub id in reach ({why}); give the directory that it was "
+            "downloaded to"
+        ]
+    assert path is not None
+    return _complaints(path, where, weights)
+
+
+def _complaints(path: Path, where: str, weights: bool) -> list[str]:
+    network = next((name for name in ("transformer", "unet") if (path / name / "config.json").is_file()), None)
+    if network is None:
+        return [
+            f"{where}: no transformer/config.json in it, nor unet/config.json; a teacher directory holds transformer/ "
+            "(or unet/), vae/ and scheduler/"
+        ]
+    lines = []
+    for file in ("vae/config.json", "scheduler/scheduler_config.json"):
+        if not (path / file).is_file():
+            lines.append(f"{where}: no {file} in it; a teacher directory holds {network}/, vae/ and scheduler/")
+    if weights:
+        folders = [network]
+        if _json(path / "vae" / "config.json").get("_class_name") not in (None, *_WEIGHTLESS_CODECS):
+            folders.append("vae")
+        lines += [f"{where}: {line}" for folder in folders for line in _weight_complaints(path / folder)]
+    return lines
+
+
+def _weight_complaints(folder: Path) -> list[str]:
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    if indices:
+        wanted = sorted(set(_json(indices[0]).get("weight_map", {}).values()))
+        absent = [name for name in wanted if not (folder / name).is_file()]
+        if absent:
+            some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+            return [
+                f"{len(absent)} of the {len(wanted)} weight files of {folder.name}/ are missing ({some}); download the "
+                "rest of it"
+            ]
+        files = [folder / name for name in wanted]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            return [f"no *.safetensors in {folder.name}/; other weight files are not loaded"]
+    return [line for file in files if (line := _damage(file)) is not None]
+
+
+def _damage(file: Path) -> str | None:
+    """Of a safetensors file, by its header: 8 bytes of its length, JSON, and the tensors that it places."""
+    name = f"{file.parent.name}/{file.name}"
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(len(_POINTER))
+        if head.startswith(_POINTER):
+            return f"{name} is a Git LFS pointer, not the weights; run `git lfs pull` there"
+        length = int.from_bytes(head[:8], "little")
+        if size < 8 or length > size - 8:
+            return f"{name} breaks off; download it again"
+        stream.seek(8)
+        try:
+            header = json.loads(stream.read(length))
+            end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return f"{name} is not a safetensors file; download it again"
+    return f"{name} breaks off; download it again" if 8 + length + end > size else None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,82 @@
+"""Metrics without a value and gates that can never hold: told before Stage 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gmd_ray.planning import Findings, Preflight
+from tests.planning.world import config
+
+NO_TRUTH = "evaluation.target_hq=null"
+NO_SOURCE = ("evaluation.source_hq=null", "evaluation.source_lq=null")
+
+
+def run(root: Path, *more: str, verb: str = "adapt") -> Findings:
+    return Preflight(config(root, *more), verb).run()
+
+
+def said(found: Findings, level: str, code: str) -> list[str]:
+    return [finding.message for finding in found.of(level) if finding.code == code]
+
+
+def test_the_default_gates_without_ground_truth(tmp_path: Path) -> None:
+    """The README's own first command: it can never promote."""
+    found = run(tmp_path, NO_TRUTH)
+    assert found.ok
+    [line] = said(found, "warning", "gates")
+    assert line.startswith("tracking.gates[0] (psnr on target, against baseline) can never hold")
+    assert "evaluation.target_hq is not set" in line
+    found = run(tmp_path, "evaluation.target_lq=null", NO_TRUTH, "evaluation.metrics=[ssim]")
+    lines = said(found, "warning", "gates")
+    assert [line.partition(" (")[0] for line in lines] == ["tracking.gates[0]", "tracking.gates[1]"]
+    assert "psnr is not among evaluation.metrics" in lines[0]
+    assert said(run(tmp_path, NO_TRUTH, "tracking.enabled=false"), "warning", "gates") == []
+    assert said(run(tmp_path, NO_TRUTH, verb="evaluate"), "warning", "gates") == [], "it promotes nothing"
+
+
+def test_gates_that_can_hold_are_not_mentioned(tmp_path: Path) -> None:
+    assert said(run(tmp_path), "warning", "gates") == []
+    gates = "tracking.gates=[{metric: psnr, dataset: source, against: baseline, min_gain: 0}]"
+    assert said(run(tmp_path, NO_TRUTH, gates), "warning", "gates") == []
+
+
+@pytest.mark.parametrize("verb", ["adapt", "evaluate"])
+def test_no_metric_at_all_is_refused(verb: str, tmp_path: Path) -> None:
+    """A table of dashes."""
+    [line] = said(run(tmp_path, NO_TRUTH, *NO_SOURCE, "evaluation.metrics=[psnr]", verb=verb), "error", "metrics")
+    assert line == (
+        "evaluation.metrics: none of them can have a value (psnr: it needs ground truth, and evaluation.target_hq is "
+        "not set)"
+    )
+
+
+def test_some_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gmd_ray.planning.models.lacking", lambda *_: [])
+    found = run(tmp_path, NO_TRUTH, *NO_SOURCE, "evaluation.metrics=[psnr,brisque]")
+    assert found.ok
+    assert said(found, "warning", "metrics") == [
+        "evaluation.metrics: psnr will have no value: it needs ground truth, and evaluation.target_hq is not set"
+    ]
+    assert said(run(tmp_path, NO_TRUTH, "evaluation.metrics=[psnr,brisque]"), "warning", "metrics") == [], (
+        "on the source"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "metric", "why"),
+    [
+        (["evaluation.metrics=[psnr,niqe]"], "niqe", "it needs 96 pixels on each side"),
+        (["evaluation.metrics=[psnr,ssim]", "evaluation.crop_border=11"], "ssim", "it needs 33 pixels on each side"),
+        (["evaluation.metrics=[psnr,clipscore]"], "clipscore", "it has no value for single images"),
+        (["evaluation.metrics=[psnr,fid]", "evaluation.limit=1"], "fid", "two images or more"),
+    ],
+)
+def test_images_that_a_metric_cannot_measure(
+    settings: list[str], metric: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gmd_ray.planning.models.lacking", lambda *_: [])
+    [line] = said(run(tmp_path, *settings), "warning", "metrics")
+    assert line.startswith(f"evaluation.metrics: {metric} will have no value: ")
+    assert why in line

@@ -1,0 +1,93 @@
+"""Settings that the store or a begun fine-tune refuses: told without Ray, and with everything as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gmd_ray.cli import main
+from gmd_ray.config import Config
+from gmd_ray.generation import settings as relevant
+from gmd_ray.generation.store import PairStore
+from gmd_ray.planning import Preflight
+from gmd_ray.training.plan import make_plan
+from gmd_ray.training.resume import check_settings
+from tests.generation.shelf import fill, ok_row
+from tests.planning.test_preflight import trace
+from tests.planning.world import config, settings
+
+
+def finished_store(cfg: Config) -> PairStore:
+    store = PairStore(f"{cfg.out}/pairs")
+    fill(store, [[ok_row(f"{i}.jpg", 9.0) for i in range(4)]])
+    values = relevant.relevant(cfg)
+    models = {"scorer": {"fingerprint": "n", "higher_is_better": True}}
+    store.write("settings.json", {"settings": values, "places": relevant.places(cfg), "models": models, "inputs": {}})
+    counts = {"inputs": 4, "accepted": 4, "rejected": 0, "failed": 0, "threshold": 5, "higher_is_better": True}
+    store.write("manifest.json", {**counts, "stranger_ids": [], "settings": values})
+    return store
+
+
+def begun_finetune(cfg: Config) -> None:
+    plan = make_plan(cfg, "adapted", None)
+    check_settings(plan)
+    Path(plan.directory, "finetuned.json").write_text(json.dumps({"path": plan.student}))
+
+
+def errors(cfg: Config, verb: str) -> list[str]:
+    return [finding.message for finding in Preflight(cfg, verb).run().of("error") if finding.code == "settings"]
+
+
+def test_a_store_of_other_settings(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    finished_store(cfg)
+    for verb in ("adapt", "generate"):
+        assert errors(cfg, verb) == []
+    cfg.teacher.steps = 3
+    for verb in ("adapt", "generate"):
+        [line] = errors(cfg, verb)
+        assert "was made with other settings: teacher.steps: 25 -> 3; give another out=" in line
+    assert errors(cfg, "evaluate") == []
+
+
+def test_a_finetune_of_other_settings(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    finished_store(cfg)
+    begun_finetune(cfg)
+    for verb in ("adapt", "finetune"):
+        assert errors(cfg, verb) == []
+    cfg.training.lr = 0.5
+    for verb in ("adapt", "finetune"):
+        [line] = errors(cfg, verb)
+        assert "training.lr: 2e-05 before, 0.5 now" in line
+    assert errors(cfg, "generate") == []
+
+
+def test_a_damaged_store_is_one_line(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    finished_store(cfg)
+    next(Path(cfg.out, "pairs", "rows").glob("part-*")).write_bytes(b"torn")
+    [line] = errors(cfg, "generate")
+    assert "a part file cannot be read" in line
+
+
+@pytest.mark.parametrize(
+    ("verb", "mistake"),
+    [("generate", "teacher.steps=3"), ("adapt", "training.lr=0.5"), ("finetune", "training.lr=0.5")],
+)
+def test_a_mistaken_command_over_a_finished_run_changes_nothing(
+    verb: str, mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in ("adapt", "session"):
+        monkeypatch.setattr(f"gmd_ray.{room}.ray_session", lambda cfg: pytest.fail("Ray was started"))
+    cfg = config(tmp_path)
+    finished_store(cfg)
+    begun_finetune(cfg)
+    (tmp_path / "run" / "mlflow.db").write_bytes(b"a finished run's record")
+    args = settings(tmp_path, mistake)
+    before = trace(tmp_path)
+    assert main([verb, *args]) == 2
+    assert mistake.partition("=")[0] in capsys.readouterr().err
+    assert trace(tmp_path) == before
