@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
 import select
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from gmd_ray import __version__, verbs
+from gmd_ray import __version__
 from gmd_ray.config.limits import NEEDED
-from gmd_ray.errors import GmdError, error_lines
-
-log = logging.getLogger("gmd_ray")
+from gmd_ray.config.load import setting_like
+from gmd_ray.config.secrets import learn
+from gmd_ray.errors import GmdError, error_lines, nearest
+from gmd_ray.interrupts import interruptible
+from gmd_ray.terminal import Parser, complain, start_log
 
 CHECKED = [verb for verb in NEEDED if verb != "encode-prompts"]
 """Verbs that have a preflight."""
@@ -24,13 +25,17 @@ PRINTING = ("ls", "config", "status", "verify", "gate", "plan", "check")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Exit status: 0 done, 1 a run that failed, 2 arguments that cannot be used."""
-    args = _parse(argv)
+    """Run one verb. Exit status: 0 done, 1 a run that failed, 2 arguments that cannot be used, 130 after Ctrl-C."""
+    return interruptible(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    for word in argv:
+        learn(word)
+    args = parse(argv)
     _quiet_libraries()
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
-    )
-    log.setLevel(logging.INFO)
+    start_log()
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as `python -m` has it, for a team's own module in student.factory
     status: int | None = None
@@ -40,16 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except GmdError as error:
         for line in error_lines(error):
-            print(f"gmd-ray: {line}", file=sys.stderr)
+            complain(line)
         return 2 if isinstance(error, ValueError) else 1
     except BrokenPipeError:  # `gmd-ray ls metrics | head`
         if not _reader_left() or (status is None and args.verb not in PRINTING):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return status or 0
-    except KeyboardInterrupt:
-        print("gmd-ray: stopped; the same command takes up where this one left off", file=sys.stderr)
-        return 130
 
 
 def _reader_left() -> bool:
@@ -59,33 +61,50 @@ def _reader_left() -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments; settings may stand behind options too."""
-    parser = _parser()
+    parser, names = _parser()
+    first = next((word for word in argv if not word.startswith("-")), None)
+    if first is not None and first not in names:
+        parser.error(f"no verb {first!r}; {nearest(first, names)}")
     args, rest = parser.parse_known_args(argv)
-    settings = [word for word in rest if re.fullmatch(r"[\w.]+=.*", word, re.DOTALL)]
+    settings = [word for word in rest if re.fullmatch(r"[^-=][^=]*=.*", word, re.DOTALL)]
     if len(settings) < len(rest) or (settings and not hasattr(args, "settings")):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        hint = _as_setting(rest, argv) if hasattr(args, "settings") else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if settings:
         args.settings = [*args.settings, *settings]
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gmd-ray", description=__doc__)
+def _as_setting(rest: Sequence[str], argv: Sequence[str]) -> str:
+    """A hint where one of the words that nobody knows is a setting in the form of an option, `--preset demo`."""
+    for word in rest:
+        option, sign, value = word.partition("=")
+        keys = setting_like(option.lstrip("-")) if option.startswith("-") else []
+        if keys:
+            after = argv[argv.index(word) + 1 :][:1] if word in argv else []
+            value = value if sign else after[0] if after and "=" not in after[0] else "..."
+            return f"; settings are given without dashes: {' or '.join(f'{key}={value}' for key in keys)}"
+    return ""
+
+
+def _parser() -> tuple[Parser, Collection[str]]:
+    """The parser, and the names of the verbs."""
+    from gmd_ray import verbs  # a tenth of a second of imports, in which Ctrl-C may come too
+
+    parser = Parser(prog="gmd-ray", description=__doc__)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")
     known = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    settings = argparse.ArgumentParser(add_help=False)
+    settings = Parser(add_help=False)
     settings.add_argument("settings", nargs="*", metavar="key=value", help="preset=NAME, config=FILE, then overrides")
 
-    def verb(
-        name: str, run: Callable[[argparse.Namespace], int], text: str, **kwargs: object
-    ) -> argparse.ArgumentParser:
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str, **kwargs: object) -> Parser:
         sub = known.add_parser(name, help=text, description=text, **kwargs)  # type: ignore[arg-type]
         sub.set_defaults(run=run)
         return sub
 
-    again = argparse.ArgumentParser(add_help=False)
+    again = Parser(add_help=False)
     again.add_argument("--retry-failed", action="store_true", help="try the rows again that an earlier run left failed")
 
     text = "the whole run: generate, fine-tune, evaluate, register"
@@ -143,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("-t", "--tile", type=int, metavar="N", help="side of tiles in input pixels, as student.tile=")
     restore.add_argument("--suffix", default="", help="put behind each file's stem")
     restore.add_argument("--ext", default="auto", help="auto (each photo's own), png, jpg, tif, webp, ...")
+    restore.add_argument("--overwrite", action="store_true", help="restore again what an earlier run has finished")
     new = verb("new-student", verbs.new_student, "make an untrained latent diffusion student, for pretraining")
     new.add_argument("preset", help="ldm-1.3b or ldm-tiny")
     new.add_argument("--to", required=True, metavar="DIR", help="directory to make")
@@ -156,9 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="another prompt; may be repeated")
     encode.add_argument("--to", metavar="DIR", help="destination folder or URL; default <out>/prompts")
 
-    store = argparse.ArgumentParser(add_help=False)
+    store = Parser(add_help=False)
     store.add_argument("store", metavar="DIR", help="run directory or pair store, local or URL")
-    view = argparse.ArgumentParser(add_help=False)
+    view = Parser(add_help=False)
     view.add_argument("--threshold", type=float, metavar="T", help="of the gate; default: the last run's")
     view.add_argument("--fidelity-bound", type=float, metavar="F", help="second opinion, on the store's fidelity")
     check = verb("verify", verbs.verify, "name torn, foreign and double rows, recount the books", parents=[store])
@@ -179,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("action", choices=["train-models"])
     demo.add_argument("--to", required=True, metavar="DIR", help="where teacher/, student.safetensors and scorer/ go")
     demo.add_argument("--only", choices=["teacher", "student", "scorer"], help="train one of the three")
-    return parser
+    return parser, known.choices
 
 
 def _count(text: str) -> int:

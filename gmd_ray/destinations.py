@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gmd_ray.errors import ConfigError
+from gmd_ray.errors import ConfigError, GmdError
 
 
 def why_unwritable(path: str, *, folder: bool) -> str | None:
@@ -62,7 +62,7 @@ def writing(option: str, path: str, *, folder: bool) -> Iterator[None]:
         raise ConfigError(f"{option} {path}: cannot be written ({why})")
     try:
         yield
-    except BrokenPipeError:  # of no file
+    except (BrokenPipeError, GmdError):  # of no file; or of what is read, in its own words
         raise
     except OSError as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -30,6 +30,10 @@ class DataError(GmdError, ValueError):
     """Input images or pairs that cannot be used."""
 
 
+class StorageError(DataError, OSError):
+    """Storage that fails, or cannot be reached. An OSError too: what reads again after an OSError does so here."""
+
+
 class ModelError(GmdError, ValueError):
     """A checkpoint or model directory that cannot be loaded or saved as promised."""
 

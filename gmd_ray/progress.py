@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from gmd_ray.text import printable
+
 log = logging.getLogger("gmd_ray")
 
 
@@ -27,6 +29,10 @@ class Recorder(Protocol):
 
     def stage(self, name: str) -> contextlib.AbstractContextManager[Recorder]:
         """A child run; a run that is resumed continues the child of the same name."""
+
+
+BAR_S = 1.0
+"""Between two looks at a bar's clock."""
 
 
 class NullRecorder:
@@ -53,13 +59,15 @@ class Progress:
     """A bar on a terminal; elsewhere one log line per interval with counts, rate and time left, news or none.
 
     Used as a context manager; `update(n, **counts)` adds n done items and sets the counts shown beside them.
-    `initial` items were done by an earlier run; they count as done, not towards the rate.
+    `initial` items were done by an earlier run; they count as done, not towards the rate. `partly` tells of items that
+    take long how far they are. The time left is that of the last news, less what has passed since.
     """
 
     def __init__(self, label: str, total: int, unit: str = "img", interval_s: float = 10.0, initial: int = 0) -> None:
-        self.label, self.total, self.unit, self.interval_s = label, total, unit, interval_s
+        self.label, self.total, self.unit, self.interval_s = printable(label), total, unit, interval_s
         self.done = self._initial = initial
         self.counts: dict[str, Any] = {}
+        self._share, self._note = 0.0, ""
         self._start = self._last = self._news = time.monotonic()
         self._ended = threading.Event()
         self._timer: threading.Thread | None = None
@@ -67,13 +75,13 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, initial=initial, desc=label, unit=unit, dynamic_ncols=True)
+            self._bar = tqdm(total=total, initial=initial, desc=self.label, unit=unit, dynamic_ncols=True)
 
     def __enter__(self) -> Progress:
-        if self._bar is None:
-            # Models load and large batches run for minutes without an update: a silent log looks like a dead job.
-            self._timer = threading.Thread(target=self._tick, name=f"progress-{self.label}", daemon=True)
-            self._timer.start()
+        # Models load and large batches run for minutes without an update: a silent log looks like a dead job, and so
+        # does a bar whose clock stands still.
+        self._timer = threading.Thread(target=self._tick, name=f"progress-{self.label}", daemon=True)
+        self._timer.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -87,18 +95,31 @@ class Progress:
 
     def update(self, n: int = 1, **counts: Any) -> None:
         self.done += n
-        self.counts.update(counts)
-        now = self._news = time.monotonic()
+        self.counts.update((key, printable(n) if isinstance(n, str) else n) for key, n in counts.items())
+        self._share, self._note = 0.0, ""
         if self._bar is not None:
             self._bar.update(n)
-            self._bar.set_postfix(self.counts)
+        self._tell()
+
+    def partly(self, items: float, note: str) -> None:
+        """Say how far what is in work is: `items` of it count as done, fractions too, and what it is: `note`."""
+        self._share, self._note = items, printable(note)
+        self._tell()
+
+    def _tell(self) -> None:
+        now = self._news = time.monotonic()
+        if self._bar is not None:
+            note = {"now": self._note} if self._note else {}
+            self._bar.set_postfix({**self.counts, **note})
         elif now - self._last >= self.interval_s:
             self._last = now
             log.info("%s", self.line())
 
     def _tick(self) -> None:
-        """Log a line whenever an interval has passed without one."""
+        """Log a line whenever an interval has passed without one; on a terminal, keep the bar's clock going."""
         wait = self.interval_s
+        while self._bar is not None and not self._ended.wait(BAR_S):
+            self._bar.refresh()
         while not self._ended.wait(wait):
             now = time.monotonic()
             wait = self.interval_s - (now - self._last)
@@ -108,17 +129,22 @@ class Progress:
 
     def line(self) -> str:
         """The log line: `label 120/600 img (20%) | ok=118 failed=2 | 4.1 img/s | 1m57s left`."""
-        elapsed = max(time.monotonic() - self._start, 1e-9)
-        rate = (self.done - self._initial) / elapsed
+        now = time.monotonic()
+        elapsed = max(now - self._start, 1e-9)
+        made = self.done + self._share - self._initial
+        rate = made / elapsed
         parts = [f"{self.label} {self.done}/{self.total} {self.unit} ({100 * self.done / max(self.total, 1):.0f}%)"]
         if self.counts:
             parts.append(" ".join(f"{key}={value}" for key, value in self.counts.items()))
+        if self._note:
+            parts.append(self._note)
         parts.append(f"{rate:.2g} {self.unit}/s" if rate < 10 else f"{rate:.0f} {self.unit}/s")
-        left = self.total - self.done
-        if left <= 0:
+        if self.done >= self.total:
             parts.append(f"done in {duration(elapsed)}")
-        elif rate > 0:
-            parts.append(f"{duration(left / rate)} left")
+        elif made > 0:
+            left = (self.total - self.done - self._share) * (self._news - self._start) / made - (now - self._news)
+            if left > 0:
+                parts.append(f"{duration(left)} left")
         return " | ".join(parts)
 
 

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gmd_ray.config import Config, StudentConfig
 from gmd_ray.config.load import resolve_out
-from gmd_ray.errors import ConfigError, DataError, GmdError, ModelError
-from gmd_ray.generation.files import located, put
-from gmd_ray.images.listing import ImageFile, list_images, open_filesystem, read_file
-from gmd_ray.images.photo import FORMATS, Photo, encode_photo, read_photo
+from gmd_ray.errors import ConfigError, GmdError, ModelError
+from gmd_ray.generation.files import located
+from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
+from gmd_ray.images.results import AUTO, Naming, name_results
 from gmd_ray.progress import Progress
+from gmd_ray.restore_results import Results, Size
+from gmd_ray.restore_worker import Job, Restorer, RestorerActor
+from gmd_ray.text import printable
 
-AUTO = "auto"
-_INSTEAD = ".png"
-"""With `ext=auto`: what files become whose own kind cannot be written as they were."""
+log = logging.getLogger("gmd_ray")
+
+_RECIPE = 1
+"""Of what is done to a photo beside the student; a new one makes all results anew."""
+_BATCH_SIDE = 512
+"""Photos go through together as long as they have no more pixels than the pool's batch of photos of this side."""
 
 
 @dataclass(frozen=True)
@@ -29,164 +36,172 @@ class Restored:
     """What became of a folder."""
 
     count: int
+    """Results that are there now, `skipped` among them."""
     failed: dict[str, str]
     """Relative path -> reason, on one line."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One photo; pickled to the worker that restores it."""
-
-    id: str
-    uri: str
-    target: str
-    """Where the result goes: a path or URL."""
+    skipped: int = 0
+    """Results that an earlier run had finished."""
 
 
 def restore_folder(
-    cfg: Config, source: str, out: str, *, suffix: str = "", ext: str = AUTO, on_ray: bool = False
+    cfg: Config,
+    source: str,
+    out: str,
+    *,
+    suffix: str = "",
+    ext: str = AUTO,
+    overwrite: bool = False,
+    on_ray: bool = False,
 ) -> Restored:
     """Restore every photo of a folder, or one file.
 
     Bit depth (PNG, TIFF), transparency, ICC profile, EXIF and gray are kept, see `gmd_ray.images.photo`; a photo is
     turned upright. Transparency is restored beside the colours, by the same student. What cannot be read or restored is
-    left out and named; the rest is done.
+    left out and named; the rest is done. Results that an earlier call finished, of the same photo with the same student
+    and settings, are left as they are; a record beside them says so.
 
     Args:
-        cfg: its `student`; `student.pool` sizes the actor pool on Ray; `target.max_pixels` guards memory.
+        cfg: its `student`; `student.pool` sizes the actor pool on Ray, and its `batch_size` is how many photos of one
+            size, or tiles, go through together; `target.max_pixels` guards memory.
         source: a file, or a folder (or URL), read recursively.
         out: a folder (or URL), made where it is missing; on Ray one that every node sees. A relative one is taken from
             the caller's directory, or in a submitted job from `~/gmd_ray`, as a run's `out` is.
         suffix: put behind the stem: `_restored`.
-        ext: ending of the results without its dot, or auto: each photo's own.
-        on_ray: run as a Ray Data pool in the session that is there; otherwise here, one photo after the other.
+        ext: ending of the results, or auto: each photo's own where it can be written.
+        overwrite: restore again what is finished.
+        on_ray: run as a Ray Data pool in the session that is there; otherwise here, batch after batch.
 
     Raises:
-        ConfigError: results that would overwrite each other or their sources.
+        ConfigError: an empty path, results that would overwrite each other or their sources or that their format cannot
+            hold, or a folder that cannot be written.
         DataError: no images.
         ModelError: a student that cannot be loaded.
     """
-    jobs = _plan(source, resolve_out(out), suffix, ext)  # a worker's directory is another
+    for option, value in (("-i", source), ("-o", out), ("-m", cfg.student.path or "")):
+        if not value.strip():
+            raise ConfigError(f"{option} is empty: a variable that is not set?")
+    naming = Naming(suffix, ext)
+    out = resolve_out(out)  # a worker's directory is another
+    files = {file.id: file for file in _files(source)}
+    _refuse_places(source, out, files, name_results([*files], naming))
+    results = Results(out)
+    if not on_ray:
+        _say_what_is_for_clusters(cfg.student)
+    worker = Restorer(cfg.student if not on_ray else replace(cfg.student, device="cpu"), cfg.target.max_pixels)
+    sizes = results.sizes(files, cfg.target.max_pixels)
+    known = {key: size for key, size in sizes.items() if size is not None}
+    names = name_results([*files], naming, worker.scale, known)
+    _refuse_places(source, out, files, names)
+    made_with = f"{worker.fingerprint} {_RECIPE}"
+    todo = results.unfinished(files, names, made_with, overwrite)
+    jobs = [Job(file.id, file.uri, names[file.id]) for file in todo]
+    batches = _batches(jobs, sizes, cfg.student.pool.batch_size)
     failed: dict[str, str] = {}
-    rows = _ray_rows(cfg, jobs) if on_ray else _local_rows(cfg, jobs)
-    with Progress("restore", len(jobs), interval_s=cfg.log_interval_s) as progress:
-        for row in rows:
-            if row["error"]:
-                failed[row["id"]] = row["error"]
-            progress.update(1, failed=len(failed))
-    return Restored(len(jobs) - len(failed), dict(sorted(failed.items())))
+    skipped = len(files) - len(jobs)
+    try:
+        with Progress("restore", len(files), interval_s=cfg.log_interval_s, initial=skipped) as progress:
+            rows = _ray_rows(cfg, batches, out) if on_ray else _local_rows(worker, batches, out, progress)
+            for row in rows:
+                key = row["id"]
+                if row["error"]:
+                    failed[key] = row["error"]
+                else:
+                    results.add(files[key], names[key], made_with, row["digest"], row["size"], sizes[key])
+                progress.update(1, failed=len(failed))
+    finally:
+        results.save()
+    return Restored(len(files) - len(failed), dict(sorted(failed.items())), skipped)
 
 
-class Restorer:
-    """Restores photos one by one: an actor of the pool, or the only one here."""
-
-    def __init__(self, student: StudentConfig, max_pixels: int) -> None:
-        import torch
-
-        from gmd_ray.students import load_student
-
-        torch.set_num_threads(max(1, int(student.pool.num_cpus)))
-        self._student = load_student(student)
-        self._max_pixels = max_pixels
-
-    def __call__(self, job: _Job) -> str | None:
-        """Restore one photo and write it; the reason on one line where that fails."""
-        try:
-            photo = self._restored(read_photo(read_file(job.uri), self._max_pixels), job.id)
-            _write(job.target, encode_photo(photo, PurePosixPath(job.target).suffix))
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is this photo's alone
-            text = " ".join(str(error).split()) or "no message"
-            return text if isinstance(error, GmdError) else f"{type(error).__name__}: {text}"
-        return None
-
-    def _restored(self, photo: Photo, key: str) -> Photo:
-        alpha = photo.alpha
-        if alpha is not None:
-            size = [side * self._student.scale for side in alpha.shape]
-            # A flat one (most are: fully opaque) needs no network, and must not get a pattern from one.
-            flat = alpha.min() == alpha.max()
-            gray = np.repeat(alpha[..., None], 3, axis=2)
-            alpha = np.full(size, alpha.flat[0], np.float32) if flat else self._run(gray, key).mean(2)
-        return replace(photo, rgb=self._run(photo.rgb, key), alpha=alpha)
-
-    def _run(self, image: np.ndarray, key: str) -> np.ndarray:
-        from gmd_ray.images.encode import to_images, to_tensor
-
-        restored = to_images(self._student.restore(to_tensor([image]), [key]))[0]
-        if not np.isfinite(restored).all():
-            raise DataError("the restored image has values that are not finite")
-        return restored
-
-
-class RestorerActor:
-    """A `Restorer` in a Ray Data pool. Rows: id, uri, target in; id, error out."""
-
-    def __init__(self, student: StudentConfig, max_pixels: int) -> None:
-        self._restorer: Restorer | None = None
-        self._failure = ""
-        try:
-            self._restorer = Restorer(student, max_pixels)
-        except GmdError as error:
-            self._failure = str(error)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        if self._restorer is None:
-            # As a row: Ray would start an actor that fails again and again.
-            return {"id": row["id"], "error": "", "fatal": self._failure}
-        return {"id": row["id"], "error": self._restorer(_Job(**row)) or "", "fatal": ""}
-
-
-def _plan(source: str, out: str, suffix: str, ext: str) -> list[_Job]:
-    if ext != AUTO and f".{ext}" not in FORMATS:
-        raise ConfigError(f"--ext {ext}: known: auto, {', '.join(known.removeprefix('.') for known in FORMATS)}")
-    jobs = []
-    for file in _files(source):
-        path = PurePosixPath(file.id)
-        own = path.suffix.lower()
-        ending = f".{ext}" if ext != AUTO else path.suffix if own in FORMATS else _INSTEAD
-        jobs.append(_Job(file.id, file.uri, f"{out.rstrip('/')}/{path.with_name(f'{path.stem}{suffix}{ending}')}"))
-    target, n = Counter(job.target for job in jobs).most_common(1)[0]
-    if n > 1:
-        names = ", ".join(job.id for job in jobs if job.target == target)
-        raise ConfigError(f"{names} would all be written to {target}: restore them apart, or leave out --ext")
-    if any(_place(job.target) == _place(job.uri) for job in jobs):
-        raise ConfigError(f"{out}: results would take the place of their sources; give another folder, or --suffix")
-    if f"{_place(out)}/".startswith(f"{_place(source)}/"):
-        raise ConfigError(f"{out} lies within {source}: a second run would restore its own results")
-    return jobs
+def _say_what_is_for_clusters(student: StudentConfig) -> None:
+    pool = student.pool
+    given = {"num_gpus": f"{pool.num_gpus:g}" if pool.num_gpus else "", "max": pool.max if pool.max > 1 else ""}
+    named = ", ".join(f"student.pool.{key}={value}" for key, value in given.items() if value)
+    if named:
+        log.warning(
+            "%s: for a Ray cluster, and none is named (ray.address=, RAY_ADDRESS); here one student runs on "
+            "student.device=%s",
+            named,
+            student.device,
+        )
 
 
 def _files(source: str) -> list[ImageFile]:
-    if "://" not in source and Path(source).expanduser().is_file():
-        file = Path(source).expanduser()
-        return [ImageFile(file.name, str(file.absolute()))]
+    path = Path(source).expanduser()
+    if "://" not in source and path.is_file():
+        status = path.stat()
+        changed = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
+        return [ImageFile(path.name, str(path.absolute()), status.st_size, changed)]
     return list_images(source)
 
 
+def _refuse_places(source: str, out: str, files: dict[str, ImageFile], names: dict[str, str]) -> None:
+    """Refuse results that would take the place of photos, or become photos of the next run."""
+    above, target = _place(source), _place(out)
+    root = os.path.dirname(above) if os.path.isfile(above) else above
+    photos = {file.uri for file in files.values()} | {f"{root}/{key}" for key in files}
+    for name in names.values():
+        if f"{target}/{name}" in photos or f"{out.rstrip('/')}/{name}" in photos:
+            raise ConfigError(
+                f"{out}: results would take the place of their sources ({printable(name)}); give another folder, or "
+                f"--suffix"
+            )
+    if f"{target}/".startswith(f"{above}/"):
+        raise ConfigError(f"{out} lies within {source}: a second run would restore its own results")
+
+
 def _place(url: str) -> str:
-    """Comparable form of a path or URL."""
-    return url.rstrip("/") if "://" in url else open_filesystem(url)[1]
+    """Comparable form of a path or URL: of local ones, where links lead."""
+    if "://" in url and not url.startswith("file://"):
+        return url.rstrip("/")
+    return os.path.realpath(open_filesystem(url)[1])
 
 
-def _write(target: str, data: bytes) -> None:
-    filesystem, path = open_filesystem(target)
-    put(filesystem, path, data)
-
-
-def _local_rows(cfg: Config, jobs: Iterable[_Job]) -> Iterator[dict[str, Any]]:
-    restorer = Restorer(cfg.student, cfg.target.max_pixels)
+def _batches(jobs: Iterable[Job], sizes: dict[str, Size | None], most: int) -> list[list[Job]]:
+    """Photos of one size together, in the order of the first of each; those of an unknown size are alone."""
+    batches: list[list[Job]] = []
+    growing: dict[Size, list[Job]] = {}
     for job in jobs:
-        yield {"id": job.id, "error": restorer(job)}
+        size = sizes[job.id]
+        fits = 1 if size is None else min(most, most * _BATCH_SIDE**2 // (size[0] * size[1]))
+        batch = None if size is None or fits <= 1 else growing.get(size)
+        if batch is None:
+            batch = []
+            batches.append(batch)
+            if size is not None:
+                growing[size] = batch
+        batch.append(job)
+        if size is not None and len(batch) >= fits:
+            growing.pop(size, None)
+    return batches
 
 
-def _ray_rows(cfg: Config, jobs: list[_Job]) -> Iterator[dict[str, Any]]:
+def _local_rows(restorer: Restorer, batches: list[list[Job]], out: str, progress: Progress) -> Iterator[dict[str, Any]]:
+    from gmd_ray.images.tiling import tiles_watched
+
+    for batch in batches:
+        more = f" and {len(batch) - 1} more" if len(batch) > 1 else ""
+        names = printable(batch[0].id) + more
+
+        def tick(done: int, tiles: int, names: str = names, n: int = len(batch)) -> None:
+            progress.partly(n * done / tiles, f"tiles {done}/{tiles} of {names}")
+
+        progress.partly(0, names)
+        with tiles_watched(tick):
+            rows = restorer(batch, out)
+        yield from rows
+
+
+def _ray_rows(cfg: Config, batches: list[list[Job]], out: str) -> Iterator[dict[str, Any]]:
+    if not batches:
+        return
     import ray.data
     from ray.exceptions import RayError
 
     from gmd_ray.generation.pools import actor_pool
 
     pool = cfg.student.pool
-    rows = [vars(job) for job in jobs]
+    rows = [{"batch": json.dumps([vars(job) for job in batch])} for batch in batches]
     # A block is what a worker's death repeats: small ones, and enough of them for every actor.
     blocks = min(len(rows), max(4 * pool.max, len(rows) // 16))
     with warnings.catch_warnings():
@@ -194,7 +209,7 @@ def _ray_rows(cfg: Config, jobs: list[_Job]) -> Iterator[dict[str, Any]]:
         warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
         stream = ray.data.from_items(rows, override_num_blocks=blocks).map(
             RestorerActor,
-            fn_constructor_args=(replace(cfg.student, path=located(cfg.student.path)), cfg.target.max_pixels),
+            fn_constructor_args=(replace(cfg.student, path=located(cfg.student.path)), cfg.target.max_pixels, out),
             max_restarts=2,
             max_task_retries=2,
             **actor_pool(pool),
@@ -205,6 +220,6 @@ def _ray_rows(cfg: Config, jobs: list[_Job]) -> Iterator[dict[str, Any]]:
         for row in stream.iter_rows():
             if row["fatal"]:
                 raise ModelError(row["fatal"])
-            yield row
+            yield from json.loads(row["rows"])
     except RayError as error:
         raise GmdError(f"restoring broke: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error

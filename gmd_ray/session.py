@@ -32,6 +32,11 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2),
 }
 
+_QUIET = {"log_to_driver": False, "logging_level": logging.WARNING}
+
+SOCKET_PATH_BYTES = 107
+"""Of a Unix socket on Linux, its last byte left out."""
+
 _CHATTER = {
     "ray._private.authentication.authentication_token_setup": logging.ERROR,  # on a private session it is a warning
     "ray.data._internal.progress": logging.ERROR,  # "progress bars disabled": ours are shown
@@ -48,8 +53,10 @@ def cluster_address(cfg: Config) -> str | None:
 def ray_session(cfg: Config) -> Iterator[None]:
     """Join `ray.address` or the job's own cluster, else start a private one; left as it was found.
 
+    A private one listens on this machine's loopback address alone, and wants a token unless RAY_AUTH_MODE=disabled.
+
     Raises:
-        GmdError: the cluster named by `ray.address` cannot be joined.
+        GmdError: the cluster named by `ray.address` cannot be joined, or a private one cannot be started here.
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -62,46 +69,94 @@ def ray_session(cfg: Config) -> Iterator[None]:
     # Ray warns on stderr about things a user of this tool can do nothing about.
     for name, level in _CHATTER.items():
         logging.getLogger(name).setLevel(level)
-    common = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if address is None:
-        try:
+    with contextlib.ExitStack() as stack:
+        if address is not None:
+            from gmd_ray.joining import door
+
+            stack.enter_context(door(address))
+        stack.callback(ray.shutdown)
+        if address is None:
+            _start(cfg)
+            log.info("started a private Ray session with %g CPUs", ray.cluster_resources().get("CPU", 0))
+        else:
+            _join(address)
+            log.info("joined the Ray cluster at %s", ray.get_runtime_context().gcs_address)
+        yield
+
+
+def _start(cfg: Config) -> None:
+    """A private cluster of this machine alone."""
+    import ray
+
+    _check_socket_paths()
+    try:
+        with _on_loopback():
             ray.init(
                 address="local",
-                num_cpus=cfg.ray.num_cpus or _enough_cpus(cfg),
+                num_cpus=cfg.ray.num_cpus or enough_cpus(cfg),
                 object_store_memory=cfg.ray.object_store_memory,
                 include_dashboard=False,
-                **common,
+                **_QUIET,
             )
-        except Exception as error:
-            # Ray raises a bare Exception where its own processes take longer than its fixed 30 s to start.
-            if "timed out during startup" not in str(error):
-                raise
-            raise GmdError(
-                "Ray did not start within 30 s: this machine is too busy; try again when it is not"
-            ) from error
-        log.info("started a private Ray session with %g CPUs", ray.cluster_resources().get("CPU", 0))
-    else:
-        try:
-            ray.init(address=address, **common)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            line = str(error).splitlines()[0]
-            raise GmdError(f"ray.address={address}: cannot join this cluster ({line})") from error
-        log.info("joined the Ray cluster at %s", ray.get_runtime_context().gcs_address)
+    except OSError as error:
+        raise GmdError(f"Ray cannot start: {error}; its files go below {_temp_dir()} (TMPDIR, RAY_TMPDIR)") from error
+    except Exception as error:
+        # Ray raises a bare Exception where its own processes take longer than its fixed 30 s to start.
+        if "timed out during startup" not in str(error):
+            raise
+        raise GmdError("Ray did not start within 30 s: this machine is too busy; try again when it is not") from error
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, **_QUIET)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        causes = [str(found) for found in (error.__cause__, error) if found is not None]
+        line = " ".join(causes[0].split())[:400]
+        raise GmdError(f"ray.address={address}: cannot join this cluster ({line})") from error
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """For a node that starts meanwhile, Ray takes 127.0.0.1: no other machine can reach what it listens on.
+
+    Elsewhere than on Linux it does so by itself; on Linux it puts the machine's address in the place of a 127.0.0.1
+    that it is given.
+    """
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
         yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _enough_cpus(cfg: Config) -> int | None:
+def _temp_dir() -> str:
+    """Where Ray puts the files of a session."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def _check_socket_paths() -> None:
+    """See that the names of Ray's sockets fit into what the system takes, before Ray is at work on them."""
+    folder = os.path.abspath(_temp_dir())
+    longest = f"{folder}/ray/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+    over = len(os.fsencode(longest)) - SOCKET_PATH_BYTES
+    if over > 0:
+        name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+        raise GmdError(
+            f"{name}={_temp_dir()} is {over} bytes too long for the sockets of a Ray session, whose paths may have "
+            f"{SOCKET_PATH_BYTES}: set RAY_TMPDIR to a folder with a short path, RAY_TMPDIR=/tmp say"
+        )
+
+
+def enough_cpus(cfg: Config) -> int | None:
     """CPUs to tell a private session of where this machine has too few for the smallest pools: they share them then.
 
     None where it has enough: Ray counts for itself.
     """
     pools = (cfg.student.pool, cfg.teacher.pool, cfg.scorer.pool)
     wanted = math.ceil(sum((pool.initial or pool.min) * pool.num_cpus for pool in pools) + READ_AND_WRITE_CPUS)
-    has = os.cpu_count() or 1
-    if wanted <= has:
-        return None
-    log.info("%d CPUs shared by pools that want %d; ray.num_cpus says otherwise", has, wanted)
-    return wanted
+    return None if wanted <= (os.cpu_count() or 1) else wanted

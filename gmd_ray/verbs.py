@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import sys
 from pathlib import Path
 
 from gmd_ray.config import Config
-from gmd_ray.config.load import check_out, load_config, require, resolved
+from gmd_ray.config.load import check_out, config_text, load_config, require, resolved
+from gmd_ray.config.places import below, folder_or_set
+from gmd_ray.config.secrets import redact
 from gmd_ray.destinations import writing
 from gmd_ray.ready import ANYWHERE
+from gmd_ray.terminal import complain, say, show
 
 log = logging.getLogger("gmd_ray")
 
@@ -41,11 +43,11 @@ def adapt(args: argparse.Namespace) -> int:
     from gmd_ray.adapt import adapt
 
     result = adapt(cfg)
-    print(result.table)
+    show(result.table)
     for reason in result.reasons:
-        print(reason)
-    print(f"student  {result.student}")
-    print(f"report   {result.report}")
+        say(reason)
+    say(f"student  {result.student}")
+    say(f"report   {result.report}")
     return 0
 
 
@@ -53,7 +55,7 @@ def check(args: argparse.Namespace) -> int:
     from gmd_ray.ready import check
 
     found = check(lambda: _load(args), args.run_of)
-    print(found.as_json() if args.json else found.text())
+    show(found.as_json() if args.json else found.text())
     return 0 if found.ok else 2
 
 
@@ -74,7 +76,9 @@ def plan(args: argparse.Namespace) -> int:
             probe = run_probe(cfg, jobs, args.probe)
     plan = make_plan(cfg, jobs, unreadable, probe)
     PairStore(store_url(cfg.out)).write(NAME, plan.as_json())
-    print(*listed, "", plan.table(), *later_stages(cfg, listed), sep="\n")
+    for line in listed:
+        say(line)
+    show("\n".join(["", plan.table(), *later_stages(cfg, listed)]))
     for warning in (stall_warning(cfg, plan), *(pool_warnings(cfg, probe) if probe else ())):
         if warning:
             log.warning("%s", warning)
@@ -90,7 +94,7 @@ def generate(args: argparse.Namespace) -> int:
 
     ready(cfg, "generate", save=False)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("generate") as recorder:
-        print(generate(cfg, recorder))
+        say(generate(cfg, recorder))
     return 0
 
 
@@ -105,7 +109,7 @@ def finetune(args: argparse.Namespace) -> int:
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         for name in ["adapted", *cfg.controls]:
             with run.stage(f"finetune-{name}") as recorder:
-                print(finetune(cfg, name, recorder).path)
+                say(finetune(cfg, name, recorder).path)
     return 0
 
 
@@ -118,7 +122,7 @@ def pretrain(args: argparse.Namespace) -> int:
 
     ready(cfg, "pretrain")
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("pretrain") as recorder:
-        print(pretrain(cfg, recorder).path)
+        say(pretrain(cfg, recorder).path)
     return 0
 
 
@@ -140,15 +144,13 @@ def evaluate(args: argparse.Namespace) -> int:
             log.info("%s: no fine-tuned student at %s; left out", name, path)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("evaluate") as recorder:
         evaluation = evaluate(cfg, students, recorder)
-        print(evaluation.table())
-        print(f"report   {write_report(cfg, evaluation, recorder)}")
+        show(evaluation.table())
+        say(f"report   {write_report(cfg, evaluation, recorder)}")
     return 0
 
 
 def print_config(args: argparse.Namespace) -> int:
-    import yaml
-
-    print(yaml.safe_dump(resolved(_load(args)), sort_keys=False), end="")
+    print(config_text(_load(args)), end="")
     return 0
 
 
@@ -168,7 +170,7 @@ def export(args: argparse.Namespace) -> int:
             store, args.to, scorer.threshold, args.layout, fidelity=scorer.fidelity, bound=scorer.fidelity_bound
         )
     bound = "" if scorer.fidelity_bound is None else f" and {scorer.fidelity} bound {scorer.fidelity_bound:g}"
-    print(f"{count} accepted pairs at threshold {scorer.threshold:g}{bound} written to {args.to} ({args.layout})")
+    say(f"{count} accepted pairs at threshold {scorer.threshold:g}{bound} written to {args.to} ({args.layout})")
     return 0
 
 
@@ -177,7 +179,7 @@ def verify(args: argparse.Namespace) -> int:
     from gmd_ray.generation.verify import verify
 
     found = verify(find_store(args.store), args.deep)
-    print(found)
+    show(found)
     return 1 if found.findings else 0
 
 
@@ -185,7 +187,7 @@ def status(args: argparse.Namespace) -> int:
     from gmd_ray.generation.status import read_status
     from gmd_ray.generation.store import find_store
 
-    print(read_status(find_store(args.store)))
+    show(read_status(find_store(args.store)))
     return 0
 
 
@@ -194,14 +196,15 @@ def gate(args: argparse.Namespace) -> int:
     from gmd_ray.generation.store import find_store
 
     view = read_gate(find_store(args.store), args.threshold, args.fidelity_bound)
-    print(view.text())
+    show(view.text())
     if args.html:
         from gmd_ray.evaluation.files import write_bytes
         from gmd_ray.evaluation.gate_page import gate_page
 
         with writing("--html", args.html, folder=False):
-            write_bytes(args.html, gate_page(view).encode())
-        print(f"\npage     {args.html}")
+            write_bytes(args.html, redact(gate_page(view)).encode())
+        show("")
+        say(f"page     {args.html}")
     return 0
 
 
@@ -211,15 +214,17 @@ def sheet(args: argparse.Namespace) -> int:
     from gmd_ray.generation.store import find_store
 
     page = make_sheet(find_store(args.store), args.threshold, args.fidelity_bound, args.count)
-    base, mark, query = args.store.partition("?")
-    to = args.to or f"{base.rstrip('/')}/sheet.html{mark}{query}"
+    to = args.to or below(args.store, "sheet.html")
     with writing("--to", to, folder=False):
-        write_bytes(to, page.encode())
-    print(f"sheet    {to}")
+        write_bytes(to, redact(page).encode())
+    say(f"sheet    {to}")
     return 0
 
 
 def import_images(args: argparse.Namespace) -> int:
+    from gmd_ray.generation.import_rows import check_import
+
+    check_import(args.source, args.output, args.hq, args.lq, args.key)  # before Ray starts
     from gmd_ray.generation import import_images
     from gmd_ray.session import ray_session
 
@@ -227,13 +232,13 @@ def import_images(args: argparse.Namespace) -> int:
     with writing("-o", args.output, folder=True), ray_session(cfg):
         found = import_images(args.source, args.output, hq=args.hq, lq=args.lq, key=args.key)
     again = f"; {found.repeated} rows came again" if found.repeated else ""
-    print(f"{found.images} images written to {args.output} for each column{again}")
+    anew = f"; {found.replaced} took the place of files with other bytes" if found.replaced else ""
+    say(f"{found.images} images written to {args.output} for each column{again}{anew}")
     return 0
 
 
 def degrade(args: argparse.Namespace) -> int:
-    import yaml
-
+    from gmd_ray.config.values import parse_any
     from gmd_ray.errors import ConfigError
     from gmd_ray.images.degradations import make_degradation
     from gmd_ray.images.frozen import Freezing, freeze
@@ -243,7 +248,7 @@ def degrade(args: argparse.Namespace) -> int:
         key, sign, value = field.partition("=")
         if not sign:
             raise ConfigError(f"{field!r}: give --set field=value")
-        fields[key] = yaml.safe_load(value)
+        fields[key] = parse_any(value, f"--set {field}")
     how = Freezing(
         degradation=make_degradation(args.preset, fields),
         seed=args.seed,
@@ -253,24 +258,34 @@ def degrade(args: argparse.Namespace) -> int:
         hq=not args.lq_only,
     )
     with writing("-o", args.output, folder=True):
-        written = freeze(args.input, args.output, how, args.limit, args.workers)
-    print(f"{written} images written to {args.output}/lq, what was drawn to {args.output}/parameters.jsonl")
-    return 0
+        done = freeze(folder_or_set(args.input), args.output, how, args.limit, args.workers)
+    anew = f", of {len(done.remade)} changed inputs among them" if done.remade else ""
+    say(f"{done.written} images written to {args.output}/lq{anew}, what was drawn to {args.output}/parameters.jsonl")
+    for name, reason in done.failed.items():
+        complain(f"{name}: {reason}")
+    return 1 if done.failed else 0
+
+
+def restore_settings(args: argparse.Namespace) -> list[str]:
+    """The settings that the options of `restore` stand for, and those given beside them."""
+    # The overlap is measured, unless the settings that follow name one.
+    tile = [] if args.tile is None else [f"student.tile={args.tile}", "student.tile_overlap=null"]
+    return [f"student.path={args.model}", *tile, *args.settings]
 
 
 def restore(args: argparse.Namespace) -> int:
-    # The overlap is measured, unless the settings that follow name one.
-    tile = [] if args.tile is None else [f"student.tile={args.tile}", "student.tile_overlap=null"]
-    cfg = load_config([f"student.path={args.model}", *tile, *args.settings])
+    cfg = load_config(restore_settings(args))
     from gmd_ray.restore import restore_folder
     from gmd_ray.session import cluster_address, ray_session
 
     on_ray = cluster_address(cfg) is not None
+    how = {"suffix": args.suffix, "ext": args.ext, "overwrite": args.overwrite}
     with ray_session(cfg) if on_ray else contextlib.nullcontext():
-        done = restore_folder(cfg, args.input, args.output, suffix=args.suffix, ext=args.ext, on_ray=on_ray)
-    print(f"{done.count} of {done.count + len(done.failed)} images restored to {args.output}")
+        done = restore_folder(cfg, folder_or_set(args.input), args.output, **how, on_ray=on_ray)
+    earlier = f", {done.skipped} of them by an earlier run" if done.skipped else ""
+    say(f"{done.count} of {done.count + len(done.failed)} images restored to {args.output}{earlier}")
     for name, reason in done.failed.items():
-        print(f"gmd-ray: {name}: {reason}", file=sys.stderr)
+        complain(f"{name}: {reason}")
     return 1 if done.failed else 0
 
 
@@ -280,7 +295,7 @@ def new_student(args: argparse.Namespace) -> int:
     vae = Path(args.vae) if args.vae else None
     with writing("--to", args.to, folder=True):
         count = new_student(args.preset, Path(args.to), vae, args.scale, args.steps, args.seed)
-    print(f"{args.preset}: {count / 1e6:,.1f} M untrained parameters in {args.to}")
+    say(f"{args.preset}: {count / 1e6:,.1f} M untrained parameters in {args.to}")
     return 0
 
 
@@ -293,16 +308,16 @@ def encode_prompts(args: argparse.Namespace) -> int:
     with writing("--to" if args.to else "out:", to, folder=True):
         found = encode_prompts(cfg.teacher, to, args.prompt)
     if found is cfg.teacher:
-        print(f"{cfg.teacher.path}: the table beside the weights has every prompt; nothing to encode")
+        say(f"{cfg.teacher.path}: the table beside the weights has every prompt; nothing to encode")
     else:
-        print(f"teacher.prompt_embeddings={found.prompt_embeddings}")
+        say(f"teacher.prompt_embeddings={found.prompt_embeddings}")
     return 0
 
 
 def list_names(args: argparse.Namespace) -> int:
     from gmd_ray.catalogues import table
 
-    print(table(args.what))
+    show(table(args.what))
     return 0
 
 

@@ -33,6 +33,8 @@ import tempfile
 
 import pytest
 
+from gmd_ray.config import secrets
+
 # An exit hook that logs would find pytest's captured stream closed, and its complaint would follow the summary line.
 logging.raiseExceptions = False
 
@@ -59,6 +61,13 @@ def shared_golden() -> Path:
     if not path.is_dir():
         pytest.skip(f"no golden vectors at {path}; set GMD_SHARED to the folder that holds it")
     return path
+
+
+@pytest.fixture(autouse=True)
+def no_secrets() -> Iterator[None]:
+    """What one test's settings hide is no secret of the next one."""
+    yield
+    secrets.forget()
 
 
 @pytest.fixture(scope="session")

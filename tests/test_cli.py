@@ -53,6 +53,30 @@ def test_settings_may_stand_behind_options(capsys: pytest.CaptureFixture[str], t
     assert "unrecognized arguments: scorer.threshold=4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["adapt", "--preset", "demo"], "settings are given without dashes: preset=demo"),
+        (["adapt", "--preset=demo"], "settings are given without dashes: preset=demo"),
+        (["generate", "--training.steps=7"], "without dashes: training.steps=7"),
+        (["generate", "--source-hq", "photos"], "without dashes: source.hq=photos"),
+        (["plan", "preset=demo", "--source_ratio", "0.5", "--probe", "2"], "without dashes: training.source_ratio=0.5"),
+        (["evaluate", "--config", "x.yaml"], "without dashes: config=x.yaml"),
+        (["config", "--out"], "without dashes: out=..."),
+        (["finetune", "-lr", "1"], "without dashes: training.lr=1 or pretrain.lr=1"),
+        (["adopt"], "no verb 'adopt'; did you mean 'adapt'?"),
+        (["restor", "-i", "x"], "no verb 'restor'; did you mean 'restore'?"),
+        (["zzz"], "no verb 'zzz'; known: adapt, config, "),
+    ],
+)
+def test_a_word_that_is_nearly_right_gets_a_hint(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert hint in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_failed_rows_are_tried_again_by_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("gmd_ray.verbs.require", lambda cfg, verb: seen.append((verb, cfg.generation.retry_failed)))
@@ -134,6 +158,12 @@ def test_encode_prompts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     cfg = TeacherConfig(path=str(flux), prompt="ba", max_sequence_length=7, prompt_embeddings=file)
     cfg.injection.steps = 0
     load_teacher(cfg)
+
+
+def test_a_field_of_a_degradation_that_cannot_be_read_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["degrade", "-i", "/", "-o", "/no/where", "--preset", "noise25"]
+    assert main([*args, "--set", "noise_sigma=[1"]) == 2
+    assert capsys.readouterr().err.startswith("gmd-ray: --set noise_sigma=[1: not YAML (")
 
 
 def test_unknown_degradation_is_told_before_the_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -52,6 +52,47 @@ def test_a_terminal_has_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch, capl
     assert caplog.records == []
 
 
+def test_parts_of_an_item_count_and_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = Progress("restore", 4)
+    now[0] = 60
+    progress.partly(0.5, "tiles 30/60 of a.png")
+    assert progress.line() == "restore 0/4 img (0%) | tiles 30/60 of a.png | 0.0083 img/s | 7m00s left"
+    now[0] = 120
+    progress.update(1, failed=0)
+    assert progress.line() == "restore 1/4 img (25%) | failed=0 | 0.0083 img/s | 6m00s left"
+
+
+def test_the_time_left_shrinks_while_nothing_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that of the last news: an item that takes long does not make all others take as long."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = Progress("restore", 100)
+    now[0] = 100
+    progress.update(50)
+    assert progress.line().endswith("| 1m40s left")
+    now[0] = 160
+    assert progress.line().endswith("| 40s left")
+    now[0] = 300
+    assert "left" not in progress.line()
+
+
+def test_a_bar_without_news_keeps_its_clock_going(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("gmd_ray.progress.BAR_S", 0.05)
+    with Progress("generate", 12):
+        capsys.readouterr()
+        time.sleep(1.3)
+        shown = capsys.readouterr().err
+    assert "0/12 [00:00<" in shown
+    assert "0/12 [00:01<" in shown
+
+
 def test_null_recorder_pickles_and_nests() -> None:
     recorder = pickle.loads(pickle.dumps(NullRecorder()))
     with recorder.stage("a") as child:

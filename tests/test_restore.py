@@ -15,7 +15,8 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError
 from gmd_ray.generation.pools import actor_pool
 from gmd_ray.images.photo import FORMATS
-from gmd_ray.restore import _plan, restore_folder
+from gmd_ray.images.results import Naming, name_results
+from gmd_ray.restore import restore_folder
 from gmd_ray.students.latent_presets import new_student
 from tests.students.networks import save_network, student_of
 
@@ -64,7 +65,7 @@ def restored_by(model: Path, image: np.ndarray) -> np.ndarray:
 
 
 def check_folder(photos: Path, out: Path, model: Path) -> None:
-    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("[!.]*") if path.is_file())
     assert files == [
         "deep er/photo_r.JPG",
         "fine_r.png",
@@ -171,11 +172,8 @@ def test_results_never_replace_sources_or_each_other(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_auto_is_each_photos_own_kind_where_it_can_be_written(tmp_path: Path) -> None:
+def test_auto_is_each_photos_own_kind_where_it_can_be_written() -> None:
     names = {"a.JPG": "a.JPG", "b.jfif": "b.jfif", "c.avif": "c.png", "d.jp2": "d.png", "e.gif": "e.png"}
     names |= {"f.pnm": "f.png", "g.heic": "g.png", "h.nef": "h.png"}
-    for name in names:
-        (tmp_path / name).write_bytes(b"")
-    jobs = _plan(str(tmp_path), "/elsewhere", "", "auto")
-    assert {job.id: job.target for job in jobs} == {name: f"/elsewhere/{target}" for name, target in names.items()}
-    assert all(PurePosixPath(job.target).suffix.lower() in FORMATS for job in jobs)
+    assert name_results([*names], Naming()) == names
+    assert all(PurePosixPath(target).suffix.lower() in FORMATS for target in names.values())

@@ -59,6 +59,7 @@ RANGES: dict[str, str] = {
     "generation.rows_per_block": "[1, inf)",
     "generation.max_attempts": "[1, inf)",
     "generation.grace_s": "[0, inf)",
+    "generation.batch_timeout_s": "[0, inf)",
     "generation.no_progress_timeout_s": "[1, inf)",
     "training.steps": "[1, inf)",
     "training.batch_size": "[1, inf)",

@@ -9,20 +9,20 @@ import dataclasses
 import itertools
 import os
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import resources
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from gmd_ray.config import secrets
 from gmd_ray.config.judging import MetricFacts
+from gmd_ray.config.layers import PACKAGE, Assignment, Lookup, from_override, from_yaml, merge, teacher_preset
 from gmd_ray.config.limits import PATHS, SETS
 from gmd_ray.config.places import in_job, resolve_out, resolve_uri
 from gmd_ray.config.rules import check, flatten, is_set, require
 from gmd_ray.config.schema import Config
+from gmd_ray.config.values import escaped
 from gmd_ray.errors import ConfigError, nearest
 
 __all__ = [
@@ -35,8 +35,6 @@ __all__ = [
     "resolved",
     "save_config",
 ]
-
-_PACKAGE = resources.files("gmd_ray")
 
 
 def preset_names() -> list[str]:
@@ -78,18 +76,31 @@ def load_config(
             file = value
         else:
             overrides.append(arg)
-    sources: list[list[tuple[str, Any]]] = [[(f"preset={preset}", _read_preset(preset))]]
+    sources = [_read_preset(preset)]
     if file is not None:
-        sources.append([(f"config={file}", _read_yaml(Path(file), f"config={file}"))])
-    sources.append([(override, _parse_override(override)) for override in overrides])
-    cfg = _merge(_with_teacher_preset(sources))
+        sources.append(_read_yaml(Path(os.path.expanduser(file)), f"config={file}"))
+    sources.append([from_override(override) for override in overrides])
+    cfg = _settings(sources)
+    _learn(cfg)
+    _refuse_hidden(cfg)
     _expand_home(cfg)
     if cfg.tracking.uri:
-        cfg.tracking.uri = resolve_uri(cfg.tracking.uri)
+        _change(cfg, "tracking.uri", resolve_uri)
     _complete_sets(cfg)
     check(cfg, check_paths=check_paths, known_metrics=known_metrics)
     _make_absolute(cfg)
     return cfg
+
+
+def setting_like(name: str) -> list[str]:
+    """The settings that `name` may mean, whatever stands for its dots: `source-hq`, `preset`, `lr`; none for others."""
+    plain, keys = _without_marks(name), ["preset", "config", *(key for key, _ in flatten(Config()))]
+    whole = [key for key in keys if _without_marks(key) == plain]
+    return whole or [key for key in keys if _without_marks(key.rpartition(".")[2]) == plain]
+
+
+def _without_marks(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in "-_.")
 
 
 def check_out(cfg: Config, *, files: bool) -> None:
@@ -113,180 +124,182 @@ def check_out(cfg: Config, *, files: bool) -> None:
 
 
 def resolved(cfg: Config) -> dict[str, Any]:
-    """Plain nested dict of every setting."""
-    return dataclasses.asdict(cfg)
+    """Plain nested dict of every setting, as it may be shown: with `${oc.env:NAME}` for what came of the environment,
+    and `***` for other secrets of URLs."""
+    return typing.cast(dict[str, Any], _shown(cfg, "", str))
 
 
 def save_config(cfg: Config, path: str | Path) -> None:
-    """Write a file that `config=` reads back to the same Config."""
-    Path(path).write_text(config_text(cfg), encoding="utf-8")
+    """Write a file that `config=` reads back to the same Config, secrets of URLs apart; its owner alone may read it."""
+    draft = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")  # no reader sees a part of it
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(config_text(cfg))
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def config_text(cfg: Config) -> str:
     """What `save_config` writes: YAML."""
-    return yaml.safe_dump(resolved(cfg), sort_keys=False)
+    return yaml.safe_dump(_shown(cfg, "", escaped), sort_keys=False)
 
 
-def _merge(layers: Sequence[tuple[str, Any]]) -> Config:
-    """Lay (where it comes from, nested dict) over the defaults, in order."""
-    OmegaConf.register_resolver("package", lambda path: str(_PACKAGE / path), replace=True)
-    merged = OmegaConf.structured(Config)
-    for where, layer in layers:
-        if not isinstance(layer, dict):
-            raise ConfigError(f"{where}: must hold settings as key: value")
-        _refuse_unknown(Config, layer, "", where)
-        try:
-            merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
-            raise ConfigError(_blame(where, error)) from error
-    try:
-        merged.out = resolve_out(merged.out)  # before the paths that are built on it
-        cfg = typing.cast(Config, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {_line(error)}") from error
-    # OmegaConf gives lists.
-    cfg.training.betas = (cfg.training.betas[0], cfg.training.betas[1])
-    cfg.teacher.true_cfg_interval = (cfg.teacher.true_cfg_interval[0], cfg.teacher.true_cfg_interval[1])
-    return cfg
+def _shown(value: Any, key: str, escape: Callable[[str], str]) -> Any:
+    """A value without its secrets; `escape` makes text of what has a meaning in settings."""
+    if (written := secrets.kept(key, value)) is not None:
+        return written
+    if isinstance(value, str):
+        text = secrets.with_references(value, escape)
+        # A URL by itself: its password may hold what ends one in a sentence.
+        return secrets.redact_url(text) if "://" in value else text
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        head = f"{key}." if key else ""
+        return {
+            item.name: _shown(getattr(value, item.name), f"{head}{item.name}", escape)
+            for item in dataclasses.fields(value)
+        }
+    if isinstance(value, dict):
+        return {name: _shown(item, f"{key}.{name}", escape) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_shown(item, f"{key}[{i}]", escape) for i, item in enumerate(value))
+    return value
 
 
-def _with_teacher_preset(sources: Sequence[Sequence[tuple[str, Any]]]) -> list[tuple[str, Any]]:
-    """The layers of all sources, with the fields of `teacher.preset` laid under the last source that sets it."""
-    name, at, where = None, 0, ""
+def _settings(sources: Sequence[Sequence[Assignment]]) -> Config:
+    """Lay the sources over the defaults, and look up what they refer to."""
+    found = merge(_with_teacher_preset(sources))
+    lookup = Lookup(found)
+    for key in ("out", *found):  # `out` first: paths are built on it
+        found[key] = lookup.value(key, found[key])
+        if key == "out":
+            written = secrets.kept("out", found[key])
+            found[key] = resolve_out(found[key])
+            lookup.put("out", found[key])
+            if written is not None:
+                secrets.keep("out", found[key], written)
+    return typing.cast(Config, _section(Config, found, ""))
+
+
+def _section(schema: type, found: Mapping[str, Any], head: str) -> Any:
+    fields = {}
+    for name, hint in typing.get_type_hints(schema).items():
+        key = f"{head}{name}"
+        section = dataclasses.is_dataclass(hint)
+        fields[name] = _section(typing.cast(type, hint), found, f"{key}.") if section else found[key]
+    return schema(**fields)
+
+
+def _with_teacher_preset(sources: Sequence[Sequence[Assignment]]) -> list[Assignment]:
+    """All assignments, with the fields of `teacher.preset` laid under the last source that sets it."""
+    last, at = None, 0
     for i, source in enumerate(sources):
-        for origin, layer in source:
-            teacher = layer.get("teacher") if isinstance(layer, dict) else None
-            if isinstance(teacher, dict) and "preset" in teacher:
-                name, at, where = teacher["preset"], i, origin
-    layers = [layer for source in sources[:at] for layer in source]
-    if name is not None:
-        known = _parse((_PACKAGE / "config" / "teacher_presets.yaml").read_text(), "teacher presets")
-        if str(name) not in known:
-            key = "teacher.preset"
-            head = f"{key}={name}" if where.startswith(f"{key}=") else f"{where}: {key}={name}"
-            raise ConfigError(f"{head}: {nearest(str(name), known)}")
-        layers.append((f"teacher.preset={name}", {"teacher": known[name]}))
-    return layers + [layer for source in sources[at:] for layer in source]
+        for one in source:
+            if one.key == "teacher.preset":
+                last, at = one, i
+    layers = [one for source in sources[:at] for one in source]
+    if last is not None and last.value is not None:
+        layers += teacher_preset(str(last.value), last.where)
+    return layers + [one for source in sources[at:] for one in source]
 
 
 def _presets() -> Any:
-    return _PACKAGE / "config" / "presets"
+    return PACKAGE / "config" / "presets"
 
 
-def _read_preset(name: str) -> Any:
+def _read_preset(name: str) -> list[Assignment]:
     if name.endswith((".yaml", ".yml")):
-        return _read_yaml(Path(name), f"preset={name}")
+        return _read_yaml(Path(os.path.expanduser(name)), f"preset={name}")
     if name not in preset_names():
         raise ConfigError(f"preset={name}: {nearest(name, preset_names())}")
-    return _parse((_presets() / f"{name}.yaml").read_text(), f"preset={name}")
+    return from_yaml((_presets() / f"{name}.yaml").read_text(), f"preset={name}")
 
 
-def _read_yaml(path: Path, where: str) -> Any:
+def _read_yaml(path: Path, where: str) -> list[Assignment]:
     if not path.is_file():
         raise ConfigError(f"{where}: no such file")
     try:
-        return _parse(path.read_text(encoding="utf-8"), where)
+        return from_yaml(path.read_text(encoding="utf-8"), where)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where}: not a text file") from error
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read ({error.strerror})") from error
 
 
-def _parse(text: str, where: str) -> Any:
-    try:
-        return OmegaConf.to_container(OmegaConf.create(text))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{where}: not YAML ({_line(error)})") from error
+def _refuse_hidden(cfg: Config) -> None:
+    """`config.yaml` holds `***` where a URL had a secret: such a place can be shown, and not be opened."""
+    for key, text in _texts(cfg):
+        if secrets.is_redacted(text):
+            raise ConfigError(
+                f"{key}={text}: *** stands for a secret, which saved settings do not hold; give {key}=... again, with "
+                "${oc.env:NAME} for the secret where it is to be kept"
+            )
 
 
-def _parse_override(override: str) -> Any:
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([override]))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{override}: cannot be read ({_line(error)}); quote the value") from error
+def _learn(cfg: Config) -> None:
+    """Secrets of URLs are hidden wherever a library tells them."""
+    for _, text in _texts(cfg):
+        secrets.learn(text)
 
 
-def _refuse_unknown(schema: type, layer: dict[str, Any], head: str, where: str) -> None:
-    """Compare names before OmegaConf does: it knows only the siblings, not the same name in another section."""
-    hints = typing.get_type_hints(schema)
-    for key, value in layer.items():
-        hint = hints.get(key)
-        if hint is None:
-            raise ConfigError(f"{where}: no setting {head}{key}; {_nearest_key(key, value, head, hints)}")
-        if typing.get_origin(hint) is list and not isinstance(value, list) and "${" not in str(value):
-            raise ConfigError(f"{where}: {head}{key} is a list; give the whole of it, as {head}{key}=[...]")
-        if typing.get_origin(hint) is dict and isinstance(value, list):
-            raise ConfigError(f"{where}: {head}{key} maps names to values; give them as {head}{key}.NAME=...")
-        if typing.get_origin(hint) is tuple and isinstance(value, list):
-            for item in value:
-                if isinstance(item, str) and "${" not in item:  # OmegaConf's own line names neither key nor value
-                    raise ConfigError(f"{where}: {head}{key}: {item!r} is not a number")
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, dict):
-                example = f"{head}{key}.{dataclasses.fields(hint)[0].name}=..."
-                raise ConfigError(f"{where}: {head}{key} is a section; set single keys of it, as {example}")
-            _refuse_unknown(typing.cast(type, hint), value, f"{head}{key}.", where)
-        elif isinstance(value, list):
-            for i, item in enumerate(value):
-                for kind in typing.get_args(hint):
-                    if dataclasses.is_dataclass(kind) and isinstance(item, dict):
-                        _refuse_unknown(typing.cast(type, kind), item, f"{head}{key}[{i}].", where)
-
-
-def _nearest_key(key: str, value: Any, head: str, siblings: Iterable[str]) -> str:
-    """A hint: settings of that name in other sections, else the nearest setting, else all siblings."""
-    siblings = [f"{head}{name}" for name in siblings]
-    leaves = [name for name, _ in flatten(Config())]
-    namesakes = [repr(leaf) for leaf in leaves if leaf.endswith(f".{key}")]
-    if namesakes:
-        return f"did you mean {' or '.join(namesakes)}?"
-    full = f"{head}{key}"
-    if isinstance(value, dict) and len(value) == 1:  # `teachr.steps=3` is {"teachr": {"steps": 3}}
-        full += f".{next(iter(value))}"
-    close = nearest(full, [*siblings, *leaves])
-    return close if close.startswith("did") else f"known here: {', '.join(sorted(siblings))}"
+def _texts(cfg: Config) -> Iterator[tuple[str, str]]:
+    """Every setting that is text, and every text in a mapping."""
+    for key, value in flatten(cfg):
+        entries = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+        yield from ((name, item) for name, item in entries.items() if isinstance(item, str))
 
 
 def _expand_home(cfg: Config) -> None:
     """`~` in local paths: no shell expands it behind `key=`."""
-    _map_paths(cfg, os.path.expanduser)
+    for key in (*PATHS, "teacher.path"):
+        _change(cfg, key, os.path.expanduser)
+    _change_weights(cfg, os.path.expanduser)
 
 
 def _complete_sets(cfg: Config) -> None:
     """`gopro/train/blur@` under `data.root`; where none is given, `require` asks for it."""
+
+    def complete(path: str) -> str:
+        if not is_set(path) or os.path.exists(path):  # a folder may look like one: `a/b/c@2x`
+            return path
+        published, _, root = path.partition("@")
+        return f"{published}@{_absolute(os.path.expanduser(root or cfg.data.root or ''))}"
+
     for key in SETS:
-        section, name = key.split(".")
-        path = getattr(getattr(cfg, section), name)
-        if path and is_set(path):
-            published, _, root = path.partition("@")
-            root = _absolute(os.path.expanduser(root or cfg.data.root or ""))
-            setattr(getattr(cfg, section), name, f"{published}@{root}")
+        _change(cfg, key, complete)
 
 
 def _make_absolute(cfg: Config) -> None:
     """Local paths hold from the working directory of the driver, which the workers do not share."""
-    _map_paths(cfg, _absolute)
-
-
-def _map_paths(cfg: Config, change: Callable[[str], str]) -> None:
     for key in (*PATHS, "teacher.path"):
-        *sections, name = key.split(".")
-        node: Any = cfg
-        for section in sections:
-            node = getattr(node, section)
-        path = getattr(node, name)
-        setattr(node, name, change(path) if path else path)
-    cfg.evaluation.weights = {name: change(path) for name, path in cfg.evaluation.weights.items()}
+        _change(cfg, key, _absolute)
+    _change_weights(cfg, _absolute)
+
+
+def _change(cfg: Config, key: str, change: Callable[[str], str]) -> None:
+    """Put another text in place of a setting's; what was written for it in saved settings stays."""
+    *sections, name = key.split(".")
+    node: Any = cfg
+    for section in sections:
+        node = getattr(node, section)
+    if before := getattr(node, name):
+        setattr(node, name, _changed(key, before, change))
+
+
+def _change_weights(cfg: Config, change: Callable[[str], str]) -> None:
+    weights = cfg.evaluation.weights
+    cfg.evaluation.weights = {
+        name: _changed(f"evaluation.weights.{name}", path, change) for name, path in weights.items()
+    }
+
+
+def _changed(key: str, before: str, change: Callable[[str], str]) -> str:
+    after = change(before)
+    if after != before and (written := secrets.kept(key, before)) is not None:
+        secrets.keep(key, after, written)
+    return after
 
 
 def _absolute(path: str) -> str:
     """What does not exist here stays as it is: a URL, or a hub id."""
     return os.path.abspath(path) if path and Path(path).exists() else path
-
-
-def _blame(where: str, error: OmegaConfBaseException) -> str:
-    key = error.full_key or ""
-    return f"{where}: {_line(error)}" if not key or where.startswith(f"{key}=") else f"{where}: {key}: {_line(error)}"
-
-
-def _line(error: Exception) -> str:
-    """The first line of a library's message, without OmegaConf's own bookkeeping lines."""
-    return str(error).strip().splitlines()[0]

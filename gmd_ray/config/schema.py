@@ -22,7 +22,7 @@ class GateConfig:
     dataset: str = "target"
     """target or source."""
     against: str = "baseline"
-    """baseline, champion, or the name of a control."""
+    """baseline, champion (the version that would be replaced; its figures count without a gate too), or a control."""
     min_gain: float = 0.0
     """Smallest improvement, in the metric's own direction; negative allows a loss."""
 

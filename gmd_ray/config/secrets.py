@@ -1,18 +1,181 @@
-"""Passwords in URLs, which are for servers and not for logs, reports and run records."""
+"""What is not for terminals, logs, reports and run records: passwords in URLs, signatures, values of the environment.
+
+Whoever shows or keeps text passes it through `redact`; places are opened with the text itself. A process knows the
+secrets of its settings and of its command line (`learn`, `remember`), and hides them wherever they turn up.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import html
+import json
 import re
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote, unquote, unquote_plus
 
-# Up to the last @ before a slash: a password may hold one. `s3://bucket/k@v` has none.
-_USER_INFO = re.compile(r"(?<=://)[^/\s\"'<>]+@")
+from gmd_ray.text import printable
+
+MARK = "***"
+SHORTEST = 4
+"""Characters of the shortest secret that is looked for: anything shorter is part of too many words."""
+
+# Up to the last @ before a slash: a password may hold one, and `s3://bucket/k@v` has none. After `user:`, unless a port
+# follows, up to the last @ at all: a password may hold slashes. Lengths have bounds, for text that is made to keep a
+# search busy.
+_USER_INFO = re.compile(r"(?<=://)(?:[^/\s\"'<>@:]{0,99}:(?!\d{1,5}/)[^\s\"'<>]{0,4000}|[^/\s\"'<>]{1,4000})@")
+_WORD = "token|secret|passw|passphrase|pwd|signature|credential|auth|key"
+_NAME = rf"[\w.%-]{{0,50}}(?:{_WORD})[\w.%-]{{0,50}}|(?:[\w.%-]{{0,50}}[-_.])?(?:sig|sas)"
+_QUERY = re.compile(rf"((?:[?&;]|\\u0026)(?:{_NAME})=)([^&;\s\"'<>\\]+)", re.IGNORECASE)
+# Of a text that is one URL: spaces and quotes are part of it too.
+_ITS_USER_INFO = re.compile(r"(?<=://)(?:[^/@:]*:(?!\d{1,5}/)(?P<password>.*)|(?P<user>[^/]+))@", re.DOTALL)
+_ITS_QUERY = re.compile(rf"([?&;](?:{_NAME})=)([^&;]+)", re.IGNORECASE)
+_PICTURE = re.compile(r"(;base64,[A-Za-z0-9+/=]+)")
+_REFERENCES = re.compile(r"(?:[^:@${}]*:)?(?:\$\{[^{}]*\})(?::\$\{[^{}]*\})?@?")
+
+_WORDS = {"true", "false", "null", "none", "auto", "cuda"}
+"""Values of settings that are no secrets, and stand everywhere."""
+
+_known: dict[str, str | None] = {}
+"""Secret -> what stands for it in saved settings, `${oc.env:NAME}`; None where nothing can."""
+_written: dict[tuple[str, str], str] = {}
+"""(key, repr of a value) -> the text that gave it, with its `${oc.env:NAME}`."""
+_pattern: re.Pattern[str] | None = None
 
 
 def redact(text: str) -> str:
-    """`text` with `***` for the user names and passwords of URLs in it."""
-    return _USER_INFO.sub("***@", text)
+    """`text` with `***` for user names and passwords of URLs, for signatures, tokens and keys in their queries, and for
+    every secret that this process knows.
+
+    Pictures within a page stay as they are: four characters of a secret may well stand in a megabyte of base64.
+    """
+    parts = _PICTURE.split(text) if ";base64," in text else [text]
+    for i in range(0, len(parts), 2):
+        parts[i] = redact_urls(parts[i] if _pattern is None else _pattern.sub(MARK, parts[i]))
+    return "".join(parts)
+
+
+def redact_urls(text: str) -> str:
+    """`redact` for what can be told from the text alone; `${...}` in such a place stays."""
+    return _QUERY.sub(_hide_query, _USER_INFO.sub(_hide_user, text))
+
+
+def redact_url(url: str) -> str:
+    """`redact_urls` for a text that is one URL, whatever characters its password has."""
+    return _ITS_QUERY.sub(_hide_query, _ITS_USER_INFO.sub(_hide_user, url))
 
 
 def without_credentials(url: str) -> str:
     """`url` for whoever brings credentials of their own."""
     return _USER_INFO.sub("", url)
+
+
+def digested(text: str) -> str:
+    """`redact` for documents by which a later run knows its settings again: a known secret is replaced by a digest."""
+    hidden = text if _pattern is None else _pattern.sub(_digest, text)
+    return redact_urls(hidden)
+
+
+def digested_values(value: Any) -> Any:
+    """`digested` for every text in nested lists and mappings."""
+    if isinstance(value, str):
+        return digested(value)
+    if isinstance(value, dict):
+        return {key: digested_values(item) for key, item in value.items()}
+    return [digested_values(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def is_redacted(text: str) -> bool:
+    """Whether a secret of a URL was taken out of `text`, so that it names nothing any more."""
+    return f"://{MARK}@" in text or any(found[2] == MARK for found in _QUERY.finditer(text))
+
+
+def remember(value: str, stands_for: str | None = None) -> None:
+    """Hide `value` from now on, as it is and as quoting in URLs, JSON and HTML changes it.
+
+    Args:
+        stands_for: what gives it back in saved settings, `${oc.env:NAME}`.
+    """
+    global _pattern
+    if len(value) < SHORTEST or value.isspace() or value.lower() in _WORDS:
+        return
+    _known[value] = stands_for or _known.get(value)
+    forms = {form for secret in _known for form in _forms(secret) if len(form) >= SHORTEST}
+    _pattern = _any_of(forms)
+
+
+def learn(text: str) -> None:
+    """Hide what is secret in the URL that `text` holds: a setting, or a word of the command line."""
+    scheme = text.find("://")
+    if scheme < 0:
+        return
+    url = text[scheme:]
+    found = _ITS_USER_INFO.search(url)
+    passwords = [] if found is None else [found["password"] or (found["user"] or "").partition(":")[2]]
+    passwords += [found[2] for found in _ITS_QUERY.finditer(url)]
+    for password in passwords:
+        for form in (password, unquote(password), unquote_plus(password)):
+            if not _REFERENCES.fullmatch(form) and form != MARK:
+                remember(form)
+
+
+def known() -> tuple[str, ...]:
+    """The secrets of this process, for `remember` in another one."""
+    return tuple(_known)
+
+
+def keep(key: str, value: object, text: str) -> None:
+    """Write `text` in saved settings where `key` has this value."""
+    _written[key, repr(value)] = text
+
+
+def kept(key: str, value: object) -> str | None:
+    """What `keep` was given for it."""
+    text = _written.get((key, repr(value)))
+    return None if text is None else redact_urls(text)
+
+
+def with_references(text: str, escape: Callable[[str], str] = str) -> str:
+    """`text` with `${oc.env:NAME}` for each value of the environment in it.
+
+    Args:
+        escape: makes text of the rest where `${` has a meaning.
+    """
+    named = {escape(value): name for value, name in _known.items() if name is not None}
+    text = escape(text)
+    pattern = _any_of(named)
+    if pattern is None:
+        return text
+    # A backslash before a reference would make text of it.
+    return re.sub(rf"(\\*)({pattern.pattern})", lambda found: f"{found[1] * 2}{named[found[2]]}", text)
+
+
+def forget() -> None:
+    """Know nothing any more, as a new process."""
+    global _pattern
+    _known.clear()
+    _written.clear()
+    _pattern = None
+
+
+def _forms(secret: str) -> set[str]:
+    plain = {secret, " ".join(secret.split()), quote(secret), quote(secret, safe=""), printable(secret)}
+    return {form for text in plain for form in (text, json.dumps(text)[1:-1], repr(text)[1:-1], html.escape(text))}
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str] | None:
+    """Longer ones first: one may begin as another does."""
+    longest = sorted(words, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest))) if longest else None
+
+
+def _digest(found: re.Match[str]) -> str:
+    return f"{MARK}{hashlib.sha256(found[0].encode(errors='surrogatepass')).hexdigest()[:12]}"
+
+
+def _hide_user(found: re.Match[str]) -> str:
+    return found[0] if _REFERENCES.fullmatch(found[0]) else f"{MARK}@"
+
+
+def _hide_query(found: re.Match[str]) -> str:
+    return found[0] if _REFERENCES.fullmatch(found[2]) else f"{found[1]}{MARK}"

@@ -23,6 +23,10 @@ class GenerationConfig:
     grace_s: float = 60.0
     """Seconds that a run asked to stop (SIGTERM) takes to finish and write what is in flight. `ray job stop` kills
     after RAY_JOB_STOP_WAIT_TIME_S of the cluster's head, 3 s by default: raise that with it."""
+    batch_timeout_s: float | None = None
+    """Seconds that a batch may take in a stage. Its worker is ended then, its images are tried alone, and one that
+    hangs max_attempts times is a failed row. Left out: no_progress_timeout_s over max_attempts + 2, so that the image
+    is given up before the run; for each image at least no_progress_timeout_s over rows_per_block. 0: no bound."""
     no_progress_timeout_s: int = 1800
     """A stall longer than this is an error. What moves is a whole block: set it above the loading of the models plus
     rows_per_block times the seconds of the slowest image."""
@@ -80,7 +84,7 @@ class TrainingConfig:
     num_workers: int = 1
     min_workers: int | None = None
     """Go on with as few workers as this where machines are lost, and grow back to num_workers; the global batches stay.
-    Left out: wait until num_workers can run."""
+    Left out: num_workers. A cluster that can never hold them is refused; one that may grow is waited for."""
     use_gpu: bool = False
     cpus_per_worker: float = 1.0
     """Also the number of torch threads of a worker, and of threads that load data, at least 1."""
@@ -100,7 +104,7 @@ class TrainingConfig:
     """Ground truth of the target photos, by their ids' stems: for the `supervised` control alone."""
     log_every: int = 50
     max_failures: int = 3
-    """Worker groups that may die before the run gives up."""
+    """Worker groups that may die before the run gives up; a worker that takes others with it is one death."""
 
 
 @dataclass

@@ -6,7 +6,6 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -18,7 +17,8 @@ from gmd_ray.evaluation.store import PairStore, shown_pairs
 from gmd_ray.evaluation.table import BASELINE
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.encode import decode_png, encode_png
-from gmd_ray.images.listing import list_images, read_file
+from gmd_ray.images.listing import list_folder, read_file
+from gmd_ray.images.pairs import pairing_stem
 
 NAMES = {"lq": "LQ input", BASELINE: "restored (baseline)", "pseudo_target": "pseudo-target", "hq": "ground truth"}
 SHOWN = ("lq", "restored", "pseudo_target")
@@ -108,12 +108,10 @@ def _truths(cfg: Config, ids: Sequence[str]) -> Mapping[str, str]:
     """URIs of the ground truth of target images by their id, paired by path without extension."""
     if cfg.evaluation.pairs_hq is None:
         return {}
-    by_stem = {_stem(file.id): file.uri for file in list_images(cfg.evaluation.pairs_hq)}
-    return {image: by_stem[_stem(image)] for image in ids if _stem(image) in by_stem}
-
-
-def _stem(image: str) -> str:
-    return str(PurePosixPath(image).with_suffix(""))
+    listing = list_folder(cfg.evaluation.pairs_hq)
+    by_stem = {pairing_stem(file.id): file.uri for file in (*listing.repeats(), *listing.images)}
+    stems = {image: pairing_stem(image) for image in ids}
+    return {image: by_stem[stem] for image, stem in stems.items() if stem in by_stem}
 
 
 def _read(uri: str, gray: bool) -> np.ndarray | None:

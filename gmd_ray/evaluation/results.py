@@ -67,6 +67,17 @@ class Difference:
     """Images on which the reference has a value and the student has none."""
 
 
+def paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference | None:
+    """`ours` minus `theirs`, image by image; None where no image has both."""
+    gaps = [ours[image] - theirs[image] for image in sorted(ours.keys() & theirs.keys())]
+    if not gaps:
+        return None
+    n = len(gaps)
+    mean = math.fsum(gaps) / n
+    error = math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps) / (n - 1) / n) if n > 1 else None
+    return Difference(mean, error, n, len(theirs.keys() - ours.keys()))
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The rows of an evaluation and the pictures kept for the report."""
@@ -145,14 +156,7 @@ class Evaluation:
 
     def difference(self, student: str, dataset: str, metric: str, against: str = "baseline") -> Difference | None:
         """`student` minus `against`, paired by image; None where no image has both."""
-        ours, theirs = self.values(student, dataset, metric), self.values(against, dataset, metric)
-        gaps = [ours[image] - theirs[image] for image in sorted(ours.keys() & theirs.keys())]
-        if not gaps:
-            return None
-        n = len(gaps)
-        mean = math.fsum(gaps) / n
-        error = math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps) / (n - 1) / n) if n > 1 else None
-        return Difference(mean, error, n, len(theirs.keys() - ours.keys()))
+        return paired(self.values(student, dataset, metric), self.values(against, dataset, metric))
 
     def failures(self, dataset: str) -> list[tuple[str, str, str, int]]:
         """(student, metric, reason, images) of missing values, without metrics that are unavailable here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from ray.data._internal.execution.streaming_executor_state import Topology
 from ray.exceptions import GetTimeoutError
 
 from gmd_ray.autoscaling import can_grow as _can_grow
+from gmd_ray.autoscaling import started_here
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.generation import stopping
@@ -125,6 +127,8 @@ def check_capacity(cfg: Config) -> list[str]:
         if not _can_grow():
             raise ConfigError(f"{line}; lower <stage>.pool.min, .initial or what each actor takes, or give Ray more")
         missing.append(line)
+    if started_here() and cfg.ray.num_cpus is None and has.get("CPU", 0) > (os.cpu_count() or 1):
+        log.info("%d CPUs shared by pools that want %g; ray.num_cpus says otherwise", os.cpu_count() or 1, has["CPU"])
     missing += _check_nodes(pools)
     for line in missing:
         log.warning(

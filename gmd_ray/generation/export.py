@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -16,6 +17,7 @@ from gmd_ray.generation.files import put
 from gmd_ray.generation.store import PairStore, damage_told
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.records import PAIR_SCHEMA, accepted, fidelity_bound, rows_dataset
+from gmd_ray.images.safe_paths import safe_relative
 
 LAYOUTS = ("parquet", "folders")
 
@@ -59,8 +61,8 @@ def export_pairs(
 
     Raises:
         ConfigError: no such layout.
-        DataError: no store there, nothing accepted, `dest` holds something, two ids make one name, or a bound on a
-            fidelity that the store does not hold.
+        DataError: no store there, nothing accepted, `dest` holds something, an id that is not a path below a folder,
+            two ids that make one name, or a bound on a fidelity that the store does not hold.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout={layout}: {nearest(layout, LAYOUTS)}")
@@ -85,14 +87,26 @@ def export_pairs(
     if layout == "parquet":
         _write_parquet(_batches(store, rows, view, PAIR_SCHEMA.names, 64), filesystem, path)
         return len(ids)
-    names = {_png_name(key) for key in ids}
-    if len(names) < len(ids):
-        raise DataError(f"{store}: two images differ by an added .png alone; use the parquet layout")
+    _check_names(store, ids)
     for batch in _batches(store, rows, view, ["id", "lq", "pseudo_target"], 16):
         for row in batch.to_pylist():
             for column in ("lq", "pseudo_target"):
                 put(filesystem, f"{path}/{column}/{_png_name(row['id'])}", row[column])
     return len(ids)
+
+
+def _check_names(store: str, ids: Sequence[str]) -> None:
+    """Refuse ids that cannot be files, each its own: a store may be somebody else's."""
+    try:
+        names = {_png_name(safe_relative(key)) for key in ids}
+    except DataError as error:
+        raise DataError(f"{store}: {error}, or use the parquet layout") from error
+    if len(names) < len(ids):
+        raise DataError(f"{store}: two images differ by an added .png alone; use the parquet layout")
+    for name in names:
+        for folder in map(str, PurePosixPath(name).parents):
+            if folder in names:
+                raise DataError(f"{store}: {folder} is an image, and the folder of {name}; use the parquet layout")
 
 
 def _batches(

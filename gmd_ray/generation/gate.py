@@ -12,6 +12,7 @@ from gmd_ray.errors import DataError
 from gmd_ray.generation import manifest, settings
 from gmd_ray.generation.store import PairStore, damage_told
 from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound, rows_dataset
+from gmd_ray.text import printable
 
 PAPER_THRESHOLD = 4.2
 PAPER_PASS_RATES = (69.1, 74.0, 86.4, 84.3)
@@ -64,7 +65,7 @@ class GateView:
         lines += ["", f"paper, its four target sets at NIMA >= {PAPER_THRESHOLD:g}: {rates} (Table 10)"]
         if self.metric != "nima":
             lines.append(f"these scores are of {self.metric}: the paper's rates are on another scale")
-        return "\n".join([*lines, "", *self._histogram()])
+        return "\n".join([*map(printable, lines), "", *self._histogram()])
 
     def passes(self, threshold: float) -> np.ndarray:
         """Which of `close` a threshold admits; in the scores' own float32, as `images.records.accepted`."""

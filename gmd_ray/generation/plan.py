@@ -14,6 +14,7 @@ from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation import settings
 from gmd_ray.generation.probe import Probe
 from gmd_ray.generation.spent import price
+from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.inventory import Listed
 from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.images.sizes import image_sizes
@@ -181,11 +182,18 @@ def later_stages(cfg: Config, listed: Sequence[Listed]) -> list[str]:
 
 
 def stall_warning(cfg: Config, plan: Plan) -> str | None:
-    """A line where a healthy block of images may take longer than the run waits for one."""
+    """A line where a healthy image, or block of them, may take longer than the run waits for one."""
     if plan.accelerator_hours is None:
         return None
     share = cfg.teacher.pool.num_gpus or 1
-    seconds = plan.accelerator_hours * 3600 / plan.images / share * cfg.generation.rows_per_block
+    each = plan.accelerator_hours * 3600 / plan.images / share
+    bound = batch_bound(cfg.generation).of(1)
+    if bound and each >= bound / 2:
+        return (
+            f"an image takes a teacher about {each:.0f} s, and is given up as one that hangs after "
+            f"generation.batch_timeout_s={bound:g}; raise it, and generation.no_progress_timeout_s with it"
+        )
+    seconds = each * cfg.generation.rows_per_block
     limit = cfg.generation.no_progress_timeout_s
     if seconds < limit / 2:
         return None

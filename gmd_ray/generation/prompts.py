@@ -10,6 +10,7 @@ import ray
 import torch
 
 from gmd_ray.config import Config, TeacherConfig
+from gmd_ray.config.places import below
 from gmd_ray.errors import GmdError
 from gmd_ray.generation.cluster import answer_of
 from gmd_ray.generation.files import absolute, located
@@ -20,8 +21,7 @@ log = logging.getLogger("gmd_ray.generation")
 
 def prompts_folder(out: str) -> str:
     """Where a run keeps its prompt embeddings; options at the end of a URL stay at its end."""
-    base, mark, query = absolute(out).partition("?")
-    return f"{base.rstrip('/')}/prompts{mark}{query}"
+    return below(absolute(out), "prompts")
 
 
 def with_prompts(cfg: Config) -> Config:

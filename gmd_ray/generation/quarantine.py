@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +17,11 @@ from ray.exceptions import RayError
 
 from gmd_ray.errors import ReplicaLostError
 from gmd_ray.generation.ledger import Begun
+from gmd_ray.generation.watchdog import Bound, Watchdog
 from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.text import printable
 
+UNBOUNDED = Bound()
 Row = dict[str, Any]
 """One row of PAIR_SCHEMA on its way; `status` is ok until a stage fails it, or leaves it to the next run."""
 _LEFT = "left"
@@ -28,12 +32,13 @@ Cut = Callable[[list[Row]], Iterable[list[Row]]]
 
 
 class Quarantine:
-    """Runs one stage's work over the rows of a block, isolating the rows that raise or kill the worker.
+    """Runs one stage's work over the rows of a block, isolating the rows that raise, or kill or hang the worker.
 
     A batch that raises is halved until the row to blame is alone. A row on which a worker died (the ledger knows) is
-    tried alone, so that the next death convicts it and nothing else. Where the accelerator breaks in a worker that
-    worked before, the batch at hand is not suspected, but tried first of its block by the next worker: where that one
-    has done nothing else, the batch alone can break it.
+    tried alone, so that the next death convicts it and nothing else. A worker whose batch takes too long is ended, and
+    has then died of that batch. Where the accelerator breaks in a worker that worked before, the batch at hand is not
+    suspected, but tried first of its block by the next worker: where that one has done nothing else, the batch alone
+    can break it.
     """
 
     def __init__(
@@ -42,10 +47,17 @@ class Quarantine:
         ledger: ray.actor.ActorHandle,
         max_attempts: int,
         before_leaving: Callable[[], None] = lambda: None,
+        bound: Bound = UNBOUNDED,
     ) -> None:
-        """`before_leaving` is called before this process is ended on purpose."""
+        """Say whose work it is.
+
+        Args:
+            before_leaving: is called before this process is ended on purpose.
+            bound: how long a batch may take.
+        """
         self.stage, self.ledger, self.max_attempts = stage, ledger, max_attempts
         self._before_leaving, self._worked = before_leaving, False
+        self._watchdog = Watchdog(bound, self._tell_hung, before_leaving)
 
     def run(self, rows: list[Row], work: Work, cut: Cut) -> None:
         """Fill in the columns of every row that is still ok, or mark it failed.
@@ -74,15 +86,21 @@ class Quarantine:
         for row, begun in zip(alive, history, strict=True):
             if self._convicted(begun):
                 row["attempts"] = max(row["attempts"], begun.times)
-                message = f"the worker died each of the {begun.times} times it worked on this image"
-                fail(row, self.stage, "WorkerDied", message)
-                self.ledger.done.remote(self.stage, [row["id"]])
+                fail(row, self.stage, *self._verdict(begun))
             else:
                 (suspects if begun.times else excused if begun.excused else fresh).append(row)
         return [*cut(excused), *cut(fresh)], suspects
 
     def _convicted(self, begun: Begun) -> bool:
         return begun.alone > 0 and begun.times >= self.max_attempts
+
+    def _verdict(self, begun: Begun) -> tuple[str, str]:
+        if not begun.hung:
+            return "WorkerDied", f"the worker died each of the {begun.times} times it worked on this image"
+        seconds = self._watchdog.bound.of(1)
+        bound = f" in generation.batch_timeout_s={seconds:g}" if seconds else " in time"
+        died = f", and died {begun.times - begun.hung} times" if begun.times > begun.hung else ""
+        return "Hang", f"the worker did not finish this image{bound}, {begun.hung} times{died}"
 
     def attempt(self, batch: list[Row], work: Work) -> None:
         """Run the stage on one batch; halves of it where it raises, down to the row to blame."""
@@ -96,8 +114,13 @@ class Quarantine:
             row["attempts"] = max(row["attempts"], count)
         start = time.perf_counter()
         try:
-            columns = work(batch)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever it is, it is this batch's alone
+            with self._watchdog.over(ids):
+                columns = work(batch)
+            if len(columns) != len(batch):  # whose is whose, nobody can tell
+                raise ValueError(f"{len(columns)} results for {len(batch)} images")
+        except BaseException as error:  # whatever it is, it is this batch's alone
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # Ray cancels a task by it; a model has a thread of its own
             self._leave_if_lost(error, ids)
             if len(batch) > 1:
                 middle = len(batch) // 2
@@ -131,6 +154,10 @@ class Quarantine:
         self._before_leaving()
         os._exit(1)
 
+    def _tell_hung(self, ids: Sequence[str]) -> None:
+        with contextlib.suppress(RayError):
+            ray.get(self.ledger.hung.remote(self.stage, list(ids)), timeout=10)
+
 
 def fail(row: Row, stage: str, kind: str, message: str) -> None:
     """Mark a row failed, with the reason on one line."""
@@ -138,8 +165,12 @@ def fail(row: Row, stage: str, kind: str, message: str) -> None:
 
 
 def one_line(error: BaseException, limit: int = 500) -> str:
-    """The message of an exception on one line, never empty."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """The message of an exception on one line, never empty, and fit for a terminal and a Parquet file."""
+    try:
+        text = printable(" ".join(str(error).split()))
+    except Exception:  # noqa: BLE001 -- of an exception class of somebody else
+        text = ""
+    text = text or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

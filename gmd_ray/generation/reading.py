@@ -8,25 +8,39 @@ import pyarrow as pa
 import ray
 
 from gmd_ray.generation.files import patiently
-from gmd_ray.generation.quarantine import Quarantine, Row, one_by_one, to_table
+from gmd_ray.generation.quarantine import UNBOUNDED, Quarantine, Row, one_by_one, to_table
+from gmd_ray.generation.watchdog import Bound
+from gmd_ray.hashing import content_digest
 from gmd_ray.images.decode import decode_8bit
 from gmd_ray.images.encode import encode_png
 from gmd_ray.images.listing import read_file
 
 
 def read_images(
-    table: pa.Table, gray: bool, max_pixels: int, ledger: ray.actor.ActorHandle, max_attempts: int
+    table: pa.Table,
+    gray: bool,
+    max_pixels: int,
+    ledger: ray.actor.ActorHandle,
+    max_attempts: int,
+    bound: Bound = UNBOUNDED,
 ) -> pa.Table:
-    """Inputs: columns id, uri. Outputs: rows of PAIR_SCHEMA with `lq`, or failed at stage `read`."""
+    """Inputs: columns id and uri; bytes and modified as listed. Outputs: rows of PAIR_SCHEMA, failed at `read` or not.
+
+    `bytes` and `digest` are of the very content that was decoded. `modified` is older than that: a file that changes
+    between the listing and here has another time in the next listing, and is then held against its digest.
+    """
 
     if ray.get(ledger.closed.remote()):
         return to_table([])
 
     def work(rows: list[Row]) -> list[Row]:
-        files = [patiently(partial(read_file, row["uri"])) for row in rows]
-        # One after the other: a decoded picture is a hundred times its file.
-        return [{"lq": encode_png(decode_8bit(data, gray=gray, max_pixels=max_pixels))} for data in files]
+        columns = []
+        for row in rows:
+            data = patiently(partial(read_file, row["uri"]))
+            row.update(bytes=len(data), digest=content_digest(data))  # of a file that does not decode too
+            columns.append({"lq": encode_png(decode_8bit(data, gray=gray, max_pixels=max_pixels))})
+        return columns
 
     rows = [{"status": "ok", "attempts": 0, **row} for row in table.to_pylist()]
-    Quarantine("read", ledger, max_attempts).run(rows, work, one_by_one)
+    Quarantine("read", ledger, max_attempts, bound=bound).run(rows, work, one_by_one)
     return to_table(rows)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import ray
 from ray.exceptions import RayError
 
-from gmd_ray.config import Config
+from gmd_ray.config import Config, StudentConfig
 from gmd_ray.errors import DataError, GmdError, ModelError, ResumeMismatchError
 from gmd_ray.generation import settings
 from gmd_ray.generation.books import stranger_ids
@@ -23,10 +24,12 @@ from gmd_ray.generation.settings import Facts
 from gmd_ray.generation.stages import facts_of
 from gmd_ray.generation.store import PairStore
 from gmd_ray.generation.stream import Models, model_configs
+from gmd_ray.hashing import content_digest
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.encode import decode_png
 from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.records import rows_dataset
+from gmd_ray.students import Student, load_student
 
 log = logging.getLogger("gmd_ray.generation")
 
@@ -45,11 +48,38 @@ def refuse_other_settings(store: PairStore, cfg: Config) -> None:
         settings.refuse_changes(saved.get("settings", now), now, store.url)
 
 
-def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models) -> Facts:
+def refuse_other_student(
+    store: PairStore, cfg: Config, load: Callable[[StudentConfig], Student] = load_student
+) -> None:
+    """Hold the student's fingerprint against that of the store's ok rows, where its file is not the one it was.
+
+    It is loaded in this process, on the CPU; nothing is written, and Ray is not needed. Teachers and scorers are
+    larger, and compared by `claim`.
+
+    Raises:
+        ResumeMismatchError: another student.
+        ModelError: a student that cannot be loaded.
+        ConfigError: settings that it does not have.
+    """
+    saved = store.read(settings.NAME) or {}
+    known = known_facts(store, saved.get("models", {})).get("student")
+    now = settings.places(cfg)
+    keys = [key for key in settings.moved(saved.get("places", now), now) if key.startswith("student.")]
+    if known is not None and keys:
+        student = load(replace(model_configs(cfg)["student"], device="cpu"))
+        _refuse_other_model(store, "student", keys, known["fingerprint"], student.fingerprint)
+
+
+def claim(
+    store: PairStore, cfg: Config, images: list[ImageFile], models: Models, changed_ids: Collection[str] = ()
+) -> Facts:
     """Compare this run with what the store was made with, and leave its settings there.
 
     Settings are compared by value. A path that changed, or a model file whose size or date did, may still hold the
-    same: the model is loaded once to compare fingerprints, and some photos are compared with the rows made of them.
+    same: the model is loaded once to compare fingerprints, and the photos are compared with the rows made of them.
+
+    Args:
+        changed_ids: what `changes.changed_photos` found.
 
     Returns:
         the facts of the models behind the store's rows; empty for a store without ok rows, where anything goes.
@@ -64,7 +94,7 @@ def claim(store: PairStore, cfg: Config, images: list[ImageFile], models: Models
     if facts:
         changed = settings.moved(saved.get("places", places), places)
         if "target.path" in changed:
-            _refuse_other_images(store, cfg, images)
+            _refuse_other_images(store, cfg, images, changed_ids)
         for section in settings.MODELS:
             keys = [key for key in changed if key.startswith(f"{section}.")]
             if keys or (section == "scorer" and "higher_is_better" not in facts[section]):
@@ -117,16 +147,31 @@ def known_facts(store: PairStore, remembered: Facts) -> Facts:
     return facts
 
 
-def _refuse_other_images(store: PairStore, cfg: Config, images: list[ImageFile]) -> None:
-    """Compare some photos of the folder with the `lq` of the rows of the same ids."""
+def _refuse_other_images(store: PairStore, cfg: Config, images: list[ImageFile], changed_ids: Collection[str]) -> None:
+    """See that the photos of another folder are those of the rows; the rows are not given up for a mistaken path.
+
+    Some are read whatever their sizes and times say, which rows of old stores do not have.
+    """
+    ok = store.index().filter((pc.field("status") == "ok") & pc.field("id").isin(pa.array(changed_ids, pa.string())))
+    if ok.num_rows:
+        some = ", ".join(sorted(ok["id"].to_pylist())[:_SAMPLE])
+        raise ResumeMismatchError(
+            f"{store.url} holds pairs of another target.path: {ok.num_rows} photos of {cfg.target.path} are not the "
+            f"images that their rows were made of ({some}); give another out=, or the old folder (where the folder was "
+            f"moved and these were changed on purpose, a link at its old place makes them anew)"
+        )
     by_id = {image.id: image for image in images}
     view = (pc.field("status") == "ok") & pc.field("id").isin(pa.array(sorted(by_id), pa.string()))
-    rows = rows_dataset(store.path, store.filesystem).head(_SAMPLE, columns=["id", "lq"], filter=view)
+    rows = rows_dataset(store.path, store.filesystem).head(_SAMPLE, columns=["id", "lq", "digest"], filter=view)
     for row in rows.to_pylist():
         uri = by_id[row["id"]].uri
         data = read_file(uri)
-        image = decode_image(data, gray=cfg.target.gray, max_pixels=cfg.target.max_pixels)
-        if not np.array_equal(np.rint(image * 255), np.rint(decode_png(row["lq"]) * 255)):
+        if row["digest"] is not None:
+            same = content_digest(data) == row["digest"]
+        else:
+            image = decode_image(data, gray=cfg.target.gray, max_pixels=cfg.target.max_pixels)
+            same = np.array_equal(np.rint(image * 255), np.rint(decode_png(row["lq"]) * 255))
+        if not same:
             raise ResumeMismatchError(
                 f"{store.url} holds pairs of another target.path: {uri} is not the image its row {row['id']!r} was "
                 f"made of; give another out=, or the old folder"
@@ -149,12 +194,17 @@ def _same_model(
         raise ModelError(
             f"the {section} could not be loaded to compare it with the store's: {one_line(error)}"
         ) from error
-    if known is not None and answer["fingerprint"] != known["fingerprint"]:
-        raise ResumeMismatchError(
-            f"{store.url} was made with another {section}: {', '.join(keys)} now gives model {answer['fingerprint']}, "
-            f"its rows are of {known['fingerprint']}; give another out=, or the old model"
-        )
+    if known is not None:
+        _refuse_other_model(store, section, keys, known["fingerprint"], answer["fingerprint"])
     return dict(answer)
+
+
+def _refuse_other_model(store: PairStore, section: str, keys: list[str], known: str, now: str) -> None:
+    if now != known:
+        raise ResumeMismatchError(
+            f"{store.url} was made with another {section}: {', '.join(keys)} now gives model {now}, its rows are of "
+            f"{known}; give another out=, or the old model"
+        )
 
 
 def _load_facts(load: Callable[[Any], Any], config: Any) -> dict[str, Any] | GmdError:

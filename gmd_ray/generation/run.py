@@ -11,18 +11,22 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from pyarrow import fs
 from ray.exceptions import RayError
 
 from gmd_ray.config import Config
-from gmd_ray.config.load import config_text
+from gmd_ray.config.load import config_text, save_config
+from gmd_ray.config.places import below
 from gmd_ray.errors import GmdError
-from gmd_ray.generation import manifest, settings
+from gmd_ray.generation import manifest, settings, suspects
 from gmd_ray.generation.books import Books, close_books
+from gmd_ray.generation.changes import changed_photos
 from gmd_ray.generation.cluster import check_capacity
 from gmd_ray.generation.files import patiently, put
 from gmd_ray.generation.history import RunClock
 from gmd_ray.generation.ledger import open_ledger
 from gmd_ray.generation.lock import StoreLock
+from gmd_ray.generation.outputs import STRAY_SHARE
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.resume import claim, complete, known_facts, refuse_other_settings, remember
@@ -30,6 +34,7 @@ from gmd_ray.generation.settings import Facts, higher_is_better
 from gmd_ray.generation.stopping import StopRequest
 from gmd_ray.generation.store import PairStore, store_url
 from gmd_ray.generation.stream import Models, build_stream, run_stream
+from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
 from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound
 from gmd_ray.progress import NullRecorder, Progress, Recorder
@@ -73,16 +78,27 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
         store.sweep()
         store.repair()
         # Asked for once, not each time that this file is used.
-        text = config_text(replace(cfg, generation=replace(cfg.generation, retry_failed=False)))
+        saved = replace(cfg, generation=replace(cfg.generation, retry_failed=False))
+        changed = changed_photos(store, files, cfg.log_interval_s)
         if models.teacher is load_teacher:  # another loader has prompts of its own, or none
             cfg = with_prompts(cfg)
-        facts = claim(store, cfg, files, models)
+        facts = claim(store, cfg, files, models, changed)
         # Not before the claim: the settings of a run that is refused are not those of this directory.
-        patiently(lambda: put(*open_filesystem(_config_url(cfg.out)), text.encode()))
+        patiently(lambda: _save_settings(saved))
         if cfg.generation.retry_failed:
             check_capacity(cfg)  # before rows go for a run that cannot start
             store.forget(manifest.NAME)
+            store.forget(suspects.NAME)
             log.info("%d failed rows are tried again", store.drop_failed(ids))
+        if changed:
+            check_capacity(cfg)
+            store.forget(manifest.NAME)
+            log.warning(
+                "%d photos have changed since their rows were made, which are made anew: %s",
+                len(changed),
+                ", ".join(changed[:3]) + ", ..." * (len(changed) > 3),
+            )
+            store.drop(changed)
         done = set(store.index()["id"].to_pylist())
         todo = [file for file in files if file.id not in done]
         log.info("%s: %d images, %d of them have their row already", store.url, len(files), len(files) - len(todo))
@@ -90,6 +106,7 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
         if todo:
             facts = _work_off(cfg, todo, store, lock, facts, models, stop)
             stop.leave()
+            store.forget(suspects.NAME)  # every image has its row
             facts = complete(store, cfg, facts, models)
         rows = store.index()
         books = close_books(
@@ -125,7 +142,9 @@ def _work_off(
     """Stream these files into the store; returns the facts of the models that worked."""
     missing = check_capacity(cfg)
     store.forget(manifest.NAME)
-    ledger = open_ledger(facts)
+    patience = batch_bound(cfg.generation).of(1) or cfg.generation.no_progress_timeout_s
+    notebook = suspects.Notebook(store.url, suspects.circumstances(cfg), patience)
+    ledger = open_ledger(facts, notebook.save, notebook.load(todo))
     stop.closes(ledger)
     ds = build_stream(cfg, todo, store.url, lock.token, ledger, models)
     clock, told = RunClock(store, before=store.index().num_rows), False
@@ -140,6 +159,7 @@ def _work_off(
                 facts, told = ray.get(ledger.facts.remote()), True
                 remember(store, facts)
             _count(progress, block, accepted(cfg.scorer.threshold, higher_is_better(facts), (), _bound(cfg, store)))
+    _tell_clipped(ray.get(ledger.clipped.remote()))
     lock.check()
     clock.save()
     store.refresh()
@@ -172,14 +192,28 @@ def _frugal_arrow() -> Iterator[None]:
         pa.set_memory_pool(before)
 
 
-def _config_url(out: str) -> str:
-    base, mark, query = out.partition("?")
-    return f"{base.rstrip('/')}/config.yaml{mark}{query}"
+def _save_settings(cfg: Config) -> None:
+    """`config.yaml` of the run directory; a local one is its owner's alone."""
+    filesystem, path = open_filesystem(below(cfg.out, "config.yaml"))
+    if isinstance(filesystem, fs.LocalFileSystem):
+        save_config(cfg, path)
+    else:
+        put(filesystem, path, config_text(cfg).encode())
 
 
 def _bound(cfg: Config, store: PairStore) -> FidelityBound | None:
     """Of this run: the rows are made, or were found to be made, with the metric that it asks for."""
     return fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, cfg.scorer.fidelity, store.url)
+
+
+def _tell_clipped(images: dict[str, int]) -> None:
+    for stage, count in sorted(images.items()):
+        log.warning(
+            "%s: %d images had more than %g %% of their values outside [0, 1], and were clipped to it",
+            stage,
+            count,
+            100 * STRAY_SHARE,
+        )
 
 
 def _count(progress: Progress, block: pa.Table, view: pc.Expression) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import Config
+from gmd_ray.config.secrets import digested, digested_values
 from gmd_ray.errors import ResumeMismatchError
 
 NAME = "settings.json"
@@ -47,19 +48,20 @@ def relevant(cfg: Config) -> dict[str, Any]:
                 values.update(_flat(f"{section}.{key}", value))
     if cfg.scorer.path is not None:
         del values["scorer.metric"]  # unused then
-    # As JSON gives them back, so that they compare equal to what was saved.
-    return json.loads(json.dumps(values))
+    # As JSON gives them back, so that they compare equal to what was saved; secrets as digests of them.
+    return digested_values(json.loads(json.dumps(values)))
 
 
 def places(cfg: Config) -> dict[str, dict[str, Any]]:
-    """Dotted key -> path, and for a local one its size in bytes and time of change."""
+    """Dotted key -> path without its secrets, and for a local one its size in bytes and time of change."""
     sections: dict[str, Any] = asdict(cfg)
     found = {}
     for key in PLACES:
         section, field = key.split(".")
         path = sections[section][field]
+        shown = None if path is None else digested(path)
         # Photos may be added to the target folder: only its path is looked at.
-        found[key] = {"path": path} if key == "target.path" or path is None else {"path": path, **_stat(Path(path))}
+        found[key] = {"path": shown} if key == "target.path" or path is None else {"path": shown, **_stat(Path(path))}
     if cfg.scorer.path is not None:
         found["scorer.weights"] = {"path": None}  # unused then
     return found

@@ -15,7 +15,10 @@ import ray
 import torch
 
 from gmd_ray.errors import GmdError, ModelError, ReplicaLostError, ResumeMismatchError
-from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_line, to_table
+from gmd_ray.generation.ledger import START
+from gmd_ray.generation.outputs import images_of, scores_of
+from gmd_ray.generation.quarantine import UNBOUNDED, Quarantine, Row, batches_by_size, fail, one_line, to_table
+from gmd_ray.generation.watchdog import Bound
 from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.images.padding import pad_to_multiple
 
@@ -38,6 +41,8 @@ class Replica:
     """StudentConfig, TeacherConfig or ScorerConfig."""
     ledger: ray.actor.ActorHandle
     max_attempts: int
+    bound: Bound = UNBOUNDED
+    """How long a batch may take."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ class _ModelStage:
         pool = replica.config.pool
         torch.set_num_threads(max(1, int(pool.num_cpus)))
         self.model = load_model(self.model_column, replica)
-        self._quarantine = Quarantine(self.name, replica.ledger, replica.max_attempts, self._hand_over)
+        self._quarantine = Quarantine(self.name, replica.ledger, replica.max_attempts, self._hand_over, replica.bound)
+        self._ledger = replica.ledger
         self._multiple = getattr(self.model, "batch_multiple", 1)
         self._batch_size = pool.batch_size
         self._threads = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="gmd-png")
@@ -115,7 +121,7 @@ class _ModelStage:
             self._on_their_way += 1
 
     def _hand_over(self) -> None:
-        """See that blocks which are done get out of a process that is to end; in the model's thread, which then rests.
+        """See that blocks which are done get out of a process that is to end, while the model rests or hangs.
 
         They would be lost with it and made again, and where each worker breaks at the same point, for ever.
         """
@@ -147,11 +153,19 @@ class _ModelStage:
     def _encoded(self, images: torch.Tensor) -> list[Future[bytes]]:
         return [self._threads.submit(encode_png, image) for image in to_images(images)]
 
+    def _count_clipped(self, images: int) -> None:
+        if images:
+            self._ledger.count_clipped.remote(self.name, images)
+
     def _collect(self, rows: list[Row]) -> None:
-        """Wait for the encoded images of a block."""
+        """Wait for the encoded images of a block; one that cannot be encoded is a failed row."""
         for row in rows:
             if self.made_column and isinstance(row.get(self.made_column), Future):
-                row[self.made_column] = row[self.made_column].result()
+                try:
+                    row[self.made_column] = row[self.made_column].result()
+                except Exception as error:  # noqa: BLE001 -- whatever it is, it is this image's alone
+                    row[self.made_column] = None
+                    fail(row, self.name, type(error).__name__, one_line(error))
 
 
 class Restore(_ModelStage):
@@ -160,7 +174,10 @@ class Restore(_ModelStage):
     name, model_column, image_column, made_column = "restore", "student", "lq", "restored"
 
     def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
-        restored = _finite(self.model.restore(batch.images, ids), "the student's output")
+        count, channels, height, width = batch.images.shape
+        due = (count, channels, height * self.model.scale, width * self.model.scale)
+        restored, clipped = images_of(self.model.restore(batch.images, ids), due, "the student's output")
+        self._count_clipped(clipped)
         return [{"restored": code} for code in self._encoded(restored)]
 
 
@@ -170,9 +187,9 @@ class Project(_ModelStage):
     name, model_column, image_column, made_column = "project", "teacher", "restored", "pseudo_target"
 
     def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
-        projected = _finite(self.model.project(batch.images, ids), "the teacher's output")
-        if projected.shape != batch.images.shape:
-            raise ValueError(f"the teacher made {tuple(projected.shape)} of {tuple(batch.images.shape)}")
+        due = tuple(batch.images.shape)
+        projected, clipped = images_of(self.model.project(batch.images, ids), due, "the teacher's output")
+        self._count_clipped(clipped)
         rows = []
         for image, (height, width) in zip(projected, batch.sizes, strict=True):
             [code] = self._encoded(image[None, :, :height, :width])
@@ -199,9 +216,9 @@ class Score(_ModelStage):
         return replace(batch, restored=to_tensor([decode_png(row["restored"]) for row in rows]))
 
     def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
-        columns = [{"score": score} for score in _finite(self.model.score(batch.images), "the score").tolist()]
+        columns = [{"score": score} for score in scores_of(self.model.score(batch.images), len(ids), "the score")]
         if batch.restored is not None:
-            values = _finite(self.model.fidelity(batch.images, batch.restored), "the fidelity").tolist()
+            values = scores_of(self.model.fidelity(batch.images, batch.restored), len(ids), "the fidelity")
             columns = [{**column, "fidelity": value} for column, value in zip(columns, values, strict=True)]
         return columns
 
@@ -213,14 +230,14 @@ def load_model(section: str, replica: Replica) -> Any:
     so the reason goes to the ledger, where the driver finds it.
     """
     ledger, me = replica.ledger, ray.get_runtime_context().get_actor_id() or "task"
-    [starts] = ray.get(ledger.begin.remote(f"start {section}", [me]))
+    [starts] = ray.get(ledger.begin.remote(f"{START}{section}", [me]))
     try:
         if starts > MAX_STARTS:
             raise ModelError(f"the {section} worker died {MAX_STARTS} times while loading its model (out of memory?)")
         try:
             model = replica.load(replica.config)
-        except (Exception, SystemExit) as error:
-            if isinstance(error, ReplicaLostError):
+        except BaseException as error:
+            if isinstance(error, ReplicaLostError) or hasattr(error, "ray_terminate_msg"):
                 os._exit(1)  # as if this process had died: Ray starts another
             if isinstance(error, GmdError):
                 raise
@@ -235,7 +252,7 @@ def load_model(section: str, replica: Replica) -> Any:
     except GmdError as error:
         ray.get(ledger.fail.remote(error))
         raise
-    ledger.done.remote(f"start {section}", [me])
+    ledger.done.remote(f"{START}{section}", [me])
     return model
 
 
@@ -245,12 +262,6 @@ def facts_of(model: Any) -> dict[str, Any]:
     if hasattr(model, "higher_is_better"):
         facts["higher_is_better"] = model.higher_is_better
     return facts
-
-
-def _finite(values: torch.Tensor, what: str) -> torch.Tensor:
-    if not torch.isfinite(values).all():
-        raise ValueError(f"{what} is not finite")
-    return values
 
 
 def _key(rows: list[Row]) -> tuple[str, ...]:

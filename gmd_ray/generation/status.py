@@ -16,6 +16,7 @@ from gmd_ray.generation.files import side_by_side
 from gmd_ray.generation.history import read_runs
 from gmd_ray.generation.lock import holder_of
 from gmd_ray.generation.store import PairStore
+from gmd_ray.text import printable
 
 COLUMNS = ["id", "status", "error_stage", "error_type"]
 
@@ -68,7 +69,7 @@ class Status:
             lines.append(f"{who} is at work since {at} ({_span(time.time() - since)})")
         else:
             lines.append(f"nobody is at work here; the last run {'finished' if self.finished else 'did not finish'}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def read_status(store: PairStore) -> Status:

@@ -9,6 +9,7 @@ import threading
 from types import FrameType, TracebackType
 
 import ray
+from ray.exceptions import RayError
 
 log = logging.getLogger("gmd_ray.generation")
 
@@ -24,7 +25,7 @@ class StopRequest:
 
     On the request nothing more is read and the ledger admits no more rows, so that the stream runs dry: batches that
     the teacher has begun are finished, scored and written. What does not get there in `grace_s` seconds is left to the
-    next run, as after a kill.
+    next run, as after a kill. Where the teacher has begun none, as while the models load, it ends at once.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -75,8 +76,13 @@ class StopRequest:
 
     def _close(self) -> None:
         assert self._ledger is not None
-        self._ledger.close.remote()
-        self._over.wait(self._grace_s)
+        worth_it = True
+        try:
+            worth_it = ray.get(self._ledger.close.remote(), timeout=self._grace_s)
+        except RayError:  # the ledger is gone; what is in flight may get through all the same
+            log.debug("the ledger does not answer", exc_info=True)
+        if worth_it:
+            self._over.wait(self._grace_s)
         with self._ending:  # not to hit whoever handles SIGTERM after us
             if not self._over.is_set():
                 # A second signal, not an exception in this thread: it also wakes the main thread where it waits.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+from gmd_ray.config.places import below
 from gmd_ray.errors import DataError
 from gmd_ray.generation.files import TEMPORARY, absolute, get, patiently, put_json, remove
-from gmd_ray.generation.parts import drop_rows
+from gmd_ray.generation.parts import drop_rows, part_name
 from gmd_ray.generation.quarantine import one_line
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.records import PAIR_SCHEMA, rows_dataset
@@ -28,6 +29,7 @@ PART = "__filename"
 INDEX = [
     *("id", "status", "score", "fidelity", "teacher", "student", "scorer"),
     *("seconds_restore", "seconds_project", "seconds_score", "error_stage", "error_type"),
+    *("bytes", "modified"),
 ]
 """Columns that a driver holds of every row."""
 _AT_ONCE = 64
@@ -36,8 +38,7 @@ _AT_ONCE = 64
 
 def store_url(out: str) -> str:
     """Where a run keeps its pairs; options at the end of a URL stay at its end."""
-    base, mark, query = absolute(out).partition("?")
-    return f"{base.rstrip('/')}/pairs{mark}{query}"
+    return below(absolute(out), "pairs")
 
 
 def find_store(url: str) -> PairStore:
@@ -114,13 +115,13 @@ class PairStore:
             raise DataError(f"{nameless[PART][0]}: foreign, it has rows without an id or a status; move it away")
         return rows
 
-    def _read_parts(self, files: list[str]) -> pa.Table:
+    def _read_parts(self, files: list[str], columns: Sequence[str] = (*INDEX, PART)) -> pa.Table:
         """Of these files, as one chunk: an array for each column of each file would outweigh the few rows in it.
 
         So would the footers of all parts, kept for a second scan that never comes.
         """
         parts = ds.dataset(files, schema=PAIR_SCHEMA, format="parquet", filesystem=self.filesystem)
-        return patiently(lambda: parts.to_table(columns=[*INDEX, PART], cache_metadata=False)).combine_chunks()
+        return patiently(lambda: parts.to_table(columns=list(columns), cache_metadata=False)).combine_chunks()
 
     def sweep(self) -> None:
         """Remove what writers that were killed left half written."""
@@ -130,6 +131,9 @@ class PairStore:
     def repair(self) -> int:
         """Keep one row of every id that has several, an ok one where there is one; returns how many went.
 
+        Of equal ones the row stays whose part has the name that its rows stand for: the other is a copy, and `verify`
+        would ask for its removal.
+
         Two rows of one id come of a crash while a part was rewritten, or of a late write of a killed run. Only for a
         store whose ok rows are of one student, teacher and scorer (`resume.known_facts`): then either will do.
         """
@@ -138,18 +142,48 @@ class PairStore:
             return 0
         counts = pc.value_counts(rows["id"].combine_chunks())
         doubles = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-        copies: dict[str, list[tuple[bool, str]]] = defaultdict(list)
-        for row in rows.filter(pc.field("id").isin(doubles)).to_pylist():
-            copies[row["id"]].append((row["status"] != "ok", _base(row[PART])))
+        copies: dict[str, list[tuple[bool, bool, str]]] = defaultdict(list)
+        twice = rows.filter(pc.field("id").isin(doubles))
+        misnamed = self._misnamed(pc.unique(twice[PART]))
+        for row in twice.to_pylist():
+            copies[row["id"]].append((row["status"] != "ok", row[PART] in misnamed, _base(row[PART])))
         unwanted: dict[str, set[str]] = defaultdict(set)
         for key, found in copies.items():
-            for _, part in sorted(found)[1:]:
+            for *_, part in sorted(found)[1:]:
                 unwanted[part].add(key)
         self._drop(unwanted)
         dropped = sum(len(ids) for ids in unwanted.values())
         if dropped:
             log.warning("%s: %d rows were there twice after a crash; one of each is kept", self.url, dropped)
         return dropped
+
+    def _misnamed(self, parts: pa.Array) -> set[str]:
+        """Of these part files, those whose name does not stand for the rows in them."""
+        held: dict[str, list[str]] = defaultdict(list)
+        for row in self.index().select(["id", PART]).filter(pc.field(PART).isin(parts)).to_pylist():
+            held[row[PART]].append(row["id"])
+        return {part for part, ids in held.items() if part_name(ids) != _base(part)}
+
+    def digests(self, ids: Collection[str]) -> dict[str, str | None]:
+        """Column `digest` of the rows of these ids; only the parts that hold them are read."""
+        wanted = pa.array(ids, pa.string())
+        rows = self.index().select(["id", PART])
+        files = pc.unique(rows.filter(pc.is_in(rows["id"], wanted))[PART]).to_pylist()
+        found: dict[str, str | None] = {}
+        with damage_told(self.url):
+            for start in range(0, len(files), _AT_ONCE):
+                part = self._read_parts(files[start : start + _AT_ONCE], ["id", "digest"])
+                part = part.filter(pc.is_in(part["id"], wanted))
+                found.update(zip(part["id"].to_pylist(), part["digest"].to_pylist(), strict=True))
+        return found
+
+    def drop(self, ids: Collection[str]) -> None:
+        """Forget the rows of these ids, so that they are made anew."""
+        unwanted: dict[str, set[str]] = defaultdict(set)
+        rows = self.index().select(["id", PART])
+        for row in rows.filter(pc.is_in(rows["id"], pa.array(ids, pa.string()))).to_pylist():
+            unwanted[_base(row[PART])].add(row["id"])
+        self._drop(unwanted)
 
     def drop_failed(self, ids: Collection[str]) -> int:
         """Forget the failed rows among these ids, so that they are tried again; returns how many."""

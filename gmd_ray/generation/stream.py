@@ -15,18 +15,26 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.exceptions import RayError, RayTaskError
 
 from gmd_ray.config import Config, PoolConfig, ScorerConfig, StudentConfig, TeacherConfig
+from gmd_ray.config.secrets import known
 from gmd_ray.errors import GmdError
 from gmd_ray.generation.cluster import TASK_CPUS, let_go_of_dead_runs, limit_blocks_in_flight, read_cpus
 from gmd_ray.generation.files import located
+from gmd_ray.generation.ledger import START, AtWork
 from gmd_ray.generation.pools import GROW_AT, actor_pool
 from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.reading import read_images
 from gmd_ray.generation.stages import Project, Replica, Restore, Score
+from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.generation.writer import write_rows
 from gmd_ray.images.listing import ImageFile
+from gmd_ray.images.records import PAIR_SCHEMA
 from gmd_ray.quality import Scorer, load_scorer
 from gmd_ray.students import Student, load_student
 from gmd_ray.teachers import Teacher, load_teacher
+
+STALLED = 0.5
+"""Of the time without a finished block, for which an image must have been at work to be suspected of the stall."""
+SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,10 @@ def build_stream(
     there would fail the whole run, or lose a block of rows; the ledger bounds the attempts of each row instead.
     """
     generation, configs = cfg.generation, model_configs(cfg)
-    attempts, step = generation.max_attempts, generation.rows_per_block
+    attempts, step, bound = generation.max_attempts, generation.rows_per_block, batch_bound(generation)
+
+    def replica(section: str) -> Replica:
+        return Replica(getattr(models, section), configs[section], ledger, attempts, bound)
 
     # Exact blocks: what travels, is retried and becomes one part file together. `from_arrow` would ask a task for the
     # number of rows of each; slices of one table of all files would hold the driver's memory several times.
@@ -61,16 +72,17 @@ def build_stream(
             "max_pixels": cfg.target.max_pixels,
             "ledger": ledger,
             "max_attempts": attempts,
+            "bound": bound,
         },
         batch_format="pyarrow",
         num_cpus=read_cpus(cfg.student.pool),
     )
     # Stage 0: the student restores.
-    ds = _pool(ds, Restore, Replica(models.student, configs["student"], ledger, attempts), step)
+    ds = _pool(ds, Restore, replica("student"), step)
     # Stage 1: the teacher projects.
-    ds = _pool(ds, Project, Replica(models.teacher, configs["teacher"], ledger, attempts), step)
+    ds = _pool(ds, Project, replica("teacher"), step)
     # Stage 1b: the gate scores.
-    ds = _pool(ds, Score, Replica(models.scorer, configs["scorer"], ledger, attempts), step)
+    ds = _pool(ds, Score, replica("scorer"), step)
     # Every row is written, whatever its score: a filter here would make each resume project the rejected ones again.
     ds = ds.map_batches(
         write_rows,
@@ -79,6 +91,7 @@ def build_stream(
             "token": token,
             "keep_restored": generation.keep_restored,
             "ledger": ledger,
+            "hide": known(),
         },
         batch_format="pyarrow",
         num_cpus=TASK_CPUS,
@@ -95,7 +108,13 @@ def build_stream(
 
 
 def _inputs(files: list[ImageFile]) -> pa.Table:
-    return pa.table({"id": [file.id for file in files], "uri": [file.uri for file in files]})
+    columns = {"id": "id", "uri": "uri", "bytes": "size", "modified": "modified"}
+    return pa.table(
+        {
+            name: pa.array([getattr(file, field) for file in files], PAIR_SCHEMA.field(name).type)
+            for name, field in columns.items()
+        }
+    )
 
 
 def run_stream(
@@ -120,7 +139,8 @@ def run_stream(
         if isinstance(error, ExecutionTimeoutError):
             small = f" (at the start {'; '.join(missing)})" if missing else ""
             raise GmdError(
-                f"no block of images was finished in {timeout_s} s{small}; what was written stays. Raise "
+                f"no block of images was finished in {timeout_s} s{small}{_at_work(ledger, timeout_s)}; what was "
+                f"written stays, and the next run tries what hung alone. Raise "
                 f"generation.no_progress_timeout_s where a model load and a block take longer"
             ) from error
         cause = error.cause if isinstance(error, RayTaskError) else error
@@ -128,6 +148,19 @@ def run_stream(
             f"the stream broke: {type(cause).__name__}: {one_line(cause)}; what is written stays, and the same command "
             f"goes on from there"
         ) from error
+
+
+def _at_work(ledger: ray.actor.ActorHandle, timeout_s: float) -> str:
+    """What the ledger has open as the run ends for a stall, and the next run will suspect; for the message."""
+    going: list[AtWork] = []
+    with contextlib.suppress(RayError):
+        going = ray.get(ledger.stalled.remote(timeout_s * STALLED), timeout=30)
+    lines = [
+        f"{work.stage.removeprefix(START)} {'is loading' if work.stage.startswith(START) else f'on {work.id}'} "
+        f"for {work.seconds:.0f} s"
+        for work in going
+    ]
+    return f"; at work: {', '.join(lines[:SHOWN])}{', ...' * (len(lines) > SHOWN)}" if lines else ""
 
 
 def model_configs(cfg: Config) -> dict[str, Any]:

@@ -12,19 +12,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from gmd_ray.config.secrets import MARK
 from gmd_ray.errors import GmdError
-from gmd_ray.generation import manifest, settings
+from gmd_ray.generation import changes, manifest, settings, suspects
 from gmd_ray.generation.files import TEMPORARY, side_by_side
 from gmd_ray.generation.lock import holder_of
 from gmd_ray.generation.parts import SCALARS, part_name
 from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images.encode import decode_png
-from gmd_ray.images.listing import list_images
+from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.images.records import PAIR_SCHEMA, accepted, fidelity_bound
+from gmd_ray.text import printable
 
 KNOWN = {"settings.json", "manifest.json", "runs.json", "lock.json", "plan.json", "sheet.html", "rows"}
-NEW_COLUMNS = {"fidelity"}
+KNOWN |= {suspects.NAME, changes.NAME}
+NEW_COLUMNS = {"fidelity", "bytes", "modified", "digest"}
 """Absent from stores that are older than they are."""
 SHOWN = 3
 _AGAIN = "remove it, and run generate again for its images"
@@ -61,7 +64,8 @@ class Verified:
         looked = f"{self.parts} part files, {self.rows} rows"
         looked += "" if self.images is None else f", {self.images} images"
         verdict = f"{len(self.findings)} findings" if self.findings else "whole"
-        return "\n".join([*self.notes, *map(str, self.findings), f"{self.url}: {looked}: {verdict}"])
+        lines = [*self.notes, *map(str, self.findings), f"{self.url}: {looked}: {verdict}"]
+        return "\n".join(map(printable, lines))
 
 
 def verify(store: PairStore, deep: bool = False) -> Verified:
@@ -70,7 +74,9 @@ def verify(store: PairStore, deep: bool = False) -> Verified:
     While a driver is at work, what only a finished store has (manifest, complete books) is not asked for.
 
     Args:
-        deep: decode every PNG too, and hold its size against width and height. Else image columns are not read.
+        deep: decode every PNG too, and hold its size against width and height; read every photo of the input folder,
+            and hold it against the digest in its row. Else image columns are not read, and photos only where their time
+            is another than in their rows.
     """
     notes, findings = [], list(_foreign(store))
     working = holder_of(store.filesystem, store.path) is not None
@@ -96,7 +102,7 @@ def verify(store: PairStore, deep: bool = False) -> Verified:
     findings += _other_models(names, tables)
     findings += _duplicates(store, rows)
     if not working:
-        findings += _books(store, rows, notes)
+        findings += _books(store, rows, notes, deep)
     return Verified(store.url, len(tables), rows.num_rows, images if deep else None, findings, notes)
 
 
@@ -232,7 +238,7 @@ def _duplicates(store: PairStore, rows: pa.Table) -> Iterator[Finding]:
         )
 
 
-def _books(store: PairStore, rows: pa.Table, notes: list[str]) -> list[Finding]:
+def _books(store: PairStore, rows: pa.Table, notes: list[str], deep: bool) -> list[Finding]:
     """The counts of the manifest against the rows, and the rows against the input folder."""
     documents = {}
     findings = []
@@ -253,11 +259,15 @@ def _books(store: PairStore, rows: pa.Table, notes: list[str]) -> list[Finding]:
     if folder is None or "inputs" not in saved:
         notes.append("settings.json names no input folder: rows are not held against the inputs")
         return findings
+    if MARK in folder:
+        notes.append("the input folder's place holds a secret, which is not kept: rows are not held against the inputs")
+        return findings
     try:
-        inputs = {image.id for image in list_images(folder, saved["inputs"]["limit"])}
+        images = list_images(folder, saved["inputs"]["limit"])
     except GmdError as error:
         notes.append(f"rows are not held against the inputs: {error}")
         return findings
+    inputs = {image.id for image in images}
     lost = sorted(inputs - ids)
     if lost:
         findings.append(Finding(store.url, f"{len(lost)} inputs have no row ({_some(lost)})", "run generate again"))
@@ -265,7 +275,30 @@ def _books(store: PairStore, rows: pa.Table, notes: list[str]) -> list[Finding]:
     if strangers:
         what = f"{len(strangers)} rows are of images that are not in {folder} ({_some(strangers)})"
         findings.append(Finding(store.url, what, "run generate again: it leaves them out, or put the images back"))
-    return findings
+    return [*findings, *_photos(store, rows, images, deep, notes)]
+
+
+def _photos(
+    store: PairStore, rows: pa.Table, images: list[ImageFile], deep: bool, notes: list[str]
+) -> Iterator[Finding]:
+    """The photos of the input folder against the size, time and digest of those that the rows were made of."""
+    compared = changes.Comparison(rows, images, changes.confirmed_stamps(store), every=deep)
+    digests = dict(zip(rows["id"].to_pylist(), rows["digest"].to_pylist(), strict=True)) if compared.doubtful else {}
+    compared.read(lambda _: digests)
+    if compared.unknown:
+        notes.append(f"{compared.unknown} rows are older than the columns by which a changed photo is known")
+    if compared.unread:
+        notes.append(f"{len(compared.unread)} photos could not be read to be compared ({_some(list(compared.unread))})")
+    mend = "run generate again: it makes them anew"
+    disguised = set(compared.disguised)
+    for ids, how in (
+        (sorted(set(compared.changed) - disguised), mend),
+        (sorted(disguised), f"size and time are the old ones: `touch` them, and {mend}"),
+    ):
+        if ids:
+            yield Finding(
+                store.url, f"{len(ids)} photos are not those that their rows were made of ({_some(ids)})", how
+            )
 
 
 def _recount(store: PairStore, rows: pa.Table, told: dict[str, Any]) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.formats import Header
+from gmd_ray.images.opening import Header
 from gmd_ray.images.tiffs import by_opencv, tiff_bits, tiff_samples
 
 _SYCC = 18

@@ -1,181 +1,117 @@
-"""The one door for image files: which formats are opened at all, and how large a picture may be.
-
-Nothing else in this package calls `PIL.Image.open`, which would try every reader that Pillow has: a file that is
-PostScript under the name of a PNG would start Ghostscript on its content.
-"""
+"""The one table of image formats: what names and first bytes each has, and whether this program decodes it."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from pathlib import PurePosixPath
 
-from PIL import (  # noqa: F401 -- a plugin adds its format where it is imported
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
+_RAW = "develop it to TIFF or PNG"
+_OTHER = "convert it to PNG, TIFF or JPEG"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format of image files."""
+
+    name: str
+    """For a decoded format, Pillow's name of it; else what a person calls it."""
+    endings: tuple[str, ...]
+    """Of file names, in lower case; the first is the usual one."""
+    magic: str = ""
+    """Regular expression (DOTALL, on Latin-1 text) of the first bytes; empty where they do not tell."""
+    instead: str = ""
+    """What to do with such a file; empty for what is decoded."""
+
+    @property
+    def refusal(self) -> str:
+        """Why a file of this format is not used, on one line."""
+        return f"{self.name}, which this program does not decode: {self.instead}"
+
+
+_ISO = r"....ftyp"  # then the major brand, a version and the compatible brands
+
+READ = (
+    Format("PNG", (".png", ".apng"), r"\x89PNG\r\n\x1a\n"),
+    Format("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), r"\xff\xd8\xff"),
+    Format("BMP", (".bmp", ".dib"), r"BM"),
+    Format("TIFF", (".tif", ".tiff"), r"II[*+]\0|MM\0[*+]"),
+    Format("WEBP", (".webp",), r"RIFF....WEBP"),
+    Format("GIF", (".gif",), r"GIF8[79]a"),
+    Format("AVIF", (".avif", ".avifs"), _ISO + r"(?:avi[fs]|(?:mif1|msf1|miaf)....(?:....){0,8}avi[fs])"),
+    Format(
+        "JPEG2000",
+        (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+        r"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    ),
+    Format("PPM", (".ppm", ".pgm", ".pbm", ".pnm"), r"P[1-6][\s#]"),
 )
+"""What this program decodes."""
 
-from gmd_ray.errors import DataError
-
-FORMATS = tuple(
-    name
-    for name in ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "AVIF", "JPEG2000", "PPM")
-    if name in Image.OPEN  # Pillow may be built without some
+REFUSED = (
+    Format("a Canon raw file (CR3)", (".cr3",), _ISO + "crx ", _RAW),
+    Format("a Canon raw file (CR2)", (".cr2",), r"II\*\0....CR", _RAW),
+    Format("a Canon raw file (CRW)", (".crw",), r"II\x1a\0\0\0HEAPCCDR", _RAW),
+    Format("a Fujifilm raw file (RAF)", (".raf",), "FUJIFILMCCD-RAW", _RAW),
+    Format("an Olympus raw file (ORF)", (".orf", ".ori"), r"IIR[OS]|MMOR", _RAW),
+    Format("a Panasonic or Leica raw file (RW2)", (".rw2", ".rwl"), r"IIU\0", _RAW),
+    Format("a Sigma raw file (X3F)", (".x3f",), "FOVb", _RAW),
+    Format("a Minolta raw file (MRW)", (".mrw",), r"\0MRM", _RAW),
+    # These begin as TIFF does: their names alone tell.
+    Format("a Nikon raw file", (".nef", ".nrw"), instead=_RAW),
+    Format("a Sony raw file", (".arw", ".srf", ".sr2", ".arq"), instead=_RAW),
+    Format("a Pentax raw file", (".pef", ".ptx"), instead=_RAW),
+    Format("a Samsung raw file", (".srw",), instead=_RAW),
+    Format("a DNG raw file", (".dng", ".gpr"), instead=_RAW),
+    Format("a Hasselblad raw file", (".3fr", ".fff"), instead=_RAW),
+    Format("a Phase One raw file", (".iiq", ".cap", ".eip"), instead=_RAW),
+    Format("a Leaf or Mamiya raw file", (".mos", ".mef"), instead=_RAW),
+    Format("an Epson raw file", (".erf",), instead=_RAW),
+    Format("a Kodak raw file", (".kdc", ".dcr", ".dcs", ".k25", ".drf"), instead=_RAW),
+    Format("a Casio raw file", (".bay",), instead=_RAW),
+    Format("a raw file", (".raw", ".rwz"), instead=_RAW),
+    Format(
+        "a HEIC photo",
+        (".heic", ".heif", ".hif", ".heics", ".heifs", ".avci", ".avcs"),
+        _ISO + r"(?:he[iv][cxms]|mif1|msf1|avc[is])",
+        _OTHER,
+    ),
+    Format("a JPEG XL picture", (".jxl",), r"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", _OTHER),
+    Format("a JPEG XR picture", (".jxr", ".wdp", ".hdp"), r"II\xbc", _OTHER),
+    Format("an OpenEXR picture", (".exr",), r"\x76\x2f\x31\x01", _OTHER),
+    Format("a Radiance HDR picture", (".hdr",), r"#\?(?:RADIANCE|RGBE)", _OTHER),
+    Format("a portable float map", (".pfm",), r"P[Ff]\s", _OTHER),
+    Format("a Photoshop document", (".psd", ".psb"), "8BPS", _OTHER),
+    Format("a Targa picture", (".tga",), instead=_OTHER),
+    Format("a QOI picture", (".qoi",), "qoif", _OTHER),
+    Format("a BPG picture", (".bpg",), r"BPG\xfb", _OTHER),
 )
-"""Formats that are opened, by Pillow's names: those of the endings in `listing.DECODED`. JPEG covers MPO."""
+"""Photos that somebody may expect to be used: they are accounted for, as failed with the reason. Documents, drawings
+and icons are not among them."""
 
-MAX_PIXELS = 2**30
-"""Pixels that a picture may have at most, whatever a setting allows: OpenCV's bound."""
+DECODED = frozenset(ending for known in READ for ending in known.endings)
+"""Endings of what is decoded."""
+NOT_DECODED = {ending: known for known in REFUSED for ending in known.endings}
+"""Ending -> format of what is listed and becomes a failed row with the reason, unless a file of the same name that can
+be read lies beside it, as cameras write both."""
+EXTENSIONS = frozenset({*DECODED, *NOT_DECODED})
 
-_CONVERT = "that this program cannot decode: convert to PNG, TIFF or JPEG"
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_TAGS = (254, 256, 257, 258, 262, 274, 277, 284, 338, 339, 34675, 50706)
-_OTHERS = {
-    b"%!": "PostScript",
-    b"\xc5\xd0\xd3\xc6": "PostScript",
-    b"%PDF": "PDF",
-    b"8BPS": "a Photoshop document",
-    b"icns": "an icon",
-    b"\0\0\1\0": "an icon",
-    b"SIMPLE": "FITS",
-    b"\x89HDF": "HDF5",
-    b"\xd7\xcd\xc6\x9a": "WMF",
-    b"DDS ": "DDS",
-    b"#?RADIANCE": "Radiance HDR",
-    b"v/1\x01": "OpenEXR",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"FUJIFILMCCD-RAW": "a camera's raw file",
-    b"II\x55\0": "a camera's raw file",
-    b"IIRO": "a camera's raw file",
-    b"IIRS": "a camera's raw file",
-    b"MMOR": "a camera's raw file",
-}
-"""How files of other formats begin."""
-_BRANDS = {b"crx ": "a camera's raw file"} | dict.fromkeys(
-    (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"
-)
-"""Of files in the form of MP4."""
+_MAGIC = [(re.compile(known.magic.encode("latin-1"), re.DOTALL), known) for known in (*REFUSED, *READ) if known.magic]
+# AVIF files may say HEIF's general brand first: what names AVIF among its brands is AVIF.
+_MAGIC.sort(key=lambda entry: entry[1].name != "AVIF")
 
 
-@dataclass(frozen=True)
-class Header:
-    """What the beginning of a file tells."""
-
-    format: str
-    """Of `FORMATS`."""
-    size: tuple[int, int]
-    """Width and height. A TIFF's are upright already, as Pillow gives them."""
-    image: Image.Image | None
-    """Not yet loaded; None for a TIFF whose kind of samples Pillow does not know."""
-    tags: Mapping[int, Any]
-    """Of a TIFF's first page, those in `_TAGS`: number to value, or a tuple of what there is for each sample."""
+def sniff(data: bytes) -> Format | None:
+    """The format that the first bytes show; None where they are of none in the table."""
+    return next((known for magic, known in _MAGIC if magic.match(data[:64])), None)
 
 
-def open_header(stream: BinaryIO, max_pixels: int | None = None) -> Header:
-    """Read as much of a file as tells its format and size.
-
-    Args:
-        stream: can seek; Pillow keeps it for the pixels.
-        max_pixels: `target.max_pixels`; None for no bound but `MAX_PIXELS`.
-
-    Raises:
-        DataError: with a one-line reason that names no file: empty, no image, of a format that is not opened, with a
-            damaged header, a camera's raw file, or too large.
-    """
-    head = stream.read(32)
-    if not head:
-        raise DataError("empty file")
-    image: Image.Image | None = None
-    tags: Mapping[int, Any] = {}
-    try:
-        image = _opened(stream)
-        tags = _chosen(getattr(image, "tag_v2", {}))
-    except Exception as error:
-        if head[:4] not in _TIFF:
-            raise _refusal(head, error) from error
-        tags = _tiff_tags(stream, error)
-    name = image.format if image is not None else "TIFF"
-    if name == "MPO":
-        name = "JPEG"
-    assert name is not None
-    if name == "TIFF" and (50706 in tags or head[8:10] == b"CR" or _is_reduced(tags)):
-        raise DataError("a camera's raw file, whose first picture is a preview: develop it to TIFF or PNG")
-    size = image.size if image is not None else (tags[256], tags[257])
-    _check(size, max_pixels)
-    return Header(name, size, image, tags)
+def ending(data: bytes, known: Format) -> str:
+    """The usual ending of a file with these bytes, of the format `sniff` gave."""
+    return {b"P1": ".pbm", b"P4": ".pbm", b"P2": ".pgm", b"P5": ".pgm"}.get(data[:2], known.endings[0])
 
 
-def one_line(error: BaseException) -> str:
-    """The error's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _opened(stream: BinaryIO) -> Image.Image:
-    stream.seek(0)
-    # Pillow's own bound on pixels is a constant of its module; the one here is a setting, and comes right after.
-    Image.MAX_IMAGE_PIXELS = None
-    return Image.open(stream, formats=FORMATS)
-
-
-def _check(size: tuple[int, int], max_pixels: int | None) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise DataError(f"damaged image header: a size of {width}x{height}")
-    if width * height > MAX_PIXELS:
-        raise DataError(f"too large: {width}x{height}, and no picture of more than {MAX_PIXELS:,} pixels is read")
-    if max_pixels is not None and width * height > max_pixels:
-        raise DataError(f"too large: {width}x{height} is more than target.max_pixels={max_pixels}")
-
-
-def _refusal(head: bytes, error: Exception) -> DataError:
-    kind = next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None)
-    if head[4:8] == b"ftyp":
-        kind = _BRANDS.get(head[8:12])
-    if kind or isinstance(error, UnidentifiedImageError):
-        return DataError(f"{kind or 'not an image, or one'} {_CONVERT}")
-    return DataError(f"damaged image header: {one_line(error)}")
-
-
-def _tiff_tags(stream: BinaryIO, cause: Exception) -> Mapping[int, Any]:
-    """The first page's tags, of a TIFF that Pillow does not open."""
-    try:
-        stream.seek(0)
-        head = stream.read(8)
-        if head[2:3] == b"+" or head[3:4] == b"+":
-            head += stream.read(8)
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head)
-        stream.seek(tags.next)
-        tags.load(stream)
-        found = _chosen(tags)
-        if not (isinstance(found[256], int) and isinstance(found[257], int)):
-            raise ValueError("a size that is none")
-    except Exception as error:
-        raise DataError(f"damaged image header: {one_line(cause)}") from error
-    return found
-
-
-def _chosen(tags: Mapping[int, Any]) -> Mapping[int, Any]:
-    """A copy: Pillow takes the orientation away when it loads the pixels."""
-    return {number: tags[number] for number in _TAGS if number in tags}
-
-
-def _is_reduced(tags: Mapping[int, Any]) -> bool:
-    """Whether a TIFF begins with a reduced picture, as Nikon's and Sony's raw files do."""
-    kind = tags.get(254, 0)
-    return isinstance(kind, int) and bool(kind & 1)
-
-
-def opened_bytes(data: bytes, max_pixels: int | None = None) -> Header:
-    """`open_header` of a file that is in memory."""
-    return open_header(io.BytesIO(data), max_pixels)
+def refusal_by_name(name: str) -> str | None:
+    """Why a file of this name is not decoded, whatever Pillow would find in it: a raw file's TIFF is its preview."""
+    known = NOT_DECODED.get(PurePosixPath(name).suffix.lower())
+    return known.refusal if known else None

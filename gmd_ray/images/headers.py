@@ -11,17 +11,17 @@ import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
 
 import pyarrow as pa
 
 from gmd_ray.errors import DataError
-from gmd_ray.images import formats
+from gmd_ray.images import opening
 from gmd_ray.images.decode import decode_image
-from gmd_ray.images.formats import one_line, open_header
-from gmd_ray.images.listing import NOT_DECODED, ImageFile, open_filesystem, read_file
+from gmd_ray.images.formats import refusal_by_name
+from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
+from gmd_ray.images.opening import one_line, open_header
 from gmd_ray.images.sizes import upright
 
 LOOKED_AT = 64
@@ -90,9 +90,9 @@ def settle_doubts(
 
 
 def _header(uri: str, max_pixels: int | None) -> Header:
-    ending = PurePosixPath(uri).suffix.lower()
-    if ending in NOT_DECODED:
-        return Header(None, f"{ending} files are not decoded: convert to PNG, TIFF or JPEG")
+    refusal = refusal_by_name(uri)
+    if refusal is not None:
+        return Header(None, refusal)
     try:
         if split_uri(uri) is not None:  # in an LMDB a value is had whole
             data = read_file(uri)
@@ -120,7 +120,7 @@ def _of_stream(stream: BinaryIO, size: int, read_at: ReadAt, max_pixels: int | N
     return Header(upright(opened), doubtful=odd or _breaks_off(opened, size, read_at))
 
 
-def _breaks_off(opened: formats.Header, size: int, read_at: ReadAt) -> bool:
+def _breaks_off(opened: opening.Header, size: int, read_at: ReadAt) -> bool:
     """Whether the end that its format promises is not there."""
     kind, image = opened.format, opened.image
     if kind in ("PNG", "JPEG", "GIF", "JPEG2000"):

@@ -8,6 +8,7 @@ given. Ids leave out what is the same for all images of a side, so that both sid
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from gmd_ray.errors import ConfigError, DataError, nearest
@@ -77,8 +78,8 @@ class PublishedSet:
                 raise DataError(
                     f"{head}: a line has no column {self.listed.column + 1}; give the list as it was published"
                 )
-            paths = {f"{self.listed.base}/{line[self.listed.column]}".lstrip("/") for line in words}
-            there = {f"{self.folder}/{path}": key for key, path in found.items()}
+            paths = {_nfc(f"{self.listed.base}/{line[self.listed.column]}".lstrip("/")) for line in words}
+            there = {_nfc(f"{self.folder}/{path}"): key for key, path in found.items()}
             missing = sorted(paths - there.keys())
             if missing:
                 raise DataError(
@@ -88,6 +89,10 @@ class PublishedSet:
         if not found or (self.count is not None and len(found) != self.count):
             raise self.missing(name, root, f"{len(found):,} as {root}/{self.folder}/{self.files}")
         return found
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _sides(name: str, title: str, folder: str, count: int | None, **files: str) -> dict[str, PublishedSet]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import threading
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gmd_ray.errors import DataError
+from gmd_ray.images.safe_paths import safe_relative
 
 _ENDING = ".lmdb"
+_LINE = re.compile(r"(?P<name>\S.*\.[^./ ]+) \(\d+, ?\d+(?:, ?\d+)?\)(?: -?\d+)?")
+"""Names may have spaces and brackets of their own: the last brackets hold the shape."""
 
 _opening = threading.Lock()
 """LMDB refuses to open a store twice in one process, as two threads with an empty cache would."""
@@ -27,31 +31,57 @@ def is_store(url: str) -> bool:
 
 def split_uri(uri: str) -> tuple[str, str] | None:
     """(folder, name) of a URI that `list_store` gave; None for any other."""
-    folder, ending, name = uri.rpartition(f"{_ENDING}/")
-    store = f"{folder}{_ENDING}"
-    return (store, name) if ending and "://" not in uri and is_store(store) else None
+    if "://" in uri:
+        return None
+    mark = f"{_ENDING}/"
+    end = uri.find(mark)
+    while end >= 0:  # the first store on the way: names in it may hold the ending too
+        store, name = uri[: end + len(_ENDING)], uri[end + len(mark) :]
+        if is_store(store):
+            return store, name
+        end = uri.find(mark, end + 1)
+    return None
 
 
 def list_store(path: str) -> dict[str, str]:
     """Id -> URI of every image that meta_info.txt names.
 
     Raises:
-        DataError: where it is missing, or a line of it is not as BasicSR writes them.
+        DataError: where it is missing, not text, a line of it is not as BasicSR writes them, a name is not a path below
+            a folder, or two names have one key.
     """
     root = os.path.abspath(os.path.expanduser(path))
     meta = Path(root, "meta_info.txt")
-    if not meta.is_file():
-        raise DataError(f"{meta}: no such file; it names the images of an LMDB, make it as BasicSR does")
-    found = {}
-    for line in meta.read_text(encoding="utf-8").splitlines():
-        name, _, rest = line.partition(" (")
-        if line.strip():
-            if not rest or "." not in name:
-                raise DataError(f"{meta}: {line!r} is not `name.png (height,width,channels) level`")
-            found[name] = f"{root}/{name}"
+    try:
+        text = meta.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{meta}: no such file; it names the images of an LMDB, make it as BasicSR does") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{meta}: cannot be read as UTF-8 text: {error}") from error
+    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    for line in text.split("\n"):  # not splitlines: a name may hold one of Unicode's other separators
+        line = line.rstrip(" \t\r")
+        if not line:
+            continue
+        parsed = _LINE.fullmatch(line)
+        if parsed is None:
+            raise DataError(f"{meta}: {line!r} is not `name.png (height,width,channels) level`")
+        try:
+            name = safe_relative(parsed["name"])
+        except DataError as error:
+            raise DataError(f"{meta}: {error}") from error
+        first = keys.setdefault(_key(name), name)
+        if name in found or first != name:
+            raise DataError(f"{meta}: {first!r} and {name!r} are one image of the store; name it once")
+        found[name] = f"{root}/{name}"
     if not found:
         raise DataError(f"{meta}: names no image")
     return found
+
+
+def _key(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def read_image(store: str, name: str) -> bytes:
@@ -60,11 +90,14 @@ def read_image(store: str, name: str) -> bytes:
     Raises:
         DataError: where it is not there, the store is damaged, or `lmdb` is not installed.
     """
-    key = str(PurePosixPath(name).with_suffix(""))
+    key = _key(name)
     with _opening:
         environment = _environment(store)
-    with environment.begin(write=False) as transaction:
-        data = transaction.get(key.encode())
+    try:
+        with environment.begin(write=False) as transaction:
+            data = transaction.get(key.encode())
+    except Exception as error:  # of lmdb, which is optional: a damaged page, a key that is too long
+        raise DataError(f"{store}: {key!r} cannot be read: {' '.join(str(error).split())}") from error
     if data is None:
         raise DataError(f"{store}: no image {key!r}, which meta_info.txt names")
     return bytes(data)

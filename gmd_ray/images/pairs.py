@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -11,8 +13,11 @@ import numpy as np
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.degradations import Degradation, sample_rng
-from gmd_ray.images.listing import ImageFile, list_images, read_file
+from gmd_ray.images.formats import refusal_by_name
+from gmd_ray.images.listing import ImageFile, Listing, check_limit, list_folder, read_file
 from gmd_ray.images.second_order import SecondOrder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,10 @@ class PairFile:
 def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None = None) -> list[PairFile]:
     """Pair two folders by relative path without extension, sorted by id.
 
+    Names that differ in Unicode's normal form alone are one name: macOS stores accents apart from their letters. A file
+    that a folder has twice, through a link, is used twice only where the other folder has both names. Files of formats
+    that are not decoded are left out, with a warning.
+
     Args:
         hq: folder or URL of clean images, read recursively.
         lq: folder or URL of their degraded versions, or None.
@@ -44,12 +53,16 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
         ConfigError: for a template without exactly one `{}` in its last part.
     """
     if lq is None:
-        return [PairFile(file.id, None, file.uri, (file,)) for file in list_images(hq, limit)]
+        check_limit(limit)
+        return [PairFile(file.id, None, file.uri, (file,)) for file in _decoded(hq, list_folder(hq))[:limit]]
     if template.rpartition("/")[2].count("{}") != 1 or template.count("{}") != 1:
         raise ConfigError(f"template={template!r}: needs one '{{}}' in its last part, e.g. '{{}}x4'")
-    clean = _by_stem(list_images(hq), hq)
-    degraded = _by_stem(list_images(lq), lq)
+    template = unicodedata.normalize("NFC", template)
+    clean, more_clean = _by_stem(hq)
+    degraded, more_degraded = _by_stem(lq)
+    clean |= {stem: file for stem, file in more_clean.items() if _apply(template, stem) in degraded}
     expected = {_apply(template, stem): stem for stem in clean}
+    degraded |= {name: file for name, file in more_degraded.items() if name in expected}
     widowed = [clean[stem].id for name, stem in expected.items() if name not in degraded]
     orphaned = [file.id for name, file in degraded.items() if name not in expected]
     if widowed or orphaned:
@@ -77,12 +90,13 @@ def list_truths(hq: str, ids: Sequence[str], key: str) -> list[str]:
     Raises:
         DataError: naming images without ground truth.
     """
-    clean = _by_stem(list_images(hq), hq)
-    missing = [image for image in ids if _stem(image) not in clean]
+    clean, more = _by_stem(hq)
+    clean |= more
+    missing = [image for image in ids if pairing_stem(image) not in clean]
     if missing:
         these = f"{len(missing)} of {len(ids)} photos"
         raise DataError(f"{key}={hq}: {these} have no ground truth there ({_some(missing)})")
-    return [clean[_stem(image)].uri for image in ids]
+    return [clean[pairing_stem(image)].uri for image in ids]
 
 
 def load_pair(
@@ -159,18 +173,36 @@ def _apply(template: str, stem: str) -> str:
     return str(PurePosixPath(folder, path.parent, name.replace("{}", path.name)))
 
 
-def _by_stem(files: Iterable[ImageFile], url: str) -> dict[str, ImageFile]:
+def pairing_stem(name: str) -> str:
+    """What pairs go by: a relative path without its extension, in Unicode's normal form C."""
+    return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
+
+
+def _decoded(url: str, listing: Listing) -> list[ImageFile]:
+    """The images without those that could not be read: a pair is used, or it is not there."""
+    refused = {file.id: refusal for file in listing.images if (refusal := refusal_by_name(file.id))}
+    if refused:
+        first = next(iter(refused))
+        logger.warning("%s: %d files are left out of its pairs (%s: %s)", url, len(refused), first, refused[first])
+    if len(refused) == len(listing.images):
+        raise DataError(f"{url}: no image that this program decodes among {len(refused)}")
+    return [file for file in listing.images if file.id not in refused]
+
+
+def _by_stem(url: str) -> tuple[dict[str, ImageFile], dict[str, ImageFile]]:
+    """The images of a folder by stem, and those that are there once more, through links, under stems of their own."""
+    listing = list_folder(url)
     found: dict[str, ImageFile] = {}
-    for file in files:
-        stem = _stem(file.id)
+    for file in _decoded(url, listing):
+        stem = pairing_stem(file.id)
         if stem in found:
-            raise DataError(f"{url}: {found[stem].id} and {file.id} share a name; pairs go by name without extension")
+            names = [found[stem].id, file.id]
+            if len({unicodedata.normalize("NFC", name) for name in names}) == 1:
+                names = [ascii(name) for name in names]  # as text they look the same
+            raise DataError(f"{url}: {' and '.join(names)} share a name; pairs go by name without extension")
         found[stem] = file
-    return found
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    more = {pairing_stem(file.id): file for file in listing.repeats()}
+    return found, {stem: file for stem, file in more.items() if stem not in found}
 
 
 def _some(names: list[str]) -> str:

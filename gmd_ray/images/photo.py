@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from gmd_ray.errors import DataError
 from gmd_ray.images import profiles
 from gmd_ray.images.decode import luma, over_white, to_8bit
-from gmd_ray.images.formats import one_line
+from gmd_ray.images.opening import one_line
 from gmd_ray.images.samples import ORIENTATION, read_samples
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ FORMATS = {
     ".bmp": "BMP",
 }
 """Endings that can be written."""
+LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
+"""Pixels of the longer side that a format can hold; others hold whatever is made here."""
 _DEEP = ("PNG", "TIFF")
 _TRANSPARENT = ("PNG", "TIFF", "WEBP")
 _WITH_EXIF = ("PNG", "JPEG", "WEBP")
@@ -101,9 +104,12 @@ def encode_photo(photo: Photo, suffix: str) -> bytes:
         suffix: of `FORMATS`.
 
     Raises:
-        DataError: where the picture does not fit the format, which has a bound of its own on sides.
+        DataError: where a side is longer than the format can hold (`LARGEST_SIDE`).
     """
     kind = FORMATS[suffix.lower()]
+    height, width = photo.rgb.shape[:2]
+    if max(height, width) > LARGEST_SIDE.get(kind, max(height, width)):
+        raise DataError(f"{width}x{height} does not fit {kind}, whose sides end at {LARGEST_SIDE[kind]}: write PNG")
     rgb, alpha, icc = np.clip(photo.rgb, 0, 1), photo.alpha, photo.icc
     deep = photo.bits > 8 and kind in _DEEP
     if icc is not None and not _carries(kind, photo.gray, deep and alpha is not None):

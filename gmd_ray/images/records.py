@@ -45,8 +45,9 @@ PAIR_SCHEMA = pa.schema(
 a 16-bit photo loses as it is read for Stage 0; width and height are those of `pseudo_target`; `restored` is null where
 it was switched off; `fidelity`, of pseudo_target to restored, is null where nobody asked for it, and absent from stores
 that are older than it. `bytes`, `modified` and `digest` (`hashing.content_digest`) are those of the LQ file as it was
-read: a photo that changed under its name is another photo. `modified` is null where the storage has no such time; all
-three are null in stores that are older than they."""
+read: a photo that changed under its name is another photo. `modified` is null where the storage has no such time; a
+file that could not be read has `bytes` as listed, and no `digest`; all are null in stores that are older than they.
+`uri` has `***` for passwords and signatures."""
 
 HIGHER_IS_CLOSER = {"psnr": True, "ssim": True, "lpips": False, "dists": False}
 """What `fidelity` may hold, and its direction."""

@@ -11,7 +11,7 @@ from PIL import Image
 from gmd_ray.errors import DataError
 from gmd_ray.images import profiles
 from gmd_ray.images.deep import deep_samples, jpeg2000, sample_bits
-from gmd_ray.images.formats import Header, one_line, opened_bytes
+from gmd_ray.images.opening import Header, one_line, opened_bytes
 from gmd_ray.images.tiffs import TRANSPOSE
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,8 @@ def read_samples(data: bytes, max_pixels: int | None) -> Samples:
     if image is not None:
         try:
             image.load()
+        except MemoryError as error:
+            raise DataError(f"not enough memory for {image.width}x{image.height} pixels") from error
         except Exception as error:  # decoders of damaged files raise anything
             raise DataError(f"damaged or truncated {header.format}: {one_line(error)}") from error
         exif = _exif(image)
@@ -71,16 +73,13 @@ def read_samples(data: bytes, max_pixels: int | None) -> Samples:
             turn = TRANSPOSE.get(_orientation(image, exif))
     # Pillow makes sRGB of Lab.
     icc = None if image is not None and image.mode == "LAB" else _icc(data, header)
-    if bits > 8:
-        colors, alpha = deep_samples(data, header)
-    else:
-        assert image is not None
-        try:
-            colors, alpha = _shallow(image, bits)
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(f"cannot convert {header.format} mode {image.mode} to RGB: {one_line(error)}") from error
+    try:
+        colors, alpha = deep_samples(data, header) if bits > 8 else _shallow(image, bits)
+    except DataError:
+        raise
+    except Exception as error:
+        mode = "" if image is None else f" mode {image.mode}"
+        raise DataError(f"cannot convert {header.format}{mode} to RGB: {one_line(error)}") from error
     if turn is not None:
         colors, alpha = turn(colors), None if alpha is None else turn(alpha)
     colors = np.ascontiguousarray(colors)
@@ -88,8 +87,9 @@ def read_samples(data: bytes, max_pixels: int | None) -> Samples:
     return Samples(colors, alpha, profiles.fitting(icc, colors.shape[2]), exif if header.format != "TIFF" else None)
 
 
-def _shallow(image: Image.Image, bits: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _shallow(image: Image.Image | None, bits: int) -> tuple[np.ndarray, np.ndarray | None]:
     """uint8 (H, W, 1, 3 or 4) and alpha (H, W) or None."""
+    assert image is not None, "what Pillow does not open is deep"
     if image.mode == "F":
         raise DataError("float samples have no declared range: save as 8 or 16 bit")
     if image.mode == "CMYK":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.formats import Header, open_header
-from gmd_ray.images.listing import NOT_DECODED, ImageFile, open_filesystem, read_file
+from gmd_ray.images.formats import refusal_by_name
+from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
+from gmd_ray.images.opening import Header, open_header
+from gmd_ray.images.tiffs import check_tiff
 
 _THREADS = 16
 """Headers are waited for, not worked on."""
@@ -21,19 +22,22 @@ def image_sizes(images: Sequence[ImageFile], max_pixels: int) -> list[tuple[int,
     """(height, width) of each image, upright as `decode_image` gives it, in the order given.
 
     None for what would become a failed row: no image, a format that is not opened, a header that is damaged, more than
-    `max_pixels` pixels, or a file that cannot be opened. A file that breaks off further in, or whose samples are of a
-    kind that is not read, is not found out here.
+    `max_pixels` pixels, a TIFF of samples that are not read, or a file that cannot be opened. What the header does not
+    tell is not found out here: a file that breaks off further in, the range of floats.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(lambda image: _size(image.uri, max_pixels), images))
 
 
 def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
-    if PurePosixPath(uri).suffix.lower() in NOT_DECODED:
+    if refusal_by_name(uri) is not None:
         return None  # what Pillow finds in a raw file is its preview
     try:
         with _opened(uri) as stream:
-            return upright(open_header(stream, max_pixels))
+            header = open_header(stream, max_pixels)
+            if header.format == "TIFF":
+                check_tiff(header)
+            return upright(header)
     except (OSError, DataError):
         return None
 

@@ -13,12 +13,13 @@ Signed integers and those of more than 16 bits are refused: their range is not t
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.formats import Header, one_line
+from gmd_ray.images.opening import Header, one_line
 
 TRANSPOSE = {
     2: lambda a: a[:, ::-1],
@@ -52,17 +53,59 @@ def tiff_bits(header: Header) -> int:
     return bits
 
 
+def check_tiff(header: Header) -> None:
+    """Find out from the header whether the samples are read at all.
+
+    Raises:
+        DataError: with the reason.
+    """
+    image = header.image
+    if image is None or (image.mode != "CMYK" and tiff_bits(header) > 8):
+        _layout(header)
+
+
 def tiff_samples(data: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None]:
     """float32 (H, W, 1 or 3) in the file's own colours and straight alpha (H, W) or None, in [0, 1] and upright.
 
     Raises:
         DataError: with the reason, where the samples are of another kind or cannot be read.
     """
-    tags = header.tags
+    layout = _layout(header)
+    bits, kind, colors = layout.bits, layout.kind, layout.colors
+    extra = header.tags.get(338, ())
+    array = _array(data, header, layout)
+    if kind == _FLOAT:
+        x = _unit(array[..., : colors + 1])
+    else:
+        x = array.astype(np.float32)
+        x /= ((1 << bits) - 1) << (16 - bits)  # OpenCV puts fewer bits at the upper end of 16
+    # A further sample need not be alpha; where a file says nothing of it, it is.
+    alpha = x[..., colors] if layout.samples > colors and (not extra or extra[0] in (1, 2, 999)) else None
+    x = x[..., :colors]
+    if layout.inverted:  # the largest value is black
+        x = 1 - x
+    if alpha is not None and extra and extra[0] == 1:  # associated: the colours are multiplied with it
+        x = np.where(alpha[..., None] > 0, x / np.maximum(alpha[..., None], 1e-6), 0).clip(0, 1)
+    return x, alpha
+
+
+@dataclass(frozen=True)
+class _Layout:
+    bits: int
+    kind: int
+    samples: int
+    """Of a pixel."""
+    colors: int
+    """How many of those are colours: 1 or 3."""
+    inverted: bool
+    """Whether the largest value is black."""
+
+
+def _layout(header: Header) -> _Layout:
     bits, kind = tiff_bits(header), _bits_and_kind(header)[1]
-    n = _number(tags.get(277), 1)
-    photometric = _number(tags.get(262), 1 if n < 3 else 2)
-    colors, extra = {0: 1, 1: 1, 2: 3}.get(photometric, 0), tags.get(338, ())
+    n = _number(header.tags.get(277), 1)
+    photometric = _number(header.tags.get(262), 1 if n < 3 else 2)
+    colors = {0: 1, 1: 1, 2: 3}.get(photometric, 0)
     read = {_UNSIGNED: (10, 12, 14, 16), _FLOAT: (16, 32, 64)}.get(kind, ())
     if not colors or bits not in read or not colors <= n <= 8:
         name = {_UNSIGNED: "integer", _FLOAT: "float"}.get(kind, "other")
@@ -70,20 +113,7 @@ def tiff_samples(data: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | 
             f"TIFF of {n} {name} samples of {bits} bits (photometric {photometric}), which is not read: "
             "save it as RGB or gray of 8 or 16 bits"
         )
-    array = _array(data, header, n, bits, kind)
-    if kind == _FLOAT:
-        x = _unit(array[..., : colors + 1])
-    else:
-        x = array.astype(np.float32)
-        x /= ((1 << bits) - 1) << (16 - bits)  # OpenCV puts fewer bits at the upper end of 16
-    # A further sample need not be alpha; where a file says nothing of it, it is.
-    alpha = x[..., colors] if n > colors and (not extra or extra[0] in (1, 2, 999)) else None
-    x = x[..., :colors]
-    if photometric == 0:  # the largest value is black
-        x = 1 - x
-    if alpha is not None and extra and extra[0] == 1:  # associated: the colours are multiplied with it
-        x = np.where(alpha[..., None] > 0, x / np.maximum(alpha[..., None], 1e-6), 0).clip(0, 1)
-    return x, alpha
+    return _Layout(bits, kind, n, colors, photometric == 0)
 
 
 def _bits_and_kind(header: Header) -> tuple[int, int]:
@@ -108,8 +138,9 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return np.clip(x, 0, 1).astype(np.float32)
 
 
-def _array(data: bytes, header: Header, n: int, bits: int, kind: int) -> np.ndarray:
+def _array(data: bytes, header: Header, layout: _Layout) -> np.ndarray:
     """The samples as they are, (H, W, n), upright."""
+    n, bits, kind = layout.samples, layout.bits, layout.kind
     width, height = header.size
     turn = TRANSPOSE.get(_number(header.tags.get(274), 1))
     if header.image is None and _number(header.tags.get(274), 1) > 4:
@@ -132,8 +163,8 @@ def _array(data: bytes, header: Header, n: int, bits: int, kind: int) -> np.ndar
         if found.shape != (height, width, n):
             raise ValueError(f"samples of shape {found.shape}")
     except Exception as error:
-        layout = "planar TIFF" if separate else "TIFF"
-        raise DataError(f"{layout} that cannot be read ({one_line(error)}): save it as 16-bit PNG") from error
+        name = "planar TIFF" if separate else "TIFF"
+        raise DataError(f"{name} that cannot be read ({one_line(error)}): save it as 16-bit PNG") from error
     return found
 
 

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 from gmd_ray.errors import ConfigError
 
+_watcher: ContextVar[Callable[[int, int], None] | None] = ContextVar("watcher", default=None)
+
+
+@contextlib.contextmanager
+def tiles_watched(tick: Callable[[int, int], None]) -> Iterator[None]:
+    """Within it, `tick(done, all)` is called after each batch of tiles, in the same thread."""
+    token = _watcher.set(tick)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
 
 def tiled(
-    fn: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int, scale: int = 1, multiple: int = 1
+    fn: Callable[[Tensor], Tensor],
+    image: Tensor,
+    tile: int,
+    overlap: int,
+    scale: int = 1,
+    multiple: int = 1,
+    batch: int = 1,
 ) -> Tensor:
     """Apply `fn` tile by tile.
 
@@ -30,6 +51,8 @@ def tiled(
         scale: output pixels per input pixel, of `fn`.
         multiple: tiles begin at multiples of it, and the last along an axis may be up to that much longer: so windows
             of attention and strides fall on every tile as on the whole image. See `grid_multiple`.
+        batch: most images that `fn` gets at once: so many tiles of one size, or all images of `image` where these are
+            more. Where an accelerator's memory does not hold them, fewer.
 
     Returns:
         (B, C, H * scale, W * scale), on the device and of the type of `fn`'s output.
@@ -37,32 +60,76 @@ def tiled(
     Raises:
         ConfigError: for a negative tile, or an overlap outside [0, tile).
     """
-    return tiled_at(lambda piece, y, x: fn(piece), image, tile, overlap, scale, multiple)
+    return tiled_in_batches(lambda pieces, places: fn(pieces), image, tile, overlap, scale, multiple, batch)
 
 
 def tiled_at(
     fn: Callable[[Tensor, int, int], Tensor], image: Tensor, tile: int, overlap: int, scale: int = 1, multiple: int = 1
 ) -> Tensor:
-    """`tiled` for an `fn` that is told the first row and column of its tile in the image."""
+    """`tiled`, a tile at a time, for an `fn` that is told the first row and column of its tile in the image."""
+    return tiled_in_batches(lambda piece, places: fn(piece, *places[0]), image, tile, overlap, scale, multiple)
+
+
+def tiled_in_batches(
+    fn: Callable[[Tensor, Sequence[tuple[int, int]]], Tensor],
+    image: Tensor,
+    tile: int,
+    overlap: int,
+    scale: int = 1,
+    multiple: int = 1,
+    batch: int = 1,
+) -> Tensor:
+    """`tiled` for an `fn` that is told the first row and column of each tile.
+
+    With `image` (B, 3, H, W) and n tiles, `fn` gets (n * B, 3, h, w): the first tile of every image, the second, ...
+    """
     if tile < 0 or (tile and not 0 <= overlap < tile):
         raise ConfigError(f"tile={tile}, tile_overlap={overlap}: give 0 <= overlap < tile, or tile=0 for whole images")
     height, width = image.shape[-2:]
     if tile == 0 or (height <= tile and width <= tile):
-        return fn(image, 0, 0)
+        return fn(image, [(0, 0)])
     rows, columns = (tile_spans(side, tile, overlap, multiple) for side in (height, width))
     row_weights, column_weights = _weights(rows, scale), _weights(columns, scale)
-    out: Tensor | None = None
-    for (top, bottom), row_weight in zip(rows, row_weights, strict=True):
-        for (left, right), column_weight in zip(columns, column_weights, strict=True):
-            piece = fn(image[..., top:bottom, left:right], top, left)
-            h, w = (bottom - top) * scale, (right - left) * scale
-            assert piece.shape[-2:] == (h, w), (piece.shape, (h, w), scale)
-            if out is None:
-                out = piece.new_zeros(*piece.shape[:-2], height * scale, width * scale)
-            weight = (row_weight[:, None] * column_weight[None]).to(piece)
+    most = max(1, batch // len(image))
+    waiting = _batches(rows, columns, most)
+    done, out = 0, None
+    while waiting:
+        tiles = waiting.pop(0)
+        spans = [(rows[i], columns[j]) for i, j in tiles]
+        pieces = [image[..., top:bottom, left:right] for (top, bottom), (left, right) in spans]
+        try:
+            made = fn(torch.cat(pieces), [(top, left) for (top, _), (left, _) in spans])
+        except torch.OutOfMemoryError:
+            if len(tiles) == 1:
+                raise
+            half = len(tiles) // 2
+            waiting[:0] = [tiles[:half], tiles[half:]]
+            continue
+        (top, bottom), (left, right) = spans[0]
+        assert made.shape[-2:] == ((bottom - top) * scale, (right - left) * scale), (made.shape, spans[0], scale)
+        if out is None:
+            out = made.new_zeros(len(image), *made.shape[1:-2], height * scale, width * scale)
+        for (i, j), piece in zip(tiles, made.split(len(image)), strict=True):
+            (top, bottom), (left, right) = rows[i], columns[j]
+            weight = (row_weights[i][:, None] * column_weights[j][None]).to(piece)
             out[..., top * scale : bottom * scale, left * scale : right * scale] += piece * weight
+        done += len(tiles)
+        if (tick := _watcher.get()) is not None:
+            tick(done, len(rows) * len(columns))
     assert out is not None
     return out
+
+
+def _batches(
+    rows: Sequence[tuple[int, int]], columns: Sequence[tuple[int, int]], most: int
+) -> list[list[tuple[int, int]]]:
+    """Index pairs of tiles of one size, at most so many together; a tile at a time they are in reading order."""
+    by_size: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    for i, (top, bottom) in enumerate(rows):
+        for j, (left, right) in enumerate(columns):
+            by_size[(bottom - top, right - left)].append((i, j))
+    batches = [tiles[k : k + most] for tiles in by_size.values() for k in range(0, len(tiles), most)]
+    return sorted(batches) if most == 1 else batches
 
 
 def tile_spans(size: int, tile: int, overlap: int, multiple: int = 1) -> list[tuple[int, int]]:

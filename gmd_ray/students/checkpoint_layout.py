@@ -1,34 +1,26 @@
 """How a checkpoint file holds its weights, so that fine-tuned weights go back in the very same form.
 
 A file may be a bare state dict, wrap it (`params`, `params_ema`, `state_dict`, ...), prefix its keys (`module.`,
-`netG.`), name them otherwise than the network class does, store half precision, or carry entries that are no
-weights. `Checkpoint` reads a file safely and finds the weights in it; `Layout` is the form that is left when they are
-taken out, and writes others in their place (restoration.md 1.1).
+`netG.`), name them otherwise than the network class does, store half precision, keep an average beside the raw weights,
+or carry entries that are no weights. `Checkpoint` is a file that was read, with its weights found; `Layout` is the form
+that is left when they are taken out, and writes others in their place (restoration.md 1.1).
 """
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gmd_ray.errors import ModelError
+from gmd_ray.students.checkpoint_file import read_file
+from gmd_ray.students.checkpoint_places import Place, averages_left, find_weights, twins
 from gmd_ray.students.common import save_pickle
-
-SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
-_WRAPPERS = ("model_state_dict", "state_dict", "params_ema", "params-ema", "params", "model", "net")
-"""Where the weights are looked for, in this order: spandrel's, so an EMA goes before the raw weights."""
-_TWINS = {"params", "params_ema", "params-ema"}
-"""Wrappers that hold the same weights in two versions; both are replaced."""
-_PREFIXES = ("module.", "netG.")
 
 
 @dataclass(frozen=True)
@@ -40,92 +32,63 @@ class Checkpoint:
     """Everything in the file."""
     metadata: dict[str, str] | None
     """The header of a safetensors file."""
-    trail: tuple[str, ...]
-    """Keys that lead from `tree` to the weights."""
-    prefix: str
-    """What every key of the weights starts with in the file and not in the network."""
+    place: Place
+    """Where the weights are."""
 
     @property
     def weights(self) -> dict[str, Any]:
         """Weights by key without the prefix; a new dict each time, as spandrel's loaders change what they get."""
-        return {key[len(self.prefix) :]: value for key, value in _at(self.tree, self.trail).items()}
+        return self.place.weights(self.tree)
+
+    def choice(self) -> str | None:
+        """What a user should know where the file holds more than one set of weights; None where there is no choice."""
+        others = twins(self.tree, self.place)
+        left = averages_left(self.tree, [self.place, *others])
+        if not others and not left:
+            return None
+        kind = "the averaged weights" if self.place.averaged else "the weights"
+        text = f"takes {kind} {self.place.name}"
+        if others:
+            text += f"; saving replaces {', '.join(other.name for other in others)} too"
+        if left:
+            text += f"; {', '.join(left)} is kept in a form that is not known here, and stays as it is"
+        return text
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, known: Callable[[Mapping[str, Any]], bool]) -> Checkpoint:
     """Read a checkpoint without running any code that it may contain.
 
+    Args:
+        known: whether there is a network with such keys; it tells the weights from what else is in the file.
+
     Raises:
-        ModelError: the file is missing, unreadable, of an unknown kind, or holds pickled objects.
+        ModelError: the file is missing, unreadable, of an unknown kind, holds pickled objects or no weights, or weights
+            that are not finite.
     """
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        raise ModelError(f"student checkpoint {path} does not exist: set student.path to a weight file")
-    if suffix not in SUFFIXES:
-        raise ModelError(f"student checkpoint {path}: unknown ending {suffix!r}, known: {', '.join(SUFFIXES)}")
-    tree, metadata = _read_safetensors(path) if suffix == ".safetensors" else (_read_pickle(path), None)
-    trail, prefix = _find_weights(tree)
-    weights = _at(tree, trail)
+    tree, metadata = read_file(path)
+    try:
+        place = find_weights(tree, known)
+    except ModelError as error:
+        raise ModelError(f"student checkpoint {path}: {error}") from error
+    weights = place.weights(tree)
     if not any(isinstance(value, Tensor) for value in weights.values()):
         found = ", ".join(map(str, [*weights][:5])) or "nothing"
         raise ModelError(f"student checkpoint {path}: no weights in it, only {found}")
-    return Checkpoint(suffix, tree, metadata, trail, prefix)
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118, not a dict
-    except SafetensorError as error:
-        raise ModelError(f"student checkpoint {path}: not a safetensors file ({_line(error)})") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise ModelError(f"student checkpoint {path}: damaged or no checkpoint ({_line(error)})") from error
+    broken = next((key for key, value in weights.items() if not _finite(key, value)), None)
+    if broken is not None:
         raise ModelError(
-            f"student checkpoint {path}: holds pickled objects ({found[1]}), which could run code; if you trust it, "
-            f"extract the weights: torch.save(torch.load(f, weights_only=False)['state_dict'], 'weights.pth')"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        if "TorchScript" in str(error):
-            raise ModelError(
-                f"student checkpoint {path}: a TorchScript program; save its weights instead: "
-                f"torch.save(torch.jit.load(f).state_dict(), 'weights.pth')"
-            ) from error
-        raise ModelError(f"student checkpoint {path}: damaged or no checkpoint ({_line(error)})") from error
-    if not isinstance(tree, dict):
-        raise ModelError(f"student checkpoint {path}: holds a {type(tree).__name__}, not a state dict")
-    return tree
+            f"student checkpoint {path}: {place.prefix}{broken} holds NaN or infinity: its training diverged, or the "
+            f"file is damaged; take an earlier one"
+        )
+    return Checkpoint(path.suffix.lower(), tree, metadata, place)
 
 
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
-
-
-def _at(tree: dict[str, Any], trail: tuple[str, ...]) -> dict[str, Any]:
-    for key in trail:
-        tree = tree[key]
-    return tree
-
-
-def _find_weights(tree: dict[str, Any]) -> tuple[tuple[str, ...], str]:
-    """The trail and the prefix, by the rules of spandrel's `canonicalize_state_dict`."""
-    trail: tuple[str, ...] = ()
-    node = tree
-    while True:
-        wrapped = [key for key in _WRAPPERS if isinstance(node.get(key), dict)] or [*node][: len(node) == 1]
-        if not wrapped or not isinstance(node[wrapped[0]], dict):
-            break
-        trail, node = (*trail, wrapped[0]), node[wrapped[0]]
-    prefix = ""
-    for part in _PREFIXES:
-        if node and all(str(key).startswith(prefix + part) for key in node):
-            prefix += part
-    return trail, prefix
+def _finite(key: str, value: Any) -> bool:
+    """Infinity is let pass in masks, which are made of it."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return True
+    values = value.float()
+    return not values.isnan().any() and ("mask" in key or not values.isinf().any())
 
 
 def map_keys(
@@ -197,29 +160,22 @@ class Layout:
     suffix: str
     metadata: dict[str, str] | None
     skeleton: dict[str, Any]
-    """The file's tree with a `_Slot` for each tensor that the network holds; all else as it was."""
-    trail: tuple[str, ...]
+    """The file's tree with a `_Slot` for each tensor that the network holds, in each of its places; all else as it was.
+    """
+    place: Place
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, mapping: Mapping[str, str]) -> Layout:
         """The layout of a file, given where its keys went."""
-        keys = {checkpoint.prefix + key: target for key, target in mapping.items()}
-        selected = _at(checkpoint.tree, checkpoint.trail)
-
-        def emptied(node: dict[str, Any], trail: tuple[str, ...]) -> dict[str, Any]:
-            if not trail:
-                return _like(node, {k: _Slot(keys[k], v.dtype) if k in keys else v for k, v in node.items()})
-            here = {trail[0]}
-            if trail[0] in _TWINS and len(trail) == 1:
-                here |= {k for k in _TWINS & node.keys() if isinstance(node[k], dict) and set(node[k]) == set(selected)}
-            return _like(node, {k: emptied(v, trail[1:]) if k in here else v for k, v in node.items()})
-
-        return cls(checkpoint.suffix, checkpoint.metadata, emptied(checkpoint.tree, checkpoint.trail), checkpoint.trail)
+        skeleton = checkpoint.tree
+        for place in (checkpoint.place, *twins(checkpoint.tree, checkpoint.place)):
+            skeleton = _emptied(skeleton, place.trail, {place.prefix + key: target for key, target in mapping.items()})
+        return cls(checkpoint.suffix, checkpoint.metadata, skeleton, checkpoint.place)
 
     def round_(self, state: Mapping[str, Tensor]) -> None:
         """Round tensors in place to the precision that the file stores them in."""
         with torch.no_grad():
-            for slot in _at(self.skeleton, self.trail).values():
+            for slot in self.place.weights(self.skeleton).values():
                 if isinstance(slot, _Slot):
                     state[slot.key].copy_(state[slot.key].to(slot.dtype))
 
@@ -236,6 +192,15 @@ class Layout:
             save_file(tree, path, metadata=self.metadata)
         else:
             save_pickle(tree, path)
+
+
+def _emptied(node: dict[str, Any], trail: tuple[str, ...], keys: Mapping[str, str]) -> dict[str, Any]:
+    """The tree with slots for `keys` (key of the file -> of the network) in the dict that the trail leads to."""
+    if trail:
+        return _like(node, {k: _emptied(v, trail[1:], keys) if k == trail[0] else v for k, v in node.items()})
+    return _like(
+        node, {k: _Slot(keys[k], v.dtype) if k in keys and isinstance(v, Tensor) else v for k, v in node.items()}
+    )
 
 
 def _like(original: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:

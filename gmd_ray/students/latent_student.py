@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.images.padding import pad_to_multiple
-from gmd_ray.images.tiling import grid_multiple, tiled_at
-from gmd_ray.students.common import device_of, evaluating, fingerprint
+from gmd_ray.images.tiling import grid_multiple, tiled_in_batches
+from gmd_ray.students.common import device_of, evaluating, fingerprint, tiles_at_once
 from gmd_ray.students.latent_network import LatentCodec, LatentNetwork, even_sigmas, sample
 
 INDEX = "model_index.json"
@@ -55,7 +55,7 @@ class LatentStudent:
         self.module, self.scale = network.to(self._device), int(index["scale"])
         self._network, self._codec, self._stored = network, codec, stored
         self._source = Path(str(cfg.path))
-        self._tile, self._dtype = cfg.tile, cfg.dtype
+        self._tile, self._dtype, self._batch = cfg.tile, cfg.dtype, tiles_at_once(cfg, self._device)
         # Its attention looks at all of a tile, so there is no radius to measure.
         self._overlap = cfg.tile // 4 if cfg.tile_overlap is None else cfg.tile_overlap
         self._sigmas = even_sigmas(cfg.sampling_steps or int(index["sampling_steps"]))
@@ -91,7 +91,7 @@ class LatentStudent:
         channels, factor = self._network.channels, self._codec.factor
         field = torch.stack([_noise(key, (channels, *(side // factor for side in shape))) for key in keys])
 
-        def restore(x: Tensor, y0: int, x0: int) -> Tensor:
+        def restore(x: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
             height, width = x.shape[-2] * self.scale, x.shape[-1] * self.scale
             if max(height, width) > self._largest:
                 raise ModelError(
@@ -99,14 +99,15 @@ class LatentStudent:
                     f"most {self._largest // self.scale * 7 // 8}"  # the last tile may be longer by an eighth
                 )
             condition = self._codec.encode(pad_to_multiple(self._enlarged(x), self._multiple))
-            top, left = y0 * self.scale // factor, x0 * self.scale // factor
-            noise = field[..., top : top + condition.shape[-2], left : left + condition.shape[-1]].to(device)
+            corners = [(y0 * self.scale // factor, x0 * self.scale // factor) for y0, x0 in places]
+            rows, columns = condition.shape[-2:]
+            noise = torch.cat([field[..., top : top + rows, left : left + columns] for top, left in corners]).to(device)
             clean = sample(self._network, condition, noise, self._sigmas)
             return self._codec.decode(clean)[..., :height, :width]
 
         with torch.no_grad(), evaluating(self.module), autocast:
             image = lq.to(device, torch.float32)
-            restored = tiled_at(restore, image, self._tile, self._overlap, self.scale, self._grid)
+            restored = tiled_in_batches(restore, image, self._tile, self._overlap, self.scale, self._grid, self._batch)
         return restored.float().clamp(0, 1).to(lq.device)
 
     def training_loss(
@@ -225,7 +226,10 @@ def read_index(path: Path) -> dict[str, Any]:
     """
     file = path / INDEX
     if not file.is_file():
-        raise ModelError(f"student {path}: a directory without {INDEX}; `gmd-ray new-student` makes one")
+        raise ModelError(
+            f"student {path}: a directory without {INDEX}; name the weight file in it, or make a student with "
+            f"`gmd-ray new-student`"
+        )
     try:
         index = json.loads(file.read_text())
         known = index["_class_name"], int(index["scale"]) >= 1 and int(index["sampling_steps"]) >= 1

@@ -10,6 +10,7 @@ from typing import Any
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, GmdError, ModelError, nearest
+from gmd_ray.students.common import refuse_not_finite
 from gmd_ray.students.losses import LOSSES, Perceptual
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.protocol import Student
@@ -67,7 +68,9 @@ def _load(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Student:
     if Path(cfg.path).is_dir():
         from gmd_ray.students.latent_student import load_latent
 
-        return load_latent(cfg)
+        latent = load_latent(cfg)
+        refuse_not_finite(latent.module, f"student {cfg.path}")
+        return latent
     for key in ("sampling_steps", "gradient_checkpointing"):
         if value := getattr(cfg, key):
             raise ConfigError(f"student.{key}={value}: for latent diffusion, and {cfg.path} is none; leave it out")
@@ -87,6 +90,7 @@ def _made_by_factory(cfg: StudentConfig, loss: str) -> Student:
         raise ModelError(f"{where}: cannot load {cfg.path}: {type(error).__name__}: {reason}") from error
     if not isinstance(student, Student):
         raise ModelError(f"{where}: gave a {type(student).__name__}, not a student; see gmd_ray.students.ModuleStudent")
+    refuse_not_finite(student.module, f"student {cfg.path}")
     if isinstance(student, ModuleStudent):
         student.loss = loss
     return student
@@ -98,14 +102,23 @@ def _factory(name: str) -> Callable[[StudentConfig], Any]:
     if not module or not attribute:
         raise ConfigError(f"student.factory={name}: give package.module:function")
     try:
-        found = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+        home: Any = importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
             f"student.factory={name}: cannot be imported ({error}); install the package, set PYTHONPATH, or start the "
             f"command in the folder that holds it"
         ) from error
-    except AttributeError as error:
-        raise ConfigError(f"student.factory={name}: {error}") from error
+    except Exception as error:  # the module's own code, run as it is imported
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"student.factory={name}: {module} breaks when imported: {type(error).__name__}: {reason}"
+        ) from error
+    found = home
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            names = [key for key, value in vars(home).items() if callable(value) and not key.startswith("_")]
+            raise ConfigError(f"student.factory={name}: {module} has no attribute {part!r}; {nearest(part, names)}")
+        found = getattr(found, part)
     if not callable(found):
         raise ConfigError(f"student.factory={name}: is no function of the student's settings")
     return found

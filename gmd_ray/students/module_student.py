@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ModelError
 from gmd_ray.images.tiling import grid_multiple, tiled
-from gmd_ray.students.common import device_of, evaluating, fingerprint
+from gmd_ray.students.common import device_of, evaluating, fingerprint, say_once, tiles_at_once
 from gmd_ray.students.losses import Perceptual, crop_losses
 from gmd_ray.students.receptive import overlap_for
 from gmd_ray.students.rgb_network import luma
+
+_MUCH = 2.0
+"""Times that tiles compute each pixel, above which it is told."""
+
+
+def chroma(rgb: Tensor, scale: int = 1) -> Tensor:
+    """What is left of colours when the luma is taken off, (B, 3, H, W) -> (B, 3, H * scale, W * scale).
+
+    Gray pixels have none: exactly 0, so that a gray image stays gray to the last digit. Added to another luma it gives
+    that luma with the Cb and Cr of these colours.
+    """
+    difference = rgb - luma(rgb)
+    difference = difference.masked_fill((rgb == rgb[:, :1]).all(1, keepdim=True), 0)
+    return difference if scale == 1 else F.interpolate(difference, scale_factor=scale, mode="bicubic")
+
+
+def _is_gray(rgb: Tensor) -> bool:
+    return bool((rgb == rgb[:, :1]).all())
 
 
 class ModuleStudent:
@@ -50,7 +70,8 @@ class ModuleStudent:
             save: writes the network's present weights to a path, in the layout that its own tools read.
             name: of the architecture, for the fingerprint; default: the class name.
             weights: what the fingerprint counts; default: the module's state.
-            gray: the network's three output channels are one, which learns the luma of the ground truth.
+            gray: the network's three output channels are one, which learns the luma of the ground truth; in colour
+                images it restores the luma, and their chroma is kept.
             loss: l1, l2, charbonnier or psnr, over pixels.
         """
         self.scale, self.loss = scale, loss
@@ -58,29 +79,53 @@ class ModuleStudent:
         """Weight and network of a perceptual term of `training_loss`."""
         self.module = module.to(device_of(cfg.device))
         self.architecture = type(module).__name__ if name is None else name
-        self._write, self._gray = save, gray
+        self._write, self._gray, self._colour_seen = save, gray, False
         self._tile, self._overlap, self._dtype = cfg.tile, cfg.tile_overlap or 0, cfg.dtype
+        self._batch = tiles_at_once(cfg, next(self.module.parameters()).device)
         if cfg.tile and cfg.tile_overlap is None:
             self._overlap = overlap_for(self.module, scale, cfg.tile)
         self._grid = grid_multiple(cfg.tile, self._overlap)
+        work = (cfg.tile / (cfg.tile - self._overlap)) ** 2 if cfg.tile else 1.0
+        if work > _MUCH and cfg.tile_overlap is None:
+            say_once(
+                f"student.tile={cfg.tile}: tiles overlap by {self._overlap}, as far as this student looks, and compute "
+                f"each pixel {work:.1f} times; a larger student.tile is faster"
+            )
         settings = {"architecture": self.architecture, "dtype": cfg.dtype, "tile": cfg.tile}
         if cfg.tile:
             settings |= {"tile_overlap": self._overlap, "tile_grid": self._grid}
+        if gray:
+            settings["chroma"] = "kept"  # rows that were made in gray alone must not be mixed with these
         self.fingerprint = fingerprint(module.state_dict() if weights is None else weights, settings)
 
     def restore(self, lq: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, 3, H * scale, W * scale) in [0, 1], float32, on the device of `lq`; any size from 1x1.
 
-        `ids` are not needed: nothing is drawn.
+        A gray student restores the luma (BT.601); what the colours differ from it by stays, bicubically enlarged.
+        Large images go through in tiles, `cfg.pool.batch_size` of them at once. `ids` are not needed: nothing is drawn.
         """
         assert lq.shape[1:-2] == (3,), f"expected (B, 3, H, W), got {tuple(lq.shape)}"
         device = next(self.module.parameters()).device
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._dtype == "bfloat16")
-        with torch.no_grad(), evaluating(self.module), autocast:
-            restored = tiled(
-                self.module, lq.to(device, torch.float32), self._tile, self._overlap, self.scale, self._grid
+        image = lq.to(device, torch.float32)
+        with torch.no_grad(), evaluating(self.module):
+            with autocast:
+                restored = tiled(self.module, image, self._tile, self._overlap, self.scale, self._grid, self._batch)
+            restored = restored.float().clamp(0, 1)
+            if self._gray:
+                restored = (restored + chroma(image, self.scale)).clamp(0, 1)
+            elif not self._colour_seen:
+                self._look_at_colour(image, restored)
+        return restored.to(lq.device)
+
+    def _look_at_colour(self, image: Tensor, restored: Tensor) -> None:
+        """Say so where the first colour image comes back gray from a network that was not declared to be."""
+        self._colour_seen = not _is_gray(image)
+        if self._colour_seen and _is_gray(restored):
+            say_once(
+                f"{self.architecture} makes gray images of colour ones; ModuleStudent(..., gray=True) keeps colour",
+                logging.WARNING,
             )
-        return restored.float().clamp(0, 1).to(lq.device)
 
     def training_loss(
         self,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.students.checkpoint_layout import Checkpoint, Layout, map_keys, read_checkpoint
+from gmd_ray.students.common import say_once
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.rgb_network import RgbNetwork
 
@@ -41,7 +44,7 @@ class SpandrelStudent(ModuleStudent):
         """Write the weights in the layout the checkpoint came in, each key in its own precision.
 
         The file is read back before it takes its place, and must restore a test image as this student does.
-        `params` and `params_ema` both get these weights.
+        Where the file keeps averaged weights beside raw ones (`params_ema` and `params`), both become these.
 
         Raises:
             ModelError: another file ending than the checkpoint's, weights that diverged, or a file that restores
@@ -62,7 +65,7 @@ class SpandrelStudent(ModuleStudent):
         draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
         try:
             self._layout.write(draft, network.network.state_dict())
-            written = RgbNetwork(_build(read_checkpoint(draft).weights, draft)).eval()
+            written = RgbNetwork(_build(read_checkpoint(draft, is_known).weights, draft)).eval()
             tolerance = 1e-5 * max(1.0, expected.abs().max().item())
             if not torch.allclose(_test_output(written), expected, rtol=0, atol=tolerance):
                 raise ModelError(
@@ -80,7 +83,10 @@ def load_spandrel(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Span
     """
     assert cfg.path is not None
     path = Path(cfg.path)
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, is_known)
+    choice = checkpoint.choice()
+    if choice is not None:
+        say_once(f"student {path}: {choice}")
     descriptor = _build(checkpoint.weights, path)
     architecture = str(descriptor.architecture.id)
     layout = _layout(checkpoint, descriptor, path)
@@ -90,7 +96,12 @@ def load_spandrel(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Span
         for module in descriptor.model.modules():
             if type(module).__name__ == "DropPath":
                 module.drop_prob = 0.0
-    return SpandrelStudent(cfg, RgbNetwork(descriptor), layout, architecture, loss)
+    network = RgbNetwork(descriptor)
+    if network.output_channels == 1:
+        say_once(
+            f"student {path}: {architecture} restores gray; of colour photos it restores the luma, and keeps the colour"
+        )
+    return SpandrelStudent(cfg, network, layout, architecture, loss)
 
 
 @functools.cache
@@ -105,6 +116,11 @@ def _registry() -> Any:
     return MAIN_REGISTRY
 
 
+def is_known(weights: Mapping[str, Any]) -> bool:
+    """Whether spandrel has a network with such keys."""
+    return any(entry.detect(weights) for entry in _registry().architectures("detection"))
+
+
 def _build(weights: dict[str, Any], path: Path) -> Any:
     """The spandrel descriptor of these weights, on the CPU in float32."""
     from spandrel import ImageModelDescriptor
@@ -112,9 +128,11 @@ def _build(weights: dict[str, Any], path: Path) -> Any:
     candidates = (entry for entry in _registry().architectures("detection") if entry.detect(weights))
     found = next(candidates, None)
     if found is None:
+        extra = "install spandrel_extra_arches if it is Restormer, MPRNet or another of that package's; "
         raise ModelError(
             f"student checkpoint {path}: no architecture known to spandrel has its keys ({next(iter(weights))}, ...); "
-            f"Restormer, MPRNet and some others need the package spandrel_extra_arches"
+            f"{'' if importlib.util.find_spec('spandrel_extra_arches') else extra}a network of your own is loaded by a "
+            f"function that student.factory=package.module:function names"
         )
     name = found.architecture.id
     try:

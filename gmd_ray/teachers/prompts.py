@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 
 from gmd_ray.config import TeacherConfig
+from gmd_ray.config.places import below
 from gmd_ray.errors import DataError, ModelError
 from gmd_ray.images.listing import open_filesystem, read_file
 from gmd_ray.teachers.directory import MODEL_FOLDERS, TABLE, TEXT_FOLDERS, has_unet, local_directory, model_directory
@@ -211,8 +212,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 def _url(folder: str, revision: str) -> str:
     """Options at the end of a URL stay at its end."""
-    base, mark, query = folder.partition("?")
-    return f"{base.rstrip('/')}/{revision}.safetensors{mark}{query}"
+    return below(folder, f"{revision}.safetensors")
 
 
 def _read(url: str, *, optional: bool = False) -> dict[str, torch.Tensor]:

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
+from gmd_ray.config.places import sqlite_path, sqlite_url
 from gmd_ray.config.secrets import redact, without_credentials
 from gmd_ray.errors import GmdError
 
@@ -46,13 +47,13 @@ def connect(uri: str) -> MlflowClient:
 
 def is_remote(url: str) -> bool:
     """Whether `url` names something other than a local path (file:// is local)."""
-    scheme = urlsplit(url).scheme
-    return len(scheme) > 1 and scheme != "file"
+    scheme = url.partition("://")[0] if "://" in url else ""
+    return scheme not in ("", "file")
 
 
 def local_path(url: str) -> Path:
     """The absolute path of a local `url`."""
-    return Path(url.removeprefix("file://")).absolute()
+    return Path(unquote(url[len("file://") :]) if url.startswith("file://") else url).absolute()
 
 
 def default_uri(out: str) -> str:
@@ -63,17 +64,17 @@ def default_uri(out: str) -> str:
     """
     if is_remote(out):
         raise TrackingError(f"out={out} is remote, where MLflow cannot keep its database: set tracking.uri to a server")
-    return f"sqlite:///{local_path(out) / 'mlflow.db'}"
+    return sqlite_url(str(local_path(out) / "mlflow.db"))
 
 
 def artifact_location(uri: str, out: str) -> str | None:
     """Where a new experiment keeps its files: the server's choice, beside an sqlite file, else under `out`."""
-    if urlsplit(uri).scheme in ("http", "https"):
+    if uri.startswith(("http://", "https://")):
         return None
-    if uri.startswith("sqlite:///"):
-        return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+    if (database := sqlite_path(uri)) is not None:
+        return (Path(database).absolute().parent / "mlartifacts").as_uri()
     if is_remote(out):
-        return f"{without_credentials(out).rstrip('/')}/mlartifacts"
+        return f"{without_credentials(out).partition('?')[0].rstrip('/')}/mlartifacts"
     return (local_path(out) / "mlartifacts").as_uri()
 
 
@@ -83,6 +84,7 @@ def store_errors() -> tuple[type[Exception], ...]:
 
     found: list[type[Exception]] = [MlflowException, OSError]
     for module, names in (
+        ("sqlalchemy.exc", ("SQLAlchemyError",)),
         ("botocore.exceptions", ("BotoCoreError", "ClientError")),
         ("boto3.exceptions", ("Boto3Error",)),
         ("google.api_core.exceptions", ("GoogleAPIError",)),

@@ -28,7 +28,7 @@ class Entry:
 
     run_id: str
     kind: str
-    """batch, params, artifact, text or status."""
+    """batch, params, artifact, text, status or delete."""
     payload: tuple[Any, ...]
     label: str
     """What would be lost, for the log."""
@@ -52,6 +52,8 @@ class Outbox:
         self._retry_at = 0.0
         self._lock = threading.RLock()
         self._at_exit = False
+        self.told: set[str] = set()
+        """Runs that were given more than a status."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri}
@@ -132,6 +134,8 @@ class Outbox:
             self.client.log_artifact(entry.run_id, *entry.payload)
         elif entry.kind == "text":
             self.client.log_text(entry.run_id, *entry.payload)
+        elif entry.kind == "delete":
+            self.client.delete_run(entry.run_id)
         else:
             assert entry.kind == "status", entry.kind
             self.client.set_terminated(entry.run_id, *entry.payload)

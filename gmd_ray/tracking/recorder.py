@@ -8,11 +8,13 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gmd_ray.config.secrets import redact
+from gmd_ray.errors import ConfigError, GmdError, ResumeMismatchError
 from gmd_ray.tracking.client import is_refusal, store_errors
 from gmd_ray.tracking.outbox import Entry, Outbox
 
@@ -31,15 +33,35 @@ _MAX_TAGS = 100
 _MAX_PARAM_KEY = _MAX_KEY - len("changed.")
 
 
+@dataclass(frozen=True)
+class Before:
+    """How an earlier command left a run that goes on now."""
+
+    status: str
+    end_time: int | None
+    """Milliseconds since the epoch; None while it runs."""
+
+
 class MlflowRecorder:
     """Writes to one MLflow run; picklable, and safe to use from any process that reaches `uri`.
 
     Never raises once the run exists: see `Outbox` for what happens while the server is away.
     """
 
-    def __init__(self, uri: str, run_id: str, *, prefix: str = "", outbox: Outbox | None = None) -> None:
-        self.uri, self.run_id, self.prefix = uri, run_id, prefix
+    def __init__(
+        self,
+        uri: str,
+        run_id: str,
+        *,
+        prefix: str = "",
+        outbox: Outbox | None = None,
+        before: Before | None = None,
+        is_stage: bool = False,
+    ) -> None:
+        """`before`: how the run was found; None for one that was made just now."""
+        self.uri, self.run_id, self.prefix, self.before, self.is_stage = uri, run_id, prefix, before, is_stage
         self.outbox = outbox or Outbox(uri)
+        self.deleted = False
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Nested mappings become dotted keys; values longer than MLflow takes are cut and end in '...'."""
@@ -87,34 +109,65 @@ class MlflowRecorder:
     def stage(self, name: str) -> Iterator[MlflowRecorder]:
         """A child run, continued where this run has one of that name already.
 
-        Ends as FINISHED, FAILED, or KILLED (interrupted from outside). Where MLflow cannot make the child now, its
-        figures go to this run with `name.` before their keys.
+        Ends as `ending` has it. Where MLflow cannot make the child now, its figures go to this run with `name.` before
+        their keys.
         """
         child = self._child(name)
         with child.ending() if child.run_id != self.run_id else contextlib.nullcontext():
             yield child
 
     @contextlib.contextmanager
-    def ending(self) -> Iterator[None]:
-        """Give the run its final status when the block ends."""
-        status = "FAILED"
+    def ending(self, first: Callable[[], None] | None = None) -> Iterator[None]:
+        """Give the run its final status when the block ends: FINISHED, FAILED, or KILLED (interrupted from outside).
+
+        A command that is refused leaves no trace: a run that was there gets the status that it had, one that was made
+        for it is deleted. `first` comes before the status, unless it is refused.
+        """
+        status: str | None = "FAILED"
         try:
             yield
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):
             status = "KILLED"
             raise
+        except GmdError as error:
+            if self._is_refused(error):
+                status = None
+            raise
         finally:
-            self._put("status", (status,), f"status {status}")
+            if status is None:
+                self._undo()
+            else:
+                if first is not None:
+                    first()
+                self._put("status", (status,), f"status {status}")
+
+    def _is_refused(self, error: GmdError) -> bool:
+        """Whether `error` says that the command could not be taken, as opposed to a run that failed."""
+        told = self.outbox.told
+        idle = self.run_id not in told if self.is_stage else not told  # of its stages nothing either
+        if self.before is not None:
+            return idle or isinstance(error, ConfigError | ResumeMismatchError)
+        return idle and isinstance(error, ValueError | ResumeMismatchError)
+
+    def _undo(self) -> None:
+        if self.before is None:
+            self.deleted = True
+            self._put("delete", (), "that the command was refused")
+        elif self.before.status != "RUNNING":  # which it has been since
+            self._put("status", (self.before.status, self.before.end_time), f"status {self.before.status}")
 
     def _put(self, kind: str, payload: tuple[Any, ...], label: str) -> None:
+        if kind not in ("status", "delete"):
+            self.outbox.told.add(self.run_id)
         self.outbox.put(Entry(self.run_id, kind, payload, label))
 
     def _child(self, name: str) -> MlflowRecorder:
         try:
             if self.outbox.away:
                 raise ConnectionError("it did not answer a moment ago")
-            return MlflowRecorder(self.uri, self._child_id(name), outbox=self.outbox)
+            run_id, before = self._child_run(name)
+            return MlflowRecorder(self.uri, run_id, outbox=self.outbox, before=before, is_stage=True)
         except store_errors() as error:
             kind = "refuses" if is_refusal(error) else "cannot make"
             log.warning(
@@ -127,16 +180,16 @@ class MlflowRecorder:
             )
             return MlflowRecorder(self.uri, self.run_id, prefix=f"{self.prefix}{name}.", outbox=self.outbox)
 
-    def _child_id(self, name: str) -> str:
+    def _child_run(self, name: str) -> tuple[str, Before | None]:
         client = self.outbox.client
         experiment = client.get_run(self.run_id).info.experiment_id
         children = client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{self.run_id}'", max_results=1000)
         for run in children:
             if run.data.tags.get(STAGE_TAG) == name:
                 client.update_run(run.info.run_id, status="RUNNING")
-                return run.info.run_id
+                return run.info.run_id, Before(run.info.status, run.info.end_time)
         tags = {PARENT_TAG: self.run_id, STAGE_TAG: name}
-        return client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        return client.create_run(experiment, tags=tags, run_name=name).info.run_id, None
 
 
 def flatten(values: Mapping[str, Any], head: str = "") -> dict[str, str]:

@@ -7,20 +7,23 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gmd_ray
-from gmd_ray.config import Config, GateConfig
+from gmd_ray.config import Config
+from gmd_ray.config.places import below
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.records import rows_dataset
 from gmd_ray.progress import NullRecorder
 from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
+from gmd_ray.tracking.gates import CANDIDATE, Verdict, judge, read_champion
 from gmd_ray.tracking.recorder import MlflowRecorder
 from gmd_ray.tracking.runs import sha256
+from gmd_ray.tracking.turns import turn
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gmd_ray.tracking")
 
-CANDIDATE = "adapted"
-"""The student that is registered and judged."""
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous_champion"
 
 
@@ -41,7 +42,8 @@ class Decision:
 
     promoted: bool
     reasons: list[str]
-    """One line for every gate, in the order of the config; those that refuse begin with `refused`."""
+    """One line for every gate, in the order of the config, then for every figure held against the champion's; those
+    that refuse begin with `refused`, figures without a like with `not compared`."""
     version: str | None
     """None where the run is not tracked."""
 
@@ -91,30 +93,30 @@ def register(
 def promote(
     cfg: Config, recorder: MlflowRecorder | NullRecorder, version: str | None, evaluation: Evaluation
 ) -> Decision:
-    """Move the alias `champion` to `version` if every gate of `cfg.tracking.gates` holds.
+    """Move the alias `champion` to `version` if every gate of `cfg.tracking.gates` holds, and no champion is better.
 
-    The old champion stays reachable as `previous_champion`. The decision is kept as the version's tag `promotion`.
-    Reading the champion and moving the alias are two requests: promotions of one model must not run side by side.
+    A champion's figures count where they are of the same test set (`gates.judge`). It stays reachable as
+    `previous_champion`. The decision is kept as the version's tag `promotion`. Promotions of one model wait for each
+    other.
 
     Raises:
-        TrackingError: MLflow refuses or cannot be reached.
+        TrackingError: MLflow refuses or cannot be reached, or another promotion does not end.
     """
     if not isinstance(recorder, MlflowRecorder) or version is None:
         return Decision(False, ["tracking.enabled=false: nothing was registered, so nothing can be promoted"], None)
     model, uri = cfg.tracking.model, recorder.uri
     client = connect(uri)
-    with tracking_errors(uri, f"promoting {model} version {version}"):
+    with tracking_errors(uri, f"promoting {model} version {version}"), turn(client, uri, model):
         champion = _champion(client, model)
         if champion is not None and str(champion.version) == version:
             return Decision(True, [f"version {version} is the champion already"], version)
-        verdicts = [_judge(gate, evaluation, champion) for gate in cfg.tracking.gates]
-        promoted = all(holds for holds, _ in verdicts)
-        reasons = [reason for _, reason in verdicts] or ["no gates are set"]
+        verdicts = judge(cfg.tracking.gates, evaluation, champion and read_champion(client, champion))
+        promoted, reasons = all(may for may, _ in verdicts), [reason for _, reason in verdicts]
         if promoted:
             if champion is not None:
                 client.set_registered_model_alias(model, PREVIOUS, champion.version)
             client.set_registered_model_alias(model, CHAMPION, version)
-        outcome = f"{'accepted' if promoted else 'refused'}: {'; '.join(reasons)}"
+        outcome = _outcome(verdicts)
         client.set_model_version_tag(model, version, "promotion", outcome)
     recorder.tags({"promotion": outcome})
     for reason in reasons:
@@ -123,47 +125,10 @@ def promote(
     return Decision(promoted, reasons, version)
 
 
-def _judge(gate: GateConfig, evaluation: Evaluation, champion: ModelVersion | None) -> tuple[bool, str]:
-    """Whether the gate holds, and a line that says why."""
-    what = f"{gate.dataset} {gate.metric}"
-    mean = evaluation.mean(CANDIDATE, gate.dataset, gate.metric)
-    if gate.dataset not in evaluation.datasets:
-        return False, f"refused: {what}: no test set {gate.dataset!r} was evaluated"
-    if mean is None:
-        return False, f"refused: {what}: no value of {CANDIDATE} ({evaluation.why_missing(gate.dataset, gate.metric)})"
-    higher = evaluation.directions[gate.metric]
-    if gate.against == "champion":
-        if champion is None:
-            return True, f"holds: {what} {mean:.4g}: there is no champion to beat yet"
-        return _against_champion(gate, mean, higher, evaluation.test_set(gate.dataset), champion)
-    pairs = evaluation.difference(CANDIDATE, gate.dataset, gate.metric, against=gate.against)
-    if pairs is None:
-        return False, f"refused: {what}: no value of {gate.against} to compare with"
-    if missing := pairs.only_reference:
-        return False, f"refused: {what}: {CANDIDATE} has no value on {missing} images where {gate.against} has one"
-    gain = pairs.mean if higher else -pairs.mean
-    spread = "" if pairs.standard_error is None else f" ± {pairs.standard_error:.2g}"
-    return _verdict(what, mean, gain, gate, f"{gate.against} (n={pairs.n})", spread)
-
-
-def _against_champion(
-    gate: GateConfig, mean: float, higher: bool, test_set: str, champion: ModelVersion
-) -> tuple[bool, str]:
-    what, name = f"{gate.dataset} {gate.metric}", f"champion (version {champion.version})"
-    theirs = champion.tags.get(f"metric.{gate.dataset}.{gate.metric}")
-    if theirs is None:
-        return False, f"refused: {what}: {name} has no value to compare with"
-    if champion.tags.get(f"test_set.{gate.dataset}") != test_set:
-        return False, f"refused: {what}: {name} was measured on another test set; evaluate it on this one first"
-    gain = mean - float(theirs) if higher else float(theirs) - mean
-    return _verdict(what, mean, gain, gate, name, "")
-
-
-def _verdict(what: str, mean: float, gain: float, gate: GateConfig, name: str, spread: str) -> tuple[bool, str]:
-    # A gain that is not a number (two infinite means) must refuse, hence >= and not a negated <.
-    holds = gain >= gate.min_gain
-    word, sign = ("holds", ">=") if holds else ("refused", "is not >=")
-    return holds, f"{word}: {what} {mean:.4g}: gain {gain:+.4g}{spread} over {name} {sign} {gate.min_gain:g}"
+def _outcome(verdicts: Sequence[Verdict]) -> str:
+    """For the tag: what refuses first."""
+    refusing, others = ([reason for may, reason in verdicts if may is which] for which in (False, True))
+    return "; ".join([*refusing, *others]) if refusing else f"accepted: {'; '.join(others)}"
 
 
 def _measured(evaluation: Evaluation) -> dict[str, str]:
@@ -179,8 +144,7 @@ def _measured(evaluation: Evaluation) -> dict[str, str]:
 
 def _lineage(cfg: Config) -> dict[str, str]:
     """Which models and how many pairs the student was adapted with, from the pair store of the run."""
-    base, mark, query = cfg.out.partition("?")  # a URL's options stay at its end
-    store = f"{base.rstrip('/')}/pairs{mark}{query}"
+    store = below(cfg.out, "pairs")
     filesystem, root = open_filesystem(store)
     try:
         with filesystem.open_input_stream(f"{root}/manifest.json") as file:

@@ -11,10 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gmd_ray
 from gmd_ray.config import Config
+from gmd_ray.config.load import in_job
 from gmd_ray.config.secrets import redact
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.progress import NullRecorder
@@ -27,7 +28,10 @@ from gmd_ray.tracking.client import (
     tracking_errors,
 )
 from gmd_ray.tracking.outbox import Outbox
-from gmd_ray.tracking.recorder import MlflowRecorder
+from gmd_ray.tracking.recorder import Before, MlflowRecorder
+
+if TYPE_CHECKING:
+    from mlflow.entities import RunInfo
 
 log = logging.getLogger("gmd_ray.tracking")
 
@@ -40,6 +44,9 @@ def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecord
 
     `resolved` (the merged settings) becomes the run's parameters and its artifact `config.json`. Without
     `tracking.uri` the run lives in `<out>/mlflow.db`, its files in `<out>/mlartifacts`.
+
+    A run that goes on hears of changed settings when its command ends, so that one which is refused leaves it as it
+    was. A run that was made for a refused command is deleted.
 
     A server that fails after this point does not stop the run: figures are kept and sent when it answers again, and
     what never got there is named in the log when the run ends.
@@ -57,20 +64,29 @@ def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecord
     # MLflow narrates the creation of its database at INFO, table by table.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     with tracking_errors(uri, "starting the run"):
-        run_id = _open_run(cfg, outbox)
-    recorder = MlflowRecorder(uri, run_id, outbox=outbox)
+        run_id, before = _open_run(cfg, outbox)
+    recorder = MlflowRecorder(uri, run_id, outbox=outbox, before=before)
     log.info("MLflow run %s in experiment %r at %s", run_id, cfg.tracking.experiment, redact(uri))
+
+    def tell() -> None:
+        recorder.tags(_origin(cfg))
+        recorder.params(resolved)
+        recorder.text(json.dumps(resolved, indent=2, default=str), "config.json")
+
+    if before is None:
+        tell()
+        outbox.told.clear()
     try:
-        with recorder.ending():
-            recorder.tags(_origin(cfg))
-            recorder.params(resolved)
-            recorder.text(json.dumps(resolved, indent=2, default=str), "config.json")
+        with recorder.ending(None if before is None else tell):
             yield recorder
     finally:
+        if recorder.deleted:
+            _forget_memo(cfg.out)
         outbox.close()
 
 
-def _open_run(cfg: Config, outbox: Outbox) -> str:
+def _open_run(cfg: Config, outbox: Outbox) -> tuple[str, Before | None]:
+    """The run's id, and how it was found where there was one."""
     client = outbox.client
     experiment = client.get_experiment_by_name(cfg.tracking.experiment)
     if experiment is None:
@@ -86,19 +102,19 @@ def _open_run(cfg: Config, outbox: Outbox) -> str:
     if known.get("uri") == redact(outbox.uri) and known.get("experiment_id") == experiment_id:
         run = _find_run(outbox, experiment_id, known["run_id"])
         if run is not None:
-            client.update_run(run, status="RUNNING")
-            return run
+            client.update_run(run.run_id, status="RUNNING")
+            return run.run_id, Before(run.status, run.end_time)
         log.warning("MLflow run %s of this run directory is gone; a new one takes its place", known["run_id"])
     name = redact(cfg.out).rstrip("/").rsplit("/", 1)[-1]
     run_id = client.create_run(experiment_id, run_name=name).info.run_id
     _write_memo(cfg.out, {"uri": redact(outbox.uri), "experiment_id": experiment_id, "run_id": run_id})
-    return run_id
+    return run_id, None
 
 
-def _find_run(outbox: Outbox, experiment_id: str, run_id: str) -> str | None:
-    """`run_id` where it still exists and is not deleted."""
+def _find_run(outbox: Outbox, experiment_id: str, run_id: str) -> RunInfo | None:
+    """Of a run that still exists and is not deleted."""
     runs = outbox.client.search_runs([experiment_id], f"attributes.run_id = '{run_id}'", max_results=1)
-    return run_id if runs else None
+    return runs[0].info if runs else None
 
 
 def _read_memo(out: str) -> dict[str, str]:
@@ -119,6 +135,12 @@ def _write_memo(out: str, memo: Mapping[str, str]) -> None:
         file.write(json.dumps(memo, indent=2).encode())
 
 
+def _forget_memo(out: str) -> None:
+    filesystem, root = open_filesystem(out)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_file(f"{root}/{MEMO}")
+
+
 def _origin(cfg: Config) -> dict[str, str]:
     """What made this run: code, person, models."""
     tags = {
@@ -130,12 +152,20 @@ def _origin(cfg: Config) -> dict[str, str]:
     if commit := _git_commit():
         tags["mlflow.source.git.commit"] = commit
     if cfg.teacher.path:
-        tags["teacher.path"] = cfg.teacher.path
+        tags["teacher.path"] = _submitted(cfg.teacher.path)
     if cfg.student.path:
-        tags["student.path"] = cfg.student.path
+        tags["student.path"] = _submitted(cfg.student.path)
         if Path(cfg.student.path).exists():
             tags["student.sha256"] = sha256(cfg.student.path)
     return tags
+
+
+def _submitted(path: str) -> str:
+    """A path below a job's working directory, which Ray throws away, as it was in the directory that was submitted."""
+    here = Path.cwd()
+    if in_job() and Path(path).is_relative_to(here):
+        return Path(path).relative_to(here).as_posix()
+    return path
 
 
 def sha256(path: str | Path) -> str:

@@ -22,6 +22,7 @@ from ray.exceptions import RayActorError
 from ray.train import UserCallback
 
 from gmd_ray.progress import Progress, Recorder, duration
+from gmd_ray.training.documents import curve_lines
 
 log = logging.getLogger("gmd_ray.training")
 
@@ -93,28 +94,6 @@ def _unwrapped(error: Exception) -> Exception:
     return inner if isinstance(inner, Exception) else error
 
 
-def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The logged steps, in order; a last line that was torn by a crash is cut off the file."""
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
-    return [line for line in _lines(whole) if "step" in line]
-
-
-def _lines(content: bytes) -> list[dict[str, Any]]:
-    """The lines that are whole; a disk that lost power may hold others."""
-    lines = []
-    for text in content.splitlines():
-        with contextlib.suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict):
-                lines.append(line)
-    return lines
-
-
 class CurveWatcher:
     """Runs in the driver: shows the curve as it grows, and says when a worker died.
 
@@ -172,7 +151,7 @@ class CurveWatcher:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in _lines(whole):
+        for line in curve_lines(whole):
             if "step" in line:
                 if self._progress is None:  # its clock starts when the workers have
                     progress = Progress(self._label, self._total, "step", self._interval_s, initial=line["step"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,28 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     draft = path.with_name(f".{path.name}.tmp")
     draft.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
     draft.replace(path)
+
+
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """The logged steps, in order; a last line that was torn by a crash is cut off the file."""
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    return [line for line in curve_lines(whole) if "step" in line]
+
+
+def curve_lines(content: bytes) -> list[dict[str, Any]]:
+    """The lines of a curve that are whole; a disk that lost power may hold others."""
+    lines = []
+    for text in content.splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict):
+                lines.append(line)
+    return lines
 
 
 def digest(lines: Iterable[str]) -> str:

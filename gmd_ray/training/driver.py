@@ -19,7 +19,8 @@ from ray.train.torch import TorchTrainer
 
 from gmd_ray.errors import GmdError
 from gmd_ray.progress import Recorder
-from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, read_curve, root_cause
+from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, root_cause
+from gmd_ray.training.documents import read_curve
 from gmd_ray.training.plan import CURVE, SCORE, Plan
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
 
@@ -123,13 +124,22 @@ def _sigterm_ends(label: str) -> Iterator[None]:
         yield
         return
 
+    asked = False
+
     def end(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
         log.warning("%s: SIGTERM: stopping; the same command goes on from the last checkpoint", label)
         raise SystemExit(EXIT_CODE)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except SystemExit as error:
+        if not asked:
+            raise
+        # Where Ray was waiting it makes a SystemExit of its own of ours, with status 1.
+        raise SystemExit(EXIT_CODE) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -9,10 +9,16 @@ import time
 from pathlib import Path
 
 from gmd_ray.config import Config
+from gmd_ray.config.secrets import redact
+from gmd_ray.errors import DataError
 from gmd_ray.progress import NullRecorder, Recorder
-from gmd_ray.training.documents import read_json, write_json
-from gmd_ray.training.plan import CURVE, DONE, Finetuned, make_plan
+from gmd_ray.training.checkpoints import settle_checkpoints
+from gmd_ray.training.documents import digest_of_path, read_curve, read_json, write_json
+from gmd_ray.training.plan import CURVE, DONE, Finetuned, Plan, make_plan
 from gmd_ray.training.resume import check_settings
+
+_DIGEST = "student"
+"""In a finished fine-tune's document: the digest of the student as it was written."""
 
 log = logging.getLogger("gmd_ray.training")
 
@@ -20,7 +26,8 @@ log = logging.getLogger("gmd_ray.training")
 def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: int | None = None) -> Finetuned:
     """Fine-tune the student on source pairs and accepted pairs, with Ray Train.
 
-    The same call again returns what is finished, and otherwise goes on from the last checkpoint.
+    The same call again returns what is finished, and otherwise goes on from the last whole checkpoint. Ctrl-C and
+    SIGTERM end the workers and raise `KeyboardInterrupt` and `SystemExit`.
 
     Args:
         cfg: the pairs are read from `<out>/pairs` at `scorer.threshold`.
@@ -36,10 +43,11 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
             `<out>/finetune/<name>-seed<seed>`. Default: `cfg.seed`, in `<out>/finetune/<name>`.
 
     Raises:
-        ConfigError: settings that cannot be met.
-        DataError: no source pairs, no finished pair store, no accepted pairs, or an image that cannot be used.
+        ConfigError: settings that cannot be met, workers that the cluster can never hold among them.
+        DataError: no source pairs, no finished pair store, no accepted pairs, an image that cannot be used, no
+            checkpoint that is whole, or a finished student that is not as it was written.
         ModelError: a student that cannot be loaded or saved.
-        ResumeMismatchError: the output was begun with other settings, pairs or student weights.
+        ResumeMismatchError: the output was begun with other settings, pairs, source images or student weights.
         GmdError: the loss is not finite, or workers died more than `training.max_failures` times.
     """
     started = time.monotonic()
@@ -50,11 +58,11 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
     label = f"finetune {Path(plan.directory).name}"
     if done_path.is_file() and Path(plan.student).exists():
         log.info("%s: finished before, %s", label, plan.student)
-        return Finetuned(**read_json(done_path) | {"path": plan.student})
+        return _finished(plan, done_path)
+    settle_checkpoints(plan, label)
     counts = {"source pairs": len(plan.source), "accepted pairs": len(plan.target.ids) if plan.target else 0}
     recorder.params(settings | {"counts": counts})
 
-    from gmd_ray.training.curve import read_curve
     from gmd_ray.training.driver import fit
 
     resumed_from = fit(plan, label, recorder)
@@ -67,6 +75,23 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
         seconds=time.monotonic() - started,
         resumed_from=resumed_from,
     )
-    write_json(done_path, dataclasses.asdict(finetuned))
+    document = dataclasses.asdict(finetuned) | {"path": redact(plan.student)}  # the path is read by no later run
+    write_json(done_path, document | {_DIGEST: digest_of_path(plan.student)})
     recorder.artifact(plan.student)
     return finetuned
+
+
+def _finished(plan: Plan, document: Path) -> Finetuned:
+    """What an earlier run came to.
+
+    Raises:
+        DataError: the student is not the file that it wrote.
+    """
+    found = read_json(document)
+    written = found.pop(_DIGEST, None)
+    if written is not None and digest_of_path(plan.student) != written:
+        raise DataError(
+            f"{plan.student}: not as this fine-tune wrote it, torn or replaced; remove it, and the same command writes "
+            f"it again from the last checkpoint"
+        )
+    return Finetuned(**found | {"path": plan.student})

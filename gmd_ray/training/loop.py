@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import inspect
 import math
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,7 @@ import ray.train.torch
 import torch
 from torch import Tensor, nn
 
-from gmd_ray.errors import DataError, GmdError, ModelError, ResumeMismatchError
+from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
 from gmd_ray.students import Student, load_student
 from gmd_ray.training.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data import Crops, SourcePairs, TargetPairs
@@ -26,10 +25,9 @@ from gmd_ray.training.meter import Meter
 from gmd_ray.training.mixing import Mixture, Stream
 from gmd_ray.training.optim import Ema, learning_rate, make_optimizer
 from gmd_ray.training.parallel import first_failure, gathered, gathering, gradient_norm, load_optimizer, wrap
-from gmd_ray.training.plan import SCORE, Plan
+from gmd_ray.training.plan import SCORE, SNAPSHOT, STATE, Plan, checkpoint_name
+from gmd_ray.training.state import load_state, refuse_broken_weights
 from gmd_ray.training.validation import Validation
-
-STATE = "state.pt"
 
 
 def train(config: dict[str, Any]) -> GmdError | int | None:
@@ -154,7 +152,8 @@ class _Worker:
         if self.rank == 0:
             _, step = self._best
             if self._cfg.export == "best" and step not in (0, self._cfg.steps):
-                state = torch.load(Path(self._plan.directory, "train", _name(step), STATE), weights_only=True)["ema"]
+                checkpoints = Path(self._plan.directory, SNAPSHOT).parent
+                state = load_state(checkpoints / checkpoint_name(step) / STATE)["ema"]
             student = self._load_student()  # this one's weights may be sharded
             student.module.load_state_dict(state)
             student.save(self._plan.student)
@@ -235,7 +234,7 @@ class _Worker:
         with tempfile.TemporaryDirectory() as folder:
             torch.save(state, Path(folder, STATE))
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(figures, checkpoint, checkpoint_dir_name=_name(step))
+            ray.train.report(figures, checkpoint, checkpoint_dir_name=checkpoint_name(step))
 
     def _batches(self, scale: int) -> Batches:
         plan, cfg = self._plan, self._cfg
@@ -266,35 +265,12 @@ class _Worker:
         return Batch(torch.zeros(n, 3, p, p), hq, torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.int64))
 
 
-def refuse_broken_weights(module: nn.Module, path: str) -> None:
-    """See that a student's weights are numbers before a step is lost to them.
-
-    Raises:
-        ModelError: naming the tensor and the file.
-    """
-    # A buffer may be infinite on purpose: the mask of an attention.
-    broken = [name for name, value in module.named_parameters() if not bool(value.isfinite().all())]
-    broken += [name for name, value in module.named_buffers() if bool(value.isnan().any())]
-    if broken:
-        first = broken[0].removeprefix("network.")
-        others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
-        raise ModelError(
-            f"student.path={path}: the weights in {first}{others} are not finite before the first step: this "
-            f"checkpoint is damaged, or of a training that diverged; take another"
-        )
-
-
-def _name(step: int) -> str:
-    return f"step_{step:08d}"
-
-
 def _last_checkpoint() -> dict[str, Any] | None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(os.path.join(folder, STATE), map_location="cpu", weights_only=True)
-    return state
+        return load_state(Path(folder, STATE))
 
 
 def _device() -> torch.device:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gmd_ray.config import Config
+from gmd_ray.config.secrets import digested_values
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.pairs import PairFile, list_pairs
 from gmd_ray.training.documents import digest, digest_of_files, digest_of_path
@@ -25,6 +26,9 @@ SETTINGS = "settings.json"
 
 SNAPSHOT = "train/checkpoint_manager_snapshot.json"
 """In a fine-tune's directory: Ray Train's list of the checkpoints, which are folders beside it."""
+
+STATE = "state.pt"
+"""In the folder of a checkpoint: everything that training goes on from."""
 
 DONE = "finetuned.json"
 """In a fine-tune's directory: what a finished one came to."""
@@ -90,15 +94,15 @@ class Plan:
             values["accepted pairs"] = self.target.digest
             if self.target.truths:
                 values["ground truth"] = digest_of_files(self.target.truths)
-        return values
+        return {key: digested_values(value) for key, value in values.items()}
 
     def without_listing(self) -> Plan:
         """What the workers need of it: the pairs without `PairFile.files`."""
-        bare = {
-            key: tuple(dataclasses.replace(pair, files=()) for pair in getattr(self, key))
-            for key in ("source", "validation")
-        }
-        return dataclasses.replace(self, **bare)
+
+        def bare(pairs: tuple[PairFile, ...]) -> tuple[PairFile, ...]:
+            return tuple(dataclasses.replace(pair, files=()) for pair in pairs)
+
+        return dataclasses.replace(self, source=bare(self.source), validation=bare(self.validation))
 
 
 @dataclass(frozen=True)
@@ -190,3 +194,8 @@ def _validation(cfg: Config) -> tuple[PairFile, ...]:
 def _names(pair: PairFile) -> str:
     """Of both images: which belongs to which is a matter of names and of `source.lq_template`."""
     return pair.id if pair.lq is None else f"{pair.id} {PurePosixPath(pair.lq).name}"
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of a checkpoint, beside the snapshot."""
+    return f"step_{step:08d}"

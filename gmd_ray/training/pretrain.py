@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import Config
+from gmd_ray.config.secrets import digested_values
 from gmd_ray.errors import ConfigError, ResumeMismatchError
 from gmd_ray.progress import Recorder
 from gmd_ray.training.documents import digest_of_path, read_json, write_json
@@ -127,7 +128,8 @@ def _made_start(cfg: Config) -> Path | None:
 def _recipe(cfg: Config) -> dict[str, Any]:
     """What a new start depends on."""
     p = cfg.pretrain
-    recipe: dict[str, Any] = {"seed": cfg.seed, "architecture": p.architecture, "arguments": p.arguments}
+    arguments = digested_values(p.arguments)
+    recipe: dict[str, Any] = {"seed": cfg.seed, "architecture": p.architecture, "arguments": arguments}
     if p.architecture is None:
         recipe["like"] = digest_of_path(str(cfg.student.path))
     return recipe

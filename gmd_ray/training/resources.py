@@ -43,7 +43,7 @@ def missing_resources(cfg: Config, nodes: Sequence[Mapping[str, float]]) -> str 
     )
     if room >= least:
         return None
-    has = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in reversed(takes))
+    has = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in reversed(list(takes)))
     spread = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
     return f"{least} worker(s) x {_braced(takes)}: the cluster has {has}{spread}, room for {room}"
 
@@ -90,9 +90,9 @@ def waiting_for(cfg: Config) -> str:
         return "workers starting"
     if not groups:
         return "starting"
-    free = ", ".join(f"{ray.available_resources().get(kind, 0.0):g} {kind}" for kind in reversed(takes))
+    free = ", ".join(f"{ray.available_resources().get(kind, 0.0):g} {kind}" for kind in reversed(list(takes)))
     return f"waiting for {int(resources_wanted(cfg)['min_workers'])} worker(s) x {_braced(takes)}: {free} free"
 
 
 def _braced(takes: Mapping[str, float]) -> str:
-    return f"{{{', '.join(f'{kind}: {each:g}' for kind, each in reversed(takes.items()))}}}"
+    return f"{{{', '.join(f'{kind}: {each:g}' for kind, each in reversed(list(takes.items())))}}}"

@@ -7,8 +7,10 @@ from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ResumeMismatchError
+from gmd_ray.training import sources
+from gmd_ray.training.checkpoints import has_checkpoints
 from gmd_ray.training.documents import read_json, write_json
-from gmd_ray.training.plan import CURVE, DONE, SETTINGS, SNAPSHOT, Plan, finetuned_path, make_plan
+from gmd_ray.training.plan import CURVE, DONE, SETTINGS, Plan, finetuned_path, make_plan
 
 _OF_THE_STORE = ("accepted pairs", "ground truth")
 """Settings that `generate` may still change."""
@@ -32,11 +34,13 @@ def refuse_begun(cfg: Config, name: str, seed: int | None = None, *, generated: 
 def refuse_other_settings(plan: Plan, *, generated: bool = True) -> dict[str, Any]:
     """Hold the settings against those that the directory's checkpoints or student were made with; nothing is written.
 
+    Source files are compared by name, size and time, without reading them.
+
     Returns:
         The settings, as `Plan.settings`.
 
     Raises:
-        ResumeMismatchError: naming the keys that differ.
+        ResumeMismatchError: naming the keys or the source files that differ.
         DataError: the directory's own settings are missing or damaged.
     """
     now = plan.settings()
@@ -50,21 +54,27 @@ def refuse_other_settings(plan: Plan, *, generated: bool = True) -> dict[str, An
         raise ResumeMismatchError(
             f"{plan.directory} was begun with other settings ({changes}): remove it, or give another out="
         )
+    sources.compare(plan)
     return now
 
 
 def check_settings(plan: Plan) -> dict[str, Any]:
-    """As `refuse_other_settings`, and write them down where the fine-tune is about to begin."""
+    """As `refuse_other_settings`; and source files in doubt are read, and where the fine-tune is about to begin,
+    settings and source files are written down.
+    """
     now = refuse_other_settings(plan)
-    directory = Path(plan.directory)
+    directory, interval_s = Path(plan.directory), plan.cfg.log_interval_s
     path = directory / SETTINGS
-    if not is_begun(directory):
-        if path.is_file() and read_json(path) != now:
-            Path(plan.directory, CURVE).unlink(missing_ok=True)  # of a run that never reached a checkpoint
-        write_json(path, now)
+    if is_begun(directory):
+        sources.settle(plan, sources.compare(plan), interval_s)
+        return now
+    changed = path.is_file() and read_json(path) != now
+    write_json(path, now)
+    if sources.remember(plan, interval_s) or changed:
+        Path(plan.directory, CURVE).unlink(missing_ok=True)  # of a run that never reached a checkpoint
     return now
 
 
 def is_begun(directory: Path) -> bool:
     """Whether a fine-tune has left anything there that depends on its settings: a checkpoint, or its student."""
-    return (directory / SNAPSHOT).is_file() or (directory / DONE).is_file()
+    return has_checkpoints(directory) or (directory / DONE).is_file()

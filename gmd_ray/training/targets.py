@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError
@@ -29,7 +30,7 @@ class TargetPlan:
     ids: tuple[str, ...]
     """Sorted; the order that `Draw.index` counts in."""
     digest: str
-    """Of ids, scores and the fingerprints of the models that made the rows."""
+    """Of ids, scores, the fingerprints of the models that made the rows, and the digests of the photos."""
     fidelity: FidelityBound | None = None
     """The second opinion asked for."""
     truths: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ def target_plan(cfg: Config, name: str) -> TargetPlan:
         raise ConfigError("the median control filters the `restored` images: set generation.keep_restored=true")
     higher = bool(manifest.get("higher_is_better", True))
     threshold = cfg.scorer.threshold
-    columns = ["id", "score", "teacher", "student", "scorer"]
+    columns = ["id", "score", "teacher", "student", "scorer", "digest"]
     rows = rows_dataset(url)
     strangers = tuple(manifest.get("stranger_ids", ()))
     recorded = str(manifest.get("settings", {}).get("scorer.fidelity", "none"))
@@ -74,9 +75,14 @@ def target_plan(cfg: Config, name: str) -> TargetPlan:
             f"{'lower' if higher else 'raise'} scorer.threshold{' or loosen scorer.fidelity_bound' if bound else ''}"
         )
     ids = tuple(row["id"] for row in view)
-    found = digest(json.dumps(row, sort_keys=True) for row in view)
+    found = digest(json.dumps(_told(row), sort_keys=True) for row in view)
     truths = _truths(cfg.training.supervised_hq, ids) if name == "supervised" else ()
     return TargetPlan(url, threshold, higher, median, strangers, ids, found, bound, truths)
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the digest of its photo where a store is older than that: its fine-tunes are, too."""
+    return row if row["digest"] is not None else {key: value for key, value in row.items() if key != "digest"}
 
 
 def _truths(folder: str | None, ids: Sequence[str]) -> tuple[str, ...]:

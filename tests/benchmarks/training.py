@@ -155,7 +155,7 @@ def scaling(steps: int) -> None:
     import ray
 
     from gmd_ray.training import finetune, finetuned_path
-    from gmd_ray.training.curve import read_curve
+    from gmd_ray.training.documents import read_curve
 
     case = CASES["demo"] | {"arch": ("DnCNN", DNCNN | {"nc": 64})}
     rates = {}

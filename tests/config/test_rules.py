@@ -82,7 +82,7 @@ def test_the_defaults_are_their_own_choice() -> None:
         ("tracking.gates=[{against: basline}]", "tracking.gates[0].against=basline: did you mean 'baseline'?"),
         ("tracking.gates=[{against: median}]", "tracking.gates[0].against=median: known: baseline, champion"),
         ("tracking.gates=[{dataset: targt}]", "did you mean 'target'?"),
-        ("evaluation.metrics=[psnr,[x]]", "is not a name"),
+        ("evaluation.metrics=[psnr,[x]]", "evaluation.metrics[1]=['x'] must be text"),
         ("evaluation.target_hq=s3://b/hq", "set evaluation.target_lq too"),
         ("evaluation.source_hq=s3://b/hq", "set evaluation.source_lq, or source.degradation"),
         ("teacher.gpus_per_replica=0", "must lie in [1, inf)"),

@@ -57,5 +57,5 @@ def test_an_unknown_name_gets_the_nearest(tmp_path: Path) -> None:
     assert str(caught.value) == "teacher.preset=rf_solver: did you mean 'rf-solver'?"
     file = tmp_path / "mine.yaml"
     file.write_text("teacher: {preset: [gmd]}\n")
-    with pytest.raises(ConfigError, match=r"teacher\.preset=\['gmd'\]: "):
+    with pytest.raises(ConfigError, match=r"teacher\.preset=\['gmd'\] must be text"):
         load_config([f"config={file}"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from gmd_ray.config import Config
-from gmd_ray.evaluation import write_report
+from gmd_ray.evaluation import gallery, write_report
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import Item, held_out_items
 from gmd_ray.evaluation.judge import Judge
@@ -199,3 +200,17 @@ def test_the_training_log_becomes_a_curve_and_passwords_do_not_show(
     assert "secret" not in Path(f"{run.out}/report.html").read_text()
     assert "***@mlflow.example:5000" in found.text
     assert "***@bucket" in found.text
+
+
+def test_ground_truth_goes_by_names_that_look_the_same(tmp_path: Path) -> None:
+    """macOS stores an accent apart from its letter; a linked file has its own name too."""
+    decomposed = unicodedata.normalize("NFD", "Grüße.png")
+    (tmp_path / decomposed).write_bytes(b"")
+    (tmp_path / "again.png").symlink_to(decomposed)
+    cfg = Config()
+    cfg.evaluation.pairs_hq = str(tmp_path)
+    composed = unicodedata.normalize("NFC", "Grüße.jpg")
+    assert gallery._truths(cfg, [composed, "again.jpg", "other.jpg"]) == {
+        composed: f"{tmp_path}/{decomposed}",
+        "again.jpg": f"{tmp_path}/again.png",
+    }

@@ -15,8 +15,10 @@ import pyarrow as pa
 from gmd_ray.generation.files import put
 from gmd_ray.generation.parts import write_part
 from gmd_ray.generation.store import PairStore
+from gmd_ray.hashing import content_digest
 from gmd_ray.images.degradations import sample_rng
 from gmd_ray.images.encode import encode_png
+from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.records import PAIR_SCHEMA, FidelityBound, accepted
 
 
@@ -34,6 +36,12 @@ def ok_row(key: str, score: float, **values: Any) -> dict[str, Any]:
 
 def failed_row(key: str, stage: str = "read", kind: str = "DataError") -> dict[str, Any]:
     return {"id": key, "status": "failed", "error_stage": stage, "error_type": kind, "error": "why", "attempts": 1}
+
+
+def file_columns(file: ImageFile) -> dict[str, Any]:
+    """What a row says of the file that it was made of."""
+    data = read_file(file.uri)
+    return {"bytes": len(data), "modified": file.modified, "digest": content_digest(data)}
 
 
 def fill(store: PairStore, blocks: list[list[dict[str, Any]]]) -> list[str]:

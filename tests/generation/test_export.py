@@ -11,6 +11,7 @@ from gmd_ray.generation.store import PairStore
 from gmd_ray.images.records import PAIR_SCHEMA
 from tests.generation.shelf import fill, finish, ok_row
 from tests.generation.world import World
+from tests.images.test_safe_paths import HOSTILE
 
 Finished = tuple[World, Books]
 
@@ -95,3 +96,43 @@ def test_a_store_that_is_not_whole_is_one_line(layout: str, tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"part-torn.parquet.* `gmd-ray verify` names it"):
         export_pairs(store.url, str(tmp_path / "torn"), 4.2, layout)
     assert not (tmp_path / "torn").exists()
+
+
+@pytest.mark.parametrize("key", [key for key in HOSTILE if key != "\ud800.png"])
+def test_an_id_that_leads_elsewhere_is_refused_before_anything_is_written(key: str, tmp_path: Path) -> None:
+    """A store may be somebody else's."""
+    store = PairStore(str(tmp_path / "a" / "pairs"))
+    rows = [ok_row(key, 5.0), ok_row("ok.png", 5.0)]
+    fill(store, [rows])
+    finish(store, rows)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match=r"is not a path below its folder.* use the parquet layout") as caught:
+        export_pairs(store.url, str(tmp_path / "a" / "b" / "out"), 4.0)
+    assert str(caught.value).isprintable()
+    assert set(tmp_path.rglob("*")) == before
+    assert export_pairs(store.url, str(tmp_path / "parquet"), 4.0, "parquet") == 2
+
+
+def test_ids_that_would_be_one_file_are_refused(tmp_path: Path) -> None:
+    for i, (one, other, message) in enumerate(
+        [("a", "a.png", "an added .png alone"), ("a.png", "a.png/b.jpg", "a.png is an image, and the folder of")]
+    ):
+        store = PairStore(str(tmp_path / str(i)))
+        rows = [ok_row(one, 5.0), ok_row(other, 5.0)]
+        fill(store, [rows])
+        finish(store, rows)
+        with pytest.raises(DataError, match=message):
+            export_pairs(store.url, str(tmp_path / "out"), 4.0)
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_destination_is_not_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PairStore(str(tmp_path / "pairs"))
+    rows = [ok_row("a.png", 5.0)]
+    fill(store, [rows])
+    finish(store, rows)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="an empty path"):
+        export_pairs(store.url, "", 4.0)
+    assert list((tmp_path / "empty").iterdir()) == []

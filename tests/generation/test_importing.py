@@ -99,7 +99,8 @@ def test_webdataset_shards(tmp_path: Path) -> None:
 def test_hugging_face_images(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     hq, lq = [png(i) for i in range(5)], [jpg(i) for i in range(5)]
-    loose = tmp_path / "loose.jpg"
+    loose = tmp_path / "saved" / "images" / "loose.jpg"  # only what lies below the data set is read
+    loose.parent.mkdir(parents=True)
     loose.write_bytes(lq[4])
     features = datasets.Features({"clean": datasets.Image(), "bad": datasets.Image(), "name": datasets.Value("string")})
     rows = {
@@ -126,15 +127,51 @@ def test_rows_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
     for name, columns, message in (
         ("empty", {"image": [*good, b""], "id": list("abcde")}, "1 rows cannot be used: column 'image' holds nothing"),
         ("text", {"image": [*good, b"hello world, no image"], "id": list("abcde")}, "e: its bytes are of no image"),
+        ("heic", {"image": [*good, b"....ftypheic"], "id": list("abcde")}, "1 rows cannot be used: e: a HEIC photo"),
+        ("null", {"image": [*good, png(9)], "id": [*"abcd", "a\0b"]}, r"the id 'a\x00b' cannot be a file name"),
         ("twice", {"image": [*good, png(9)], "id": list("abcda")}, "two rows have the id 'a' and different images"),
         ("above", {"image": [*good, png(9)], "id": [*"abcd", "../x"]}, "the id '../x' cannot be a file name"),
-        ("type", {"image": [1] * 5, "id": list("abcde")}, "column 'image' holds a int"),
+        ("type", {"image": [1] * 5, "id": list("abcde")}, "column 'image' holds int64 where"),
     ):
         with pytest.raises(DataError) as caught:
             import_images(parquet(tmp_path / name, **columns), f"{out}/{name}", hq="image", key="id")
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "x.png").exists()
+
+
+def test_a_row_that_names_a_private_file_gets_nothing(tmp_path: Path) -> None:
+    (tmp_path / "private.png").write_bytes(png(7))
+    rows = [{"bytes": png(0), "path": None}] * 4 + [{"bytes": None, "path": str(tmp_path / "private.png")}]
+    with pytest.raises(DataError, match=r"private\.png', which is not below the data set, and is not read"):
+        import_images(parquet(tmp_path / "rows", image=rows, id=list("abcde")), str(tmp_path / "out"), hq="image")
+    written = {path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written == {png(0)}
+
+
+def test_an_id_with_other_bytes_or_in_another_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    first = parquet(tmp_path / "first", image=[png(i) for i in range(5)], id=list("abcde"))
+    assert import_images(first, out, hq="image", key="id") == Imported(5, 0)
+    other = parquet(tmp_path / "other", image=[png(9), *(png(i) for i in range(1, 5))], id=list("abcde"))
+    assert main(["import", "--from", other, "-o", out, "--hq", "image", "--key", "id"]) == 0
+    assert "5 images written" in (told := capsys.readouterr().out)
+    assert "; 1 took the place of files with other bytes" in told
+    assert (tmp_path / "out" / "hq" / "a.png").read_bytes() == png(9)
+    third = parquet(tmp_path / "third", image=[jpg(0), *(png(i) for i in range(1, 5))], id=list("abcde"))
+    with pytest.raises(DataError, match=r"1 ids have an image of an earlier import too, .*\(hq/a\.png\)"):
+        import_images(third, out, hq="image", key="id")
+
+
+def test_what_ray_cannot_read_is_one_line(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "rows", image=[png(i) for i in range(5)], id=list("abcde"))
+    pq.write_table(pa.table({"id": ["x"]}), tmp_path / "rows" / "c.parquet")  # the others have the column
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "x.tar").write_bytes(b"no tar" * 200)
+    for given, column in ((source, "image"), (f"wds:{tmp_path}/torn", "png")):
+        with pytest.raises(DataError) as caught:
+            import_images(given, str(tmp_path / "out"), hq=column)
+        assert "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

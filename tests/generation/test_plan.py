@@ -153,6 +153,15 @@ def test_a_block_slower_than_the_runs_patience_is_told(cfg: Config) -> None:
     assert stall_warning(cfg, make_plan(cfg, jobs, unreadable)) is None, "nobody knows how fast"
 
 
+def test_an_image_slower_than_the_bound_on_a_batch_is_told(cfg: Config) -> None:
+    jobs, unreadable = survey(cfg)
+    plan = make_plan(cfg, jobs, unreadable, probed({job.size: 50.0 for job in jobs}))
+    cfg.generation.batch_timeout_s = 90.0
+    assert "an image takes a teacher about 50 s, and is given up as one that hangs" in (stall_warning(cfg, plan) or "")
+    cfg.generation.batch_timeout_s = 0.0
+    assert stall_warning(cfg, plan) is None
+
+
 def test_pools_that_keep_the_teachers_waiting_are_told(cfg: Config) -> None:
     cfg.teacher.pool.max, cfg.student.pool.max, cfg.scorer.pool.max = 64, 2, 1
     assert pool_warnings(cfg, probed({}, restore=0.18, score=0.09)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gmd_ray.generation.ledger import Begun, Ledger, open_ledger
 from gmd_ray.generation.lock import StoreLock, StoreLostError
 from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_by_one, one_line, png_size, to_table
 from gmd_ray.generation.store import PairStore
+from gmd_ray.generation.watchdog import Bound
 from gmd_ray.generation.writer import SUMMARY, write_rows
 from gmd_ray.images.encode import encode_png
 
@@ -35,6 +37,15 @@ def whole(rows: list[Row]) -> Iterator[list[Row]]:
 
 class Died(BaseException):
     """Ends the work as a killed process does: nothing after it runs."""
+
+
+class Mortal(Quarantine):
+    """In a process that is gone where work raises `Died`."""
+
+    def _leave_if_lost(self, error: BaseException, ids: list[str]) -> None:
+        if isinstance(error, Died):
+            raise error
+        super()._leave_if_lost(error, ids)
 
 
 def test_ledger_counts_what_was_not_finished() -> None:
@@ -71,7 +82,7 @@ def test_a_row_that_kills_is_convicted_alone(ledger: ray.actor.ActorHandle, max_
             raise Died
         return [{"score": 1.0} for _ in batch]
 
-    quarantine = Quarantine("project", ledger, max_attempts)
+    quarantine = Mortal("project", ledger, max_attempts)
     for _ in range(tries):
         with pytest.raises(Died):
             quarantine.run(rows("a", "bad", "z"), work, whole)
@@ -82,8 +93,50 @@ def test_a_row_that_kills_is_convicted_alone(ledger: ray.actor.ActorHandle, max_
     assert worked[0] == ["a", "bad", "z"]
     assert all(len(ids) == 1 for ids in worked[1:] if "bad" in ids)
     assert sum("bad" in ids for ids in worked) == tries
-    # Nothing is left open: the next rows of these names start afresh.
-    assert ray.get(ledger.history.remote("project", ["a", "bad", "z"])) == [Begun()] * 3
+    # The convict is remembered, for its block may be repeated; nothing else is left open.
+    assert ray.get(ledger.history.remote("project", ["a", "bad", "z"])) == [Begun(), Begun(tries, tries - 1), Begun()]
+
+
+def test_two_rows_that_kill_in_one_block_are_both_convicted(ledger: ray.actor.ActorHandle) -> None:
+    """The block is repeated for the second after the first was convicted, which must not be tried afresh for it."""
+    deaths = 0
+
+    def work(batch: list[Row]) -> list[Row]:
+        if any(row["id"] in ("bad", "worse") for row in batch):
+            raise Died
+        return [{"score": 1.0} for _ in batch]
+
+    while True:
+        block = rows("a", "bad", "worse")
+        try:
+            Mortal("project", ledger, 2).run(block, work, whole)
+        except Died:
+            deaths += 1
+            assert deaths < 9
+        else:
+            break
+    assert [row["status"] for row in block] == ["ok", "failed", "failed"]
+    assert deaths == 3  # together, and each alone
+
+
+def test_a_worker_that_hangs_ends_and_its_row_is_convicted_by_name(ledger: ray.actor.ActorHandle) -> None:
+    """In tasks that Ray repeats, as it does the reading of files."""
+
+    @ray.remote(max_retries=-1, num_cpus=0.1)
+    def task(ids: str) -> list[Row]:
+        def work(batch: list[Row]) -> list[Row]:
+            if any(row["id"] == "h" for row in batch):
+                time.sleep(600)
+            return [{"score": 1.0} for _ in batch]
+
+        block = rows(*ids)
+        Quarantine("read", ledger, 2, bound=Bound(0.5)).run(block, work, whole)
+        return block
+
+    block = ray.get(task.remote("ahz"), timeout=120)
+    assert [row["status"] for row in block] == ["ok", "failed", "ok"]
+    assert (block[1]["error_stage"], block[1]["error_type"], block[1]["attempts"]) == ("read", "Hang", 2)
+    assert block[1]["error"] == "the worker did not finish this image in generation.batch_timeout_s=0.5, 2 times"
 
 
 def test_a_batch_that_raises_is_halved_until_the_row_to_blame_is_alone(ledger: ray.actor.ActorHandle) -> None:

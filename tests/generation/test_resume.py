@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import ModelError, ResumeMismatchError
 from gmd_ray.generation import generate, settings
-from gmd_ray.generation.resume import claim
+from gmd_ray.generation.resume import claim, refuse_other_settings, refuse_other_student
 from gmd_ray.generation.store import PairStore
+from gmd_ray.generation.verify import verify
+from gmd_ray.hashing import content_digest
+from gmd_ray.images.encode import decode_png
 from gmd_ray.images.listing import list_images
 from tests.generation.world import World, write_photo, write_scorer, write_student
 
@@ -131,8 +135,66 @@ def test_other_photos_of_the_same_names_are_refused(world: World, tmp_path: Path
     for number, key in enumerate(world.ids()):
         write_photo(other / key, (8, 9 + number))
     world.cfg.target.path = str(other)
+    with pytest.raises(ResumeMismatchError, match=r"another target\.path: 28 photos of .* are not the images that"):
+        generate(world.cfg, models=world.models())
+
+
+def test_other_photos_with_the_same_sizes_and_times_are_refused(world: World, tmp_path: Path) -> None:
+    """As of an archive without times; some photos of another folder are read whatever they say."""
+    other = tmp_path / "other photos"
+    for key in world.ids():
+        data, stat = (world.photos / key).read_bytes(), (world.photos / key).stat()
+        (other / key).parent.mkdir(parents=True, exist_ok=True)
+        (other / key).write_bytes(data[:-1] + b"!" if data else data)
+        os.utime(other / key, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    world.cfg.target.path = str(other)
     with pytest.raises(ResumeMismatchError, match=r"pairs of another target\.path: .* is not the image its row"):
         generate(world.cfg, models=world.models())
+
+
+def test_a_photo_that_was_replaced_is_projected_anew_and_nothing_else_is(world: World) -> None:
+    assert generate(world.cfg, models=world.models()).resumed == 31  # the photos have moved
+    before = world.rows()
+    new = {"001.png": (20, 16), "truncated.jpg": (16, 16)}
+    for name, size in new.items():
+        write_photo(world.photos / "drawn.png", size)
+        (world.photos / "drawn.png").rename(world.photos / name)
+    os.utime(world.photos / "002.png")
+    (world.photos / "text.png").write_text("not an image either\n")
+
+    books = generate(world.cfg, models=world.models())
+    assert (books.inputs, books.resumed, books.failed) == (31, 28, 2)
+    assert world.projected() == dict.fromkeys(new, 1)
+    rows = world.rows()
+    for key, row in rows.items():
+        if key in {*new, "text.png"}:
+            data = (world.photos / key).read_bytes()
+            assert (row["bytes"], row["digest"]) == (len(data), content_digest(data))
+            assert row["digest"] != before[key]["digest"]
+        else:
+            assert row == before[key]
+    assert decode_png(rows["001.png"]["lq"]).shape == (20, 16, 3)  # type: ignore[arg-type]
+    assert verify(PairStore(world.store), deep=True).findings == []
+    assert generate(world.cfg, models=world.models()).resumed == 31
+    assert world.projected() == dict.fromkeys(new, 1)
+
+
+def test_another_student_is_refused_without_ray(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PairStore(world.store)
+    monkeypatch.setattr("gmd_ray.generation.resume.ray", None)
+    refuse_other_settings(store, world.cfg)
+    refuse_other_student(store, world.cfg)
+    write_student(world.root / "student.pth", seed=1)
+    world.cfg.student.path = str(world.root / "student.pth")
+    with pytest.raises(
+        ResumeMismatchError, match=r"another student: student\.path now gives model .*, its rows are of"
+    ):
+        refuse_other_student(store, world.cfg)
+    world.cfg.student.path = str(shutil.copy(world.weights / "student.pth", world.root / "the same.pth"))
+    refuse_other_student(store, world.cfg)
+    world.cfg.teacher.steps = 3
+    with pytest.raises(ResumeMismatchError, match=r"teacher\.steps: 25 -> 3"):
+        refuse_other_settings(store, world.cfg)
 
 
 def test_a_store_without_finished_rows_binds_to_nothing(world: World) -> None:

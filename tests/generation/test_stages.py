@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +30,13 @@ class Student:
     """Darkens; stays at an image until it is told to go on, and remembers who asked and where."""
 
     fingerprint = "f" * 12
+    scale = 1
 
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.threads: set[int] = set()
         self.breaks_on = ""
+        self.makes: Callable[[torch.Tensor], Any] = lambda lq: lq / 2
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
@@ -42,7 +46,7 @@ class Student:
         assert self.may_go_on.wait(PATIENCE_S)
         if self.breaks_on in ids:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-        return lq / 2
+        return self.makes(lq)
 
 
 @pytest.fixture
@@ -127,6 +131,54 @@ def test_the_next_block_is_decoded_while_the_model_works(
         student.may_go_on.set()
         assert checked(first) == ["a"]
         assert checked(second) == ["b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("makes", "reason"),
+    [
+        (lambda lq: lq[..., 1:], r"shape \(1, 3, 8, 7\), and \(1, 3, 8, 8\) is due"),
+        (lambda lq: torch.nn.functional.interpolate(lq, scale_factor=2), r"shape \(1, 3, 16, 16\)"),
+        (lambda lq: lq[:, :1], r"shape \(1, 1, 8, 8\)"),
+        (lambda lq: lq.repeat(2, 1, 1, 1), r"shape \(2, 3, 8, 8\)"),
+        (lambda lq: lq[0], r"shape \(3, 8, 8\)"),
+        (lambda lq: lq.numpy(), "is a numpy.ndarray, not a tensor"),
+        (lambda lq: None, "is a builtins.NoneType, not a tensor"),
+        (lambda lq: (lq * 255).to(torch.uint8), "a tensor of uint8, not of floats"),
+        (lambda lq: lq * float("nan"), "is not finite"),
+        (lambda lq: lq.double() * 1e200, "is not finite"),
+        (lambda lq: lq * 255, r"ranges from 204 to 204, .* \[0, 1\]"),
+    ],
+)
+def test_what_is_no_image_of_the_right_size_is_a_failed_row(
+    stage: Restore, student: Student, makes: Callable[[torch.Tensor], Any], reason: str
+) -> None:
+    student.makes = makes
+    rows = stage(block("a", "b")).to_pylist()
+    assert [(row["status"], row["error_stage"], row["restored"]) for row in rows] == [("failed", "restore", None)] * 2
+    assert all(re.search(reason, row["error"]) for row in rows), rows[0]["error"]
+
+
+def test_an_enlarging_student_makes_enlarged_images(stage: Restore, student: Student) -> None:
+    student.scale = 2
+    student.makes = lambda lq: torch.nn.functional.interpolate(lq / 2, scale_factor=2)
+    assert [decode_png(row["restored"]).shape for row in stage(block("a", "b")).to_pylist()] == [(16, 16, 3)] * 2
+
+
+def test_a_count_that_is_right_alone_gives_each_image_its_own(stage: Restore, student: Student) -> None:
+    student.makes = lambda lq: lq[:1] / 2
+    assert {row["status"] for row in stage(block("a", "b", "c")).to_pylist()} == {"ok"}
+    assert student.seen == ["a", "b", "a", "b", "c"]
+
+
+def test_an_image_that_cannot_be_encoded_is_its_rows_failure(
+    stage: Restore, student: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(image: np.ndarray) -> bytes:
+        raise MemoryError("no room for a PNG")
+
+    monkeypatch.setattr(stages, "encode_png", full)
+    [row] = stage(block("a")).to_pylist()
+    assert (row["status"], row["error_stage"], row["error_type"]) == ("failed", "restore", "MemoryError")
 
 
 class Left(BaseException):

@@ -11,15 +11,24 @@ from typing import Any
 
 import pytest
 
+from gmd_ray.generation import stopping
+from gmd_ray.generation.ledger import Ledger
 from gmd_ray.generation.stopping import EXIT_CODE, StopRequest
 from tests.generation.world import wait_for
 
 
 @pytest.fixture
-def ledger() -> Any:
-    """Counts how often it is asked to admit no more."""
-    asked: list[bool] = []
-    return SimpleNamespace(asked=asked, close=SimpleNamespace(remote=lambda: asked.append(True)))
+def ledger(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Counts how often it is asked to admit no more; says whether the teacher has begun anything."""
+    fake = SimpleNamespace(asked=[], taught=True)
+
+    def close() -> bool:
+        fake.asked.append(True)
+        return fake.taught
+
+    fake.close = SimpleNamespace(remote=close)
+    monkeypatch.setattr(stopping.ray, "get", lambda reference, timeout: reference)
+    return fake
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +98,26 @@ def test_grace_that_runs_out_after_the_end_hits_nobody(ledger: Any, harmless: li
     run(ledger, 0.2, sigterm)
     wait(0.5)
     assert harmless == []
+
+
+def test_while_the_models_load_it_does_not_wait(ledger: Any) -> None:
+    """Nothing that a teacher has done would be lost, and loading may take longer than the grace."""
+    ledger.taught = False
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as caught:
+        run(ledger, 60, sigterm, lambda stop: wait(30), too_late)
+    assert caught.value.code == EXIT_CODE
+    assert time.monotonic() - start < 10
+
+
+def test_the_ledger_knows_whether_the_teacher_has_begun() -> None:
+    ledger = Ledger({})
+    ledger.begin("read", ["a"])
+    ledger.begin("restore", ["a"])
+    assert not ledger.close()
+    assert ledger.begin("project", ["a"]) is None
+    assert not ledger.close(), "it was not let in"
+    ledger = Ledger({})
+    ledger.begin("project", ["a"])
+    ledger.done("project", ["a"])
+    assert ledger.close(), "it is still to be scored and written"

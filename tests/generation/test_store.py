@@ -101,37 +101,19 @@ def test_sweep_removes_what_killed_writers_left(store: PairStore) -> None:
     assert os.listdir(store.rows_path) == [name]
 
 
-def test_repair_keeps_one_row_of_each_and_an_ok_one(store: PairStore) -> None:
-    add(store, a="ok", b="failed", c="ok")
-    add(store, b="ok", c="ok")
-    add(store, d="ok")
-    assert store.repair() == 2
-    assert statuses(store) == [("a", "ok"), ("b", "ok"), ("c", "ok"), ("d", "ok")]
-    assert store.repair() == 0
-
-
-def test_repair_loses_nothing_where_a_rewritten_part_takes_the_name_of_another(store: PairStore) -> None:
-    for left, right in (("a", "b"), ("x", "y")):
-        add(store, **{left: "ok", right: "ok"})
-        add(store, **{left: "ok"})
-        add(store, **{right: "ok"})
-    store.repair()
-    assert statuses(store) == [(key, "ok") for key in "abxy"]
-
-
-def test_a_crash_in_the_middle_of_a_rewrite_is_repaired(store: PairStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    add(store, a="ok", b="failed", c="failed")
-    from gmd_ray.generation import parts
-
-    with monkeypatch.context() as patch:
-        patch.setattr(parts, "remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            store.drop_failed({"b"})
-    assert len(os.listdir(store.rows_path)) == 2
-    store.repair()
-    assert statuses(store) == [("a", "ok"), ("b", "failed"), ("c", "failed")]
-    assert store.drop_failed({"b"}) == 1
-    assert statuses(store) == [("a", "ok"), ("c", "failed")]
+def test_digests_are_read_from_the_parts_that_hold_them(store: PairStore) -> None:
+    for key in "abc":
+        rows = table(**{key: "ok"})
+        digest = pa.array([f"digest of {key}"])
+        rows = rows.set_column(rows.schema.get_field_index("digest"), "digest", digest)
+        write_part(store.filesystem, store.rows_path, rows)
+    add(store, d="failed")
+    index = store.index()
+    Path(store.rows_path, part_name(["b"])).write_bytes(b"not asked for")
+    assert index.num_rows == 4
+    assert store.digests(["a", "d", "gone"]) == {"a": "digest of a", "d": None}
+    with pytest.raises(DataError, match="a part file cannot be read"):
+        store.digests(["b"])
 
 
 def test_a_foreign_part_is_named(store: PairStore) -> None:

@@ -15,7 +15,8 @@ import pytest
 from gmd_ray.cli import main
 from gmd_ray.generation.store import PairStore, find_store
 from gmd_ray.generation.verify import Verified, verify
-from tests.generation.shelf import failed_row, fill, finish, lock, ok_row, png
+from gmd_ray.images.listing import list_images
+from tests.generation.shelf import failed_row, file_columns, fill, finish, lock, ok_row, png
 
 ROWS = [
     [ok_row("a.png", 4.0), ok_row("b.png", 5.0), ok_row("c.png", 6.0)],
@@ -28,15 +29,17 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     for key in ("a.png", "b.png", "c.png", "d/e.png", "f.png"):
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
-        (folder / key).write_bytes(b"never opened")
+        (folder / key).write_bytes(b"never decoded")
     return folder
 
 
 @pytest.fixture
 def store(tmp_path: Path, photos: Path) -> PairStore:
     store = PairStore(str(tmp_path / "run" / "pairs"))
-    fill(store, ROWS)
-    finish(store, [row for block in ROWS for row in block], photos=photos)
+    files = {file.id: file_columns(file) for file in list_images(str(photos))}
+    rows = [[row | files[row["id"]] for row in block] for block in ROWS]
+    fill(store, rows)
+    finish(store, [row for block in rows for row in block], photos=photos)
     return store
 
 

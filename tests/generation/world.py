@@ -79,7 +79,8 @@ class TeacherSpec:
     log: str
     """Folder where every call leaves its ids."""
     faults: tuple[tuple[str, str], ...] = ()
-    """(id, what to do on it): raise, exit, leave (os._exit), kill, nan; `kill once` kills the first worker only."""
+    """(id, what to do on it): raise, interrupt (KeyboardInterrupt), exit, leave (os._exit), kill, hang, nan, range
+    (values of -50 to 50); `kill once` kills the first worker only."""
     seconds: float = 0.0
     """Time per call."""
     hold_after: int | None = None
@@ -125,8 +126,14 @@ class SharpenTeacher:
     def _misbehave(self, fault: str, image: torch.Tensor) -> None:
         if fault == "raise":
             raise RuntimeError("this image\nis too much")
+        if fault == "interrupt":
+            raise KeyboardInterrupt
         if fault == "exit":
             sys.exit(3)
+        if fault == "hang":
+            time.sleep(3600)
+        if fault == "range":
+            image.mul_(100).sub_(50)
         if fault == "leave":
             os._exit(3)
         if fault == "nan":
@@ -171,6 +178,7 @@ class World:
         cfg.scorer.threshold = 5.5
         cfg.generation.rows_per_block = 6
         cfg.generation.no_progress_timeout_s = 120
+        cfg.generation.batch_timeout_s = 0.0  # a held teacher (`TeacherSpec.hold_after`) does not hang
         return cfg
 
     @property

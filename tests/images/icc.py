@@ -61,10 +61,12 @@ def linear_gray() -> bytes:
 def linear_rgb_tables(name: str = "test profile") -> bytes:
     """`linear_rgb` as a lookup table: two points for each channel, between which XYZ goes straight."""
     corners = [np.array([r, g, b]) @ np.array(SRGB) for r in (0, 1) for g in (0, 1) for b in (0, 1)]
-    cells = np.rint(np.clip(np.concatenate(corners), 0, 1.99) * 32768).astype(">u2").tobytes()
-    lut = b"mft2" + bytes(4) + bytes([3, 3, 2, 0]) + _identity()
-    lut += struct.pack(">HH", 2, 2) + struct.pack(">HH", 0, 65535) * 3 + cells + struct.pack(">HH", 0, 65535) * 3
-    return profile(b"scnr", b"RGB ", b"XYZ ", {b"A2B0": lut}, name)
+    return profile(b"scnr", b"RGB ", b"XYZ ", {b"A2B0": _straight(corners, 3)}, name)
+
+
+def linear_gray_tables() -> bytes:
+    """`linear_gray` as a lookup table."""
+    return profile(b"scnr", b"GRAY", b"XYZ ", {b"A2B0": _straight([np.zeros(3), np.array([0.9642, 1, 0.8249])], 1)})
 
 
 def constant_cmyk(lightness: float) -> bytes:
@@ -120,6 +122,13 @@ def profile(
 
 def _xyz(x: float, y: float, z: float) -> bytes:
     return b"XYZ " + bytes(4) + b"".join(struct.pack(">i", round(v * 65536)) for v in (x, y, z))
+
+
+def _straight(corners: list[np.ndarray], channels: int) -> bytes:
+    """A table of two points for each channel, with the XYZ of each corner."""
+    cells = np.rint(np.clip(np.concatenate(corners), 0, 1.99) * 32768).astype(">u2").tobytes()
+    lut = b"mft2" + bytes(4) + bytes([channels, 3, 2, 0]) + _identity() + struct.pack(">HH", 2, 2)
+    return lut + struct.pack(">HH", 0, 65535) * channels + cells + struct.pack(">HH", 0, 65535) * 3
 
 
 def _identity() -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -99,6 +100,33 @@ def test_a_transparent_gray_value(samples: np.ndarray) -> None:
     alpha = read_photo(data, 10**6).alpha
     assert alpha is not None
     assert np.array_equal(alpha == 0, samples[..., 0] == key)
+
+
+@pytest.mark.parametrize("top", [256, 1023, 65535])
+def test_ppm_of_any_maximum(samples: np.ndarray, top: int) -> None:
+    values = samples[..., :3].astype(int) % (top + 1)
+    values[0, 0] = top
+    data = b"P6\n# a comment\n9 6\n%d\n" % top + values.astype(">u2").tobytes()
+    np.testing.assert_allclose(decode_image(data), values / top, atol=1e-7)
+    assert read_photo(data, 10**6).bits == 16
+    with pytest.raises(DataError, match="truncated"):
+        decode_image(data[:-1])
+
+
+def test_of_an_animated_png_the_first_frame(samples: np.ndarray) -> None:
+    data = png16(samples[..., :3])
+    at, pixels = data.index(b"IDAT") - 4, data[data.index(b"IDAT") + 4 : -16]
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    def control(number: int) -> bytes:
+        return chunk(b"fcTL", struct.pack(">IIIIIHHBB", number, 9, 6, 0, 0, 1, 10, 0, 0))
+
+    second = zlib.compress(bytes(6 * (1 + 9 * 6)))
+    first = chunk(b"acTL", struct.pack(">II", 2, 0)) + control(0) + chunk(b"IDAT", pixels)
+    rest = control(1) + chunk(b"fdAT", struct.pack(">I", 2) + second) + chunk(b"IEND", b"")
+    np.testing.assert_allclose(decode_image(data[:at] + first + rest), samples[..., :3] / 65535, atol=1e-7)
 
 
 def test_a_transparent_colour(samples: np.ndarray) -> None:

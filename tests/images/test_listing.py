@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from pathlib import Path
 
 import fsspec
 import pyarrow.fs
 import pytest
 
-from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.errors import ConfigError, DataError, StorageError
+from gmd_ray.generation.files import patiently
 from gmd_ray.images.listing import _joiner, list_images, open_filesystem, read_file
+from gmd_ray.images.pairs import list_pairs
 
 NAMES = ["b.png", "a b/ü (1).JPG", "a b/é#50%?.jpeg", "z/y/x/deep.TIFF", "B.webp"]
 OTHERS = ["notes.txt", "z/clip.mp4", "noext", ".hidden.png", ".cache/x.png", "__MACOSX/._b.png"]
@@ -31,8 +34,9 @@ def test_local_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         files = list_images(str(folder))
     assert [file.id for file in files] == sorted(NAMES)
     assert [read_file(file.uri).decode() for file in files] == sorted(NAMES)
-    assert "6 files ignored" in caplog.text
-    assert "hidden: 3" in caplog.text
+    assert "6 files, links and folders left out" in caplog.text
+    assert "hidden: 2" in caplog.text  # a file and a folder
+    assert "__MACOSX: 1" in caplog.text
 
 
 def test_relative_path_home_and_trailing_slash(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +96,74 @@ def test_errors_name_the_folder(folder: Path, tmp_path: Path) -> None:
         read_file(f"{folder}/none.png")
     with pytest.raises(DataError, match="zzz://x: cannot be opened"):
         list_images("zzz://x")
+
+
+@pytest.mark.parametrize("url", ["", " ", "file://", "local://"])
+def test_an_empty_path_is_not_the_folder_one_is_in(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for use in (list_images, open_filesystem, lambda path: list_pairs(path, None), lambda path: list_pairs(".", path)):
+        with pytest.raises(ConfigError, match="an empty path"):
+            use(url)
+    assert len(list_images(".")) == len(NAMES)
+
+
+def test_the_local_disk_under_fsspecs_name(folder: Path) -> None:
+    (folder / "loop").symlink_to(".")
+    assert [file.id for file in list_images(f"local://{folder}")] == sorted(NAMES)
+    assert read_file(list_images(f"local://{folder}")[0].uri).decode() == sorted(NAMES)[0]
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1:9/x", "zip://x::/nowhere/a.zip", "zzz://x", "github://a:b@/x"])
+def test_a_server_that_cannot_be_reached_is_one_line(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = pytest.importorskip("requests")
+
+    def refuse(*given: object, **more: object) -> None:
+        raise requests.exceptions.ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr(requests, "get", refuse)
+    fsspec.filesystem("memory").clear_instance_cache()
+    for use in (list_images, lambda place: read_file(f"{place}/a.png")):
+        with pytest.raises(DataError, match=rf"^{url}.*: cannot be opened: ") as caught:
+            use(url)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), TimeoutError("slow"), RuntimeError("503 Slow\nDown")])
+def test_a_network_that_fails_while_reading_may_be_asked_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/flaky/a.png", b"data")
+    failures = [error, error]
+    opened = type(memory).open
+
+    def flaky(self: object, *given: object, **more: object) -> object:
+        if failures:
+            raise failures.pop()
+        return opened(self, *given, **more)
+
+    monkeypatch.setattr(type(memory), "open", flaky)
+    monkeypatch.setattr("gmd_ray.generation.files.PAUSES_S", (0.0, 0.0))
+    with pytest.raises(StorageError, match=r"^memory://flaky/a\.png: cannot be read: ") as caught:
+        read_file("memory://flaky/a.png")
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, DataError)
+    assert isinstance(caught.value, OSError)
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), StorageError)  # from a worker
+    assert patiently(lambda: read_file("memory://flaky/a.png")) == b"data"
+
+
+def test_what_will_not_change_by_itself_is_not_asked_again(folder: Path) -> None:
+    asked = []
+
+    def look(uri: str) -> bytes:
+        asked.append(uri)
+        return read_file(uri)
+
+    for uri in (f"{folder}/none.png", f"{folder}/b.png/x.png"):
+        with pytest.raises(DataError):
+            patiently(lambda uri=uri: look(uri))
+    assert len(asked) == 2
 
 
 def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gmd_ray.cli import main
 from gmd_ray.errors import DataError
 from gmd_ray.images import lmdb_store
 from gmd_ray.images.encode import encode_png
 from gmd_ray.images.listing import list_images, read_file
 from gmd_ray.images.pairs import list_pairs, load_pair
 from gmd_ray.images.sizes import image_sizes
+from tests.images.test_safe_paths import HOSTILE
 
 lmdb = pytest.importorskip("lmdb")
 
@@ -110,3 +112,67 @@ def test_a_folder_of_images_may_end_in_lmdb(tmp_path: Path) -> None:
     (tmp_path / "photos.lmdb" / "a.png").write_bytes(picture(0, 8))
     images = list_images(str(tmp_path / "photos.lmdb"))
     assert read_file(images[0].uri) == picture(0, 8)
+
+
+def test_names_with_spaces_brackets_and_dots(tmp_path: Path) -> None:
+    names = ["photo.png", "photo (1).png", "a b/c (2,3) (1).png", "v1.5.png", "x.lmdb/y.png", "é\u2028.png"]
+    folder = store(tmp_path / "s.lmdb", {name: picture(i, 8) for i, name in enumerate(names)}, 8)
+    images = list_images(folder)
+    assert [image.id for image in images] == sorted(names)
+    for image in images:
+        assert read_file(image.uri) == picture(names.index(image.id), 8)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_blank_lines_and_windows_line_ends(end: str, tmp_path: Path) -> None:
+    folder = Path(store(tmp_path / "s.lmdb", {name: picture(0, 8) for name in ("a.png", "b.png")}, 8))
+    lines = ["a.png (8,8,3) 1", "", "   ", "b.png (8, 8, 3) 1  ", ""]
+    (folder / "meta_info.txt").write_bytes(b"\xef\xbb\xbf" + end.join(lines).encode())
+    images = list_images(str(folder))
+    assert [image.id for image in images] == ["a.png", "b.png"]
+    assert read_file(images[0].uri) == picture(0, 8)
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name and not name.endswith((".", "/"))])
+def test_a_name_that_would_leave_an_output_folder_is_refused(name: str, tmp_path: Path) -> None:
+    folder = Path(store(tmp_path / "s.lmdb", {"a.png": picture(0, 8)}, 8))
+    line = f"a.png (8,8,3) 1\n{name}{'' if name.endswith('.png') else '.png'} (8,8,3) 1\n"
+    (folder / "meta_info.txt").write_bytes(line.encode("utf-8", "surrogatepass"))
+    with pytest.raises(DataError, match=r"meta_info\.txt.*(not a path below its folder|UTF-8|is not `name)"):
+        list_images(str(folder))
+
+
+def test_hostile_names_write_nothing_outside(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    folder = Path(store(tmp_path / "in" / "s.lmdb", {"a.png": picture(0, 64), "../../x": picture(0, 64)}, 64))
+    for hostile in ("../../x.png", f"{tmp_path}/up.png"):
+        (folder / "meta_info.txt").write_text(f"a.png (64,64,3) 1\n{hostile} (64,64,3) 1\n")
+        assert main(["degrade", "-i", str(folder), "-o", str(tmp_path / "o" / "u" / "t"), "--preset", "bicubic"]) == 2
+    assert [path for path in tmp_path.rglob("*.png") if path.is_file()] == []
+
+
+def test_names_that_stand_there_twice(tmp_path: Path) -> None:
+    folder = Path(store(tmp_path / "s.lmdb", {"a.png": picture(0, 8)}, 8))
+    for again in ("a.png", "a.jpg"):  # the key is the name without its ending
+        (folder / "meta_info.txt").write_text(f"a.png (8,8,3) 1\n{again} (8,8,3) 1\n")
+        with pytest.raises(DataError, match=rf"'a\.png' and '{again}' are one image of the store"):
+            list_images(str(folder))
+
+
+def test_lines_that_are_not_of_the_form(tmp_path: Path) -> None:
+    folder = Path(store(tmp_path / "s.lmdb", {"a.png": picture(0, 8)}, 8))
+    for line in ("photo (1).png", "a.png", "a (8,8,3) 1", "a.png (8,8,3) x", " (8,8,3) 1", "a.png (8) 1"):
+        (folder / "meta_info.txt").write_text(f"{line}\n")
+        with pytest.raises(DataError, match="is not `name"):
+            list_images(str(folder))
+    (folder / "meta_info.txt").write_bytes("a.png (8,8,3) 1\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"meta_info\.txt: cannot be read as UTF-8"):
+        list_images(str(folder))
+
+
+def test_shared_input_lmdb() -> None:
+    folder = Path(__file__).parents[2].parent / "shared" / "inputs" / "lmdb" / "copies.lmdb"
+    if not folder.is_dir():
+        pytest.skip("shared inputs are not here")
+    assert [image.id for image in list_images(str(folder))] == ["photo (1).png", "photo.png"]
+    assert all(read_file(image.uri) for image in list_images(str(folder)))

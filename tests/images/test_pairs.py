@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.decode import decode_image
 from gmd_ray.images.degradations import Degradation, make_degradation, sample_rng
 from gmd_ray.images.encode import encode_png
-from gmd_ray.images.pairs import PairFile, list_pairs, load_pair
+from gmd_ray.images.pairs import PairFile, list_pairs, list_truths, load_pair
 
 
 def write(root: Path, *names: str, size: tuple[int, int] = (8, 12)) -> str:
@@ -75,6 +77,91 @@ def test_two_files_of_one_stem(tmp_path: Path) -> None:
         list_pairs(hq, lq)
     with pytest.raises(DataError, match="share a name"):
         list_pairs(lq, hq)
+
+
+def nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def nfd(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(nfc, nfd), (nfd, nfc), (nfd, nfd)])
+def test_names_that_look_the_same_are_the_same(
+    ours: Callable[[str], str], theirs: Callable[[str], str], tmp_path: Path
+) -> None:
+    """macOS stores an accent apart from its letter, Linux as it was typed."""
+    names = ["Grüße.png", "Ångström/naïve.png", "각.png"]
+    hq = write(tmp_path / "hq", *map(ours, names))
+    lq = write(tmp_path / "lq", *(theirs(name.replace(".png", "é.png")) for name in names))
+    for template in ("{}é", nfd("{}é")):
+        pairs = list_pairs(hq, lq, template)
+        assert {pair.id for pair in pairs} == set(map(ours, names))  # ids stay as they are on the disk
+        for pair in pairs:
+            assert nfc(str(Path(pair.lq or "").relative_to(lq))) == nfc(pair.id).replace(".png", "é.png")
+            load_pair(pair, None, False, ())
+    truths = list_truths(hq, [theirs(name).replace(".png", ".jpg") for name in names], "training.supervised_hq")
+    assert truths == [f"{hq}/{ours(name)}" for name in names]
+
+
+def test_files_that_are_not_decoded_are_no_pairs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hq = write(tmp_path / "hq", "a.png", "b.png")
+    lq = write(tmp_path / "lq", "a.png", "b.png")
+    for folder in ("hq", "lq"):
+        for name in ("x.cr3", "x.jxl"):
+            (tmp_path / folder / name).write_bytes(b"")
+    assert [pair.id for pair in list_pairs(hq, lq)] == ["a.png", "b.png"]
+    assert [pair.id for pair in list_pairs(hq, None, limit=3)] == ["a.png", "b.png"]
+    assert f"{hq}: 2 files are left out of its pairs (x.cr3: a Canon raw file (CR3), which" in caplog.text
+    (tmp_path / "lq" / "b.png").rename(tmp_path / "lq" / "b.heic")
+    with pytest.raises(DataError, match=r"1 of 2 images in \S+ have no partner in \S+ \(b\.png\)"):
+        list_pairs(hq, lq)
+    for name in ("a.png", "b.png"):
+        (tmp_path / "hq" / name).unlink()
+    with pytest.raises(DataError, match="no image that this program decodes among 2"):
+        list_pairs(hq, None)
+
+
+def test_two_names_of_one_folder_that_look_the_same(tmp_path: Path) -> None:
+    hq = write(tmp_path / "hq", nfc("é.png"), nfd("é.png"))
+    if len(list((tmp_path / "hq").iterdir())) < 2:
+        pytest.skip("this file system normalises names")
+    lq = write(tmp_path / "lq", "é.png")
+    with pytest.raises(DataError, match=r"'e\\u0301\.png' and '\\xe9\.png' share a name"):
+        list_pairs(hq, lq)
+
+
+def test_a_clean_image_linked_under_several_names_pairs_with_each(tmp_path: Path) -> None:
+    """Several degradations of one photo, its clean side linked: left out as repeats in a listing, asked for here."""
+    hq = write(tmp_path / "hq", "a.png", "clip/b.png")
+    (tmp_path / "hq" / "a2.png").symlink_to("a.png")
+    (tmp_path / "hq" / "again").symlink_to("clip")
+    lq = write(tmp_path / "lq", "a.png", "a2.png", "clip/b.png", "again/b.png")
+    pairs = list_pairs(hq, lq)
+    assert [pair.id for pair in pairs] == ["a.png", "a2.png", "again/b.png", "clip/b.png"]
+    assert Path(pairs[1].hq).read_bytes() == (tmp_path / "hq" / "a.png").read_bytes()
+    assert len(list_pairs(lq, hq)) == 4
+    assert list_truths(hq, ["a2.jpg", "again/b.png"], "x") == [f"{hq}/a2.png", f"{hq}/again/b.png"]
+
+
+def test_a_link_to_the_latest_needs_no_partner(tmp_path: Path) -> None:
+    hq = write(tmp_path / "hq", "a.png", "run1/b.png")
+    (tmp_path / "hq" / "latest").symlink_to("run1")
+    (tmp_path / "hq" / "loop").symlink_to(".")
+    lq = write(tmp_path / "lq", "a.png", "run1/b.png")
+    (tmp_path / "lq" / "self").symlink_to(tmp_path / "lq")
+    assert [pair.id for pair in list_pairs(hq, lq)] == ["a.png", "run1/b.png"]
+    for folder in (tmp_path / "hq", tmp_path / "lq"):
+        (folder / "both.png").symlink_to("a.png")
+    assert [pair.id for pair in list_pairs(hq, lq)] == ["a.png", "run1/b.png"]  # the same pair again
+
+
+def test_shared_input_nfc_nfd() -> None:
+    folder = Path(__file__).parents[2].parent / "shared" / "inputs" / "nfc_nfd"
+    if not folder.is_dir():
+        pytest.skip("shared inputs are not here")
+    assert len(list_pairs(str(folder / "hq"), str(folder / "lq"))) == 1
 
 
 @pytest.mark.parametrize("template", ["x4", "{}{}", "{}/x", "{}/{}", ""])

@@ -122,6 +122,8 @@ def test_lookup_tables_at_16_bits(colors: np.ndarray) -> None:
     ramp = np.tile(np.arange(0, 6000, 3, dtype=np.uint16)[None, :, None], (1, 1, 3))
     steps = np.diff(decode_image(png16(ramp, icc_chunk(icc.linear_rgb_tables())))[0, :, 0])
     assert (steps > 0).all()  # no stairs
+    out = decode_image(png16(colors[..., :1], icc_chunk(icc.linear_gray_tables())))
+    np.testing.assert_allclose(out, np.repeat(expected[..., :1], 3, axis=2), atol=LEVEL)
 
 
 def test_a_raised_black_is_compensated() -> None:

@@ -163,6 +163,7 @@ def test_what_is_not_read_says_what_it_is(case: str) -> None:
         assert "not an image" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damage_is_told() -> None:
     rng = np.random.default_rng(0)
     floats = rng.random((8, 9, 3)).astype(np.float32)

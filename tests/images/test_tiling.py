@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmd_ray.errors import ConfigError
-from gmd_ray.images.tiling import grid_multiple, tile_spans, tiled, tiled_at
+from gmd_ray.images.tiling import grid_multiple, tile_spans, tiled, tiled_at, tiles_watched
 
 SIZES = [(100, 150), (64, 65), (33, 200), (20, 90), (90, 20), (127, 128)]
 
@@ -170,3 +170,48 @@ def test_tiles_on_a_grid_know_where_they_are() -> None:
     torch.testing.assert_close(out, image, atol=1e-6, rtol=0)
     assert seen == [(y, x) for y in (0, 16) for x in (0, 16, 32, 56)]
     assert [start for start, _ in tile_spans(88, 32, 8)] == [0, 18, 37, 56], "off the grid"
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 100])
+def test_tiles_in_batches_are_the_same_tiles(batch: int) -> None:
+    image, seen = picture(90, 130), []
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return F.avg_pool2d(x, 3, 1, 1)
+
+    with tiles_watched(lambda done, total: ticks.append((done, total))):
+        ticks: list[tuple[int, int]] = []
+        out = tiled(fn, image, 32, 16, multiple=4, batch=batch)
+    assert (out - tiled(lambda x: F.avg_pool2d(x, 3, 1, 1), image, 32, 16, multiple=4)).abs().max() < 1e-6
+    assert max(seen) <= batch
+    assert sum(seen) == ticks[-1][1]
+    assert [done for done, _ in ticks] == list(itertools.accumulate(seen))
+    assert len(seen) == sum(seen) if batch == 1 else len(seen) < sum(seen)
+
+
+def test_a_batch_counts_the_images_too() -> None:
+    seen = []
+    tiled(lambda x: seen.append(len(x)) or x, picture(50, 80).expand(4, -1, -1, -1), 32, 8, batch=8)
+    assert set(seen) <= {4, 8}
+    assert 8 in seen
+
+
+def test_where_memory_does_not_hold_a_batch_it_is_halved() -> None:
+    seen = []
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("no room")
+        seen.append(len(x))
+        return x
+
+    image = picture(70, 110)
+    assert (tiled(fn, image, 32, 8, batch=8) - image).abs().max() < 1e-6
+    assert max(seen) == 2
+
+    def never(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        tiled(never, image, 32, 8, batch=8)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
+import fractions
+import pickle
+import struct
 from collections import OrderedDict
 
 import pytest
@@ -236,13 +238,20 @@ def write(path, content):
 
 WEIGHTS = {"a.weight": torch.zeros(3)}
 UNREADABLE = {
-    "objects": ("a.pth", {"state_dict": WEIGHTS, "args": argparse.Namespace(lr=1)}, r"argparse\.Namespace.*extract"),
-    "unknown architecture": ("a.pth", WEIGHTS, r"no architecture known to spandrel.*a\.weight"),
+    "objects": ("a.pth", {"state_dict": WEIGHTS, "when": fractions.Fraction(1)}, r"fractions\.Fraction.*extract"),
+    "unknown architecture": ("a.pth", WEIGHTS, r"no architecture known to spandrel.*a\.weight.*student\.factory"),
     "no weights": ("a.pth", {"epoch": 3}, "no weights in it, only epoch"),
     "no dict": ("a.ckpt", [1, 2], "holds a list"),
-    "text": ("a.pt", b"hello", "damaged or no checkpoint"),
-    "empty": ("a.pth", b"", "damaged or no checkpoint"),
+    "text": ("a.pt", b"hello", "damaged, cut off or no checkpoint"),
+    "empty": ("a.pth", b"", "an empty file"),
     "no safetensors": ("a.safetensors", b"hello", "not a safetensors file"),
+    "pointer": ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer"),
+    "pointer to safetensors": ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+    "page": ("a.pth", b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "a web page"),
+    "other kind": ("a.pth", struct.pack("<Q", 2) + b"{}", r"rename it to \.safetensors"),
+    "other kind too": ("a.safetensors", b"PK\x03\x04....", r"rename it to \.pth"),
+    "archive": ("a.pth.tar", b"\x1f\x8b....", "an archive; unpack it"),
+    "newer pickle": ("a.pth", pickle.dumps({"a": 1}, protocol=4), "damaged"),
     "ending": ("a.onnx", b"", "unknown ending"),
 }
 
@@ -259,7 +268,7 @@ def test_unreadable_files_are_refused_in_one_line(tmp_path, case):
 def test_truncated_missing_and_misshapen_files(tmp_path):
     path = tmp_path / "student.pth"
     weights = save_network(path, "dncnn")
-    with pytest.raises(ModelError, match="damaged"):
+    with pytest.raises(ModelError, match="cut off: its end is missing"):
         student_of(write(tmp_path / "cut.pth", path.read_bytes()[:2000]))
     with pytest.raises(ModelError, match="does not exist"):
         student_of(tmp_path / "nowhere.pth")

@@ -76,6 +76,15 @@ BAD = """
 def breaks(cfg): raise KeyError("net")
 def nothing(cfg): return None
 number = 3
+
+
+def diverged(cfg):
+    import torch
+    from gmd_ray.students import ModuleStudent
+
+    network = torch.nn.Conv2d(3, 3, 1)
+    network.weight.data.fill_(float("nan"))
+    return ModuleStudent(cfg, network)
 """
 
 
@@ -85,7 +94,10 @@ number = 3
         ("bad_students:breaks", ModelError, r"student\.factory=bad_students:breaks: cannot load w.pt: KeyError: 'net'"),
         ("bad_students:nothing", ModelError, "gave a NoneType, not a student"),
         ("bad_students:number", ConfigError, "is no function"),
-        ("bad_students:missing", ConfigError, "no attribute 'missing'"),
+        ("bad_students:missing", ConfigError, "no attribute 'missing'; known: breaks, diverged, nothing"),
+        ("bad_students:break", ConfigError, "no attribute 'break'; did you mean 'breaks'"),
+        ("breaking_students:load", ConfigError, "breaks when imported: NameError: name 'nope' is not defined"),
+        ("bad_students:diverged", ModelError, r"student w\.pt: weight holds NaN or infinity"),
         ("no_such_module:load", ConfigError, "cannot be imported"),
     ],
 )
@@ -93,6 +105,7 @@ def test_what_a_factory_may_get_wrong_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: type[Exception], message: str
 ) -> None:
     (tmp_path / "bad_students.py").write_text(BAD)
+    (tmp_path / "breaking_students.py").write_text("nope")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "bad_students", raising=False)
     with pytest.raises(kind, match=message) as caught:

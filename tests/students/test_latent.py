@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from gmd_ray.cli import main
-from gmd_ray.config import StudentConfig
+from gmd_ray.config import PoolConfig, StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.images.tiling import tile_spans
 from gmd_ray.students import Student, load_student
@@ -139,7 +139,8 @@ def test_an_image_does_not_depend_on_its_batch(tiny, tile):
 @pytest.mark.parametrize(("scale", "size"), [(1, (91, 112)), (2, (40, 53))])
 def test_tiles_take_their_noise_from_the_image(tmp_path, monkeypatch, scale, size):
     new_student("ldm-tiny", tmp_path / "student", scale=scale)
-    student = load(tmp_path / "student", tile=64 // scale, tile_overlap=24 // scale)
+    tiles = {"tile": 64 // scale, "tile_overlap": 24 // scale}
+    student = load(tmp_path / "student", **tiles, pool=PoolConfig(batch_size=1))
     seen = []
 
     def sampled(network, lq, noise, sigmas):
@@ -157,6 +158,10 @@ def test_tiles_take_their_noise_from_the_image(tmp_path, monkeypatch, scale, siz
         assert top % 16 == left % 16 == 0
         assert noise.shape == shape
         assert torch.equal(noise, whole[..., top // 8 :, left // 8 :][..., : shape[-2], : shape[-1]])
+    calls, images = len(seen), torch.rand(2, 3, *size)
+    together = load(tmp_path / "student", **tiles).restore(images, ["a", "b"])
+    assert len(seen) - calls < len(starts)
+    torch.testing.assert_close(together, student.restore(images, ["a", "b"]), rtol=0, atol=1e-5)
 
 
 def test_tiles_too_near_for_the_patches_are_refused(tiny):

@@ -11,7 +11,8 @@ from PIL import Image
 from spandrel import ModelLoader
 
 from gmd_ray.config import StudentConfig
-from gmd_ray.students import Student, load_student
+from gmd_ray.students import ModuleStudent, Student, load_student
+from gmd_ray.students.common import say_once
 from tests.students.networks import NETWORKS, save_network, student_of
 
 BT601 = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
@@ -28,6 +29,8 @@ def test_restores_as_spandrel_does_with_and_without_padding(tmp_path, name):
         image = torch.rand(1, 3, height, width)
         seen = (image * BT601).sum(1, keepdim=True) if descriptor.input_channels == 1 else image
         expected = descriptor(seen.clone()).expand(-1, 3, -1, -1)
+        if descriptor.output_channels == 1:
+            expected = (expected + image - seen).clamp(0, 1)  # another luma, the same Cb and Cr
         torch.testing.assert_close(student.restore(image), expected.clone(), rtol=0, atol=1e-6)
 
 
@@ -86,14 +89,91 @@ def test_restore_clamps_needs_no_gradient_and_leaves_every_training_flag(tmp_pat
     assert torch.equal(norms[1].running_mean, statistics)
 
 
-def test_gray_student_sees_luma_and_returns_it_in_three_channels(tmp_path):
+def ycbcr(rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Y, Cb and Cr of BT.601, each (B, 1, H, W)."""
+    y = (rgb * BT601).sum(1, keepdim=True)
+    return y, (rgb[:, 2:] - y) / 1.772, (rgb[:, :1] - y) / 1.402
+
+
+def test_a_gray_student_restores_the_luma_of_a_colour_image_and_keeps_its_chroma(tmp_path):
     path = tmp_path / "student.pth"
     save_network(path, "dncnn_gray_bn")
     student, image = student_of(path), torch.rand(1, 3, 20, 20)
+    y, cb, cr = ycbcr(image)
+    luma = student.restore(y.expand(-1, 3, -1, -1))
+    assert torch.equal(luma[:, :1].expand(-1, 3, -1, -1), luma)
+    assert (luma[:, :1] - y).abs().mean() > 0.01  # so something was restored
+    red, blue = luma[:, :1] + 1.402 * cr, luma[:, :1] + 1.772 * cb
+    green = luma[:, :1] - 0.344136 * cb - 0.714136 * cr
+    expected = torch.cat([red, green, blue], 1).clamp(0, 1)
+    torch.testing.assert_close(student.restore(image), expected, rtol=0, atol=1e-5)
+
+
+def test_a_gray_image_stays_gray_to_the_last_digit(tmp_path):
+    path = tmp_path / "student.pth"
+    save_network(path, "dncnn_gray_bn")
+    student, image = student_of(path, tile=16, tile_overlap=8), torch.rand(1, 1, 40, 50).expand(-1, 3, -1, -1)
     restored = student.restore(image)
-    assert torch.equal(restored[:, :1].expand(-1, 3, -1, -1), restored)
-    gray = (image * BT601).sum(1, keepdim=True).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(student.restore(gray), restored, rtol=0, atol=1e-5)
+    assert torch.equal(restored, restored[:, :1].expand(-1, 3, -1, -1))
+    plain = ModuleStudent(StudentConfig(device="cpu", tile=16, tile_overlap=8), student.module)
+    assert torch.equal(restored, plain.restore(image))  # as if there were no chroma at all
+
+
+class Twice(torch.nn.Module):
+    """A gray network that enlarges twofold: the luma of each pixel, four times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = (x * BT601).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+        return torch.nn.functional.interpolate(y, scale_factor=2)
+
+
+def test_a_gray_student_that_enlarges_gets_bicubic_chroma():
+    image = 0.3 + 0.4 * torch.rand(2, 3, 12, 15)
+    image[1, :, 6:] = image[1, :1, 6:]  # the lower half is gray
+    restored = ModuleStudent(StudentConfig(device="cpu"), Twice(), scale=2, gray=True).restore(image)
+    _, cb, cr = ycbcr(image)
+    _, restored_cb, restored_cr = ycbcr(restored)
+    for kept, given in ((restored_cb, cb), (restored_cr, cr)):
+        expected = torch.nn.functional.interpolate(given, scale_factor=2, mode="bicubic")
+        torch.testing.assert_close(kept, expected, rtol=0, atol=1e-5)
+    below = restored[1, :, 18:]  # beyond the reach of the colours
+    assert torch.equal(below, below[:1].expand(3, -1, -1))
+
+
+def test_a_network_that_is_gray_and_does_not_say_so_is_told_of(caplog):
+    say_once.cache_clear()
+    student = ModuleStudent(StudentConfig(device="cpu"), Twice(), scale=2)
+    gray = torch.rand(1, 1, 8, 8).expand(-1, 3, -1, -1)
+    with caplog.at_level("WARNING", logger="gmd_ray"):
+        student.restore(gray)
+        assert caplog.records == []
+        student.restore(torch.rand(1, 3, 8, 8))
+        student.restore(torch.rand(1, 3, 8, 8))
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "Twice makes gray images of colour ones" in line
+    assert "gray=True" in line
+
+
+def test_a_gray_student_is_named_once_and_has_a_fingerprint_of_its_own(tmp_path, caplog):
+    path = tmp_path / "student.pth"
+    save_network(path, "dncnn_gray_bn")
+    say_once.cache_clear()
+    with caplog.at_level("INFO", logger="gmd_ray"):
+        student = student_of(path)
+        student_of(path)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "restores gray" in line
+    assert "keeps the colour" in line
+    network = student.module
+    kept, lost = (
+        ModuleStudent(StudentConfig(device="cpu"), network, name="DnCNN", gray=gray).fingerprint
+        for gray in (True, False)
+    )
+    assert kept != lost
 
 
 def test_bfloat16_is_autocast_close_to_float32_and_its_own_fingerprint(tmp_path):

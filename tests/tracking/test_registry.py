@@ -1,74 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config, GateConfig
-from gmd_ray.evaluation import Evaluation
-from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
-from gmd_ray.evaluation.table import NO_TRUTH
 from gmd_ray.progress import NullRecorder
-from gmd_ray.tracking import Decision, MlflowRecorder, TrackingError, promote, register, start_run
+from gmd_ray.tracking import MlflowRecorder, TrackingError, promote, register, start_run
 from tests.evaluation.conftest import write_store
-
-HIGHER = {"psnr": True, "niqe": False}
-
-
-def measured(
-    values: Mapping[tuple[str, str, str], list[float | None]],
-    unavailable: Mapping[str, str] | None = None,
-    lacking: Sequence[str] = (),
-) -> Evaluation:
-    """(student, dataset, metric) -> value of image 0, 1, ..."""
-    rows = [
-        {
-            "dataset": dataset,
-            "id": f"{i}.png",
-            "student": student,
-            "metric": metric,
-            "value": value,
-            "error": "no luck" if value is None else None,
-            "higher_is_better": HIGHER[metric],
-        }
-        for (student, dataset, metric), line in values.items()
-        for i, value in enumerate(line)
-    ]
-    rows += [
-        {"dataset": "target", "id": "0.png", "student": "adapted", "metric": metric, "error": UNAVAILABLE + reason}
-        for metric, reason in (unavailable or {}).items()
-    ]
-    rows += [
-        {"dataset": "target", "id": "0.png", "student": "adapted", "metric": metric, "error": NO_TRUTH}
-        for metric in lacking
-    ]
-    students = tuple(dict.fromkeys(student for student, _, _ in values))
-    table = pa.Table.from_pylist(rows, schema=ROWS)
-    return Evaluation(table, PICTURES.empty_table(), students, ("psnr", "niqe", "lpips", "dists"), "crop_border=0")
-
-
-def figures(gain: float) -> Evaluation:
-    """A target test set on which the adapted student gains `gain` dB."""
-    return measured(
-        {("baseline", "target", "psnr"): [20, 22, 24], ("adapted", "target", "psnr"): [20 + gain, 22 + gain, 24 + gain]}
-    )
-
-
-def student_file(folder: Path, content: bytes = b"weights") -> str:
-    path = folder / "student.safetensors"
-    path.write_bytes(content)
-    return str(path)
-
-
-def version_of(cfg: Config, path: str, evaluation: Evaluation) -> tuple[str, Decision]:
-    """Register and judge within the run of `cfg.out`."""
-    with start_run(cfg, {}) as recorder:
-        version = register(cfg, recorder, path, evaluation)
-        assert version is not None
-        return version, promote(cfg, recorder, version, evaluation)
+from tests.tracking.measures import figures, measured, student_file, version_of
 
 
 def test_register_keeps_the_file_and_where_it_comes_from(run: Config, client: MlflowClient, tmp_path: Path) -> None:
@@ -129,12 +70,16 @@ def test_champion_changes_hands_only_for_a_gain(run: Config, client: MlflowClien
         outcomes.append(version_of(run, student_file(tmp_path, str(gain).encode()), figures(gain)))
     assert [(version, decision.promoted) for version, decision in outcomes] == [("1", True), ("2", False), ("3", True)]
     assert "no champion to beat yet" in outcomes[0][1].reasons[0]
-    assert "gain +0.05 over champion (version 1) is not >= 0.1" in outcomes[1][1].reasons[0]
+    assert "gain +0.05 over champion (version 1) 22.5 is not >= 0.1" in outcomes[1][1].reasons[0]
     aliases = client.get_registered_model(run.tracking.model).aliases
     assert {name: str(number) for name, number in aliases.items()} == {
         "challenger": "3", "champion": "3", "previous_champion": "1",
     }  # fmt: skip
-    assert client.get_model_version(run.tracking.model, "2").tags["promotion"].startswith("refused: refused: target")
+    assert (
+        client.get_model_version(run.tracking.model, "2")
+        .tags["promotion"]
+        .startswith("refused: target psnr 22.55: gain")
+    )
     # The last run again: nothing moves.
     version, decision = version_of(run, student_file(tmp_path, b"0.9"), figures(0.9))
     assert (version, decision.promoted) == ("3", True)

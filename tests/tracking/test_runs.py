@@ -291,3 +291,15 @@ def test_no_password_reaches_mlflow(run: Config, client: MlflowClient, tmp_path:
     kept = [client.download_artifacts(recorder.run_id, name, str(tmp_path / "kept")) for name in names]
     assert all("***@bucket" in Path(path).read_text() for path in kept)
     assert not any("SECRET" in Path(path).read_text() for path in kept)
+
+
+def test_paths_of_a_job_are_those_that_were_submitted(
+    run: Config, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray copies the working directory to a place of its own, and throws that away."""
+    monkeypatch.chdir(tmp_path)
+    run.student.path, run.teacher.path = str(tmp_path / "weights" / "student.pth"), "/models/flux"
+    assert client.get_run(started(run).run_id).data.tags["student.path"] == run.student.path
+    monkeypatch.setattr("gmd_ray.tracking.runs.in_job", lambda: True)
+    tags = client.get_run(started(run).run_id).data.tags
+    assert (tags["student.path"], tags["teacher.path"]) == ("weights/student.pth", "/models/flux")

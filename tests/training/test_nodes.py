@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gmd_ray.training import finetune, finetuned_path
-from gmd_ray.training.curve import read_curve
+from gmd_ray.training.documents import read_curve
 from gmd_ray.training.plan import make_plan
 from tests.training.oracle import plain_training
 from tests.training.toys import FileRecorder, make_config

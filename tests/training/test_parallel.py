@@ -15,7 +15,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from gmd_ray.errors import GmdError
 from gmd_ray.training import finetune, finetuned_path
-from gmd_ray.training.curve import read_curve
+from gmd_ray.training.documents import read_curve
 from gmd_ray.training.parallel import blocks, gathered
 from gmd_ray.training.plan import make_plan
 from tests.training.oracle import plain_training

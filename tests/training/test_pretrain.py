@@ -14,7 +14,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, ResumeMismatchError
 from gmd_ray.students import load_student
 from gmd_ray.training import finetuned_path, pretrain, refuse_begun_pretraining
-from gmd_ray.training.curve import read_curve
+from gmd_ray.training.documents import read_curve
 from gmd_ray.training.plan import make_plan
 from gmd_ray.training.resume import check_settings
 from tests.students.test_fresh import SWINIR

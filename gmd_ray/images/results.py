@@ -1,0 +1,100 @@
+"""How the results of a folder of photos are named, each in a format that can hold it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from gmd_ray.errors import ConfigError
+from gmd_ray.images.photo import FORMATS
+from gmd_ray.images.safe_paths import safe_relative
+from gmd_ray.text import printable
+
+AUTO = "auto"
+INSTEAD = ".png"
+"""With `ext=auto`: what files become whose own kind cannot be written as they were, or cannot hold the result."""
+
+_LONGEST = {"JPEG": 65_500, "WEBP": 16_383}
+"""Pixels of the longest side that a format, as it is written here, can hold; the others hold any photo's."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a person says of the names; checked when it is made."""
+
+    suffix: str = ""
+    """Put behind the stem: `_restored`."""
+    ext: str = AUTO
+    """Ending of the results, or auto: each photo's own. A leading dot and capitals are let pass."""
+    ending: str | None = field(init=False)
+    """With its dot, in small letters; None for auto."""
+
+    def __post_init__(self) -> None:
+        if any(c in self.suffix for c in "/\\\0") or not self.suffix.isprintable():
+            raise ConfigError(f"--suffix {printable(self.suffix)}: is put behind a file's stem; leave out / and \\")
+        ext = self.ext.lower().removeprefix(".")
+        if ext != AUTO and f".{ext}" not in FORMATS:
+            known = ", ".join(known.removeprefix(".") for known in FORMATS)
+            raise ConfigError(f"--ext {printable(self.ext) or repr('')}: known: auto, {known}")
+        object.__setattr__(self, "ending", None if ext == AUTO else f".{ext}")
+
+
+def name_results(
+    ids: Sequence[str], naming: Naming, scale: int = 1, sizes: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, str]:
+    """Where each result goes, as a path relative to the folder of the results.
+
+    With `auto` a photo becomes a PNG where its own kind cannot be written (GIF, AVIF), or not as large as the result is
+    (WebP); `x.gif` beside `x.png` becomes `x.gif.png`.
+
+    Args:
+        ids: paths of the photos relative to their folder.
+        scale: sides of a result over those of its photo.
+        sizes: (height, width) of the photos, as far as they are known.
+
+    Raises:
+        ConfigError: two results of one name, or results that the format of `--ext` cannot hold.
+        DataError: an id that would lead out of the folder of the results.
+    """
+    names: dict[str, str] = {}
+    changed, too_large = set(), []
+    for key in ids:
+        path = PurePosixPath(safe_relative(key))
+        size = None if sizes is None else sizes.get(key)
+        ending = path.suffix if naming.ending is None else naming.ending
+        known = ending.lower() in FORMATS
+        if not known or (size is not None and not _holds(ending, size, scale)):
+            if naming.ending is not None:
+                too_large.append(key)
+            ending = INSTEAD
+            changed.add(key)
+        names[key] = str(path.with_name(f"{path.stem}{naming.suffix}{ending}"))
+    if too_large:
+        kind = FORMATS[str(naming.ending)]
+        raise ConfigError(
+            f"--ext {naming.ext}: {_listed(too_large)} would be more than {_LONGEST[kind]} pixels a side at x{scale}, "
+            f"which {kind} cannot hold; give --ext png, or leave it out"
+        )
+    counts = Counter(names.values())
+    for key in changed:
+        if counts[names[key]] > 1:
+            path = PurePosixPath(key)
+            names[key] = str(path.with_name(f"{path.name}{naming.suffix}{INSTEAD}"))
+    target, n = Counter(names.values()).most_common(1)[0] if names else ("", 0)
+    if n > 1:
+        alike = [key for key, name in names.items() if name == target]
+        mend = "rename one of them" if naming.ending is None else "restore them apart, or leave out --ext"
+        raise ConfigError(f"{_listed(alike)} would all be written to {printable(target)}: {mend}")
+    return names
+
+
+def _holds(ending: str, size: tuple[int, int], scale: int) -> bool:
+    return max(size) * scale <= _LONGEST.get(FORMATS[ending.lower()], max(size) * scale)
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(printable(key) for key in keys[:_SHOWN]) + more

@@ -1,0 +1,50 @@
+"""Weights and state as a worker takes them up: from a checkpoint, or from the student's own file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gmd_ray.errors import DataError, ModelError
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU.
+
+    Raises:
+        DataError: naming the file, where it is missing or torn. `settle_checkpoints` has seen to that before the
+            workers started, so that this is damage of the last minutes.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(state, dict):
+            return state
+        reason = f"a {type(state).__name__}, no dictionary"
+    except (FileNotFoundError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+    raise DataError(
+        f"{path}: this checkpoint cannot be read ({reason}); give the same command again, or remove {path.parents[1]} "
+        f"to begin anew"
+    )
+
+
+def refuse_broken_weights(module: nn.Module, path: str) -> None:
+    """See that a student's weights are numbers before a step is lost to them.
+
+    Raises:
+        ModelError: naming the tensor and the file.
+    """
+    # A buffer may be infinite on purpose: the mask of an attention.
+    broken = [name for name, value in module.named_parameters() if not bool(value.isfinite().all())]
+    broken += [name for name, value in module.named_buffers() if bool(value.isnan().any())]
+    if broken:
+        first = broken[0].removeprefix("network.")
+        others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        raise ModelError(
+            f"student.path={path}: the weights in {first}{others} are not finite before the first step: this "
+            f"checkpoint is damaged, or of a training that diverged; take another"
+        )
