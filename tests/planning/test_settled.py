@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,15 @@ from gmd_ray.training.plan import make_plan
 from gmd_ray.training.resume import check_settings
 from tests.generation.shelf import fill, ok_row
 from tests.planning.test_preflight import trace
-from tests.planning.world import config, settings
+from tests.planning.world import STUDENT, config, settings
 
 
-def finished_store(cfg: Config) -> PairStore:
+def finished_store(cfg: Config, **models: str) -> PairStore:
     store = PairStore(f"{cfg.out}/pairs")
-    fill(store, [[ok_row(f"{i}.jpg", 9.0) for i in range(4)]])
+    fill(store, [[ok_row(f"{i}.jpg", 9.0, **models) for i in range(4)]])
     values = relevant.relevant(cfg)
-    models = {"scorer": {"fingerprint": "n", "higher_is_better": True}}
-    store.write("settings.json", {"settings": values, "places": relevant.places(cfg), "models": models, "inputs": {}})
+    facts = {"scorer": {"fingerprint": models.get("scorer", "n"), "higher_is_better": True}}
+    store.write("settings.json", {"settings": values, "places": relevant.places(cfg), "models": facts, "inputs": {}})
     counts = {"inputs": 4, "accepted": 4, "rejected": 0, "failed": 0, "threshold": 5, "higher_is_better": True}
     store.write("manifest.json", {**counts, "stranger_ids": [], "settings": values})
     return store
@@ -50,6 +51,29 @@ def test_a_store_of_other_settings(tmp_path: Path) -> None:
         [line] = errors(cfg, verb)
         assert "was made with other settings: teacher.steps: 25 -> 3; give another out=" in line
     assert errors(cfg, "evaluate") == []
+
+
+def test_a_store_of_another_student_or_scorer(tmp_path: Path) -> None:
+    """Compared by what is in the files, not by where they lie."""
+    from gmd_ray.quality import load_scorer
+    from gmd_ray.quality.nima import NimaScorer
+    from gmd_ray.students import load_student
+    from gmd_ray.students.fresh import new_student
+
+    cfg = config(tmp_path)
+    models = {"student": load_student(cfg.student).fingerprint, "scorer": load_scorer(cfg.scorer).fingerprint}
+    finished_store(cfg, **models)
+    shutil.copy(STUDENT, tmp_path / "moved.safetensors")
+    cfg.student.path = str(tmp_path / "moved.safetensors")
+    assert errors(cfg, "generate") == []
+    new_student("DnCNN", {"in_nc": 3, "out_nc": 3, "nc": 8, "nb": 4}, 0, tmp_path / "other.pth")
+    cfg.student.path = str(tmp_path / "other.pth")
+    NimaScorer((4, 4, 4)).save_pretrained(tmp_path / "scorer")
+    cfg.scorer.path = str(tmp_path / "scorer")
+    student, scorer = errors(cfg, "generate")
+    assert "was made with another student: student.path now gives model" in student
+    assert f"its rows are of {models['student']}; give another out=, or the old model" in student
+    assert f"its rows are of {models['scorer']}" in scorer
 
 
 def test_a_finetune_of_other_settings(tmp_path: Path) -> None:
