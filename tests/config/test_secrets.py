@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from urllib.parse import quote
 
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -219,3 +220,16 @@ def test_a_store_knows_its_settings_again_without_their_secrets(
     assert changed["teacher.prompt"] != first["teacher.prompt"], "another prompt is another setting"
     assert settings.relevant(Config()) == settings.relevant(load_config([]))
     assert digested("nothing hidden") == "nothing hidden"
+
+
+def test_rows_hold_no_secrets() -> None:
+    from gmd_ray.generation.writer import without_secrets
+    from gmd_ray.images.records import PAIR_SCHEMA
+
+    uris = ["s3://me:hunter2@b/a.png?secret_key=hunter2", "/mnt/planted-folder/b.png", None]
+    rows = [{"id": str(i), "uri": uri, "error": uri and f"{uri}: torn"} for i, uri in enumerate(uris)]
+    table = without_secrets(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), ("/mnt/planted-folder",))
+    assert table.schema == PAIR_SCHEMA
+    assert table["uri"].to_pylist() == ["s3://***@b/a.png?secret_key=***", "***/b.png", None]
+    assert table["error"].to_pylist() == ["s3://***@b/a.png?secret_key=*** torn", "***/b.png: torn", None]
+    assert table["id"].to_pylist() == ["0", "1", "2"]
