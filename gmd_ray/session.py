@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import in_job
@@ -90,7 +94,7 @@ def _start(cfg: Config) -> None:
 
     _check_socket_paths()
     try:
-        with _on_loopback():
+        with _on_loopback(), _quiet_core():
             ray.init(
                 address="local",
                 num_cpus=cfg.ray.num_cpus or enough_cpus(cfg),
@@ -111,7 +115,8 @@ def _join(address: str) -> None:
     import ray
 
     try:
-        ray.init(address=address, **_QUIET)
+        with _quiet_core():
+            ray.init(address=address, **_QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         causes = [str(found) for found in (error.__cause__, error) if found is not None]
         line = " ".join(causes[0].split())[:400]
@@ -132,6 +137,55 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _quiet_core() -> Iterator[None]:
+    """The core of Ray in this process, which starts meanwhile, says only what ends it.
+
+    It writes past Python's logging, and warns of every actor pool ("the actor restart will fail") and at each end.
+    Whoever sets RAY_BACKEND_LOG_LEVEL hears it. Ray's other processes, which are there by then, log as ever.
+    """
+    from ray._private import worker
+
+    if "RAY_BACKEND_LOG_LEVEL" in os.environ:
+        yield
+        return
+    connect = worker.connect
+
+    @functools.wraps(connect)
+    def quietly(*args: Any, **kwargs: Any) -> None:
+        os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+        try:
+            with _without_lines("RAY_BACKEND_LOG_LEVEL"):  # of which it tells first
+                connect(*args, **kwargs)
+        finally:
+            del os.environ["RAY_BACKEND_LOG_LEVEL"]
+
+    worker.connect = quietly
+    try:
+        yield
+    finally:
+        worker.connect = connect
+
+
+@contextlib.contextmanager
+def _without_lines(word: str) -> Iterator[None]:
+    """What is written to the terminal's standard error meanwhile comes at the end, without the lines with `word`."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            for line in held:
+                if word.encode() not in line:
+                    os.write(2, line)
 
 
 def _temp_dir() -> str:

@@ -67,15 +67,18 @@ from gmd_ray.config import Config
 from gmd_ray.session import ray_session
 from tests.sockets import LOOPBACK, listening
 
-@ray.remote
+@ray.remote(max_restarts=-1)
 class Worker:
+    def __init__(self, big):
+        pass
+
     def pid(self):
         return os.getpid()
 
 cfg = Config()
 cfg.ray.num_cpus, cfg.ray.object_store_memory = 1, 80_000_000
 with ray_session(cfg):
-    worker = Worker.remote()
+    worker = Worker.remote(ray.put(bytes(1_000_000)))  # of which Ray's core would warn on the terminal
     ray.get(worker.pid.remote())
     found = list(listening(os.getpid()))
     print(len({name for name, _, _ in found}), [place for place in found if place[1] not in LOOPBACK])
@@ -92,6 +95,7 @@ def test_a_private_session_listens_on_loopback_alone(mode: str | None) -> None:
     done = subprocess.run(code, capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     processes, beyond = done.stdout.strip().split(" ", 1)
+    assert done.stderr == ""
     assert int(processes) >= 5, "driver, gcs_server, raylet, agents and worker"
     assert beyond == "[]"
 
