@@ -91,7 +91,7 @@ def _as_setting(rest: Sequence[str], argv: Sequence[str]) -> str:
 
 def _parser() -> tuple[Parser, Collection[str]]:
     """The parser, and the names of the verbs."""
-    from gmd_ray import verbs  # a tenth of a second of imports, in which Ctrl-C may come too
+    from gmd_ray import folder_verbs, verbs  # a tenth of a second of imports, in which Ctrl-C may come too
 
     parser = Parser(prog="gmd-ray", description=__doc__)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")
@@ -127,7 +127,9 @@ def _parser() -> tuple[Parser, Collection[str]]:
     export.add_argument("--to", required=True, metavar="DIR", help="destination folder or URL")
     export.add_argument("--layout", choices=["parquet", "folders"], default="folders")
     take = verb(
-        "import", verbs.import_images, "write the images of Parquet, WebDataset or Hugging Face data into folders"
+        "import",
+        folder_verbs.import_images,
+        "write the images of Parquet, WebDataset or Hugging Face data into folders",
     )
     take.add_argument("--from", required=True, dest="source", metavar="READER:PLACE", help="parquet:, wds: or hf:")
     take.add_argument("-o", "--output", required=True, metavar="DIR", help="gets hq/ and lq/")
@@ -137,7 +139,7 @@ def _parser() -> tuple[Parser, Collection[str]]:
         "--key", metavar="COLUMN", help="the id; default: a WebDataset's __key__, else a hash of the images"
     )
     take.add_argument("--address", help="Ray cluster to join: auto or host:port; default: a private session")
-    degrade = verb("degrade", verbs.degrade, "write degraded images as files: frozen test sets, targets, crops")
+    degrade = verb("degrade", folder_verbs.degrade, "write degraded images as files: frozen test sets, targets, crops")
     degrade.add_argument(
         "-i", "--input", required=True, metavar="HQ", help="folder, URL or published set (gmd-ray ls sets)"
     )
@@ -155,7 +157,7 @@ def _parser() -> tuple[Parser, Collection[str]]:
     degrade.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a field of the preset to replace, as scale=2"
     )
-    restore = verb("restore", verbs.restore, "restore a folder of photos with a student", parents=[settings])
+    restore = verb("restore", folder_verbs.restore, "restore a folder of photos with a student", parents=[settings])
     restore.add_argument("-i", "--input", required=True, metavar="IN", help="photo, or folder or URL, read recursively")
     restore.add_argument("-o", "--output", required=True, metavar="OUT", help="folder or URL of the results")
     restore.add_argument("-m", "--model", required=True, metavar="MODEL", help="the student, as student.path=")

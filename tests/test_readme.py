@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gmd_ray import verbs
+from gmd_ray import folder_verbs
 from gmd_ray.cli import parse
 from gmd_ray.config import Config
 from gmd_ray.config.limits import NEEDED
@@ -81,7 +81,7 @@ def accept(words: list[str]) -> Config | None:
     args = parse([word for word in words if word != "..."])
     if not hasattr(args, "settings"):
         return None
-    given = verbs.restore_settings(args) if args.verb == "restore" else args.settings
+    given = folder_verbs.restore_settings(args) if args.verb == "restore" else args.settings
     cfg = load_config(given, check_paths=False)
     if args.verb in NEEDED and "..." not in words and given:
         require(cfg, args.verb)

@@ -12,38 +12,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from gmd_ray.config.secrets import MARK
 from gmd_ray.errors import GmdError
-from gmd_ray.generation import changes, manifest, settings, suspects
+from gmd_ray.generation import changes, settings, suspects
 from gmd_ray.generation.files import TEMPORARY, side_by_side
 from gmd_ray.generation.lock import holder_of
 from gmd_ray.generation.parts import SCALARS, part_name
 from gmd_ray.generation.quarantine import one_line
+from gmd_ray.generation.recount import Finding, recount, some
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images.encode import decode_png
-from gmd_ray.images.listing import ImageFile, list_images
-from gmd_ray.images.records import PAIR_SCHEMA, accepted, fidelity_bound
+from gmd_ray.images.records import PAIR_SCHEMA
 from gmd_ray.text import printable
 
 KNOWN = {"settings.json", "manifest.json", "runs.json", "lock.json", "plan.json", "sheet.html", "rows"}
 KNOWN |= {suspects.NAME, changes.NAME}
 NEW_COLUMNS = {"fidelity", "bytes", "modified", "digest"}
 """Absent from stores that are older than they are."""
-SHOWN = 3
 _AGAIN = "remove it, and run generate again for its images"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong."""
-
-    where: str
-    """File or id."""
-    what: str
-    mend: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.mend}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +87,7 @@ def verify(store: PairStore, deep: bool = False) -> Verified:
     findings += _other_models(names, tables)
     findings += _duplicates(store, rows)
     if not working:
-        findings += _books(store, rows, notes, deep)
+        findings += recount(store, rows, notes, deep)
     return Verified(store.url, len(tables), rows.num_rows, images if deep else None, findings, notes)
 
 
@@ -234,92 +219,5 @@ def _duplicates(store: PairStore, rows: pa.Table) -> Iterator[Finding]:
     twice = sorted(key for key, count in Counter(rows["id"].to_pylist()).items() if count > 1)
     if twice:
         yield Finding(
-            store.url, f"{len(twice)} ids have several rows ({_some(twice)})", "run generate again: it repairs"
+            store.url, f"{len(twice)} ids have several rows ({some(twice)})", "run generate again: it repairs"
         )
-
-
-def _books(store: PairStore, rows: pa.Table, notes: list[str], deep: bool) -> list[Finding]:
-    """The counts of the manifest against the rows, and the rows against the input folder."""
-    documents = {}
-    findings = []
-    for name in (manifest.NAME, settings.NAME):
-        try:
-            documents[name] = store.read(name)
-        except GmdError as error:
-            findings.append(Finding(f"{store.path}/{name}", one_line(error, 120), "run generate again"))
-            documents[name] = None
-    told, saved = documents[manifest.NAME], documents[settings.NAME] or {}
-    if told is None:
-        if not findings:
-            findings.append(Finding(store.url, "no manifest.json: its run did not finish", "run generate again"))
-    else:
-        findings += _recount(store, rows, told)
-    ids = set(rows["id"].to_pylist())
-    folder = saved.get("places", {}).get("target.path", {}).get("path")
-    if folder is None or "inputs" not in saved:
-        notes.append("settings.json names no input folder: rows are not held against the inputs")
-        return findings
-    if MARK in folder:
-        notes.append("the input folder's place holds a secret, which is not kept: rows are not held against the inputs")
-        return findings
-    try:
-        images = list_images(folder, saved["inputs"]["limit"])
-    except GmdError as error:
-        notes.append(f"rows are not held against the inputs: {error}")
-        return findings
-    inputs = {image.id for image in images}
-    lost = sorted(inputs - ids)
-    if lost:
-        findings.append(Finding(store.url, f"{len(lost)} inputs have no row ({_some(lost)})", "run generate again"))
-    strangers = sorted(ids - inputs - set((told or {}).get("stranger_ids", [])))
-    if strangers:
-        what = f"{len(strangers)} rows are of images that are not in {folder} ({_some(strangers)})"
-        findings.append(Finding(store.url, what, "run generate again: it leaves them out, or put the images back"))
-    return [*findings, *_photos(store, rows, images, deep, notes)]
-
-
-def _photos(
-    store: PairStore, rows: pa.Table, images: list[ImageFile], deep: bool, notes: list[str]
-) -> Iterator[Finding]:
-    """The photos of the input folder against the size, time and digest of those that the rows were made of."""
-    compared = changes.Comparison(rows, images, changes.confirmed_stamps(store), every=deep)
-    digests = dict(zip(rows["id"].to_pylist(), rows["digest"].to_pylist(), strict=True)) if compared.doubtful else {}
-    compared.read(lambda _: digests)
-    if compared.unknown:
-        notes.append(f"{compared.unknown} rows are older than the columns by which a changed photo is known")
-    if compared.unread:
-        notes.append(f"{len(compared.unread)} photos could not be read to be compared ({_some(list(compared.unread))})")
-    mend = "run generate again: it makes them anew"
-    disguised = set(compared.disguised)
-    for ids, how in (
-        (sorted(set(compared.changed) - disguised), mend),
-        (sorted(disguised), f"size and time are the old ones: `touch` them, and {mend}"),
-    ):
-        if ids:
-            yield Finding(
-                store.url, f"{len(ids)} photos are not those that their rows were made of ({_some(ids)})", how
-            )
-
-
-def _recount(store: PairStore, rows: pa.Table, told: dict[str, Any]) -> Iterator[Finding]:
-    mend = "run generate again"
-    mine = rows.filter(~pc.field("id").isin(pa.array(told.get("stranger_ids", []), pa.string())))
-    try:
-        recorded = settings.recorded_fidelity(told.get("settings", {}))
-        bound = fidelity_bound(told.get("fidelity_bound"), None, recorded, store.url)
-        view = accepted(told["threshold"], told["higher_is_better"], (), bound)
-        counts = {name: int(told[name]) for name in ("inputs", "accepted", "rejected", "failed")}
-    except (KeyError, TypeError, ValueError) as error:
-        yield Finding(f"{store.path}/{manifest.NAME}", f"not a manifest of this program ({one_line(error)})", mend)
-        return
-    ok = mine.filter(pc.field("status") == "ok").num_rows
-    taken = mine.filter(view).num_rows
-    failed = mine.filter(pc.field("status") == "failed").num_rows
-    found = {"inputs": mine.num_rows, "accepted": taken, "rejected": ok - taken, "failed": failed}
-    wrong = [f"{name} {counts[name]} (rows: {found[name]})" for name in counts if counts[name] != found[name]]
-    if wrong:
-        yield Finding(f"{store.path}/{manifest.NAME}", f"its books are not those of the rows: {', '.join(wrong)}", mend)
-
-
-def _some(ids: list[str]) -> str:
-    return ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")

@@ -35,7 +35,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 FORMATS = tuple(known.name for known in READ if known.name in Image.OPEN)  # Pillow may be built without some
-"""Formats that are opened, by Pillow's names. JPEG covers MPO. A DIB without the first 14 bytes of a BMP is not opened."""
+"""Formats that are opened, by Pillow's names. JPEG covers MPO; a DIB without a BMP's first 14 bytes is not opened."""
 
 MAX_PIXELS = 2**30
 """Pixels that a picture may have at most, whatever a setting allows: OpenCV's bound."""

@@ -133,6 +133,8 @@ def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
     folder = name if seed is None else f"{name}-seed{seed}"
     path = Path(cfg.student.path)
     suffix = "" if path.is_dir() else path.suffix  # a directory's name may hold dots: ldm-1.3b
+    if path.name.endswith(".pth.tar"):  # an old ending of PyTorch's
+        suffix = ".pth.tar"
     return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
 
 

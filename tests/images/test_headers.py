@@ -40,11 +40,11 @@ def test_sizes_are_upright_whatever_the_exif_block_says(ending: str, tmp_path: P
     assert not any(header.doubtful for header in headers)
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"compression": "jpeg"}])
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [*((ending, {}) for ending in ENDINGS), *(("tif", {"compression": kind}) for kind in ("tiff_lzw", "jpeg"))],
+)
 def test_a_file_cut_anywhere_is_told_where_decoding_fails(ending: str, options: dict[str, str], tmp_path: Path) -> None:
-    if options and ending != "tif":
-        pytest.skip("of TIFF alone")
     whole = Path(write(tmp_path / f"whole.{ending}", **options).uri).read_bytes()
     size = len(whole)
     for cut in (0, 1, 2, 4, 8, 12, 13, 40, size // 3, size // 2, size - 40, size - 3, size):
@@ -110,7 +110,7 @@ def test_what_is_refused_says_why(tmp_path: Path) -> None:
     headers = read_headers(files, max_pixels=1000)
     assert [header.size for header in headers] == [None] * 5
     for header, words in zip(
-        headers, ("too large: 160x120", "empty file", "not an image", "raw", "none.png"), strict=True
+        headers, ("too large: 160x120", "empty file", "not an image", "a Nikon raw file", "none.png"), strict=True
     ):
         assert words in header.reason
     Image.fromarray(np.full((8, 8), 9e9, np.float32)).save(tmp_path / "float.tif")

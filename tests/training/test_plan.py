@@ -266,3 +266,10 @@ def test_a_finished_finetune_without_its_checkpoints_still_has_its_settings(tmp_
     Path(plan.directory, "settings.json").unlink()
     with pytest.raises(DataError, match=r"settings\.json: no such file; put it back, or remove"):
         check_settings(make_plan(cfg, "adapted", None))
+
+
+def test_the_student_keeps_the_whole_ending_of_its_file() -> None:
+    for name, ending in (("a.b.pth", ".pth"), ("model_best.pth.tar", ".pth.tar"), ("x.safetensors", ".safetensors")):
+        cfg = Config(out="runs/x")
+        cfg.student.path = f"/models/{name}"
+        assert Path(finetuned_path(cfg, "adapted")).name == f"student{ending}"
