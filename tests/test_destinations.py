@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gmd_ray.cli import main
@@ -83,7 +85,7 @@ def test_an_error_of_the_work_itself_is_one_line_too(tmp_path: Path) -> None:
         ["sheet", "STORE", "--to"],
         ["new-student", "ldm-tiny", "--to"],
         ["degrade", "-i", "PHOTOS", "--preset", "noise25", "-o"],
-        ["import", "--from", "parquet:PHOTOS", "--hq", "hq", "-o"],
+        ["import", "--from", "parquet:TABLE", "--hq", "hq", "-o"],
         ["encode-prompts", "teacher.path=TEACHER", "--to"],
     ],
 )
@@ -101,9 +103,12 @@ def test_every_verb_that_writes_somewhere(
     finish(store, rows)
     picture(tmp_path / "photos" / "a.png")
     (tmp_path / "taken").write_text("a file")
-    named = {"STORE": str(tmp_path / "run"), "PHOTOS": str(tmp_path / "photos"), "TEACHER": TEACHER}
+    (tmp_path / "table").mkdir()
+    images = pa.table({"hq": [(tmp_path / "photos" / "a.png").read_bytes()]})
+    pq.write_table(images, tmp_path / "table" / "a.parquet")
+    named = {"STORE": tmp_path / "run", "PHOTOS": tmp_path / "photos", "TABLE": tmp_path / "table", "TEACHER": TEACHER}
     for key, value in named.items():
-        args = [word.replace(key, value) for word in args]
+        args = [word.replace(key, str(value)) for word in args]
     before = everything(tmp_path)
     settings = [f"out={tmp_path / 'run'}"] if args[0] in ("export", "encode-prompts") else []
     assert main([*args, str(tmp_path / "taken" / "below"), *settings]) == 2

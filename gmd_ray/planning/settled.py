@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from gmd_ray.config import Config
-from gmd_ray.errors import GmdError
+from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.planning.findings import Findings
+
+if TYPE_CHECKING:
+    from gmd_ray.generation.store import PairStore
 
 
 def check_store(found: Findings, cfg: Config) -> None:
     """Hold the settings against those that the rows of `<out>/pairs` were made with; a store that is not there is new.
 
-    A student or scorer that lies elsewhere than before, or changed, is loaded and compared with the one behind the
-    rows. The teacher, which may be large, is compared by the run. So is a store at which another driver is at work: the
-    run waits for it or refuses.
+    A student, or a scorer's directory, that lies elsewhere than before, or changed, is loaded and compared with the one
+    behind the rows. Teachers and the scorers of pyiqa are larger, and compared by the run. So is a store at which
+    another driver is at work: the run waits for it or refuses.
     """
     if "://" not in cfg.out and not os.path.isdir(cfg.out):
         return
-    from gmd_ray.generation import settings
-    from gmd_ray.generation.resume import known_facts, refuse_other_settings
+    from gmd_ray.generation.resume import refuse_other_settings, refuse_other_student
     from gmd_ray.generation.store import PairStore, store_url
 
     with found.errors_of("settings", "out"):
@@ -29,33 +32,32 @@ def check_store(found: Findings, cfg: Config) -> None:
         if not store.exists():
             return
         refuse_other_settings(store, cfg)
-        saved = store.read(settings.NAME) or {}
-        now = settings.places(cfg)
-        for key in settings.moved(saved.get("places", now), now):
-            known = known_facts(store, saved.get("models", {})).get(key.partition(".")[0])
-            fingerprint = _fingerprint(cfg, key) if known else None
-            if known and fingerprint is not None and fingerprint != known["fingerprint"]:
-                what = key.partition(".")[0]
-                found.error(
-                    "settings",
-                    key,
-                    f"{store.url} was made with another {what}: {key} now gives model {fingerprint}, its rows are of "
-                    f"{known['fingerprint']}; give another out=, or the old model",
-                )
+        # One that cannot be loaded here is told by `find_scale`, where it is to be told.
+        with found.errors_of("settings", "student.path"), contextlib.suppress(ModelError, ConfigError):
+            refuse_other_student(store, cfg)
+        _refuse_other_scorer(found, cfg, store)
 
 
-def _fingerprint(cfg: Config, key: str) -> str | None:
-    """Of the model at this place; None for one that is not loaded here, or cannot be, which is told elsewhere."""
-    if not (key == "student.path" and cfg.student.path) and not (key == "scorer.path" and cfg.scorer.path):
-        return None
+def _refuse_other_scorer(found: Findings, cfg: Config, store: PairStore) -> None:
+    from gmd_ray.generation import settings
+    from gmd_ray.generation.resume import known_facts
     from gmd_ray.quality import load_scorer
-    from gmd_ray.students import load_student
 
-    with contextlib.suppress(GmdError):
-        if key == "student.path":
-            return load_student(replace(cfg.student, device="cpu")).fingerprint
-        return load_scorer(replace(cfg.scorer, device="cpu")).fingerprint
-    return None
+    if cfg.scorer.path is None:
+        return
+    saved, now = store.read(settings.NAME) or {}, settings.places(cfg)
+    known = known_facts(store, saved.get("models", {})).get("scorer")
+    if known is None or "scorer.path" not in settings.moved(saved.get("places", now), now):
+        return
+    with contextlib.suppress(GmdError):  # it cannot be loaded, which `check_weights` has told
+        fingerprint = load_scorer(replace(cfg.scorer, device="cpu")).fingerprint
+        if fingerprint != known["fingerprint"]:
+            found.error(
+                "settings",
+                "scorer.path",
+                f"{store.url} was made with another scorer: scorer.path now gives model {fingerprint}, its rows are of "
+                f"{known['fingerprint']}; give another out=, or the old model",
+            )
 
 
 def check_finetunes(found: Findings, cfg: Config, *, generated: bool) -> None:
