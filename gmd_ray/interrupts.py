@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
 STATUS = 130
 """128 + SIGINT, as shells have it."""
 SENTENCE = "gmd-ray: stopped; the same command takes up where this one left off"
+
+_AT_LOCKS = ("_acquireLock", "_releaseLock", "acquire", "release")
+"""Functions of Python's own, as in logging, that an exception would leave with a lock that nobody gives back."""
 
 
 def interruptible(command: Callable[[], int]) -> int:
@@ -31,9 +36,19 @@ def interruptible(command: Callable[[], int]) -> int:
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         heard.set()
+        if frame is not None and frame.f_code.co_name in _AT_LOCKS:
+            _again()
+            return
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    def unheard(what: sys.UnraisableHookArgs) -> None:
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            _again()
+        else:
+            hook(what)
+
+    before, hook = signal.signal(signal.SIGINT, interrupt), sys.unraisablehook
+    sys.unraisablehook = unheard
     _at_exit(_hear_no_more)
     try:
         return command()
@@ -45,7 +60,21 @@ def interruptible(command: Callable[[], int]) -> int:
     finally:
         if signal.getsignal(signal.SIGINT) is interrupt:
             signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
         _at_exit(_end_at_next)
+
+
+def _again() -> None:
+    """Send the signal once more, shortly: here an exception does harm, or goes nowhere.
+
+    Python drops exceptions in what runs at a fork, in finalizers and in callbacks of weak references.
+    """
+
+    def send() -> None:
+        time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    _thread.start_new_thread(send, ())  # a signal may come while a lock of `threading` is held
 
 
 def _is_free() -> bool:

@@ -35,10 +35,13 @@ def interrupted(code: str, times: int = 1) -> tuple[int, str, str]:
     with command(code) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
-        for _ in range(times):
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
-        out, err = process.communicate(timeout=60)
+        try:
+            for _ in range(times):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.3)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     return process.returncode, out, err
 
 
@@ -55,6 +58,28 @@ def work():
         raise ImportError("cannot import") from error
 sys.exit(interruptible(work))
 """,
+    "what runs at a fork, where Python drops exceptions": """
+def hook():
+    print("here")
+    time.sleep(1)
+    print("too far")
+def work():
+    os.register_at_fork(after_in_parent=hook)
+    if os.fork() == 0:
+        os._exit(0)
+    time.sleep(30)
+sys.exit(interruptible(work))
+""",
+    "a finalizer, where it does so too": """
+class Gone:
+    def __del__(self):
+        print("here")
+        time.sleep(1)
+def work():
+    Gone()
+    time.sleep(30)
+sys.exit(interruptible(work))
+""",
     "the shutdown after it": f"""
 def late():
     {WAITS}
@@ -69,8 +94,41 @@ sys.exit(interruptible(work))
 @pytest.mark.parametrize("code", MOMENTS.values(), ids=MOMENTS)
 @pytest.mark.parametrize("times", [1, 3])
 def test_it_ends_with_130_and_the_sentence_alone(code: str, times: int) -> None:
-    status, _, err = interrupted(f"import atexit, sys\nfrom gmd_ray.interrupts import interruptible\n{code}", times)
+    imports = "import atexit, os, sys, time\nfrom gmd_ray.interrupts import interruptible\n"
+    status, _, err = interrupted(imports + code, times)
     assert (status, err) == (STATUS, f"{SENTENCE}\n")
+
+
+def test_no_lock_of_logging_stays_behind() -> None:
+    """In the middle of its release, which is no place for an exception: other threads would wait for it for ever."""
+    status, out, err = interrupted(
+        """
+import logging, sys, threading, time
+from gmd_ray.interrupts import interruptible
+class Slow:
+    def release(self):
+        print("here")
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            pass
+        real.release()
+def work():
+    global real
+    logging._acquireLock()
+    real, logging._lock = logging._lock, Slow()
+    try:
+        logging._releaseLock()
+        time.sleep(30)
+    finally:
+        logging._lock = real
+        thread = threading.Thread(target=logging.getLogger("x").setLevel, args=(10,), daemon=True)
+        thread.start()
+        thread.join(5)
+        print("held" if thread.is_alive() else "free")
+sys.exit(interruptible(work))
+"""
+    )
+    assert (status, out, err) == (STATUS, "free\n", f"{SENTENCE}\n")
 
 
 def test_the_second_cuts_short_what_tidies_up_and_the_third_the_shutdown() -> None:
