@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from gmd_ray.errors import ConfigError
-from gmd_ray.images.photo import FORMATS
+from gmd_ray.images.photo import FORMATS, LARGEST_SIDE
 from gmd_ray.images.safe_paths import safe_relative
 from gmd_ray.text import printable
 
@@ -16,8 +16,6 @@ AUTO = "auto"
 INSTEAD = ".png"
 """With `ext=auto`: what files become whose own kind cannot be written as they were, or cannot hold the result."""
 
-_LONGEST = {"JPEG": 65_500, "WEBP": 16_383}
-"""Pixels of the longest side that a format, as it is written here, can hold; the others hold any photo's."""
 _SHOWN = 3
 
 
@@ -75,7 +73,7 @@ def name_results(
     if too_large:
         kind = FORMATS[str(naming.ending)]
         raise ConfigError(
-            f"--ext {naming.ext}: {_listed(too_large)} would be more than {_LONGEST[kind]} pixels a side at x{scale}, "
+            f"--ext {naming.ext}: {_listed(too_large)} would be more than {LARGEST_SIDE[kind]} pixels a side at x{scale}, "
             f"which {kind} cannot hold; give --ext png, or leave it out"
         )
     counts = Counter(names.values())
@@ -92,7 +90,7 @@ def name_results(
 
 
 def _holds(ending: str, size: tuple[int, int], scale: int) -> bool:
-    return max(size) * scale <= _LONGEST.get(FORMATS[ending.lower()], max(size) * scale)
+    return max(size) * scale <= LARGEST_SIDE.get(FORMATS[ending.lower()], max(size) * scale)
 
 
 def _listed(keys: Sequence[str]) -> str:
