@@ -9,7 +9,7 @@ from PIL import Image
 
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.photo import FORMATS
-from gmd_ray.images.results import _LONGEST, Naming, name_results
+from gmd_ray.images.results import LARGEST_SIDE, Naming, name_results
 
 
 def test_each_photos_own_kind_where_it_can_be_written() -> None:
@@ -78,9 +78,9 @@ def test_a_png_in_place_of_a_large_webp_leaves_its_neighbour_alone() -> None:
 @pytest.mark.parametrize("ending", [".jpg", ".webp"])
 def test_the_bounds_are_those_of_the_encoders(ending: str) -> None:
     kind = FORMATS[ending]
-    Image.new("L", (_LONGEST[kind], 1)).save(io.BytesIO(), kind)
+    Image.new("L", (LARGEST_SIDE[kind], 1)).save(io.BytesIO(), kind)
     with pytest.raises((OSError, ValueError)):
-        Image.new("L", (_LONGEST[kind] + 1, 1)).save(io.BytesIO(), kind)
+        Image.new("L", (LARGEST_SIDE[kind] + 1, 1)).save(io.BytesIO(), kind)
 
 
 @pytest.mark.parametrize("suffix", ["/x", "../", "a/b", "\\x", "\0", "x\n", "\x1b[2J"])
