@@ -73,8 +73,8 @@ def name_results(
     if too_large:
         kind = FORMATS[str(naming.ending)]
         raise ConfigError(
-            f"--ext {naming.ext}: {_listed(too_large)} would be more than {LARGEST_SIDE[kind]} pixels a side at x{scale}, "
-            f"which {kind} cannot hold; give --ext png, or leave it out"
+            f"--ext {naming.ext}: {_listed(too_large)} would be more than {LARGEST_SIDE[kind]} pixels a side at "
+            f"x{scale}, which {kind} cannot hold; give --ext png, or leave it out"
         )
     counts = Counter(names.values())
     for key in changed:
