@@ -9,16 +9,18 @@ import select
 import sys
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 from gmd_ray import __version__
-from gmd_ray.config.limits import NEEDED
-from gmd_ray.config.load import setting_like
-from gmd_ray.config.secrets import learn
 from gmd_ray.errors import GmdError, error_lines, nearest
 from gmd_ray.interrupts import interruptible
-from gmd_ray.terminal import Parser, complain, start_log
 
-CHECKED = [verb for verb in NEEDED if verb != "encode-prompts"]
+if TYPE_CHECKING:
+    from gmd_ray.terminal import Parser
+
+# Imports that take a tenth of a second stand in functions: Ctrl-C may come in them too, and is heard from `main` on.
+
+CHECKED = ("adapt", "generate", "finetune", "pretrain", "evaluate", "plan")
 """Verbs that have a preflight."""
 PRINTING = ("ls", "config", "status", "verify", "gate", "plan", "check")
 """Verbs that print when all else is done."""
@@ -30,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    from gmd_ray.config.secrets import learn
+    from gmd_ray.terminal import complain, start_log
+
     argv = sys.argv[1:] if argv is None else argv
     for word in argv:
         learn(word)
@@ -79,6 +84,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _as_setting(rest: Sequence[str], argv: Sequence[str]) -> str:
     """A hint where one of the words that nobody knows is a setting in the form of an option, `--preset demo`."""
+    from gmd_ray.config.load import setting_like
+
     for word in rest:
         option, sign, value = word.partition("=")
         keys = setting_like(option.lstrip("-")) if option.startswith("-") else []
@@ -91,7 +98,8 @@ def _as_setting(rest: Sequence[str], argv: Sequence[str]) -> str:
 
 def _parser() -> tuple[Parser, Collection[str]]:
     """The parser, and the names of the verbs."""
-    from gmd_ray import folder_verbs, verbs  # a tenth of a second of imports, in which Ctrl-C may come too
+    from gmd_ray import folder_verbs, verbs
+    from gmd_ray.terminal import Parser
 
     parser = Parser(prog="gmd-ray", description=__doc__)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")

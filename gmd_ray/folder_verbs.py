@@ -14,13 +14,14 @@ from gmd_ray.terminal import complain, say
 def import_images(args: argparse.Namespace) -> int:
     from gmd_ray.generation.import_rows import check_import
 
-    check_import(args.source, args.output, args.hq, args.lq, args.key)  # before Ray starts
-    from gmd_ray.generation import import_images
-    from gmd_ray.session import ray_session
-
     cfg = load_config([f"ray.address={args.address}"] if args.address else [])
-    with writing("-o", args.output, folder=True), ray_session(cfg):
-        found = import_images(args.source, args.output, hq=args.hq, lq=args.lq, key=args.key)
+    with writing("-o", args.output, folder=True):
+        check_import(args.source, args.output, args.hq, args.lq, args.key)  # before Ray starts
+        from gmd_ray.generation import import_images
+        from gmd_ray.session import ray_session
+
+        with ray_session(cfg):
+            found = import_images(args.source, args.output, hq=args.hq, lq=args.lq, key=args.key)
     again = f"; {found.repeated} rows came again" if found.repeated else ""
     anew = f"; {found.replaced} took the place of files with other bytes" if found.replaced else ""
     say(f"{found.images} images written to {args.output} for each column{again}{anew}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from gmd_ray.joining import door
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "a" * 64
+ALONE = "GMD_TEST_ALONE"
+alone = pytest.mark.skipif(ALONE not in os.environ, reason="runs in a process of its own")
 
 
 class Head(grpc.GenericRpcHandler):
@@ -53,6 +56,18 @@ def served(handler: grpc.GenericRpcHandler) -> Iterator[str]:
         server.stop(None).wait()
 
 
+def test_in_a_process_of_its_own() -> None:
+    """The other tests of this file: they change what Ray's core in a process takes for its token, for all time."""
+    if ALONE in os.environ:
+        pytest.skip("this is that process")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", __file__],
+        capture_output=True, text=True, timeout=300, cwd=ROOT, env={**os.environ, ALONE: "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\b1[0-9] passed, 1 skipped", done.stdout), done.stdout
+
+
 @pytest.fixture(autouse=True)
 def no_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USE_TLS"):
@@ -70,6 +85,7 @@ def has_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str, token: 
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
 
 
+@alone
 @pytest.mark.parametrize("how", ["home", "file", "variable"])
 def test_the_mode_is_that_of_the_cluster(how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     has_token(monkeypatch, tmp_path, how)
@@ -86,6 +102,7 @@ def test_the_mode_is_that_of_the_cluster(how: str, monkeypatch: pytest.MonkeyPat
         assert os.environ["RAY_AUTH_MODE"] == "disabled", "with a token at hand Ray would use it, and lose calls"
 
 
+@alone
 @pytest.mark.parametrize(
     ("variables", "token", "line"),
     [
@@ -116,6 +133,7 @@ def refused(address: str) -> str:
     return str(caught.value)
 
 
+@alone
 def test_a_place_that_is_no_cluster_is_one_line_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     with HTTPServer(("0.0.0.0", 0), BaseHTTPRequestHandler) as server:
         port = server.server_address[1]
@@ -134,6 +152,7 @@ def test_a_place_that_is_no_cluster_is_one_line_soon(monkeypatch: pytest.MonkeyP
         assert f"ray.address={address}: " in refused(address)
 
 
+@alone
 def test_tls_and_clients_are_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     with door("ray://127.0.0.1:1"):
         assert "RAY_AUTH_MODE" not in os.environ

@@ -32,7 +32,7 @@ FRAGMENTS = {
     "controls=[source_only,median,supervised]": "set training.supervised_hq",
 }
 """Settings that stand in a sentence by themselves, and what they want beside them."""
-OTHERS_OPTIONS = {"--working-dir", "--runtime-env-json"}
+OTHERS_OPTIONS = {"--working-dir", "--runtime-env-json", "--dashboard-host", "--metrics-export-port"}
 
 
 def blocks() -> list[str]:

@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -100,12 +102,21 @@ def test_a_private_session_listens_on_loopback_alone(mode: str | None) -> None:
     assert beyond == "[]"
 
 
+def importing(folder: Path) -> str:
+    """A command that starts Ray and asks for nothing that is not there."""
+    table = folder / "table"
+    table.mkdir()
+    pq.write_table(pa.table({"image": [b"x"]}), table / "a.parquet")
+    words = ["import", "--from", f"parquet:{table}", "-o", str(folder / "out"), "--hq", "image"]
+    return f"from gmd_ray.cli import main; raise SystemExit(main({words!r}))"
+
+
 def test_a_tmpdir_too_long_for_sockets_is_one_line(tmp_path: Path) -> None:
     long = tmp_path / ("n" * (90 - len(str(tmp_path))))
     long.mkdir()
     environment = {**os.environ, "TMPDIR": str(long)}
     environment.pop("RAY_TMPDIR", None)
-    code = "from gmd_ray.cli import main; raise SystemExit(main(['import', '--from', 'parquet:x', '-o', 'y']))"
+    code = importing(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment
     )
@@ -115,8 +126,8 @@ def test_a_tmpdir_too_long_for_sockets_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_tmpdir_that_is_no_folder_is_one_line() -> None:
-    code = "from gmd_ray.cli import main; raise SystemExit(main(['import', '--from', 'parquet:x', '-o', 'y']))"
+def test_a_tmpdir_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
+    code = importing(tmp_path)
     with tempfile.NamedTemporaryFile(dir="/tmp") as file:  # pytest's own folders have names too long for sockets
         environment = {**os.environ, "RAY_TMPDIR": file.name}
         done = subprocess.run(

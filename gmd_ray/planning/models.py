@@ -75,7 +75,7 @@ def check_weights(found: Findings, cfg: Config, stages: Collection[str], *, here
             found.fact("weights", lack.setting, f"{lack.metric}: {lack.reason}; it will be downloaded")
             continue
         offline = "; it cannot be downloaded from here" if lack.url is not None else ""
-        outcome = "" if lack in gate else ", and the metric will have no value"
+        outcome = "" if lack in gate else "; until then the metric has no value"
         nodes = "" if here else " (on this machine; the workers' may have it)"
         found.say(level, "weights", lack.setting, f"{_title(lack, gate)}: {lack.reason}{offline}{outcome}{nodes}")
     if "finetune" in stages and cfg.training.perceptual and cfg.training.perceptual_weights:

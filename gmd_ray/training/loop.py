@@ -26,7 +26,7 @@ from gmd_ray.training.mixing import Mixture, Stream
 from gmd_ray.training.optim import Ema, learning_rate, make_optimizer
 from gmd_ray.training.parallel import first_failure, gathered, gathering, gradient_norm, load_optimizer, wrap
 from gmd_ray.training.plan import SCORE, SNAPSHOT, STATE, Plan, checkpoint_name
-from gmd_ray.training.state import load_state, refuse_broken_weights
+from gmd_ray.training.state import load_state
 from gmd_ray.training.validation import Validation
 
 
@@ -77,7 +77,6 @@ class _Worker:
         self._device = _device()
         self._layout = torch.channels_last if self._cfg.channels_last else torch.contiguous_format
         self._student = self._load_student()
-        refuse_broken_weights(self._student.module, str(plan.cfg.student.path))
         self._takes_keys = "keys" in inspect.signature(self._student.training_loss).parameters
         self.batches = self._batches(self._student.scale)
         self._state = _last_checkpoint()

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from gmd_ray.errors import DataError, ModelError
+from gmd_ray.errors import DataError
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -30,21 +29,3 @@ def load_state(path: Path) -> dict[str, Any]:
         f"{path}: this checkpoint cannot be read ({reason}); give the same command again, or remove {path.parents[1]} "
         f"to begin anew"
     )
-
-
-def refuse_broken_weights(module: nn.Module, path: str) -> None:
-    """See that a student's weights are numbers before a step is lost to them.
-
-    Raises:
-        ModelError: naming the tensor and the file.
-    """
-    # A buffer may be infinite on purpose: the mask of an attention.
-    broken = [name for name, value in module.named_parameters() if not bool(value.isfinite().all())]
-    broken += [name for name, value in module.named_buffers() if bool(value.isnan().any())]
-    if broken:
-        first = broken[0].removeprefix("network.")
-        others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
-        raise ModelError(
-            f"student.path={path}: the weights in {first}{others} are not finite before the first step: this "
-            f"checkpoint is damaged, or of a training that diverged; take another"
-        )

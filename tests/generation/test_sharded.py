@@ -96,7 +96,7 @@ def test_what_is_missing_is_waited_for_where_it_may_come(
     monkeypatch: pytest.MonkeyPatch, head_is_ours: bool, active_nodes: dict[str, int] | None, grows: bool
 ) -> None:
     said = None if active_nodes is None else json.dumps({"autoscaler_report": {"active_nodes": active_nodes}}).encode()
-    monkeypatch.setattr(cluster, "_internal_kv_get", lambda key: said)
+    monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_get", lambda key: said)
     monkeypatch.setattr(ray._private.worker, "_global_node", SimpleNamespace(is_head=lambda: head_is_ours))
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})

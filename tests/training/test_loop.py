@@ -261,7 +261,7 @@ def test_weights_that_are_no_numbers_are_named_before_the_first_step(tmp_path: P
     torch.save(weights, path)
     plan, outcome = _train_here(cfg)
     assert isinstance(outcome, ModelError)
-    assert f"student.path={path}: the weights in {name} are not finite" in str(outcome)
+    assert f"{path}: {name} holds NaN or infinity" in str(outcome)
     assert "training.lr" not in str(outcome)
     assert not Path(plan.student).exists()
 
