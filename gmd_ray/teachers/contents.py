@@ -16,9 +16,9 @@ _WEIGHTLESS_CODECS = {"SpaceToDepthCodec"}
 def missing_parts(cfg: TeacherConfig, *, weights: bool = True) -> list[str]:
     """What `teacher.path` lacks for a teacher to be loaded from it, a line each; empty where nothing is known to.
 
-    A local directory, or what the hub's cache has of a hub id, has to hold its config files and, with `weights`, whole
-    weight files. A hub id that is not in the cache is well where the hub answers, which takes 3 s to find out. A plugin
-    (`teacher.method=package.module:factory`) knows itself what it needs.
+    A local directory, or what the hub's cache has of a hub id, has to hold the config files of its models and, with
+    `weights`, whole weight files and its schedule. A hub id that is not in the cache is well where the hub answers,
+    which takes 3 s to find out. A plugin (`teacher.method=package.module:factory`) knows itself what it needs.
     """
     if not cfg.path or ":" in cfg.method:
         return []
@@ -49,7 +49,8 @@ def _complaints(path: Path, where: str, weights: bool) -> list[str]:
             "(or unet/), vae/ and scheduler/"
         ]
     lines = []
-    for file in ("vae/config.json", "scheduler/scheduler_config.json"):
+    # A plan reads sizes alone; without a schedule of its own a model gets FLUX.1's there.
+    for file in ("vae/config.json", *(("scheduler/scheduler_config.json",) if weights else ())):
         if not (path / file).is_file():
             lines.append(f"{where}: no {file} in it; a teacher directory holds {network}/, vae/ and scheduler/")
     if weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -173,17 +174,25 @@ def test_pools_that_keep_the_teachers_waiting_are_told(cfg: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "targets"),
-    [("deblur_reds", 240), ("deblur_realblur", 37), ("sr_weak_to_strong", 60), ("sr_dped", 56)],
+    ("preset", "scale", "targets"),
+    [("deblur_reds", 1, 240), ("deblur_realblur", 1, 37), ("sr_weak_to_strong", 4, 60), ("sr_dped", 2, 56)],
 )
 def test_the_experiments(
-    preset: str, targets: int, flux: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    preset: str, scale: int, targets: int, flux: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """At a hundredth of the counts: a root that is absent, empty, whole, and whole no more."""
     at_a_hundredth(monkeypatch)
     root, out = tmp_path / "root", tmp_path / "run"
-    args = ["plan", f"preset={preset}", f"out={out}", f"teacher.path={flux}", "plan.scale=2", "plan.tflops=400"]
+    args = ["plan", f"preset={preset}", f"out={out}", f"teacher.path={flux}", f"plan.scale={scale}"]
+    args.append("plan.tflops=400")
+
+    def content(name: str) -> bytes:
+        """Of each side of a set pictures of its own, of sizes that go together."""
+        side = 64 * scale if name.rpartition("/")[2] in ("hq", "sharp", "gt") else 64
+        buffer = io.BytesIO()
+        Image.new("L", (side, side), sum(name.encode()) % 256).save(buffer, "PNG")
+        return buffer.getvalue()
 
     def refused() -> str:
         assert main(args) == 2
@@ -197,9 +206,7 @@ def test_the_experiments(
     assert f"@{root}: " in refused()
 
     values = dict(flatten(load_config(args[1:])))
-    fill_sets(
-        root, {values[key].partition("@")[0] for key in limits.SETS if values[key]}, (photos / "0.png").read_bytes()
-    )
+    fill_sets(root, {values[key].partition("@")[0] for key in limits.SETS if values[key]}, content)
     assert main(args) == 0
     printed = capsys.readouterr().out
     rows = {line.split("  ")[0] for line in printed.splitlines()}
