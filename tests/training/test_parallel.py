@@ -86,6 +86,5 @@ def test_sharded_training_is_plain_training_and_its_checkpoints_are_ddps(tmp_pat
     for a, b in zip(curves["ddp"], curves["fsdp"], strict=True):
         assert a["step"] == b["step"]
         assert {n: a[n] for n in names if n in a} == pytest.approx({n: b[n] for n in names if n in b}, rel=1e-5)
-    assert curves["ddp"][-1] != curves["fsdp"][-1], "its times, at least: made anew"
     assert [point["step"] for point in curves["fsdp"] if "val_psnr" in point] == [6, 12]
     assert _shapes(states["fsdp"]) == _shapes(states["ddp"])
