@@ -183,11 +183,6 @@ def unknown_field(name: str, head: str, schema: type) -> str:
     return f"no setting {head}{name}; {close}"
 
 
-def is_text(hint: Any) -> bool:
-    """Whether a field holds text."""
-    return _without_none(hint) is str
-
-
 def entries(loader: Loader, node: yaml.MappingNode) -> dict[str, yaml.Node]:
     """The keys of a mapping, as their characters, and the nodes of their values; those of `<<` stand behind its own.
 

@@ -40,19 +40,15 @@ class Listed:
         return f"{self.role}: {self.count:,} {what}, {where}"
 
 
-def inventory(cfg: Config) -> list[Listed]:
-    """List the source, the target and the test sets, those that are set, as the run itself will.
+def data_sets(cfg: Config) -> dict[str, Callable[[], Listed]]:
+    """Role -> what lists that set as the run itself will, of every set that the settings name.
 
     Raises:
-        ConfigError: a name or degradation that is not known, data.root missing, or pairs without their LQ side.
-        DataError: a folder that is absent or empty, a published set that is not whole, or images without their
-            partner; with the supervised control, target photos without ground truth.
+        ConfigError: a degradation that is not known. What lists a set raises it for a published set that is not known,
+            data.root missing, or pairs without their LQ side; and DataError for a folder that is absent or empty, a
+            published set that is not whole, or images without their partner or, with the supervised control, without
+            ground truth.
     """
-    return [listing() for listing in data_sets(cfg).values()]
-
-
-def data_sets(cfg: Config) -> dict[str, Callable[[], Listed]]:
-    """Role -> what lists that set, of every set that the settings name; each raises as `inventory` does."""
     s, t, e = cfg.source, cfg.target, cfg.evaluation
     if s.degradation is not None:
         make_degradation(s.degradation, s.degradation_args)
@@ -78,7 +74,7 @@ def data_sets(cfg: Config) -> dict[str, Callable[[], Listed]]:
 
 
 def check_sets(cfg: Config) -> None:
-    """Refuse a published set that there is not; whether its images are there is `inventory`'s to say.
+    """Refuse a published set that there is not; whether its images are there, its listing says.
 
     Raises:
         ConfigError: naming the nearest set.

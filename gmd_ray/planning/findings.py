@@ -44,8 +44,6 @@ class Findings:
     sets: list[Listed] = field(default_factory=list)
     """The data sets that were listed."""
     seconds: float = 0.0
-    undrawn: bool = False
-    """The images are drawn when the run starts, so that they were not looked at."""
 
     def error(self, code: str, key: str, message: str) -> None:
         self._add(ERROR, code, key, message)

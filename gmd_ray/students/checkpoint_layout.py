@@ -3,7 +3,7 @@
 A file may be a bare state dict, wrap it (`params`, `params_ema`, `state_dict`, ...), prefix its keys (`module.`,
 `netG.`), name them otherwise than the network class does, store half precision, keep an average beside the raw weights,
 or carry entries that are no weights. `Checkpoint` is a file that was read, with its weights found; `Layout` is the form
-that is left when they are taken out, and writes others in their place (restoration.md 1.1).
+that is left when they are taken out, and writes others in their place.
 """
 
 from __future__ import annotations

@@ -15,13 +15,18 @@ from gmd_ray.config.load import load_config, preset_names, require, resolved
 from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.degradations import make_degradation
-from gmd_ray.images.inventory import inventory
+from gmd_ray.images.inventory import Listed, data_sets
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.listing import list_images
 from tests.published import at_a_hundredth, fill
 
 FOLDER = Path(gmd_ray.config.__file__).parent / "presets"
 EXPERIMENTS = ["deblur_reds", "deblur_realblur", "sr_weak_to_strong", "sr_dped"]
+
+
+def inventory(cfg: Config) -> list[Listed]:
+    """Every data set of a run, listed."""
+    return [listing() for listing in data_sets(cfg).values()]
 
 
 def uncommented_keys(text: str) -> list[str]:

@@ -148,28 +148,6 @@ def test_only_missing_and_new_photos_are_projected(world: World) -> None:
     assert rows["new.png"]["pseudo_target"]
 
 
-def test_failed_rows_are_tried_again_on_request_only(world: World) -> None:
-    late = world.photos / "late.png"
-    late.write_bytes(b"\0" * 4000)
-    assert generate(world.cfg, models=world.models()).failed == 4
-    listed = late.stat()
-    write_photo(late)
-    late.write_bytes(late.read_bytes().ljust(4000, b"\0"))
-    os.utime(late, ns=(listed.st_atime_ns, listed.st_mtime_ns))  # mended, and by its size and time the same file
-    assert generate(world.cfg, models=world.models()).failed == 4
-    world.cfg.generation.retry_failed = True
-    small, world.cfg.teacher.pool = world.cfg.teacher.pool, PoolConfig(num_cpus=99)
-    with pytest.raises(ConfigError, match="need 100"):
-        generate(world.cfg, models=world.models())
-    assert len(world.rows()) == 32, "nothing goes for a run that cannot start"
-    world.cfg.teacher.pool = small
-    books = generate(world.cfg, models=world.models())
-    assert books.failed == 3
-    assert world.projected() == {"late.png": 1}
-    assert world.rows()["late.png"]["status"] == "ok"
-    assert not load_config([f"config={world.cfg.out}/config.yaml"]).generation.retry_failed, "asked for once"
-
-
 def test_a_smaller_limit_makes_strangers_of_the_rest(world: World, tmp_path: Path) -> None:
     """They stay in the store, and leave the counts and the accepted view."""
     world.cfg.target.limit = 5

@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
-from gmd_ray.errors import ConfigError, DataError, GmdError, ResumeMismatchError
+from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
 from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.students import load_student
 from gmd_ray.tracking import MlflowRecorder, start_run
@@ -29,11 +29,7 @@ from gmd_ray.training import finetune, finetuned_path
 from gmd_ray.training.documents import read_curve
 from gmd_ray.training.plan import Finetuned, make_plan
 from tests.training.oracle import plain_training
-from tests.training.toys import FileRecorder, make_config
-
-LONG = {"steps": 400, "checkpoint_every": 20, "log_every": 10, "batch_size": 8, "patch": 16, "lr": 2e-5, "loss": "l2"}
-"""Some seconds of training: time to be killed in. Smooth and slow, so that sums in another order stay close: with L1 at
-lr 1e-4, one process that adds two half batches and one that takes them whole are 5e-3 apart after these steps."""
+from tests.training.toys import LONG, FileRecorder, make_config
 
 
 def _assert_is_plain_training(cfg: Config) -> None:
@@ -113,83 +109,6 @@ def test_best_checkpoint_outlives_later_ones_and_is_exported(tmp_path: Path) -> 
     cfg.training.validation_images = 1
     with pytest.raises(ResumeMismatchError, match=r"training\.validation_images"):
         finetune(cfg, "adapted")
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-def test_a_torn_checkpoint_or_student_costs_no_bit_of_the_weights(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    cfg = make_config(tmp_path)
-    student = Path(finetune(cfg, "adapted").path)
-    undisturbed = torch.load(student, weights_only=True)
-    student.write_bytes(student.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"student\.pth: not as this fine-tune wrote it, .* remove it"):
-        finetune(cfg, "adapted")
-
-    student.unlink()
-    last = student.parent / "train" / "step_00000012" / "state.pt"
-    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
-    assert finetune(cfg, "adapted").resumed_from == 8
-    assert f"{last} is torn: going on from step 8" in caplog.text
-    again = torch.load(student, weights_only=True)
-    assert all(torch.equal(again[key], value) for key, value in undisturbed.items())
-
-    student.unlink()
-    for state in student.parent.glob("train/step_*/state.pt"):
-        state.write_bytes(b"")
-    started = time.monotonic()
-    with pytest.raises(DataError, match=r"no checkpoint is whole .*state\.pt is empty.* remove .*train to begin anew"):
-        finetune(cfg, "adapted")
-    assert time.monotonic() - started < 20, "before any worker starts"
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-def test_a_gpu_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
-    cfg = make_config(tmp_path, use_gpu=True)
-    with pytest.raises(ConfigError, match=r"the cluster has 0 GPU, .*training\.use_gpu=false"):
-        finetune(cfg, "adapted")
-    cfg.training.use_gpu, cfg.training.cpus_per_worker = False, 64.0
-    with pytest.raises(ConfigError, match=r"has 4 CPU, .*training\.cpus_per_worker=64"):
-        finetune(cfg, "adapted")
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_finetune_at_any_moment_with_a_word(
-    tmp_path: Path, number: signal.Signals, status: int
-) -> None:
-    """Here while the workers start, where Ray Train would wait for them."""
-    cfg = make_config(tmp_path, **LONG)
-    settings = {"out": cfg.out, "source.hq": cfg.source.hq, "source.lq": cfg.source.lq, "scorer.threshold": 1.0}
-    settings |= {"student.path": cfg.student.path, "log_interval_s": 0.5, "training.source_ratio": 0.6}
-    settings |= {f"training.{key}": value for key, value in LONG.items()} | {"training.cpus_per_worker": 0.5}
-    settings |= {"ray.address": ray.get_runtime_context().gcs_address}
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "gmd_ray.cli", "finetune", *(f"{key}={value}" for key, value in settings.items())]
-    env = os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(root)}
-    driver = subprocess.Popen(command, cwd=root, env=env, stderr=subprocess.PIPE, text=True)
-    told = []
-    try:
-        assert driver.stderr is not None
-        for line in driver.stderr:
-            told.append(line)
-            if "finetune adapted: " in line and "starting (" in line:
-                driver.send_signal(number)
-                break
-        told += driver.communicate(timeout=60)[1].splitlines(keepends=True)
-    finally:
-        driver.kill()
-        driver.wait()
-    text = "".join(told)
-    assert driver.returncode == status, text
-    assert "Traceback" not in text
-    if number is signal.SIGINT:
-        assert told[-1] == "gmd-ray: stopped; the same command takes up where this one left off\n"
-    else:
-        assert "SIGTERM: stopping; the same command goes on from the last checkpoint" in text
 
 
 @pytest.mark.slow

@@ -17,6 +17,10 @@ from gmd_ray.images.encode import encode_png
 from gmd_ray.images.records import PAIR_SCHEMA
 from gmd_ray.progress import NullRecorder
 
+LONG = {"steps": 400, "checkpoint_every": 20, "log_every": 10, "batch_size": 8, "patch": 16, "lr": 2e-5, "loss": "l2"}
+"""Some seconds of training: time to be killed in. Smooth and slow, so that sums in another order stay close: with L1 at
+lr 1e-4, one process that adds two half batches and one that takes them whole are 5e-3 apart after these steps."""
+
 
 def picture(key: int, height: int = 24, width: int = 20) -> np.ndarray:
     """A smooth random image on the 8-bit grid, float32 RGB (height, width, 3)."""

@@ -1,0 +1,95 @@
+"""What a fine-tune makes of torn files, of resources that are not there, and of a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.training import finetune
+from tests.training.toys import LONG, make_config
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_torn_checkpoint_or_student_costs_no_bit_of_the_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = make_config(tmp_path)
+    student = Path(finetune(cfg, "adapted").path)
+    undisturbed = torch.load(student, weights_only=True)
+    student.write_bytes(student.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"student\.pth: not as this fine-tune wrote it, .* remove it"):
+        finetune(cfg, "adapted")
+
+    student.unlink()
+    last = student.parent / "train" / "step_00000012" / "state.pt"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    assert finetune(cfg, "adapted").resumed_from == 8
+    assert f"{last} is torn: going on from step 8" in caplog.text
+    again = torch.load(student, weights_only=True)
+    assert all(torch.equal(again[key], value) for key, value in undisturbed.items())
+
+    student.unlink()
+    for state in student.parent.glob("train/step_*/state.pt"):
+        state.write_bytes(b"")
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"no checkpoint is whole .*state\.pt is empty.* remove .*train to begin anew"):
+        finetune(cfg, "adapted")
+    assert time.monotonic() - started < 20, "before any worker starts"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_gpu_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, use_gpu=True)
+    with pytest.raises(ConfigError, match=r"the cluster has 0 GPU, .*training\.use_gpu=false"):
+        finetune(cfg, "adapted")
+    cfg.training.use_gpu, cfg.training.cpus_per_worker = False, 64.0
+    with pytest.raises(ConfigError, match=r"has 4 CPU, .*training\.cpus_per_worker=64"):
+        finetune(cfg, "adapted")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_finetune_at_any_moment_with_a_word(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    """Here while the workers start, where Ray Train would wait for them."""
+    cfg = make_config(tmp_path, **LONG)
+    settings = {"out": cfg.out, "source.hq": cfg.source.hq, "source.lq": cfg.source.lq, "scorer.threshold": 1.0}
+    settings |= {"student.path": cfg.student.path, "log_interval_s": 0.5, "training.source_ratio": 0.6}
+    settings |= {f"training.{key}": value for key, value in LONG.items()} | {"training.cpus_per_worker": 0.5}
+    settings |= {"ray.address": ray.get_runtime_context().gcs_address}
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "gmd_ray.cli", "finetune", *(f"{key}={value}" for key, value in settings.items())]
+    env = os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(root)}
+    driver = subprocess.Popen(command, cwd=root, env=env, stderr=subprocess.PIPE, text=True)
+    told = []
+    try:
+        assert driver.stderr is not None
+        for line in driver.stderr:
+            told.append(line)
+            if "finetune adapted: " in line and "starting (" in line:
+                driver.send_signal(number)
+                break
+        told += driver.communicate(timeout=60)[1].splitlines(keepends=True)
+    finally:
+        driver.kill()
+        driver.wait()
+    text = "".join(told)
+    assert driver.returncode == status, text
+    assert "Traceback" not in text
+    if number is signal.SIGINT:
+        assert told[-1] == "gmd-ray: stopped; the same command takes up where this one left off\n"
+    else:
+        assert "SIGTERM: stopping; the same command goes on from the last checkpoint" in text
