@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from gmd_ray import folder_verbs
 from gmd_ray.cli import parse
 from gmd_ray.config import Config
 from gmd_ray.config.limits import NEEDED
 from gmd_ray.config.load import load_config, require
 from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError
+from gmd_ray.verbs import folders as folder_verbs
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
