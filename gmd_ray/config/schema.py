@@ -49,6 +49,9 @@ class TrackingConfig:
 class RayConfig:
     """The Ray session of a run that finds no cluster."""
 
+    enabled: bool = True
+    """false: `generate` works in the command's own process, one block after another, for a debugger. Models then share
+    that process, and where one crashes or hangs the run ends."""
     address: str | None = None
     """auto or host:port to join a cluster; default: the job's own, else a private local one."""
     num_cpus: int | None = None
