@@ -60,7 +60,7 @@ def check(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace) -> int:
     cfg = _load(args, "plan", *(["generate"] if args.probe else []))
-    from gmd_ray.pairstore.cost import NAME
+    from gmd_ray.pairstore.cost import PLAN_FILE
     from gmd_ray.pairstore.store import PairStore, store_url
     from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
     from gmd_ray.planning.probe import run_probe
@@ -74,7 +74,7 @@ def plan(args: argparse.Namespace) -> int:
         with ray_session(cfg):
             probe = run_probe(cfg, jobs, args.probe)
     plan = make_plan(cfg, jobs, unreadable, probe)
-    PairStore(store_url(cfg.out)).write(NAME, plan.as_json())
+    PairStore(store_url(cfg.out)).write(PLAN_FILE, plan.as_json())
     for line in listed:
         say(line)
     show("\n".join(["", plan.table(), *later_stages(cfg, listed)]))
