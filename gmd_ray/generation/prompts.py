@@ -1,4 +1,4 @@
-"""The teacher's prompts, encoded once for a run: no replica of the teacher ever loads a text encoder."""
+"""The teacher's prompts, encoded once for a run, so that no replica of the teacher loads a text encoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 from dataclasses import replace
 
-import ray
 import torch
 
 from gmd_ray.config import Config, TeacherConfig
@@ -19,15 +18,15 @@ log = logging.getLogger("gmd_ray.generation")
 
 
 def prompts_folder(out: str) -> str:
-    """Where a run keeps its prompt embeddings; options at the end of a URL stay at its end."""
+    """Return the folder in which a run keeps its prompt embeddings. Options at the end of a URL stay at its end."""
     return below(absolute(out), "prompts")
 
 
 def with_prompts(cfg: Config) -> Config:
-    """The settings with `teacher.prompt_embeddings`, where the teacher's directory has no table of its prompts.
+    """Return the settings with `teacher.prompt_embeddings` set, if the teacher's directory does not hold its prompts.
 
-    What is missing is encoded in a Ray task that takes a CPU and no GPU, before any pool starts; a run that is taken up
-    again finds it there. Ray must be initialised.
+    Prompts that are not in the run's folder either are encoded before any model is loaded: in a Ray task that takes a
+    CPU and no GPU, or in this process with `ray.enabled=false`. A run that is resumed finds them.
 
     Raises:
         ModelError: prompts that cannot be encoded.
@@ -37,10 +36,17 @@ def with_prompts(cfg: Config) -> Config:
     found = find_prompts(teacher, folder)
     if found is None:
         log.info("encoding the teacher's prompts, once")
-        task = ray.remote(as_value).options(num_cpus=1).remote(_encode, teacher, folder)
-        what = f"{cfg.teacher.path}: its prompts were not encoded"
-        found = answer_of(task, what, cfg.generation.no_progress_timeout_s)
+        found = _encode_on_ray(cfg, teacher, folder) if cfg.ray.enabled else encode_prompts(teacher, folder)
     return replace(cfg, teacher=found)
+
+
+def _encode_on_ray(cfg: Config, teacher: TeacherConfig, folder: str) -> TeacherConfig:
+    import ray
+
+    task = ray.remote(as_value).options(num_cpus=1).remote(_encode, teacher, folder)
+    what = f"{cfg.teacher.path}: its prompts were not encoded"
+    found: TeacherConfig = answer_of(task, what, cfg.generation.no_progress_timeout_s)
+    return found
 
 
 def _encode(cfg: TeacherConfig, folder: str) -> TeacherConfig:

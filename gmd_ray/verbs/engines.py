@@ -88,12 +88,12 @@ def generate(args: argparse.Namespace) -> int:
     cfg = _load(args, "generate")
     from gmd_ray.generation import generate
     from gmd_ray.ray_utils.session import ray_session
-    from gmd_ray.ready import ready
+    from gmd_ray.ready import ready, target_photos
     from gmd_ray.tracking import start_run
 
-    ready(cfg, "generate", save=False)
+    listed = ready(cfg, "generate", save=False)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("generate") as recorder:
-        say(generate(cfg, recorder))
+        say(generate(cfg, recorder, files=target_photos(listed)))
     return 0
 
 
