@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Stops:
         self.teacher, self.calls, self.fingerprint = world.models().teacher(world.cfg.teacher), 0, "stops"
         self.call = call
 
-    def project(self, restored: torch.Tensor, ids: list[str]) -> torch.Tensor:
+    def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
         self.calls += 1
         if self.calls == self.call:
             os.kill(os.getpid(), signal.SIGTERM)

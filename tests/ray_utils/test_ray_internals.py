@@ -18,8 +18,8 @@ from gmd_ray.config import Config
 from gmd_ray.ray_utils import ray_internals
 
 PACKAGE = Path(gmd_ray.__file__).parent
-PRIVATE = ("ray._private", "ray._raylet", "ray._internal", "ray.data._internal", "ray.train._internal")
-PRIVATE += ("ray.train.v2._internal", "ray.autoscaler._private", "ray.experimental.internal_kv")
+PRIVATE = ["ray._private", "ray._raylet", "ray._internal", "ray.data._internal", "ray.train._internal"]
+PRIVATE += ["ray.train.v2._internal", "ray.autoscaler._private", "ray.experimental.internal_kv"]
 ALLOWED = {"ray_utils/ray_internals.py", "ray_utils/blocks_in_flight.py"}
 
 NAMES = [

@@ -28,7 +28,7 @@ KILLS = 8
 
 
 def victims(cluster: Cluster) -> list[psutil.Process]:
-    """Every process of the cluster that works: actors of the pools, the ledger, tasks."""
+    """Every process of the cluster that works: actors of the pools, the attempt log, tasks."""
     raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
     children = [child for pid in raylets for child in psutil.Process(pid).children()]
     spared = ("IDLE", "Agent")  # the agents are the node's own: it goes with them
