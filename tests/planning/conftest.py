@@ -3,6 +3,9 @@ from __future__ import annotations
 import pytest
 
 from gmd_ray.ray_utils.session import cluster_address
+from tests.generation.conftest import fresh
+
+__all__ = ["fresh"]
 
 
 @pytest.fixture(autouse=True)
