@@ -16,7 +16,6 @@ from gmd_ray.config import PoolConfig
 from gmd_ray.config.load import load_config, save_config
 from gmd_ray.errors import ConfigError
 from gmd_ray.generation import generate
-from gmd_ray.generation.attempt_log import AttemptLog, RemoteAttemptLog
 from gmd_ray.pairstore.totals import Totals
 from gmd_ray.ray_utils import ray_internals
 from gmd_ray.ray_utils.blocks_in_flight import BlocksInFlight
@@ -42,11 +41,6 @@ def test_the_rows_are_those_of_a_run_in_process(
                 assert value == expected[key][column], (key, column)
         assert row["score"] == pytest.approx(expected[key]["score"], abs=1e-5)
         assert (row["seconds_project"] is None) == (expected[key]["seconds_project"] is None)
-
-
-def test_both_logs_have_the_same_methods() -> None:
-    methods = {name for name in vars(AttemptLog) if not name.startswith("_")}
-    assert methods == {name for name in vars(RemoteAttemptLog) if not name.startswith("_")}
 
 
 def test_pools_that_leave_no_room_to_read_are_refused(fresh_on_ray: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from gmd_ray.generation.attempt_log import AttemptLog
 from gmd_ray.generation.fault_isolation import FaultIsolation, Row, to_table
-from tests.generation.test_fault_isolation import rows, whole
+from tests.generation.stages.test_fault_isolation import rows, whole
 
 
 @pytest.fixture
