@@ -10,23 +10,23 @@ from pathlib import Path
 from gmd_ray.config import Config
 from gmd_ray.destinations import why_unwritable
 from gmd_ray.images.sets.inventory import TARGET
+from gmd_ray.planning.data_sets import DataSet
 from gmd_ray.planning.findings import Findings
-from gmd_ray.planning.looked import Looked
 
 _SQLITE = "sqlite:///"
 _KEPT = ("pairs", "pairs/rows", "finetune", "evaluation", "prompts", "mlartifacts")
-"""Folders of a run directory that an earlier run, of somebody else perhaps, may have made."""
+"""Folders of a run directory that an earlier run, perhaps by another user, may have made."""
 _FILES = ("config.yaml", "mlflow.db", "report.html", "pairs/settings.json", "pairs/manifest.json")
 _LEAST = 0.2
-"""What photos as PNG take of their raw pixels, at least: smooth ones come to a third, noisy ones to two thirds."""
+"""Lower bound of PNG bytes over raw bytes: smooth photos come to a third, noisy ones to two thirds."""
 _COPIES = 4
-"""Of the weights in a checkpoint: weights, two moments of the optimiser, the average."""
+"""Copies of the weights in a checkpoint: the weights, two moments of the optimizer, the moving average."""
 
 
 def check_places(found: Findings, cfg: Config) -> None:
-    """The run directory, what an earlier run left in it, and a tracking database that is a file.
+    """Check that the run directory, what an earlier run left in it, and a local tracking database can be written.
 
-    What lies behind a URL tells it with the first write.
+    Places behind a URL are not checked: their first write fails with a message of its own.
     """
     if "://" not in cfg.out:
         if why := why_unwritable(cfg.out, folder=True):
@@ -44,14 +44,17 @@ def check_places(found: Findings, cfg: Config) -> None:
 
 
 def check_disk(
-    found: Findings, cfg: Config, looked: Mapping[str, Looked], scale: int | None, stages: Collection[str]
+    found: Findings, cfg: Config, sets: Mapping[str, DataSet], scale: int | None, stages: Collection[str]
 ) -> None:
-    """An error where not even the least that is expected fits; a warning where the most does not."""
+    """Compare the free disk with the least and the most that a run may write.
+
+    Too little for the least is an error, too little for the most a warning.
+    """
     if "://" in cfg.out:
         return
     low, high = 0.0, 0.0
-    if "generate" in stages and TARGET in looked:
-        pairs = _pairs(cfg, looked[TARGET], scale or 1)
+    if "generate" in stages and TARGET in sets:
+        pairs = _pairs(cfg, sets[TARGET], scale or 1)
         written = _size(Path(cfg.out, "pairs", "rows"))
         low, high = max(0.0, _LEAST * pairs - written), max(0.0, pairs - written)
     if not {"finetune", "pretrain"}.isdisjoint(stages):
@@ -67,8 +70,8 @@ def check_disk(
         found.fact("disk", "out", told)
 
 
-def _pairs(cfg: Config, target: Looked, scale: int) -> float:
-    """Bytes of the pair store with its images uncompressed, at 8 bits."""
+def _pairs(cfg: Config, target: DataSet, scale: int) -> float:
+    """Bytes of the pair store if its images were stored as raw 8-bit RGB."""
     assert target.lq is not None
     pixels = sum(header.size[0] * header.size[1] for header in target.lq.headers if header.size is not None)
     kept = 2 if cfg.generation.keep_restored else 1
@@ -76,7 +79,7 @@ def _pairs(cfg: Config, target: Looked, scale: int) -> float:
 
 
 def _checkpoints(cfg: Config, stages: Collection[str]) -> float:
-    """Bytes of the checkpoints that are kept, and of one that is being written, of every fine-tune not yet finished."""
+    """Bytes of the checkpoints of every unfinished fine-tune: those it keeps, and the one being written."""
     student = _size(Path(cfg.student.path)) if cfg.student.path else 0
     names = ["pretrained"] if "pretrain" in stages else ["adapted", *cfg.controls]
     todo = [name for name in names if not Path(cfg.out, "finetune", name, "finetuned.json").is_file()]
@@ -90,7 +93,7 @@ def _size(path: Path) -> int:
 
 
 def _nearest(path: str) -> Path:
-    """The nearest folder of a path that is there."""
+    """The nearest parent folder that exists."""
     place = Path(os.path.abspath(path))
     while not place.is_dir():
         place = place.parent

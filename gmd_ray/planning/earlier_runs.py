@@ -1,4 +1,4 @@
-"""Settings that the pair store or a fine-tune of `out` was made with, and now refuses."""
+"""Settings that an existing pair store or fine-tune below `out` does not accept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_store(found: Findings, cfg: Config) -> None:
-    """Hold the settings against those that the rows of `<out>/pairs` were made with; a store that is not there is new.
+    """Compare the settings with those that the rows of `<out>/pairs` were made with.
 
     A student, or a scorer's directory, that lies elsewhere than before, or changed, is loaded and compared with the one
     behind the rows. Teachers and the scorers of pyiqa are larger, and compared by the run. So is a store at which
@@ -61,7 +61,7 @@ def _refuse_other_scorer(found: Findings, cfg: Config, store: PairStore) -> None
 
 
 def check_finetunes(found: Findings, cfg: Config, *, generated: bool) -> None:
-    """Hold the settings of each fine-tune of the run against those that it was begun or finished with.
+    """Compare the settings of each fine-tune with those that it was started with.
 
     Args:
         generated: Stage 2 comes by itself, so that the pair store has to be finished; else the run makes it first.
@@ -79,7 +79,7 @@ def check_finetunes(found: Findings, cfg: Config, *, generated: bool) -> None:
 
 
 def check_pretraining(found: Findings, cfg: Config) -> None:
-    """The same for `pretrain`."""
+    """Compare the settings of `pretrain` with those that it was started with."""
     from gmd_ray.training import refuse_begun_pretraining
 
     with found.errors_of("settings", "out"):

@@ -25,33 +25,33 @@ class Side:
     """One folder of images as a set takes them: the photos, or one half of the pairs."""
 
     key: str
-    """The setting that names it."""
+    """The setting that names the folder."""
     place: str
     files: tuple[ImageFile, ...]
     headers: tuple[Header, ...]
 
 
 @dataclass(frozen=True)
-class Looked:
-    """One data set, looked at."""
+class DataSet:
+    """One data set with the headers of its files."""
 
     listed: Listed
     lq: Side | None
-    """None where it is made from `hq`."""
+    """The low-quality side; None if it is made from `hq` on the fly."""
     hq: Side | None
-    """None where nothing clean is known."""
+    """The clean side; None if there is none."""
 
     @property
     def sides(self) -> list[Side]:
         return [side for side in (self.hq, self.lq) if side is not None]
 
 
-def look(found: Findings, cfg: Config, stages: Sequence[str]) -> dict[str, Looked]:
+def read_data_sets(found: Findings, cfg: Config, stages: Sequence[str]) -> dict[str, DataSet]:
     """List every set of the settings that these stages read, and read the headers of its files.
 
-    A set that cannot be listed is an error, and the others are looked at nonetheless.
+    A set that cannot be listed becomes an error; the other sets are still read.
     """
-    looked: dict[str, Looked] = {}
+    sets: dict[str, DataSet] = {}
     wanted = {role for stage in stages for role in _READ_BY[stage]}
     if cfg.training.validate_every and not wanted.isdisjoint((SOURCE, TRUTH)):
         wanted.add(SOURCE_TEST)
@@ -64,8 +64,8 @@ def look(found: Findings, cfg: Config, stages: Sequence[str]) -> dict[str, Looke
                 found.sets.append(listed)
                 found.fact("data", "", str(listed))
                 if role in wanted:
-                    looked[role] = _look(cfg, listed)
-    return looked
+                    sets[role] = _read_headers(cfg, listed)
+    return sets
 
 
 _KEYS = {
@@ -78,15 +78,15 @@ _KEYS = {
 """Role -> settings that name the clean and the low-quality side."""
 
 
-def _look(cfg: Config, listed: Listed) -> Looked:
+def _read_headers(cfg: Config, listed: Listed) -> DataSet:
     hq_key, lq_key = _KEYS[listed.role]
     if listed.photos:
         limit = cfg.target.max_pixels if listed.role == TARGET else None
-        return Looked(listed, _side(lq_key, str(listed.lq), listed.photos, limit), None)
+        return DataSet(listed, _side(lq_key, str(listed.lq), listed.photos, limit), None)
     clean = tuple(_file(pair.id, pair.hq) for pair in listed.pairs)
     degraded = tuple(_file(pair.id, pair.lq) for pair in listed.pairs if pair.lq is not None)
     lq = _side(lq_key, str(listed.lq), degraded) if degraded else None
-    return Looked(listed, lq, _side(hq_key, str(listed.hq), clean))
+    return DataSet(listed, lq, _side(hq_key, str(listed.hq), clean))
 
 
 def _file(key: str, uri: str) -> ImageFile:
