@@ -15,6 +15,9 @@ from gmd_ray.config.load import load_config
 from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.quality import known_metrics
 from gmd_ray.ray_utils.session import cluster_address
+from tests.generation.conftest import finished, fresh, world
+
+__all__ = ["finished", "fresh", "world"]
 
 _WEIGHTS = Path(gmd_ray.__file__).parent / "demo" / "weights"
 STUDENT, TEACHER, SCORER = str(_WEIGHTS / "student.safetensors"), str(_WEIGHTS / "teacher"), str(_WEIGHTS / "scorer")
