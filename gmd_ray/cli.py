@@ -130,7 +130,14 @@ def _parser() -> tuple[Parser, Collection[str]]:
         "pretrain", verbs.pretrain, "train a student on the source pairs, anew or from a checkpoint", parents=[settings]
     )
     verb("evaluate", verbs.evaluate, "measure baseline and adapted student, write table and report", parents=[settings])
-    verb("config", verbs.print_config, "print the resolved settings and stop", parents=[settings])
+    config = verb("config", verbs.print_config, "print the resolved settings and stop", parents=[settings])
+    config.add_argument(
+        "--explain",
+        nargs="?",
+        const="",
+        metavar="KEY",
+        help="print every setting, or a section or a single one, with its description, range and default",
+    )
     export = verb("export", verbs.export, "write the accepted pairs for other tools", parents=[settings])
     export.add_argument("--to", required=True, metavar="DIR", help="destination folder or URL")
     export.add_argument("--layout", choices=["parquet", "folders"], default="folders")

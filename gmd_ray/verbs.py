@@ -7,10 +7,12 @@ import logging
 from pathlib import Path
 
 from gmd_ray.config import Config
+from gmd_ray.config.explain import explain
 from gmd_ray.config.load import check_out, config_text, load_config, require, resolved
 from gmd_ray.config.places import below
 from gmd_ray.config.secrets import redact
 from gmd_ray.destinations import writing
+from gmd_ray.errors import ConfigError
 from gmd_ray.ready import ANYWHERE
 from gmd_ray.terminal import say, show
 
@@ -149,6 +151,11 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def print_config(args: argparse.Namespace) -> int:
+    if args.explain is not None:
+        if args.settings or "=" in args.explain:
+            raise ConfigError("config --explain prints the defaults; leave out --explain to print these settings")
+        print(explain(args.explain), end="")
+        return 0
     print(config_text(_load(args)), end="")
     return 0
 

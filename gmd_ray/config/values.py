@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from gmd_ray.config.sections.setting import types_of
 from gmd_ray.errors import ConfigError, nearest
 
 _SHOWN = 80
@@ -161,6 +162,16 @@ def convert(value: Any, hint: Any, key: str, *, literal: bool = False) -> Any:
     return _scalar(value, kind, key, literal)
 
 
+def refusal(where: str, refused: Refused) -> ConfigError:
+    """The error line of a refused value: the source, then the key and the value unless the source shows them."""
+    if refused.unknown:
+        return ConfigError(f"{where}: {refused.why}")
+    if where.startswith(f"{refused.key}="):
+        return ConfigError(f"{where}: {refused.key} {refused.why}")
+    value = "" if refused.value is None else f"={shown(refused.value)}"
+    return ConfigError(f"{where}: {refused.key}{value} {refused.why}")
+
+
 def is_reference(text: str) -> bool:
     """Whether `${...}` in it has its meaning: no odd number of backslashes stands before it."""
     return any(len(found[1]) % 2 == 0 for found in _OPENING.finditer(text))
@@ -222,7 +233,7 @@ def _plain(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
         kinds = args if origin is tuple and len(args) == len(node.value) else (args[0],) * len(node.value)
         return [_plain(loader, item, kinds[i], f"{key}[{i}]") for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode) and (origin is dict or dataclasses.is_dataclass(kind)):
-        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        hints = types_of(kind) if dataclasses.is_dataclass(kind) else {}
         rest = args[1] if args else Any
         found = entries(loader, node)
         return {name: _plain(loader, item, hints.get(name, rest), f"{key}.{name}") for name, item in found.items()}
@@ -232,7 +243,7 @@ def _plain(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
 def _record(value: Any, schema: type, key: str, literal: bool) -> Any:
     if not isinstance(value, dict):
         raise Refused(key, f"must be a mapping of {', '.join(item.name for item in dataclasses.fields(schema))}", value)
-    hints = typing.get_type_hints(schema)
+    hints = types_of(schema)
     for name in value:
         if name not in hints:
             raise Refused(f"{key}.{name}", unknown_field(str(name), f"{key}.", schema), unknown=True)
