@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def validate(
     check_tiles("teacher", cfg.teacher.tile, cfg.teacher.tile_overlap)
     _check_teacher(cfg.teacher)
     _check_training(cfg)
-    check_controls(cfg)
+    check_controls(cfg, cfg.controls)
+    check_validation(cfg)
     check_test_sets(cfg)
     _check_students(cfg)
     if known_metrics is not None:
@@ -76,27 +77,38 @@ def check_tiles(section: str, tile: int, overlap: int | None) -> None:
         raise ConfigError(f"{section}.tile_overlap={overlap}: must be less than {section}.tile={tile}")
 
 
-def check_controls(cfg: Config) -> None:
-    """Check that the fine-tunes in `controls` have the images they need.
+def check_controls(cfg: Config, names: Iterable[str]) -> None:
+    """Check that fine-tunes have the images they need.
+
+    Args:
+        names: the fine-tunes; those that are no controls need nothing here.
 
     Raises:
         ConfigError: naming what to set.
     """
-    if "supervised" in cfg.controls and not cfg.training.supervised_hq:
+    if "supervised" in names and not cfg.training.supervised_hq:
         raise ConfigError("controls: supervised needs the target's ground truth; set training.supervised_hq")
-    if "median" in cfg.controls and not cfg.generation.keep_restored:
+    if "median" in names and not cfg.generation.keep_restored:
         raise ConfigError("controls: median filters the `restored` images; set generation.keep_restored=true")
 
 
+def check_validation(cfg: Config) -> None:
+    """Check that the validations of the fine-tune have images.
+
+    Raises:
+        ConfigError: naming what to set.
+    """
+    if cfg.training.validate_every and not cfg.evaluation.source_hq:
+        raise ConfigError("training.validate_every: set evaluation.source_hq, the held-out source images")
+
+
 def check_test_sets(cfg: Config) -> None:
-    """Check that each test set, and the validation of the fine-tune, has both of its sides.
+    """Check that each test set has both of its sides.
 
     Raises:
         ConfigError: naming what to set.
     """
     e = cfg.evaluation
-    if cfg.training.validate_every and not e.source_hq:
-        raise ConfigError("training.validate_every: set evaluation.source_hq, the held-out source images")
     if e.target_hq and not e.target_lq:
         raise ConfigError("evaluation.target_hq: set evaluation.target_lq too")
     if e.source_lq and not e.source_hq:
