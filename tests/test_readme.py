@@ -13,9 +13,9 @@ import pytest
 
 from gmd_ray.cli import parse
 from gmd_ray.config import Config
-from gmd_ray.config.limits import NEEDED
+from gmd_ray.config.keys import flatten
 from gmd_ray.config.load import load_config, require
-from gmd_ray.config.rules import flatten
+from gmd_ray.config.requirements import NEEDED
 from gmd_ray.errors import ConfigError
 from gmd_ray.verbs import folders as folder_verbs
 
@@ -25,9 +25,9 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = ("gmd-ray", "make", "ray", "python", "mlflow", "pip")
 
 FRAGMENTS = {
-    "scorer.fidelity_bound=28": r"a bound on what\? set scorer.fidelity too",
+    "scorer.fidelity_bound=28": "needs a metric; set scorer.fidelity",
     "training.min_workers=2": "more than training.num_workers=1",
-    "training.export=best": r"by what\? set training.validate_every too",
+    "training.export=best": "set training.validate_every too",
     "training.validate_every=1000 evaluation.source_hq=...": "set evaluation.source_lq, or source.degradation",
     "controls=[source_only,median,supervised]": "set training.supervised_hq",
 }

@@ -8,6 +8,7 @@ import os
 import ray
 
 from gmd_ray.config import Config, PoolConfig
+from gmd_ray.config.validate import check_pool
 from gmd_ray.errors import ConfigError
 from gmd_ray.ray_utils.autoscaling import can_grow as _can_grow
 from gmd_ray.ray_utils.autoscaling import started_here
@@ -37,10 +38,7 @@ def check_capacity(cfg: Config) -> list[str]:
     missing = []
     pools = {"student": cfg.student.pool, "teacher": cfg.teacher.pool, "scorer": cfg.scorer.pool}
     for name, pool in pools.items():
-        if not 1 <= pool.min <= pool.max:
-            raise ConfigError(f"{name}.pool: min={pool.min}, max={pool.max}: 1 <= min <= max")
-        if pool.batch_size < 1:
-            raise ConfigError(f"{name}.pool.batch_size={pool.batch_size}: at least 1")
+        check_pool(f"{name}.pool", pool)
     here = {"CPU": read_cpus(cfg.student.pool) + TASK_CPUS}
     has = ray.cluster_resources()
     for kind in dict.fromkeys(kind for pool in pools.values() for kind in reserved(pool)):

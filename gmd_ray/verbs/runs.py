@@ -6,7 +6,9 @@ import argparse
 import logging
 from pathlib import Path
 
+from gmd_ray.config.explain import explain
 from gmd_ray.config.load import config_text, resolved
+from gmd_ray.errors import ConfigError
 from gmd_ray.terminal import say, show
 from gmd_ray.verbs.arguments import Verbs, count
 from gmd_ray.verbs.settings import load_settings
@@ -32,7 +34,9 @@ def register(verbs: Verbs) -> None:
     verbs.add("pretrain", run_pretrain, text, [settings])
     text = "measure the baseline and the adapted student, write table and report"
     verbs.add("evaluate", run_evaluate, text, [settings])
-    verbs.add("config", run_config, "print the resolved settings and stop", [settings])
+    config = verbs.add("config", run_config, "print the resolved settings and stop", [settings])
+    text = "print every setting, or a section or a single one, with its description, range and default"
+    config.add_argument("--explain", nargs="?", const="", metavar="KEY", help=text)
 
 
 def run_adapt(args: argparse.Namespace) -> int:
@@ -147,5 +151,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def run_config(args: argparse.Namespace) -> int:
+    if args.explain is not None:
+        if args.settings or "=" in args.explain:
+            raise ConfigError("config --explain prints the defaults; leave out --explain to print these settings")
+        print(explain(args.explain), end="")
+        return 0
     print(config_text(load_settings(args)), end="")
     return 0

@@ -244,7 +244,7 @@ def test_a_checkpoint_that_does_not_load_is_one_line_of_ours(
     [
         ({"metrics": ["pnsr"]}, "did you mean 'psnr'"),
         ({"metrics": []}, "evaluation.metrics is empty"),
-        ({"target_lq": None}, "evaluation.target_hq is set without"),
+        ({"target_lq": None}, "evaluation.target_hq: set evaluation.target_lq too"),
         ({"target_lq": None, "target_hq": None, "source_hq": None, "source_lq": None}, "nothing to evaluate on"),
         ({"source_lq": None}, "source.degradation"),
     ],

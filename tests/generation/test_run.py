@@ -175,7 +175,7 @@ def test_pools_that_leave_no_room_to_read_are_refused(fresh: World) -> None:
     with pytest.raises(ConfigError, match=r"need 1 lamps \(student 1 x 1, teacher 1 x 0, scorer 1 x 0\), .* has 0"):
         generate(fresh.cfg, models=fresh.models())
     fresh.cfg.student.pool = PoolConfig(min=3, max=2)
-    with pytest.raises(ConfigError, match=r"student\.pool: min=3, max=2"):
+    with pytest.raises(ConfigError, match=r"student\.pool\.min=3: more than student\.pool\.max=2"):
         generate(fresh.cfg, models=fresh.models())
 
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from gmd_ray.cli import main
-from gmd_ray.config import Config, limits
+from gmd_ray.config import Config
+from gmd_ray.config.keys import PUBLISHED, flatten
 from gmd_ray.config.load import load_config
-from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.sets.inventory import Listed
@@ -206,7 +206,7 @@ def test_the_experiments(
     assert f"@{root}: " in refused()
 
     values = dict(flatten(load_config(args[1:])))
-    fill_sets(root, {values[key].partition("@")[0] for key in limits.SETS if values[key]}, content)
+    fill_sets(root, {values[key].partition("@")[0] for key in PUBLISHED if values[key]}, content)
     assert main(args) == 0
     printed = capsys.readouterr().out
     rows = {line.split("  ")[0] for line in printed.splitlines()}

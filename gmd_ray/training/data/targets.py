@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.config.validate import check_controls
+from gmd_ray.errors import DataError
 from gmd_ray.images.listing import read_file
 from gmd_ray.images.sets.pairs import list_truths
 from gmd_ray.pairstore.schema import FidelityBound, accepted, fidelity_bound, rows_dataset
@@ -52,8 +52,7 @@ def target_plan(cfg: Config, name: str) -> TargetPlan:
         raise DataError(f"{url}: no finished pair store here (manifest.json is written last); run generate") from error
     except ValueError as error:
         raise DataError(f"{url}/manifest.json: damaged ({error}); run generate again") from error
-    if median and not cfg.generation.keep_restored:
-        raise ConfigError("the median control filters the `restored` images: set generation.keep_restored=true")
+    check_controls(cfg, [name])
     higher = bool(manifest.get("higher_is_better", True))
     threshold = cfg.scorer.threshold
     columns = ["id", "score", "teacher", "student", "scorer", "digest"]
@@ -76,16 +75,12 @@ def target_plan(cfg: Config, name: str) -> TargetPlan:
         )
     ids = tuple(row["id"] for row in view)
     found = digest(json.dumps(_told(row), sort_keys=True) for row in view)
-    truths = _truths(cfg.training.supervised_hq, ids) if name == "supervised" else ()
+    truths: tuple[str, ...] = ()
+    if name == "supervised":
+        truths = tuple(list_truths(str(cfg.training.supervised_hq), ids, "training.supervised_hq"))
     return TargetPlan(url, threshold, higher, median, strangers, ids, found, bound, truths)
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
     """A row without the digest of its photo where a store is older than that: its fine-tunes are, too."""
     return row if row["digest"] is not None else {key: value for key, value in row.items() if key != "digest"}
-
-
-def _truths(folder: str | None, ids: Sequence[str]) -> tuple[str, ...]:
-    if folder is None:
-        raise ConfigError("the supervised control needs the target's ground truth: set training.supervised_hq")
-    return tuple(list_truths(folder, ids, "training.supervised_hq"))
