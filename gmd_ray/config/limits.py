@@ -122,6 +122,7 @@ PATHS = (
     "evaluation.source_hq",
     "evaluation.source_lq",
     "evaluation.pairs_hq",
+    "evaluation.weights_dir",
 )
 """Local paths that must exist; `teacher.path` may be a hub id instead, see `rules`."""
 

@@ -60,7 +60,7 @@ class ScorerConfig:
     path: str | None = None
     """Directory of a NIMA-form scorer (config.json, model.safetensors), used instead of `metric`."""
     weights: str | None = None
-    """Local weights of `metric`, where the metric's cache must not be used."""
+    """Weight file of `metric`, or a directory that `gmd-ray fetch --to` wrote; null takes torch's hub directory."""
     threshold: float = 4.2
     """tau (paper); a pair is accepted at `score >= threshold`, or `<=` where lower is better."""
     tiles: int = 0
@@ -73,6 +73,6 @@ class ScorerConfig:
     """A pair is accepted only with a fidelity at the bound or on its better side (psnr, ssim: above; lpips, dists:
     below). None stores the value and asks for nothing."""
     fidelity_weights: str | None = None
-    """Local weights of `fidelity`, where the metric's cache must not be used."""
+    """The same for `fidelity`; null takes the directory of `weights`, where that is one."""
     device: str = "auto"
     pool: PoolConfig = field(default_factory=PoolConfig)

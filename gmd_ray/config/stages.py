@@ -145,6 +145,9 @@ class EvaluationConfig:
     metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim", "lpips", "nima", "niqe", "brisque"])
     weights: dict[str, str] = field(default_factory=dict)
     """Local weight file of a metric by name."""
+    weights_dir: str | None = None
+    """Directory that `gmd-ray fetch --to` wrote, for every metric without a file of its own; null takes torch's hub
+    directory."""
     crop_border: int = 0
     """Pixels cut from each side before full-reference metrics."""
     device: str = "auto"
