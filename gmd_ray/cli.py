@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CHECKED = ("adapt", "generate", "finetune", "pretrain", "evaluate", "plan")
 """Verbs that have a preflight."""
-PRINTING = ("ls", "config", "status", "verify", "gate", "plan", "check")
+PRINTING = ("ls", "fetch", "config", "status", "verify", "gate", "plan", "check")
 """Verbs that print when all else is done."""
 
 
@@ -203,6 +203,9 @@ def _parser() -> tuple[Parser, Collection[str]]:
     sheet.add_argument("--count", type=_count, default=6, metavar="N", help="pairs of each kind, 6 by default")
     sheet.add_argument("--to", metavar="FILE", help="the page; default: sheet.html in DIR")
 
+    fetch = verb("fetch", verbs.fetch, "download the weight files of metrics, ahead of a run without internet access")
+    fetch.add_argument("metrics", nargs="+", metavar="METRIC", help="as `gmd-ray ls metrics` names them")
+    fetch.add_argument("--to", metavar="DIR", help="weights directory; default: torch's hub directory")
     listing = verb("ls", verbs.list_names, "list what can be named in the settings")
     listing.add_argument("what", choices=["metrics", "presets", "degradations", "sets"])
     demo = verb("demo", verbs.demo, "make the toy world's models")

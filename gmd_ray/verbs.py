@@ -245,6 +245,14 @@ def encode_prompts(args: argparse.Namespace) -> int:
     return 0
 
 
+def fetch(args: argparse.Namespace) -> int:
+    from gmd_ray.quality.fetch import fetch
+
+    for path in fetch(args.metrics, args.to):
+        say(str(path))
+    return 0
+
+
 def list_names(args: argparse.Namespace) -> int:
     from gmd_ray.catalogues import table
 
