@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Imports that take a tenth of a second stand inside functions, where `main` already handles Ctrl-C.
 
 DESCRIPTION = "Adapt an image restorer to real photos: gmd-ray VERB [preset=NAME] [key=value ...]"
-PRINTING = ("ls", "config", "status", "verify", "gate", "plan", "check")
+PRINTING = ("ls", "fetch", "config", "status", "verify", "gate", "plan", "check")
 """Verbs whose printing is the last thing they do, so that a closed pipe costs nothing."""
 
 

@@ -33,12 +33,16 @@ def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) ->
 
     Raises:
         RefusedError: everything that stands in the way, a line each.
+        FetchError: a weight file of the scorer that is missing and cannot be downloaded.
     """
     from gmd_ray.planning import Preflight
+    from gmd_ray.planning.models import fetch_weights
 
     flight = Preflight(cfg, verb, joins=joins_cluster(cfg), probes=probes)
     found = flight.run()
     found.refuse()
+    if verb != "plan" or probes:
+        fetch_weights(flight.weights)
     settle(cfg)
     if flight.undrawn:
         found = flight.after_drawing()

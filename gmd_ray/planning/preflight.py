@@ -14,7 +14,7 @@ from gmd_ray.planning.findings import ERROR, WARNING, Findings
 from gmd_ray.planning.gates import check_gates, check_metrics
 from gmd_ray.planning.images import check_images
 from gmd_ray.planning.machine import check_machine, describe_fleet
-from gmd_ray.planning.models import check_teacher, check_weights, find_scale
+from gmd_ray.planning.models import WeightCheck, check_teacher, check_weights, find_scale
 from gmd_ray.planning.overlap import check_overlap
 from gmd_ray.planning.places import check_disk, check_places
 
@@ -48,7 +48,9 @@ class Preflight:
         self._joins, self._probes = joins, probes
         self._here = not joins and (verb != "plan" or probes)
         self._scale: int | None = None
-        self._lacking: set[str] = set()
+        self._unmeasured: frozenset[str] = frozenset()
+        self.weights = WeightCheck(frozenset(), ())
+        """The weight files that `ready` fetches once nothing stands in the way."""
 
     def run(self, found: Findings | None = None) -> Findings:
         """Run every check except those of images that are still to be drawn; findings are added to `found`."""
@@ -82,8 +84,8 @@ class Preflight:
             self._scale = find_scale(found, cfg, joins=self._joins)
         if self.verb == "plan" and cfg.plan.scale is not None:
             self._scale = cfg.plan.scale
-        lacking = check_weights(found, cfg, stages, here=self._here)
-        self._lacking = lacking if self._here else set()
+        self.weights = check_weights(found, cfg, stages, here=self._here)
+        self._unmeasured = self.weights.unmeasured if self._here else frozenset()
         if self.verb == "plan" or any(finding.code == "place" for finding in found.lines):
             return
         if "generate" in stages:
@@ -99,7 +101,7 @@ class Preflight:
         check_images(found, cfg, sets, self._scale)
         check_overlap(found, cfg, sets, generates="generate" in stages, evaluates="evaluate" in stages)
         if "evaluate" in stages:
-            valueless = check_metrics(found, cfg, sets, self._scale, self._lacking)
+            valueless = check_metrics(found, cfg, sets, self._scale, self._unmeasured)
             if self.verb in ("adapt", "plan"):
                 check_gates(found, cfg, valueless)
         if TARGET in sets and (photos := sets[TARGET].lq) is not None:

@@ -1,4 +1,4 @@
-"""Verbs that make models or their inputs: untrained students, prompt embeddings, the models of the demo."""
+"""Verbs that make or fetch models and their inputs: students, prompt embeddings, metric weights, demo models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gmd_ray.verbs.settings import load_settings
 
 
 def register(verbs: Verbs) -> None:
-    """Add new-student, encode-prompts and demo."""
+    """Add new-student, encode-prompts, fetch and demo."""
     text = "make an untrained latent diffusion student, for pretraining"
     new = verbs.add("new-student", run_new_student, text)
     new.add_argument("preset", help="ldm-1.3b or ldm-tiny")
@@ -25,6 +25,10 @@ def register(verbs: Verbs) -> None:
     encode = verbs.add("encode-prompts", run_encode_prompts, text, [verbs.settings])
     encode.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="another prompt; may be repeated")
     encode.add_argument("--to", metavar="DIR", help="destination folder or URL; default <out>/prompts")
+    text = "download the weight files of metrics, ahead of a run without internet access"
+    fetch = verbs.add("fetch", run_fetch, text)
+    fetch.add_argument("metrics", nargs="+", metavar="METRIC", help="as `gmd-ray ls metrics` names them")
+    fetch.add_argument("--to", metavar="DIR", help="weights directory; default: torch's hub directory")
     demo = verbs.add("demo", run_demo, "train the models of the toy world")
     demo.add_argument("action", choices=["train-models"])
     demo.add_argument("--to", required=True, metavar="DIR", help="where teacher/, student.safetensors and scorer/ go")
@@ -53,6 +57,14 @@ def run_encode_prompts(args: argparse.Namespace) -> int:
         say(f"{cfg.teacher.path}: the table beside the weights has every prompt; nothing to encode")
     else:
         say(f"teacher.prompt_embeddings={found.prompt_embeddings}")
+    return 0
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    from gmd_ray.quality.fetch import fetch
+
+    for path in fetch(args.metrics, args.to):
+        say(str(path))
     return 0
 
 

@@ -39,6 +39,12 @@ class EvaluationConfig:
         unique=True,
     )
     weights: dict[str, str] = setting({}, "Local weight files of metrics, by the name of the metric.", path=True)
+    weights_dir: str | None = setting(
+        None,
+        "Directory that `gmd-ray fetch --to` wrote, for every metric without a file of its own; null takes torch's hub "
+        "directory.",
+        path=True,
+    )
     crop_border: int = setting(0, "Number of pixels cut from each side before full-reference metrics.", ge=0)
     device: str = device_setting()
     pool: PoolConfig = section(PoolConfig)

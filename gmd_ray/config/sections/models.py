@@ -87,7 +87,9 @@ class ScorerConfig:
         None, "Directory of a NIMA-form scorer (config.json, model.safetensors), used instead of `metric`.", path=True
     )
     weights: str | None = setting(
-        None, "Local weights of `metric`, if the cache of the metric must not be used.", path=True
+        None,
+        "Weight file of `metric`, or a directory that `gmd-ray fetch --to` wrote; null takes torch's hub directory.",
+        path=True,
     )
     threshold: float = setting(
         4.2,
@@ -114,7 +116,10 @@ class ScorerConfig:
         gt=float("-inf"),
     )
     fidelity_weights: str | None = setting(
-        None, "Local weights of `fidelity`, if the cache of the metric must not be used.", path=True
+        None,
+        "Weight file of `fidelity`, or a directory as for `weights`; null takes the directory of `weights`, if that is "
+        "one.",
+        path=True,
     )
     device: str = device_setting()
     pool: PoolConfig = section(PoolConfig)

@@ -1,4 +1,4 @@
-"""Scoring by tiles, and the second opinion."""
+"""Scores over tiles, and a score with a fidelity beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.quality import Scorer, load_scorer
-from gmd_ray.quality.gate import TiledScorer
+from gmd_ray.quality.composed_scorers import TiledScorer
 from gmd_ray.quality.nima import NimaScorer
 
 
@@ -94,5 +94,5 @@ def test_what_cannot_be_measured_says_so(path: str) -> None:
     scorer = load_scorer(ScorerConfig(path=path, fidelity="ssim"))
     with pytest.raises(DataError, match="SSIM needs at least 11x11"):
         scorer.fidelity(images(1, 3, 8, 8), images(1, 3, 8, 8))  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"scorer.fidelity_weights=w: psnr has none"):
+    with pytest.raises(ConfigError, match=r"scorer.fidelity_weights=w: psnr is a formula"):
         load_scorer(ScorerConfig(path=path, fidelity="psnr", fidelity_weights="w"))
