@@ -29,10 +29,12 @@ def presets() -> list[tuple[str, str]]:
 def degradations() -> list[tuple[str, str]]:
     """Name -> the fields in which it differs from its chain's defaults."""
     from gmd_ray.images.degradations import PRESETS, Degradation
+    from gmd_ray.images.second_order import SecondOrder
 
+    chains: dict[type, str] = {Degradation: "one round", SecondOrder: "Real-ESRGAN's two rounds"}
     rows = []
     for name, preset in PRESETS.items():
-        chain = "one round" if isinstance(preset, Degradation) else "Real-ESRGAN's two rounds"
+        chain = chains.get(type(preset), type(preset).__name__)
         default = type(preset)()
         changed = [
             f"{field.name}={_value(getattr(preset, field.name))}"
