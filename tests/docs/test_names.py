@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from functools import cache
@@ -14,7 +15,6 @@ import yaml
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
-from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError
 from gmd_ray.images.degradations import PRESETS
 from gmd_ray.quality import known_metrics
@@ -37,12 +37,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return programs(tmp_path_factory.mktemp("programs"))
 
 
+def flatten(section: object, head: str = "") -> dict[str, object]:
+    """Dotted key -> value of every setting and every section."""
+    found: dict[str, object] = {}
+    for item in dataclasses.fields(section):  # type: ignore[arg-type]
+        value = getattr(section, item.name)
+        found[f"{head}{item.name}"] = value
+        if dataclasses.is_dataclass(value):
+            found |= flatten(value, f"{head}{item.name}.")
+    return found
+
+
 @cache
-def names() -> set[str]:
-    """Settings and sections."""
-    leaves = {key for key, _ in flatten(Config())}
-    parts = (key.split(".") for key in leaves)
-    return {".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
+def names() -> dict[str, object]:
+    return flatten(Config())
 
 
 @cache
@@ -59,7 +67,7 @@ def unknown_settings(document: Document) -> list[str]:
         key = span.removesuffix("=")
         if not re.fullmatch(r"[a-z_]+(\.\w+)+", key) or key.split(".")[0] not in names() or pending(key):
             continue
-        entry = key.rpartition(".")[0] in {name for name, value in flatten(Config()) if isinstance(value, dict)}
+        entry = isinstance(names().get(key.rpartition(".")[0]), dict)
         if key not in names() and not entry and not key.endswith((".json", ".yaml", ".parquet", ".py")):
             found.append(key)
     return found

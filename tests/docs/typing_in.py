@@ -14,11 +14,12 @@ from pathlib import Path
 from gmd_ray import folder_verbs
 from gmd_ray.cli import parse
 from gmd_ray.config import Config
-from gmd_ray.config.limits import NEEDED
 from gmd_ray.config.load import load_config, require
 from gmd_ray.images.degradations import make_degradation
 from tests.docs.reading import ROOT, pending
 
+RUNS = ("adapt", "encode-prompts", "evaluate", "finetune", "generate", "plan", "pretrain")
+"""Verbs that need some settings: a document shows them with all of these, or with `...`."""
 COMMANDS = ("gmd-ray", "make", "ray", "python", "mlflow", "pip", "uv", "bash", "pytest")
 
 
@@ -62,7 +63,7 @@ def accept(words: list[str]) -> Config | None:
         return None
     given = folder_verbs.restore_settings(args) if args.verb == "restore" else args.settings
     cfg = load_config(given, check_paths=False)
-    if args.verb in NEEDED and "..." not in words and given:
+    if args.verb in RUNS and "..." not in words and given:
         require(cfg, args.verb)
     return cfg
 
