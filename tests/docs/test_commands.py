@@ -98,6 +98,13 @@ def test_the_verbs_and_options_are_those_of_the_parser() -> None:
     assert "--prset" not in options()
 
 
+def test_the_table_of_commands_has_every_verb_and_no_other() -> None:
+    (quickstart,) = [document for document in DOCUMENTS if document.name == "docs/quickstart.md"]
+    cells = re.findall(r"^\| (`[^|]*) \|", quickstart.sections()["Commands"], re.MULTILINE)
+    spans = [span.removeprefix("gmd-ray ") for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
+    assert sorted(span.split()[0] for span in spans if not pending(span)) == sorted(verbs())
+
+
 def named_options(document: Document) -> set[str]:
     return {re.split(r"[= ]", span)[0] for span in document.spans() if span.startswith("--")}
 

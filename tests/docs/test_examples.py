@@ -15,7 +15,12 @@ import pytest
 import torch
 
 from gmd_ray.cli import main
+from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
+from gmd_ray.generation import Models
+from gmd_ray.generation.books import close_books
+from gmd_ray.generation.manifest import make_manifest
+from gmd_ray.generation.resume import claim
 from gmd_ray.generation.store import PairStore
 from gmd_ray.images import degradations
 from gmd_ray.images.degradations import sample_rng
@@ -161,13 +166,12 @@ def keys_of(section: str) -> set[str]:
     return {key.strip(" `") for line in lines for key in line.split("|")[1].split(",")}
 
 
-def test_the_keys_of_the_page_are_those_of_the_documents() -> None:
-    from gmd_ray.config import Config
-    from gmd_ray.generation.books import close_books
-    from gmd_ray.generation.manifest import make_manifest
-
-    store = PairStore("memory://keys/pairs")
+def test_the_keys_of_the_page_are_those_of_the_documents(tmp_path: Path) -> None:
+    store = PairStore(str(tmp_path / "pairs"))
+    claim(store, Config(), [], Models())
+    assert keys_of("settings.json") == set(store.read("settings.json"))
     fill(store, [ROWS])
+    store.refresh()
     rows, inputs = store.index(), [str(row["id"]) for row in ROWS]
     totals = close_books(rows, inputs, resumed=0, threshold=4.2, higher_is_better=True, seconds=1.0)
     manifest = make_manifest(Config(), store, totals, {"scorer": {"higher_is_better": True}}, rows, inputs)
