@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.errors import ConfigError
-from tests.docs.reading import DOCUMENTS, Document, pending
+from tests.docs.reading import DOCUMENTS, Document, pending, sample
 from tests.docs.typing_in import COMMANDS, accept, help_of, options, programs, run, typed, verbs
 
 OTHERS_OPTIONS = {"--working-dir", "--runtime-env-json", "--dashboard-host", "--metrics-export-port"}
@@ -95,7 +95,7 @@ def test_the_verbs_and_options_are_those_of_the_parser() -> None:
     assert {"--retry-failed", "--deep", "--html", "--version"} <= options()
     assert "--retry-failed" in help_of("generate")
     assert not help_of("adopt")
-    assert "--prset" not in options()
+    assert named_options(sample("`--deep`, `--prset demo` and `--html=x`")) - options() == {"--prset"}
 
 
 def test_the_table_of_commands_has_every_verb_and_no_other() -> None:

@@ -136,7 +136,7 @@ def broken_links(document: Document) -> list[str]:
 
 def without_source(document: Document) -> list[str]:
     """Sections with figures that name no command or test which makes them."""
-    source = re.compile(r"(python -m (tests|gmd_ray)\.|\bmake \w|bash tests/|tests/[\w/]+\.py)")
+    source = re.compile(r"(python -m (tests|gmd_ray)\.|\bmake \w|python jobs/|bash tests/|tests/[\w/]+\.py)")
     return [
         title for title, text in document.sections().items() if re.search(r"\d[.,]\d", text) and not source.search(text)
     ]
