@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import check_out, require, resolved
+from gmd_ray.ray_utils.session import ray_session
 from gmd_ray.ready import ready
-from gmd_ray.session import ray_session
 
 log = logging.getLogger("gmd_ray")
 
@@ -41,7 +41,7 @@ def adapt(cfg: Config) -> Adapted:
     ready(cfg, "adapt", save=False)
 
     # Seconds of imports: what is missing is told first.
-    from gmd_ray.evaluation import evaluate, write_report
+    from gmd_ray.evaluation import evaluate, markdown, write_report
     from gmd_ray.generation import generate
     from gmd_ray.tracking import Decision, TrackingError, promote, register, start_run
     from gmd_ray.training import finetune
@@ -76,7 +76,7 @@ def adapt(cfg: Config) -> Adapted:
             raise failure
         return Adapted(
             student=students["adapted"],
-            table=evaluation.table(),
+            table=markdown(evaluation),
             report=str(report),
             version=version,
             promoted=decision.promoted,

@@ -98,8 +98,9 @@ def _as_setting(rest: Sequence[str], argv: Sequence[str]) -> str:
 
 def _parser() -> tuple[Parser, Collection[str]]:
     """The parser, and the names of the verbs."""
-    from gmd_ray import folder_verbs, verbs
     from gmd_ray.terminal import Parser
+    from gmd_ray.verbs import engines as verbs
+    from gmd_ray.verbs import folders as folder_verbs
 
     parser = Parser(prog="gmd-ray", description=__doc__)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import check_out, require, save_config
-from gmd_ray.session import cluster_address
+from gmd_ray.ray_utils.session import cluster_address
 
 if TYPE_CHECKING:
-    from gmd_ray.images.inventory import Listed
+    from gmd_ray.images.sets.inventory import Listed
     from gmd_ray.planning import Findings
 
 ANYWHERE = ("generate", "plan", "encode-prompts")

@@ -24,3 +24,13 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(
         c if c in keep or unicodedata.category(c) not in _UNSAFE else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def one_line(error: BaseException, limit: int = 500) -> str:
+    """The message of an exception on one line, never empty, and fit for a terminal and a Parquet file."""
+    try:
+        text = printable(" ".join(str(error).split()))
+    except Exception:  # noqa: BLE001 -- of an exception class of somebody else
+        text = ""
+    text = text or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -79,8 +79,12 @@ def test_a_word_that_is_nearly_right_gets_a_hint(
 
 def test_failed_rows_are_tried_again_by_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("gmd_ray.verbs.require", lambda cfg, verb: seen.append((verb, cfg.generation.retry_failed)))
-    monkeypatch.setattr("gmd_ray.verbs.check_out", lambda cfg, files: (_ for _ in ()).throw(ConfigError("enough")))
+    monkeypatch.setattr(
+        "gmd_ray.verbs.engines.require", lambda cfg, verb: seen.append((verb, cfg.generation.retry_failed))
+    )
+    monkeypatch.setattr(
+        "gmd_ray.verbs.engines.check_out", lambda cfg, files: (_ for _ in ()).throw(ConfigError("enough"))
+    )
     for verb in ("adapt", "generate"):
         assert main([verb, "--retry-failed"]) == main([verb]) == 2
     assert seen == [("adapt", True), ("adapt", False), ("generate", True), ("generate", False)]
@@ -97,7 +101,7 @@ def test_another_pipe_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     def broken(args: object) -> int:
         raise BrokenPipeError("a worker is gone")
 
-    monkeypatch.setattr("gmd_ray.verbs.plan", broken)
+    monkeypatch.setattr("gmd_ray.verbs.engines.plan", broken)
     with pytest.raises(BrokenPipeError):
         main(["plan"])
 
@@ -205,7 +209,7 @@ def test_where_there_is_no_store(verb: str, capsys: pytest.CaptureFixture[str], 
 
 
 def test_export_honours_the_second_opinion(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from gmd_ray.generation.store import PairStore
+    from gmd_ray.pairstore.store import PairStore
     from tests.generation.shelf import fill, finish, ok_row
 
     store = PairStore(str(tmp_path / "run" / "pairs"))

@@ -92,11 +92,11 @@ def test_an_error_of_the_work_itself_is_one_line_too(tmp_path: Path) -> None:
 def test_every_verb_that_writes_somewhere(
     args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gmd_ray.generation.store import PairStore
+    from gmd_ray.pairstore.store import PairStore
     from tests.generation.shelf import fill, finish, ok_row
     from tests.planning.world import TEACHER, picture
 
-    monkeypatch.setattr("gmd_ray.session.ray_session", lambda cfg: pytest.fail("Ray was started first"))
+    monkeypatch.setattr("gmd_ray.ray_utils.session.ray_session", lambda cfg: pytest.fail("Ray was started first"))
     store = PairStore(str(tmp_path / "run" / "pairs"))
     rows = [ok_row(f"{i}.png", 6.0) for i in range(2)]
     fill(store, [rows])

@@ -123,7 +123,7 @@ main(["ls", "metrics"])
 
 
 def test_names_of_files_forge_no_line_of_a_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from gmd_ray.generation.store import PairStore
+    from gmd_ray.pairstore.store import PairStore
     from tests.generation.shelf import fill, finish, ok_row
 
     store = PairStore(str(tmp_path / "run\x1b[2J" / "pairs"))

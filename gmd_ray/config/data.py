@@ -25,7 +25,7 @@ class SourceConfig:
     lq_template: str = "{}"
     """Relative stem of the LQ file for an HQ stem, e.g. `{}x4`."""
     degradation: str | None = None
-    """Preset of `gmd_ray.images.degradations`, used where `lq` is not given."""
+    """Preset of `gmd_ray.images.degradation.degradations`, used where `lq` is not given."""
     degradation_args: dict[str, Any] = field(default_factory=dict)
     """Single fields of that preset to replace."""
     gray: bool = False

@@ -12,8 +12,8 @@ import numpy as np
 
 from gmd_ray.demo import world
 from gmd_ray.errors import DataError
-from gmd_ray.images.degradations import Degradation, sample_rng
-from gmd_ray.images.encode import encode_png
+from gmd_ray.images.degradation.degradations import Degradation, sample_rng
+from gmd_ray.images.files.encode import encode_png
 
 log = logging.getLogger("gmd_ray")
 

@@ -18,8 +18,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gmd_ray.demo import world
-from gmd_ray.images.degradations import sample_rng
-from gmd_ray.teachers.latents import SpaceToDepthCodec, image_ids, pack
+from gmd_ray.images.degradation.degradations import sample_rng
+from gmd_ray.teachers.flux.latents import SpaceToDepthCodec, image_ids, pack
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel

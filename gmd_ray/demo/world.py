@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gmd_ray.images.degradations import Degradation, sample_rng
+from gmd_ray.images.degradation.degradations import Degradation, sample_rng
 
 SIZE = 64
 _SUPERSAMPLE = 2

@@ -20,13 +20,13 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, GmdError, nearest
 from gmd_ray.evaluation.items import Item, held_out_items, taught, taught_students
 from gmd_ray.evaluation.judge import ADAPTED, FAILURE, REFERENCE, SCHEMA, Judge
-from gmd_ray.evaluation.results import PICTURES, ROWS, WHOLE_SET, Cost, Evaluation
+from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, WHOLE_SET, Cost, Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
-from gmd_ray.evaluation.table import NO_TRUTH
-from gmd_ray.generation.pools import actor_pool
+from gmd_ray.evaluation.table import save_table
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.quality import compare_sets, known_metrics
+from gmd_ray.ray_utils.pools import actor_pool
 
 log = logging.getLogger("gmd_ray.evaluation")
 
@@ -63,6 +63,7 @@ def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = 
         cfg = with_prompts(cfg)
     evaluation = collect(cfg, students, items, _stream(cfg, students, items, measured))
     evaluation.save(cfg.out)
+    save_table(evaluation, cfg.out)
     recorder.metrics(_means(evaluation))
     for name in ("table.md", "metrics.parquet"):
         recorder.artifact(f"{cfg.out}/evaluation/{name}", "evaluation")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gmd_ray.generation.files import get, put
 from gmd_ray.images.listing import open_filesystem
+from gmd_ray.storage import get, put
 
 
 def read_bytes(url: str) -> bytes | None:

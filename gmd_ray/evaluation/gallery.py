@@ -15,10 +15,10 @@ from gmd_ray.evaluation.judge import ADAPTED, PICTURE_SIDE, centre
 from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import PairStore, shown_pairs
 from gmd_ray.evaluation.table import BASELINE
-from gmd_ray.images.decode import decode_image
-from gmd_ray.images.encode import decode_png, encode_png
+from gmd_ray.images.files.decode import decode_image
+from gmd_ray.images.files.encode import decode_png, encode_png
 from gmd_ray.images.listing import list_folder, read_file
-from gmd_ray.images.pairs import pairing_stem
+from gmd_ray.images.sets.pairs import pairing_stem
 
 NAMES = {"lq": "LQ input", BASELINE: "restored (baseline)", "pseudo_target": "pseudo-target", "hq": "ground truth"}
 SHOWN = ("lq", "restored", "pseudo_target")

@@ -6,7 +6,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.evaluation import svg
-from gmd_ray.generation.gate import PAPER_PASS_RATES, PAPER_THRESHOLD, GateView
+from gmd_ray.pairstore.thresholds import PAPER_PASS_RATES, PAPER_THRESHOLD, GateView
 
 POINTS = 101
 """Of the yield curve."""

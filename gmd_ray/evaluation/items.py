@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.listing import list_images
-from gmd_ray.images.pairs import list_pairs
+from gmd_ray.images.sets.pairs import list_pairs
 
 T = TypeVar("T")
 

@@ -18,13 +18,12 @@ from gmd_ray.config import Config
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import ConfigError, GmdError
 from gmd_ray.evaluation.items import Item, taught, taught_students
-from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
-from gmd_ray.evaluation.table import NO_TRUTH
-from gmd_ray.images.decode import decode_image
-from gmd_ray.images.degradations import make_degradation
-from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE
+from gmd_ray.images.degradation.degradations import make_degradation
+from gmd_ray.images.files.decode import decode_image
+from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.images.listing import read_file
-from gmd_ray.images.pairs import PairFile, load_pair
+from gmd_ray.images.sets.pairs import PairFile, load_pair
 from gmd_ray.quality import MetricUnavailable, load_metric, load_set_metric
 from gmd_ray.quality.protocol import Metric, SetMetric
 from gmd_ray.students import load_student

@@ -20,12 +20,11 @@ from gmd_ray.evaluation import svg
 from gmd_ray.evaluation.files import read_bytes, write_bytes
 from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
 from gmd_ray.evaluation.judge import ADAPTED
-from gmd_ray.evaluation.results import Difference, Evaluation
+from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, PairStore, open_store
 from gmd_ray.evaluation.table import (
     BASELINE,
     COST_COLUMNS,
-    NO_TRUTH,
     change,
     columns,
     cost_cells,

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation.files import read_bytes, write_bytes
-from gmd_ray.evaluation.table import NO_TRUTH, markdown
+
+NO_TRUTH = "needs ground truth, which this test set lacks"
+"""`error` in rows of a full-reference metric on images without a reference."""
 
 ROWS = pa.schema(
     [
@@ -187,12 +189,8 @@ class Evaluation:
     def _pictures(self) -> dict[tuple[str, str, str], bytes]:
         return {(row["dataset"], row["id"], row["name"]): row["png"] for row in self.pictures.to_pylist()}
 
-    def table(self) -> str:
-        """Markdown: for each test set a row of means for every student, and what was not measured and why."""
-        return markdown(self)
-
     def save(self, out: str) -> None:
-        """Write `metrics.parquet`, `pictures.parquet` and `table.md` below `<out>/evaluation`."""
+        """Write `metrics.parquet` and `pictures.parquet` below `<out>/evaluation`."""
         costs = {name: {key: asdict(cost) for key, cost in line.items()} for name, line in self.costs.items()}
         about = {
             "students": list(self.students),
@@ -205,8 +203,7 @@ class Evaluation:
         for name, table in (("metrics", rows), ("pictures", self.pictures)):
             sink = io.BytesIO()
             pq.write_table(table, sink)
-            write_bytes(f"{_folder(out)}/{name}.parquet", sink.getvalue())
-        write_bytes(f"{_folder(out)}/table.md", self.table().encode())
+            write_bytes(f"{evaluation_folder(out)}/{name}.parquet", sink.getvalue())
 
 
 def load_evaluation(out: str) -> Evaluation:
@@ -217,9 +214,9 @@ def load_evaluation(out: str) -> Evaluation:
     """
     tables = []
     for name in ("metrics", "pictures"):
-        data = read_bytes(f"{_folder(out)}/{name}.parquet")
+        data = read_bytes(f"{evaluation_folder(out)}/{name}.parquet")
         if data is None:
-            raise DataError(f"{_folder(out)}/{name}.parquet: no such file; evaluate this run first")
+            raise DataError(f"{evaluation_folder(out)}/{name}.parquet: no such file; evaluate this run first")
         tables.append(pq.read_table(io.BytesIO(data)))
     rows, pictures = tables
     about = json.loads((rows.schema.metadata or {})[b"gmd_ray"])
@@ -235,5 +232,6 @@ def load_evaluation(out: str) -> Evaluation:
     )
 
 
-def _folder(out: str) -> str:
+def evaluation_folder(out: str) -> str:
+    """The directory that an evaluation of the run at `out` is written to."""
     return f"{out.rstrip('/')}/evaluation"

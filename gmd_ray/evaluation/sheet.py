@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.evaluation.gallery import Row, pair_row
-from gmd_ray.generation import manifest, settings
-from gmd_ray.generation.gate import read_gate
-from gmd_ray.generation.store import PairStore, damage_told
-from gmd_ray.images.records import accepted, rows_dataset
+from gmd_ray.pairstore import manifest
+from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore.schema import accepted, rows_dataset
+from gmd_ray.pairstore.store import PairStore, damage_told
+from gmd_ray.pairstore.thresholds import read_gate
 
 SHOWN = ("restored", "pseudo_target", "lq")
 

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from gmd_ray.config import Config
 from gmd_ray.evaluation.items import Item, spread
-from gmd_ray.generation import settings
-from gmd_ray.generation import store as generation_store
-from gmd_ray.generation.store import store_url
-from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound, rows_dataset
+from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import store as generation_store
+from gmd_ray.pairstore.schema import FidelityBound, accepted, fidelity_bound, rows_dataset
+from gmd_ray.pairstore.store import store_url
 
 FAILED_SHOWN = 50
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gmd_ray.evaluation.results import Difference, Evaluation
+from gmd_ray.evaluation.files import write_bytes
+from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation, evaluation_folder
 
 BASELINE = "baseline"
-NO_TRUTH = "needs ground truth, which this test set lacks"
-"""`error` in rows of a full-reference metric on images without a reference."""
 COST_COLUMNS = ["parameters", "s/image"]
 
 
@@ -78,6 +74,11 @@ def markdown(evaluation: Evaluation) -> str:
         lines += [f"In brackets: difference to {BASELINE} ± its standard error over images. ↑ higher is better.", ""]
     lines += [f"- {metric}: unavailable: {reason}" for metric, reason in evaluation.unavailable.items()]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def save_table(evaluation: Evaluation, out: str) -> None:
+    """Write the Markdown table to `<out>/evaluation/table.md`."""
+    write_bytes(f"{evaluation_folder(out)}/table.md", markdown(evaluation).encode())
 
 
 def _cell(evaluation: Evaluation, student: str, dataset: str, metric: str) -> str:

@@ -6,21 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gmd_ray.generation.books import Books
-    from gmd_ray.generation.export import export_pairs
-    from gmd_ray.generation.importing import Imported, import_images
     from gmd_ray.generation.run import generate
     from gmd_ray.generation.stream import Models
 
-__all__ = ["Books", "Imported", "Models", "export_pairs", "generate", "import_images"]
+__all__ = ["Models", "generate"]
 
 _HOMES = {
-    "Books": "books",
-    "Imported": "importing",
     "Models": "stream",
-    "export_pairs": "export",
     "generate": "run",
-    "import_images": "importing",
 }
 
 

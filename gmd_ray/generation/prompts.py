@@ -12,8 +12,8 @@ import torch
 from gmd_ray.config import Config, TeacherConfig
 from gmd_ray.config.places import below
 from gmd_ray.errors import GmdError
-from gmd_ray.generation.cluster import answer_of
-from gmd_ray.generation.files import absolute, located
+from gmd_ray.ray_utils.remote_errors import answer_of
+from gmd_ray.storage import absolute, located
 from gmd_ray.teachers import encode_prompts, find_prompts
 
 log = logging.getLogger("gmd_ray.generation")

@@ -18,8 +18,8 @@ from ray.exceptions import RayError
 from gmd_ray.errors import ReplicaLostError
 from gmd_ray.generation.ledger import Begun
 from gmd_ray.generation.watchdog import Bound, Watchdog
-from gmd_ray.images.records import PAIR_SCHEMA
-from gmd_ray.text import printable
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
+from gmd_ray.text import one_line
 
 UNBOUNDED = Bound()
 Row = dict[str, Any]
@@ -162,16 +162,6 @@ class Quarantine:
 def fail(row: Row, stage: str, kind: str, message: str) -> None:
     """Mark a row failed, with the reason on one line."""
     row.update(status="failed", error_stage=stage, error_type=kind, error=message)
-
-
-def one_line(error: BaseException, limit: int = 500) -> str:
-    """The message of an exception on one line, never empty, and fit for a terminal and a Parquet file."""
-    try:
-        text = printable(" ".join(str(error).split()))
-    except Exception:  # noqa: BLE001 -- of an exception class of somebody else
-        text = ""
-    text = text or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def to_table(rows: list[Row]) -> pa.Table:

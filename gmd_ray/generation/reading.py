@@ -7,13 +7,13 @@ from functools import partial
 import pyarrow as pa
 import ray
 
-from gmd_ray.generation.files import patiently
 from gmd_ray.generation.quarantine import UNBOUNDED, Quarantine, Row, one_by_one, to_table
 from gmd_ray.generation.watchdog import Bound
 from gmd_ray.hashing import content_digest
-from gmd_ray.images.decode import decode_8bit
-from gmd_ray.images.encode import encode_png
+from gmd_ray.images.files.decode import decode_8bit
+from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.listing import read_file
+from gmd_ray.storage import patiently
 
 
 def read_images(

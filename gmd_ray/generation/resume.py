@@ -15,21 +15,22 @@ from ray.exceptions import RayError
 
 from gmd_ray.config import Config, StudentConfig
 from gmd_ray.errors import DataError, GmdError, ModelError, ResumeMismatchError
-from gmd_ray.generation import settings
-from gmd_ray.generation.books import stranger_ids
-from gmd_ray.generation.cluster import answer_of, check_capacity
-from gmd_ray.generation.pools import actor_resources
-from gmd_ray.generation.quarantine import one_line
-from gmd_ray.generation.settings import Facts
 from gmd_ray.generation.stages import facts_of
-from gmd_ray.generation.store import PairStore
 from gmd_ray.generation.stream import Models, model_configs
 from gmd_ray.hashing import content_digest
-from gmd_ray.images.decode import decode_image
-from gmd_ray.images.encode import decode_png
+from gmd_ray.images.files.decode import decode_image
+from gmd_ray.images.files.encode import decode_png
 from gmd_ray.images.listing import ImageFile, read_file
-from gmd_ray.images.records import rows_dataset
+from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore.run_settings import Facts
+from gmd_ray.pairstore.schema import rows_dataset
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.pairstore.totals import stranger_ids
+from gmd_ray.ray_utils.capacity import check_capacity
+from gmd_ray.ray_utils.pools import actor_resources
+from gmd_ray.ray_utils.remote_errors import answer_of
 from gmd_ray.students import Student, load_student
+from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
 

@@ -18,27 +18,29 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import config_text, save_config
 from gmd_ray.config.places import below
 from gmd_ray.errors import GmdError
-from gmd_ray.generation import manifest, settings, suspects
-from gmd_ray.generation.books import Books, close_books
-from gmd_ray.generation.changes import changed_photos
-from gmd_ray.generation.cluster import check_capacity
-from gmd_ray.generation.files import patiently, put
-from gmd_ray.generation.history import RunClock
+from gmd_ray.generation import suspects
 from gmd_ray.generation.ledger import open_ledger
-from gmd_ray.generation.lock import StoreLock
 from gmd_ray.generation.outputs import STRAY_SHARE
 from gmd_ray.generation.prompts import with_prompts
-from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.resume import claim, complete, known_facts, refuse_other_settings, remember
-from gmd_ray.generation.settings import Facts, higher_is_better
-from gmd_ray.generation.stopping import StopRequest
-from gmd_ray.generation.store import PairStore, store_url
 from gmd_ray.generation.stream import Models, build_stream, run_stream
 from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
-from gmd_ray.images.records import FidelityBound, accepted, fidelity_bound
+from gmd_ray.pairstore import manifest
+from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore.audit.changes import changed_photos
+from gmd_ray.pairstore.history import RunClock
+from gmd_ray.pairstore.lock import StoreLock
+from gmd_ray.pairstore.run_settings import Facts, higher_is_better
+from gmd_ray.pairstore.schema import FidelityBound, accepted, fidelity_bound
+from gmd_ray.pairstore.store import PairStore, store_url
+from gmd_ray.pairstore.totals import Books, close_books
 from gmd_ray.progress import NullRecorder, Progress, Recorder
+from gmd_ray.ray_utils.capacity import check_capacity
+from gmd_ray.ray_utils.shutdown import StopRequest
+from gmd_ray.storage import patiently, put
 from gmd_ray.teachers import load_teacher
+from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
 

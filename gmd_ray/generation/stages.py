@@ -17,10 +17,11 @@ import torch
 from gmd_ray.errors import GmdError, ModelError, ReplicaLostError, ResumeMismatchError
 from gmd_ray.generation.ledger import START
 from gmd_ray.generation.outputs import images_of, scores_of
-from gmd_ray.generation.quarantine import UNBOUNDED, Quarantine, Row, batches_by_size, fail, one_line, to_table
+from gmd_ray.generation.quarantine import UNBOUNDED, Quarantine, Row, batches_by_size, fail, to_table
 from gmd_ray.generation.watchdog import Bound
-from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.images.padding import pad_to_multiple
+from gmd_ray.text import one_line
 
 IO_THREADS = 2
 """Of an actor, for PNGs; they mostly run while the model has the accelerator."""

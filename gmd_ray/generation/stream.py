@@ -17,20 +17,21 @@ from ray.exceptions import RayError, RayTaskError
 from gmd_ray.config import Config, PoolConfig, ScorerConfig, StudentConfig, TeacherConfig
 from gmd_ray.config.secrets import known
 from gmd_ray.errors import GmdError
-from gmd_ray.generation.cluster import TASK_CPUS, let_go_of_dead_runs, limit_blocks_in_flight, read_cpus
-from gmd_ray.generation.files import located
 from gmd_ray.generation.ledger import START, AtWork
-from gmd_ray.generation.pools import GROW_AT, actor_pool
-from gmd_ray.generation.quarantine import one_line
 from gmd_ray.generation.reading import read_images
 from gmd_ray.generation.stages import Project, Replica, Restore, Score
 from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.generation.writer import write_rows
 from gmd_ray.images.listing import ImageFile
-from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.quality import Scorer, load_scorer
+from gmd_ray.ray_utils.capacity import TASK_CPUS, read_cpus
+from gmd_ray.ray_utils.pools import GROW_AT, actor_pool
+from gmd_ray.ray_utils.ray_internals import let_go_of_dead_runs, limit_blocks_in_flight
+from gmd_ray.storage import located
 from gmd_ray.students import Student, load_student
 from gmd_ray.teachers import Teacher, load_teacher
+from gmd_ray.text import one_line
 
 STALLED = 0.5
 """Of the time without a finished block, for which an image must have been at work to be suspected of the stall."""

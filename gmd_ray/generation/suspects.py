@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, replace
 
 from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
-from gmd_ray.generation import settings
 from gmd_ray.generation.ledger import Begun, Evidence
-from gmd_ray.generation.quarantine import one_line
-from gmd_ray.generation.store import PairStore
 from gmd_ray.images.listing import ImageFile
+from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
 

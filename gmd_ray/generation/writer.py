@@ -9,12 +9,12 @@ import ray
 
 from gmd_ray.config.secrets import redact, remember
 from gmd_ray.errors import GmdError
-from gmd_ray.generation.files import patiently
-from gmd_ray.generation.lock import StoreLostError, held, lock_path
-from gmd_ray.generation.parts import write_part
-from gmd_ray.generation.quarantine import one_line
-from gmd_ray.generation.store import PairStore
-from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.pairstore.lock import StoreLostError, held, lock_path
+from gmd_ray.pairstore.parts import write_part
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.storage import patiently
+from gmd_ray.text import one_line
 
 SUMMARY = ["id", "status", "score", "fidelity", "seconds_restore", "seconds_project", "seconds_score"]
 

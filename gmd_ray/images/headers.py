@@ -16,12 +16,12 @@ from typing import BinaryIO, Literal
 import pyarrow as pa
 
 from gmd_ray.errors import DataError
-from gmd_ray.images import opening
-from gmd_ray.images.decode import decode_image
-from gmd_ray.images.formats import refusal_by_name
+from gmd_ray.images.files import opening
+from gmd_ray.images.files.decode import decode_image
+from gmd_ray.images.files.formats import refusal_by_name
+from gmd_ray.images.files.opening import one_line, open_header
 from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
-from gmd_ray.images.opening import one_line, open_header
 from gmd_ray.images.sizes import upright
 
 LOOKED_AT = 64

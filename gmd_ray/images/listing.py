@@ -16,10 +16,10 @@ from pyarrow import fs
 
 from gmd_ray.errors import ConfigError, DataError, GmdError, StorageError
 from gmd_ray.images import lmdb_store
-from gmd_ray.images.formats import DECODED as DECODED
-from gmd_ray.images.formats import EXTENSIONS as EXTENSIONS
-from gmd_ray.images.formats import NOT_DECODED as NOT_DECODED
-from gmd_ray.images.formats import refusal_by_name
+from gmd_ray.images.files.formats import DECODED as DECODED
+from gmd_ray.images.files.formats import EXTENSIONS as EXTENSIONS
+from gmd_ray.images.files.formats import NOT_DECODED as NOT_DECODED
+from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.layouts import PublishedSet, parse_set
 from gmd_ray.images.walking import FoundFile, repeated, walk
 from gmd_ray.text import printable

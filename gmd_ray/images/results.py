@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from gmd_ray.errors import ConfigError
-from gmd_ray.images.photo import FORMATS, LARGEST_SIDE
+from gmd_ray.images.files.photo import FORMATS, LARGEST_SIDE
 from gmd_ray.images.safe_paths import safe_relative
 from gmd_ray.text import printable
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
+from gmd_ray.images.files.opening import opened_bytes
 from gmd_ray.images.listing import ImageFile, read_file
-from gmd_ray.images.opening import opened_bytes
 from gmd_ray.planning.findings import Findings, some
 from gmd_ray.planning.looked import Side
 

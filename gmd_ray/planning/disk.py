@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gmd_ray.config import Config
-from gmd_ray.images.inventory import TARGET
+from gmd_ray.images.sets.inventory import TARGET
 from gmd_ray.planning.findings import Findings
 from gmd_ray.planning.looked import Looked
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from gmd_ray.config import Config
 from gmd_ray.images.headers import Header, read_headers, settle_doubts
-from gmd_ray.images.inventory import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST, TRUTH, Listed, data_sets
 from gmd_ray.images.listing import ImageFile
+from gmd_ray.images.sets.inventory import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST, TRUTH, Listed, data_sets
 from gmd_ray.planning.findings import Findings
 
 _READ_BY = {

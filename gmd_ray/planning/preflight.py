@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from gmd_ray.config import Config
-from gmd_ray.images.inventory import TARGET
+from gmd_ray.images.sets.inventory import TARGET
 from gmd_ray.planning.bursts import check_bursts
 from gmd_ray.planning.disk import check_disk
 from gmd_ray.planning.findings import ERROR, WARNING, Findings

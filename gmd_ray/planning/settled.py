@@ -12,7 +12,7 @@ from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.planning.findings import Findings
 
 if TYPE_CHECKING:
-    from gmd_ray.generation.store import PairStore
+    from gmd_ray.pairstore.store import PairStore
 
 
 def check_store(found: Findings, cfg: Config) -> None:
@@ -25,7 +25,7 @@ def check_store(found: Findings, cfg: Config) -> None:
     if "://" not in cfg.out and not os.path.isdir(cfg.out):
         return
     from gmd_ray.generation.resume import refuse_other_settings, refuse_other_student
-    from gmd_ray.generation.store import PairStore, store_url
+    from gmd_ray.pairstore.store import PairStore, store_url
 
     with found.errors_of("settings", "out"):
         store = PairStore(store_url(cfg.out))
@@ -39,8 +39,8 @@ def check_store(found: Findings, cfg: Config) -> None:
 
 
 def _refuse_other_scorer(found: Findings, cfg: Config, store: PairStore) -> None:
-    from gmd_ray.generation import settings
     from gmd_ray.generation.resume import known_facts
+    from gmd_ray.pairstore import run_settings as settings
     from gmd_ray.quality import load_scorer
 
     if cfg.scorer.path is None:

@@ -66,7 +66,7 @@ def _load(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Student:
     if cfg.factory is not None:
         return _made_by_factory(cfg, loss)
     if Path(cfg.path).is_dir():
-        from gmd_ray.students.latent_student import load_latent
+        from gmd_ray.students.latent.student import load_latent
 
         latent = load_latent(cfg)
         refuse_not_finite(latent.module, f"student {cfg.path}")

@@ -19,7 +19,7 @@ def student_scale(cfg: StudentConfig) -> int:
         ConfigError, ModelError: as `load_student`.
     """
     if cfg.path is not None and cfg.factory is None and Path(cfg.path).is_dir():
-        from gmd_ray.students.latent_student import read_index
+        from gmd_ray.students.latent.student import read_index
 
         return int(read_index(Path(cfg.path))["scale"])
     # Untiled: how far the network looks is measured where there are tiles.

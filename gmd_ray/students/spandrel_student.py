@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
-from gmd_ray.students.checkpoint_layout import Checkpoint, Layout, map_keys, read_checkpoint
+from gmd_ray.students.checkpoints.layout import Checkpoint, Layout, map_keys, read_checkpoint
 from gmd_ray.students.common import say_once
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.rgb_network import RgbNetwork

@@ -11,7 +11,7 @@ from gmd_ray.teachers.prompts import encode_prompts, find_prompts
 from gmd_ray.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
-    from gmd_ray.teachers.estimate import TeacherEstimate
+    from gmd_ray.teachers.cost.estimate import TeacherEstimate
 
 __all__ = ["Teacher", "encode_prompts", "estimate_teacher", "find_prompts", "load_teacher", "missing_parts"]
 
@@ -23,7 +23,7 @@ def estimate_teacher(cfg: TeacherConfig) -> TeacherEstimate:
         ModelError: a directory without config files, or of another model.
         ConfigError: settings that the model cannot meet, or a method (DDIM, a plugin) that there is no cost model for.
     """
-    from gmd_ray.teachers.estimate import TeacherEstimate
+    from gmd_ray.teachers.cost.estimate import TeacherEstimate
 
     return TeacherEstimate(cfg)
 
@@ -37,7 +37,7 @@ def load_teacher(cfg: TeacherConfig) -> Teacher:
         ReplicaLostError: a rank that died while it loaded its share.
     """
     if cfg.gpus_per_replica > 1:
-        from gmd_ray.teachers.sharded import ShardedTeacher
+        from gmd_ray.teachers.multi_gpu.teacher import ShardedTeacher
 
         return ShardedTeacher(cfg)
     return load_rank(cfg)
@@ -63,17 +63,17 @@ def _load(cfg: TeacherConfig) -> Teacher:
 
         return load_plugin(cfg)
     if cfg.method == "sdedit":
-        from gmd_ray.teachers.sdedit import SDEditTeacher
+        from gmd_ray.teachers.flux.sdedit import SDEditTeacher
 
         return SDEditTeacher(cfg)
     if cfg.method == "kontext":
-        from gmd_ray.teachers.kontext import KontextTeacher
+        from gmd_ray.teachers.flux.kontext import KontextTeacher
 
         return KontextTeacher(cfg)
     if cfg.method == "ddim" or has_unet(model_directory(cfg.path)):
         from gmd_ray.teachers.ddim import DDIMTeacher
 
         return DDIMTeacher(cfg)
-    from gmd_ray.teachers.flux import FluxTeacher
+    from gmd_ray.teachers.flux.teacher import FluxTeacher
 
     return FluxTeacher(cfg)

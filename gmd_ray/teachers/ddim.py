@@ -20,7 +20,7 @@ from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.directory import choose_device, choose_dtype, model_directory, read_json
 from gmd_ray.teachers.fingerprint import digest, weights_digest
-from gmd_ray.teachers.latents import load_codec
+from gmd_ray.teachers.flux.latents import load_codec
 from gmd_ray.teachers.prompts import load_prompts
 from gmd_ray.teachers.text_encoders import Prompt
 

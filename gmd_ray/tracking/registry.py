@@ -17,7 +17,7 @@ import gmd_ray
 from gmd_ray.config import Config
 from gmd_ray.config.places import below
 from gmd_ray.images.listing import open_filesystem
-from gmd_ray.images.records import rows_dataset
+from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.progress import NullRecorder
 from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
 from gmd_ray.tracking.gates import CANDIDATE, Verdict, judge, read_champion

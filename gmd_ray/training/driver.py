@@ -157,7 +157,7 @@ def _set_environment(plan: Plan) -> None:
 
 def _train(config: dict[str, Any]) -> Any:
     """The workers' loop, imported in the worker: torch and a student's libraries take seconds."""
-    from gmd_ray.training.loop import train
+    from gmd_ray.training.worker.loop import train
 
     return train(config)
 

@@ -14,9 +14,9 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import digested_values
 from gmd_ray.errors import ConfigError, nearest
-from gmd_ray.images.pairs import PairFile, list_pairs
+from gmd_ray.images.sets.pairs import PairFile, list_pairs
+from gmd_ray.training.data.targets import TargetPlan, target_plan
 from gmd_ray.training.documents import digest, digest_of_files, digest_of_path
-from gmd_ray.training.targets import TargetPlan, target_plan
 
 CURVE = "curve.jsonl"
 """In a fine-tune's directory: see `gmd_ray.training.curve`."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gmd_ray.autoscaling import can_grow
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError
+from gmd_ray.ray_utils.autoscaling import can_grow
 
 
 def resources_wanted(cfg: Config) -> dict[str, float]:

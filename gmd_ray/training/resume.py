@@ -7,8 +7,8 @@ from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ResumeMismatchError
-from gmd_ray.training import sources
 from gmd_ray.training.checkpoints import has_checkpoints
+from gmd_ray.training.data import sources
 from gmd_ray.training.documents import read_json, write_json
 from gmd_ray.training.plan import CURVE, DONE, SETTINGS, Plan, finetuned_path, make_plan
 

@@ -12,7 +12,7 @@ import time
 import cv2
 import numpy as np
 
-from gmd_ray.images.degradations import PRESETS, sample_rng
+from gmd_ray.images.degradation.degradations import PRESETS, sample_rng
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from gmd_ray.config.load import load_config
 from gmd_ray.evaluation import evaluate
-from gmd_ray.session import ray_session
+from gmd_ray.ray_utils.session import ray_session
 from gmd_ray.training import finetune
 
 REFERENCES = ("baseline", "source_only", "median")

@@ -15,10 +15,10 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
 from torch.nn import functional as F
 
-from gmd_ray.teachers.flux import FluxTeacher
-from gmd_ray.teachers.latents import image_ids, pack, unpack
-from gmd_ray.teachers.ode import time_grid
-from gmd_ray.teachers.projection import Prompt
+from gmd_ray.teachers.flux.latents import image_ids, pack, unpack
+from gmd_ray.teachers.flux.projection import Prompt
+from gmd_ray.teachers.flux.sampler import time_grid
+from gmd_ray.teachers.flux.teacher import FluxTeacher
 
 
 @dataclass

@@ -34,8 +34,8 @@ import torch
 from gmd_ray.config import PoolConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.generation import Models, generate
-from gmd_ray.images.decode import decode_image
-from gmd_ray.images.encode import decode_png, encode_png, to_tensor
+from gmd_ray.images.files.decode import decode_image
+from gmd_ray.images.files.encode import decode_png, encode_png, to_tensor
 from gmd_ray.teachers import load_teacher
 from tests.benchmarks.timed import Calls, TimedTeacherSpec
 from tests.generation.world import World, write_photo

@@ -2,8 +2,8 @@
 
 On one GPU, without Ray: FLUX.1-dev at full size with random weights, made on the GPU and never written, projected by
 `FluxTeacher.project` and by the eager loop of `eager_projection.py`. Without a GPU: a model as deep and 96 times as
-narrow, by the same code. Prints a table of images/s, TFLOP/s (counted by gmd_ray.teachers.cost) against the matmul
-ceiling measured in the same run, peak memory, and the two paths' ratio and greatest difference in pixels.
+narrow, by the same code. Prints a table of images/s, TFLOP/s (counted by gmd_ray.teachers.cost.flops) against the
+matmul ceiling measured in the same run, peak memory, and the two paths' ratio and greatest difference in pixels.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from safetensors.torch import save_file
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
-from gmd_ray.teachers.attention import InjectingFlux
-from gmd_ray.teachers.cost import projection_cost
-from gmd_ray.teachers.dimensions import FluxDimensions, Injection
-from gmd_ray.teachers.flux import FluxTeacher
-from gmd_ray.teachers.memory import Budget
-from gmd_ray.teachers.teacher_cost import TeacherFiles, teacher_cost
+from gmd_ray.teachers.cost.dimensions import FluxDimensions, Injection
+from gmd_ray.teachers.cost.flops import projection_cost
+from gmd_ray.teachers.cost.memory import Budget
+from gmd_ray.teachers.cost.projections import TeacherFiles, teacher_cost
+from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.teacher import FluxTeacher
 from tests.benchmarks.eager_projection import project_eagerly, stock_model
 
 FLUX_DEV = {

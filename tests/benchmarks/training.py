@@ -25,15 +25,15 @@ import numpy as np
 import torch
 
 from gmd_ray.config import Config, SourceConfig, StudentConfig, TrainingConfig
-from gmd_ray.images.encode import encode_png
-from gmd_ray.images.pairs import list_pairs
-from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.images.files.encode import encode_png
+from gmd_ray.images.sets.pairs import list_pairs
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.students import load_student, new_student
-from gmd_ray.training.batches import Batch, Batches, Prefetcher
-from gmd_ray.training.data import SourcePairs, TargetPairs
-from gmd_ray.training.mixing import Mixture
-from gmd_ray.training.optim import make_optimizer
-from gmd_ray.training.targets import TargetPlan
+from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
+from gmd_ray.training.data.datasets import SourcePairs, TargetPairs
+from gmd_ray.training.data.mixing import Mixture
+from gmd_ray.training.data.targets import TargetPlan
+from gmd_ray.training.worker.optim import make_optimizer
 
 SWINIR_LIGHT = {
     "upscale": 2, "img_size": 64, "window_size": 8, "embed_dim": 60, "depths": [6, 6, 6, 6], "num_heads": [6, 6, 6, 6],

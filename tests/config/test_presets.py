@@ -14,10 +14,10 @@ from gmd_ray.config import Config, limits
 from gmd_ray.config.load import load_config, preset_names, require, resolved
 from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError, DataError
-from gmd_ray.images.degradations import make_degradation
-from gmd_ray.images.inventory import Listed, data_sets
+from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.listing import list_images
+from gmd_ray.images.sets.inventory import Listed, data_sets
 from tests.published import at_a_hundredth, fill
 
 FOLDER = Path(gmd_ray.config.__file__).parent / "presets"

@@ -16,7 +16,7 @@ from gmd_ray.config import Config, secrets
 from gmd_ray.config.load import config_text, load_config, resolved, save_config
 from gmd_ray.config.secrets import digested, is_redacted, known, learn, redact, remember
 from gmd_ray.errors import ConfigError
-from gmd_ray.generation import settings
+from gmd_ray.pairstore import run_settings as settings
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_store_knows_its_settings_again_without_their_secrets(
 
 def test_rows_hold_no_secrets() -> None:
     from gmd_ray.generation.writer import without_secrets
-    from gmd_ray.images.records import PAIR_SCHEMA
+    from gmd_ray.pairstore.schema import PAIR_SCHEMA
 
     uris = ["s3://me:hunter2@b/a.png?secret_key=hunter2", "/mnt/planted-folder/b.png", None]
     rows = [{"id": str(i), "uri": uri, "error": uri and f"{uri}: torn"} for i, uri in enumerate(uris)]

@@ -14,7 +14,7 @@ import yaml
 from gmd_ray.config.load import config_text, load_config, save_config
 from gmd_ray.config.values import escaped
 from gmd_ray.errors import ConfigError
-from gmd_ray.images.pairs import list_pairs
+from gmd_ray.images.sets.pairs import list_pairs
 
 TYPED = [
     *("photo #1, sharp", "exp #1", "2024_05_01", "2024-05-01", "12:30:00", "007", "1e3", "1.10", "1_000", "0x1F", ".5"),
@@ -260,7 +260,7 @@ def test_a_folder_that_looks_like_a_published_set_is_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gmd_ray.config.places import folder_or_set
-    from gmd_ray.images.inventory import check_sets
+    from gmd_ray.images.sets.inventory import check_sets
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a/b/c@2x").mkdir(parents=True)

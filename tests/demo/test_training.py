@@ -73,8 +73,8 @@ def test_shipped_teacher_pulls_towards_clean() -> None:
     """On images that nothing was trained on: the projection is nearer to the truth than its input, on average."""
     from gmd_ray.config.load import load_config
     from gmd_ray.demo import world
-    from gmd_ray.images.degradations import sample_rng
-    from gmd_ray.images.encode import to_tensor
+    from gmd_ray.images.degradation.degradations import sample_rng
+    from gmd_ray.images.files.encode import to_tensor
 
     cfg = load_config(["preset=demo"])
     clean = [world.draw(5, "teacher test", i) for i in range(12)]

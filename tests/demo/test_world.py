@@ -12,8 +12,8 @@ import pytest
 from gmd_ray.demo import world
 from gmd_ray.demo.prepare import WorldSize, prepare
 from gmd_ray.errors import DataError
-from gmd_ray.images.decode import decode_image
-from gmd_ray.images.degradations import sample_rng
+from gmd_ray.images.degradation.degradations import sample_rng
+from gmd_ray.images.files.decode import decode_image
 
 SMALL = WorldSize(seed=1, target=6, severe=2, source=4, target_test=3, source_test=2)
 

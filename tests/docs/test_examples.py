@@ -18,14 +18,14 @@ from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
 from gmd_ray.generation import Models
-from gmd_ray.generation.books import close_books
-from gmd_ray.generation.manifest import make_manifest
 from gmd_ray.generation.resume import claim
-from gmd_ray.generation.store import PairStore
-from gmd_ray.images import degradations
-from gmd_ray.images.degradations import sample_rng
-from gmd_ray.images.encode import decode_png, encode_png
-from gmd_ray.images.records import PAIR_SCHEMA, FidelityBound, accepted, rows_dataset
+from gmd_ray.images.degradation import degradations
+from gmd_ray.images.degradation.degradations import sample_rng
+from gmd_ray.images.files.encode import decode_png, encode_png
+from gmd_ray.pairstore.manifest import make_manifest
+from gmd_ray.pairstore.schema import PAIR_SCHEMA, FidelityBound, accepted, rows_dataset
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.pairstore.totals import close_books
 from gmd_ray.quality import catalogue, full_reference, known_metrics, load_metric
 from gmd_ray.teachers import Teacher, load_teacher
 from tests.docs.reading import DOCUMENTS, Document, example

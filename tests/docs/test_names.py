@@ -16,7 +16,7 @@ import yaml
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError
-from gmd_ray.images.degradations import PRESETS
+from gmd_ray.images.degradation.degradations import PRESETS
 from gmd_ray.quality import known_metrics
 from tests.docs.reading import DOCUMENTS, PENDING, ROOT, Document, pending, read_document, sample
 from tests.docs.typing_in import help_of, programs, typed

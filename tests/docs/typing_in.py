@@ -11,11 +11,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from gmd_ray import folder_verbs
 from gmd_ray.cli import parse
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config, require
-from gmd_ray.images.degradations import make_degradation
+from gmd_ray.images.degradation.degradations import make_degradation
+from gmd_ray.verbs import folders as folder_verbs
 from tests.docs.reading import ROOT, pending
 
 RUNS = ("adapt", "encode-prompts", "evaluate", "finetune", "generate", "plan", "pretrain")

@@ -14,9 +14,9 @@ from spandrel.architectures.DnCNN import DnCNN
 
 from gmd_ray.config import Config
 from gmd_ray.demo import world
-from gmd_ray.images.degradations import sample_rng
-from gmd_ray.images.encode import encode_png
-from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.images.degradation.degradations import sample_rng
+from gmd_ray.images.files.encode import encode_png
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
 
 SIDE = 32
 

@@ -16,9 +16,10 @@ from gmd_ray.evaluation import Evaluation, evaluate, load_evaluation
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import held_out_items, spread
 from gmd_ray.evaluation.judge import Judge
-from gmd_ray.images.decode import decode_image
-from gmd_ray.images.degradations import make_degradation, sample_rng
-from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.evaluation.table import markdown
+from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
+from gmd_ray.images.files.decode import decode_image
+from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.quality.frechet import FrechetDistance, frechet_distance
 from gmd_ray.students import load_student
 from tests.evaluation.conftest import save_student, write_store
@@ -64,7 +65,7 @@ def test_values_are_those_of_a_plain_loop(run: Config, students: dict[str, str],
     rows = pq.read_table(tmp_path / "out" / "evaluation" / "metrics.parquet")
     assert rows.num_rows == (6 + 4) * 3 * 2
     assert rows["error"].null_count == rows.num_rows
-    assert load_evaluation(run.out).table() == found.table()
+    assert markdown(load_evaluation(run.out)) == markdown(found)
     assert found.pictured("target") == ["00.png", "02.png", "05.png"]
     shown = decode_png(found.picture("target", "02.png", "adapted") or b"")
     assert np.array_equal(
@@ -83,8 +84,8 @@ def test_without_ground_truth_only_no_reference_metrics_are_measured(run: Config
     assert found.lacking("target") == ("psnr",)
     assert found.failures("target") == []
     assert "no such file" in found.unavailable["niqe"]
-    assert "niqe: unavailable" in found.table()
-    assert "- psnr: unavailable: needs ground truth, which this test set lacks" in found.table()
+    assert "niqe: unavailable" in markdown(found)
+    assert "- psnr: unavailable: needs ground truth, which this test set lacks" in markdown(found)
 
 
 def test_a_metric_lacks_ground_truth_on_one_set_and_is_measured_on_the_other(
@@ -150,7 +151,7 @@ def test_parameters_and_median_seconds_of_each_student(
     assert 0.05 <= cost.seconds < 0.2, "the median, not the mean"
     assert cost.device.startswith("CPU (")
     assert set(found.costs["target"]) == {"baseline", "adapted"}, "the input itself takes nothing"
-    assert "| parameters | s/image |" in found.table()
+    assert "| parameters | s/image |" in markdown(found)
 
 
 class ChannelMeans(torch.nn.Module):
@@ -182,7 +183,7 @@ def test_a_metric_of_sets_has_one_value_for_each_student(
     assert difference is not None
     assert (difference.n, difference.standard_error) == (1, None)
     assert ("adapted", "fid") in {(student, metric) for student, metric, _, _ in found.failures("target")}
-    assert "| student | psnr ↑ | fid ↓ |" in found.table()
+    assert "| student | psnr ↑ | fid ↓ |" in markdown(found)
 
 
 def test_a_metric_of_sets_without_weights_says_so(run: Config, students: dict[str, str]) -> None:

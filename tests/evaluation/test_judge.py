@@ -10,9 +10,9 @@ from PIL import Image
 
 from gmd_ray.config import Config, StudentConfig
 from gmd_ray.evaluation.judge import Judge
-from gmd_ray.images.encode import decode_png
+from gmd_ray.images.files.encode import decode_png
 from gmd_ray.students import load_student
-from gmd_ray.students.latent_presets import new_student
+from gmd_ray.students.latent.presets import new_student
 
 
 def test_a_sampling_student_is_judged_by_the_noise_of_each_images_id(tmp_path: Path) -> None:

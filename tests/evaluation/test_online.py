@@ -15,9 +15,10 @@ from gmd_ray.config.load import load_config
 from gmd_ray.config.rules import require
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.evaluation import evaluate, load_evaluation
-from gmd_ray.images.encode import decode_png, to_images, to_tensor
+from gmd_ray.evaluation.table import markdown
+from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.teachers import load_teacher
-from gmd_ray.teachers.attention import InjectingFlux
+from gmd_ray.teachers.flux.attention import InjectingFlux
 from tests.evaluation.test_evaluate import judged, levels, psnr, read, restored
 from tests.teachers.conftest import make_flux, make_sd
 from tests.teachers.text_encoders import write_text_encoders
@@ -58,7 +59,7 @@ def expected(cfg: Config, path: str, lq: np.ndarray, image: str) -> np.ndarray:
 def test_a_row_is_the_student_and_then_the_teacher(online: Config, students: dict[str, str], tmp_path: Path) -> None:
     found = evaluate(online, students)
     assert found.students == ("lq", "baseline", "baseline+teacher", "adapted")
-    assert "| baseline+teacher |" in found.table()
+    assert "| baseline+teacher |" in markdown(found)
     assert load_evaluation(online.out).students == found.students
     for image in found.images("target"):
         lq, hq = (read(tmp_path / "target" / side / image) for side in ("lq", "hq"))

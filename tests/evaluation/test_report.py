@@ -18,7 +18,7 @@ from gmd_ray.evaluation.items import Item, held_out_items
 from gmd_ray.evaluation.judge import Judge
 from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
-from gmd_ray.images.encode import decode_png
+from gmd_ray.images.files.encode import decode_png
 from tests.evaluation.conftest import draw, write_store
 
 HOSTILE = "<script>alert(1)</script>&\"'{:02d}.png".replace("/", "⁄")

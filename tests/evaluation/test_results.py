@@ -10,8 +10,8 @@ import pytest
 
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation import Evaluation, load_evaluation
-from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE, Cost
-from gmd_ray.evaluation.table import NO_TRUTH, number
+from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE, Cost
+from gmd_ray.evaluation.table import markdown, number, save_table
 
 
 def evaluation(
@@ -76,7 +76,7 @@ def test_table_shows_means_differences_directions_and_what_is_unavailable() -> N
     extra = [{**unavailable, "error": f"{UNAVAILABLE}no weights at hand"}]
     values = {("baseline", "niqe"): [6.0, 8.0], ("adapted", "niqe"): [5.0, 6.5]}
     found = evaluation(values, higher=False, extra=extra, metrics=("niqe", "lpips"))
-    lines = found.table().splitlines()
+    lines = markdown(found).splitlines()
     assert "| student | niqe ↓ |" in lines
     assert "| baseline | 7.000 |" in lines
     assert "| adapted | 5.750 (-1.250 ± 0.250) |" in lines
@@ -96,7 +96,7 @@ def test_table_shows_what_ground_truth_is_missing_for_and_what_students_cost() -
     found = evaluation(values, higher=False, extra=extra, metrics=("psnr", "niqe"))
     costs = {"baseline": Cost(57_281, 0.0125, "CPU (1 thread)"), "adapted": Cost(None, 12.5, "CPU (1 thread)")}
     found = replace(found, costs={"target": costs})
-    lines = found.table().splitlines()
+    lines = markdown(found).splitlines()
     assert "| student | psnr ↑ | niqe ↓ | parameters | s/image |" in lines
     assert "| baseline | – | 6.000 | 57,281 | 0.0125 |" in lines
     assert "| adapted | – | 5.000 (-1.000) | – | 12.50 |" in lines
@@ -113,12 +113,13 @@ def test_save_and_load_give_the_same_evaluation(tmp_path: Path) -> None:
     costs = {"target": {"baseline": Cost(3, 0.5, "CPU (1 thread)")}}
     found = replace(found, contents={"target": "ab12"}, costs=costs)
     found.save(str(tmp_path))
+    save_table(found, str(tmp_path))
     again = load_evaluation(str(tmp_path))
     assert again.rows.equals(found.rows)
     assert (again.students, again.metrics, again.settings) == (found.students, found.metrics, found.settings)
     assert (again.contents, again.costs) == (found.contents, found.costs)
     assert again.test_set("target") == found.test_set("target")
-    assert (tmp_path / "evaluation" / "table.md").read_text() == found.table()
+    assert (tmp_path / "evaluation" / "table.md").read_text() == markdown(found)
     with pytest.raises(DataError, match="evaluate this run first"):
         load_evaluation(str(tmp_path / "elsewhere"))
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gmd_ray.generation import Books, generate
+from gmd_ray.generation import generate
+from gmd_ray.pairstore.totals import Books
 from tests.generation.world import World, write_odd_files
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gmd_ray.generation.files import put
-from gmd_ray.generation.parts import write_part
-from gmd_ray.generation.store import PairStore
 from gmd_ray.hashing import content_digest
-from gmd_ray.images.degradations import sample_rng
-from gmd_ray.images.encode import encode_png
+from gmd_ray.images.degradation.degradations import sample_rng
+from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.listing import ImageFile, read_file
-from gmd_ray.images.records import PAIR_SCHEMA, FidelityBound, accepted
+from gmd_ray.pairstore.parts import write_part
+from gmd_ray.pairstore.schema import PAIR_SCHEMA, FidelityBound, accepted
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.storage import put
 
 
 def png(*size: int, seed: str = "") -> bytes:

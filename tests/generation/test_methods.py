@@ -9,7 +9,7 @@ import pytest
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.generation import generate
-from gmd_ray.images.encode import decode_png, to_images, to_tensor
+from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.teachers import load_teacher
 from tests.generation.world import World
 from tests.teachers.conftest import make_flux, make_sd

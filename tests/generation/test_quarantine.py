@@ -13,12 +13,13 @@ import torch
 
 from gmd_ray.errors import GmdError, ModelError, ReplicaLostError
 from gmd_ray.generation.ledger import Begun, Ledger, open_ledger
-from gmd_ray.generation.lock import StoreLock, StoreLostError
-from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_by_one, one_line, png_size, to_table
-from gmd_ray.generation.store import PairStore
+from gmd_ray.generation.quarantine import Quarantine, Row, batches_by_size, one_by_one, png_size, to_table
 from gmd_ray.generation.watchdog import Bound
 from gmd_ray.generation.writer import SUMMARY, write_rows
-from gmd_ray.images.encode import encode_png
+from gmd_ray.images.files.encode import encode_png
+from gmd_ray.pairstore.lock import StoreLock, StoreLostError
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.text import one_line
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ import pytest
 
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import ModelError, ResumeMismatchError
-from gmd_ray.generation import generate, settings
+from gmd_ray.generation import generate
 from gmd_ray.generation.resume import claim, refuse_other_settings, refuse_other_student
-from gmd_ray.generation.store import PairStore
-from gmd_ray.generation.verify import verify
 from gmd_ray.hashing import content_digest
-from gmd_ray.images.encode import decode_png
+from gmd_ray.images.files.encode import decode_png
 from gmd_ray.images.listing import list_images
+from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore.audit.verify import verify
+from gmd_ray.pairstore.store import PairStore
 from tests.generation.world import World, write_photo, write_scorer, write_student
 
 

@@ -19,15 +19,19 @@ from gmd_ray.cli import main
 from gmd_ray.config import PoolConfig
 from gmd_ray.config.load import load_config, save_config
 from gmd_ray.errors import ConfigError, DataError, GmdError
-from gmd_ray.generation import Books, cluster, export_pairs, generate, stopping
+from gmd_ray.generation import generate
 from gmd_ray.generation import run as run_module
-from gmd_ray.generation.store import PairStore
-from gmd_ray.generation.verify import verify
-from gmd_ray.images.decode import decode_image
-from gmd_ray.images.encode import decode_png, to_images, to_tensor
-from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.images.files.decode import decode_image
+from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
+from gmd_ray.pairstore.audit.verify import verify
+from gmd_ray.pairstore.export import export_pairs
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.pairstore.totals import Books
 from gmd_ray.progress import NullRecorder
 from gmd_ray.quality import load_scorer
+from gmd_ray.ray_utils import ray_internals, shutdown
+from gmd_ray.ray_utils.ray_internals import BlocksInFlight
 from gmd_ray.students import load_student
 from tests.generation.shelf import fill
 from tests.generation.world import BROKEN, SharpenTeacher, TeacherSpec, World, wait_for, write_photo
@@ -207,7 +211,7 @@ def test_a_stop_asked_for_while_the_books_are_closed_is_heard(world: World, monk
     real = run_module.manifest.make_manifest
 
     def late(*args: Any) -> Any:
-        stopping.ASKED.set()
+        shutdown.ASKED.set()
         return real(*args)
 
     monkeypatch.setattr(run_module.manifest, "make_manifest", late)
@@ -222,14 +226,14 @@ def test_a_stop_asked_for_while_the_books_are_closed_is_heard(world: World, monk
 def watched(fresh: World, monkeypatch: pytest.MonkeyPatch) -> tuple[World, list[int]]:
     """36 blocks of one photo each, of which ten may be in flight; and how many were."""
     seen: list[int] = []
-    real = cluster.BlocksInFlight.room
+    real = BlocksInFlight.room
 
-    def look(self: cluster.BlocksInFlight) -> bool:
+    def look(self: BlocksInFlight) -> bool:
         seen.append(self.in_flight())
         return real(self)
 
-    monkeypatch.setattr(cluster, "BLOCKS_AHEAD", 1)
-    monkeypatch.setattr(cluster.BlocksInFlight, "room", look)
+    monkeypatch.setattr(ray_internals, "BLOCKS_AHEAD", 1)
+    monkeypatch.setattr(BlocksInFlight, "room", look)
     for number in range(24, 36):
         write_photo(fresh.photos / f"{number:03d}.png")
     fresh.cfg.generation.rows_per_block = 1

@@ -11,13 +11,15 @@ import torch
 
 from gmd_ray.errors import DataError, ResumeMismatchError
 from gmd_ray.evaluation.store import open_store
-from gmd_ray.generation import Books, export_pairs, generate
+from gmd_ray.generation import generate
 from gmd_ray.generation.ledger import open_ledger
 from gmd_ray.generation.stages import Replica, Score
-from gmd_ray.images.encode import decode_png, to_tensor
-from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.images.files.encode import decode_png, to_tensor
+from gmd_ray.pairstore.export import export_pairs
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
+from gmd_ray.pairstore.totals import Books
 from gmd_ray.quality import load_metric, load_scorer
-from gmd_ray.training.targets import target_plan
+from gmd_ray.training.data.targets import target_plan
 from tests.generation.shelf import ok_row, png
 from tests.generation.world import World
 

@@ -12,8 +12,8 @@ import torch
 from gmd_ray.config import InjectionConfig, PoolConfig, TeacherConfig
 from gmd_ray.generation.ledger import open_ledger
 from gmd_ray.generation.stages import Project, Replica
-from gmd_ray.images.encode import decode_png, to_images, to_tensor
-from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.teachers import load_teacher
 from tests.generation.shelf import png
 from tests.teachers.conftest import make_flux

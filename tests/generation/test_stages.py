@@ -18,10 +18,10 @@ import torch
 
 from gmd_ray.generation import stages
 from gmd_ray.generation.ledger import open_ledger
-from gmd_ray.generation.pools import BLOCKS_PER_ACTOR
 from gmd_ray.generation.stages import Replica, Restore
-from gmd_ray.images.encode import decode_png, encode_png
-from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.images.files.encode import decode_png, encode_png
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
+from gmd_ray.ray_utils.pools import BLOCKS_PER_ACTOR
 
 PATIENCE_S = 30
 

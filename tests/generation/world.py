@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from gmd_ray.config import Config, PoolConfig, TeacherConfig
 from gmd_ray.errors import ModelError
-from gmd_ray.images.degradations import sample_rng
-from gmd_ray.images.records import rows_dataset
+from gmd_ray.images.degradation.degradations import sample_rng
+from gmd_ray.pairstore.schema import rows_dataset
 
 if TYPE_CHECKING:
     from gmd_ray.generation import Models

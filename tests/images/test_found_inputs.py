@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.decode import decode_image
-from gmd_ray.images.photo import encode_photo, read_photo
-from tests.images import icc
+from gmd_ray.images.files.decode import decode_image
+from gmd_ray.images.files.photo import encode_photo, read_photo
+from tests.images.files import icc
 
 INPUTS = Path(__file__).parents[2].parent / "shared" / "inputs"
 GRAY = np.arange(256).reshape(16, 16)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.decode import decode_image
+from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.headers import read_headers, settle_doubts
 from gmd_ray.images.listing import ImageFile, list_images
 

@@ -13,7 +13,7 @@ from gmd_ray.cli import main
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.layouts import SETS, parse_set
 from gmd_ray.images.listing import list_images
-from gmd_ray.images.pairs import list_pairs
+from gmd_ray.images.sets.pairs import list_pairs
 
 REALBLUR = "RealBlur-J_ECC_IMCORR_centroid_itensity_ref"
 

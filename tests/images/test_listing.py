@@ -12,9 +12,9 @@ import pyarrow.fs
 import pytest
 
 from gmd_ray.errors import ConfigError, DataError, StorageError
-from gmd_ray.generation.files import patiently
 from gmd_ray.images.listing import _joiner, list_images, open_filesystem, read_file
-from gmd_ray.images.pairs import list_pairs
+from gmd_ray.images.sets.pairs import list_pairs
+from gmd_ray.storage import patiently
 
 NAMES = ["b.png", "a b/ü (1).JPG", "a b/é#50%?.jpeg", "z/y/x/deep.TIFF", "B.webp"]
 OTHERS = ["notes.txt", "z/clip.mp4", "noext", ".hidden.png", ".cache/x.png", "__MACOSX/._b.png"]
@@ -143,7 +143,7 @@ def test_a_network_that_fails_while_reading_may_be_asked_again(
         return opened(self, *given, **more)
 
     monkeypatch.setattr(type(memory), "open", flaky)
-    monkeypatch.setattr("gmd_ray.generation.files.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("gmd_ray.storage.PAUSES_S", (0.0, 0.0))
     with pytest.raises(StorageError, match=r"^memory://flaky/a\.png: cannot be read: ") as caught:
         read_file("memory://flaky/a.png")
     assert "\n" not in str(caught.value)

@@ -13,9 +13,9 @@ import pytest
 from gmd_ray.cli import main
 from gmd_ray.errors import DataError
 from gmd_ray.images import lmdb_store
-from gmd_ray.images.encode import encode_png
+from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.listing import list_images, read_file
-from gmd_ray.images.pairs import list_pairs, load_pair
+from gmd_ray.images.sets.pairs import list_pairs, load_pair
 from gmd_ray.images.sizes import image_sizes
 from tests.images.test_safe_paths import HOSTILE
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gmd_ray.errors import ConfigError, DataError
-from gmd_ray.images.photo import FORMATS
+from gmd_ray.images.files.photo import FORMATS
 from gmd_ray.images.results import LARGEST_SIDE, Naming, name_results
 
 

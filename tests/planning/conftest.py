@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gmd_ray.session import cluster_address
+from gmd_ray.ray_utils.session import cluster_address
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gmd_ray.config.load import load_config
-from gmd_ray.images.degradations import sample_rng
+from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.planning import Findings, bursts
 from gmd_ray.planning.looked import look
 

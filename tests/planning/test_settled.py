@@ -10,8 +10,8 @@ import pytest
 
 from gmd_ray.cli import main
 from gmd_ray.config import Config
-from gmd_ray.generation import settings as relevant
-from gmd_ray.generation.store import PairStore
+from gmd_ray.pairstore import run_settings as relevant
+from gmd_ray.pairstore.store import PairStore
 from gmd_ray.planning import Preflight
 from gmd_ray.training.plan import make_plan
 from gmd_ray.training.resume import check_settings

@@ -11,7 +11,7 @@ from PIL import Image
 import gmd_ray
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
-from gmd_ray.images.degradations import sample_rng
+from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.quality import known_metrics
 
 _WEIGHTS = Path(gmd_ray.__file__).parent / "demo" / "weights"

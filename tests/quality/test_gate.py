@@ -11,7 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError, DataError
-from gmd_ray.images.degradations import sample_rng
+from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.quality import Scorer, load_scorer
 from gmd_ray.quality.gate import TiledScorer
 from gmd_ray.quality.nima import NimaScorer

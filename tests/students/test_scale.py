@@ -10,7 +10,7 @@ from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ModelError
 from gmd_ray.students import student_scale
 from gmd_ray.students.fresh import new_student
-from gmd_ray.students.latent_student import write_index
+from gmd_ray.students.latent.student import write_index
 
 
 def test_of_a_checkpoint(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def make_flux(path: Path, *, autoencoder: bool, guidance: bool = True) -> Path:
     """A FLUX directory: space-to-depth codec, or a real AutoencoderKL of downscale 4."""
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 
-    from gmd_ray.teachers.latents import SpaceToDepthCodec
+    from gmd_ray.teachers.flux.latents import SpaceToDepthCodec
 
     channels = 4 if autoencoder else 12
     transformer = FluxTransformer2DModel(

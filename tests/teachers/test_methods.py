@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.teachers import Teacher, load_teacher
-from gmd_ray.teachers.latents import image_ids, pack, unpack
+from gmd_ray.teachers.flux.latents import image_ids, pack, unpack
 from gmd_ray.teachers.prompts import load_prompts
 
 METHODS = {"none": "FluxTeacher", "sdedit": "SDEditTeacher", "kontext": "KontextTeacher", "ddim": "DDIMTeacher"}

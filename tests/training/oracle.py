@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from gmd_ray.students import load_student
-from gmd_ray.training.batches import Batches
-from gmd_ray.training.data import SourcePairs, TargetPairs
-from gmd_ray.training.mixing import Mixture
-from gmd_ray.training.optim import learning_rate
+from gmd_ray.training.data.batches import Batches
+from gmd_ray.training.data.datasets import SourcePairs, TargetPairs
+from gmd_ray.training.data.mixing import Mixture
 from gmd_ray.training.plan import Plan
+from gmd_ray.training.worker.optim import learning_rate
 
 
 def batches_of(plan: Plan, rank: int = 0, world_size: int = 1) -> Batches:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gmd_ray.students import load_student
-from gmd_ray.students.latent_presets import new_student
+from gmd_ray.students.latent.presets import new_student
 from gmd_ray.training import finetune, finetuned_path
 from gmd_ray.training.plan import make_plan
 from tests.training.toys import make_config

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
-from gmd_ray.images.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.students import load_student
 from gmd_ray.tracking import MlflowRecorder, start_run
 from gmd_ray.training import finetune, finetuned_path

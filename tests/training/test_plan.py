@@ -16,7 +16,7 @@ import pytest
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, ResumeMismatchError
 from gmd_ray.training import finetuned_path
-from gmd_ray.training.data import TargetPairs
+from gmd_ray.training.data.datasets import TargetPairs
 from gmd_ray.training.documents import read_curve
 from gmd_ray.training.plan import make_plan
 from gmd_ray.training.resume import check_settings, refuse_begun

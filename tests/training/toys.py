@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import torch
 
 from gmd_ray.config import Config, ScorerConfig, SourceConfig, StudentConfig, TrainingConfig
-from gmd_ray.images.encode import encode_png
-from gmd_ray.images.records import PAIR_SCHEMA
+from gmd_ray.images.files.encode import encode_png
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.progress import NullRecorder
 
 LONG = {"steps": 400, "checkpoint_every": 20, "log_every": 10, "batch_size": 8, "patch": 16, "lr": 2e-5, "loss": "l2"}

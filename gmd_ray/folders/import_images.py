@@ -1,0 +1,126 @@
+"""Images out of Parquet files, WebDataset shards and Hugging Face data sets into folders that every verb reads.
+
+Ray Data reads; each task writes the files of its rows, whole or not at all, so that a second call does what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+
+import ray.data
+
+from gmd_ray.errors import DataError, GmdError
+from gmd_ray.folders.import_rows import Import, check_columns, check_import, two_formats, write_rows
+from gmd_ray.images.listing import open_filesystem
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import found."""
+
+    images: int
+    """Different ids: so many files are in each folder."""
+    repeated: int
+    """Rows whose id and images another row has too."""
+    replaced: int = 0
+    """Rows for which a file of other bytes lay there: it is replaced."""
+
+
+def import_images(
+    source: str, out: str, *, hq: str | None = None, lq: str | None = None, key: str | None = None
+) -> Imported:
+    """Write `<out>/hq/<id>.<ext>` and `<out>/lq/<id>.<ext>`, the files' bytes as they are in the rows.
+
+    Needs a Ray session.
+
+    Args:
+        source: `parquet:URL` of a file or folder; `wds:URL` of a shard or a folder of shards; `hf:PATH` of a data set
+            that `datasets` saved to disk, or `hf:NAME[:SPLIT]` on the hub, split `train` if none is given.
+        out: a folder or URL.
+        hq, lq: columns that hold encoded images, as bytes or as `{bytes, path}` (Hugging Face's Image); one may be
+            left out. A path counts where there are no bytes, and is read only below the data set's own folder. In a
+            WebDataset a column is what follows the key's first dot: `hq.png`.
+        key: column of the id, which may hold folders. Left out, it is `__key__` in a WebDataset, and else the hash of
+            the row's images: the same wherever the row lies.
+
+    Raises:
+        ConfigError: for a source that cannot be told, an empty path, or no column.
+        DataError: for columns that are not there or hold something else, rows without an image, ids that cannot be
+            file names, different images of one id, and a source that cannot be read.
+    """
+    take = check_import(source, out, hq, lq, key)
+    found: dict[str, str] = {}
+    written: set[str] = set()
+    repeated = replaced = 0
+    errors: Counter[str] = Counter()
+    try:
+        rows = _read(take).map_batches(write_rows, batch_format="pyarrow", batch_size=16, fn_kwargs={"take": take})
+        for row in rows.iter_rows():
+            if row["error"]:
+                errors[row["error"]] += 1
+                continue
+            written.update(row["files"])
+            if row["id"] not in found:
+                found[row["id"]] = row["digest"]
+                replaced += row["replaced"]
+            elif found[row["id"]] == row["digest"]:
+                repeated += 1
+            else:
+                errors[f"two rows have the id {row['id']!r} and different images"] += 1
+    except GmdError:
+        raise
+    except Exception as error:  # Ray's, about what it read or a disk that failed a task: the cause is what counts
+        raise DataError(f"{source}: cannot be imported: {_cause(error)}") from error
+    if errors:
+        first = min(errors)
+        raise DataError(f"{source}: {errors.total()} rows cannot be used: {first}")
+    if not found:
+        raise DataError(f"{source}: holds no rows")
+    others = two_formats(take, list(written))
+    if others:
+        raise DataError(
+            f"{out}: {len(others)} ids have an image of an earlier import too, in another format ({others[0]}); "
+            "remove those, or import into another folder"
+        )
+    return Imported(len(found), repeated, replaced)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost error on one line."""
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = inner
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def _read(take: Import) -> ray.data.Dataset:
+    if take.kind == "hf":
+        return _huggingface(take)
+    filesystem, path = open_filesystem(take.place)
+    if take.kind == "wds":
+        # No decoder: the files' own bytes. A shard's rows may lack a column, which is told row by row.
+        return ray.data.read_webdataset(path, filesystem=filesystem, decoder=None, file_extensions=["tar"])
+    return ray.data.read_parquet(path, filesystem=filesystem).select_columns(take.columns)
+
+
+def _huggingface(take: Import) -> ray.data.Dataset:
+    place = take.place
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"hf:{place}: needs the datasets package; pip install 'gmd_ray[hf]'") from error
+    folder = os.path.expanduser(place)
+    name, _, split = place.partition(":")
+    try:
+        if os.path.isdir(folder):
+            data = datasets.load_from_disk(folder)
+        else:
+            data = datasets.load_dataset(name, split=split or "train")
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise DataError(f"hf:{place}: cannot be loaded: {' '.join(str(error).split())}") from error
+    if isinstance(data, dict):
+        raise DataError(f"hf:{place}: holds the splits {', '.join(sorted(data))}; name the folder of one of them")
+    check_columns(f"hf:{place}", take, data.features.arrow_schema)
+    return ray.data.from_huggingface(data.select_columns(take.columns))

@@ -1,0 +1,149 @@
+"""One student at work on photos: read, restored, and written as the files that their owner expects."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from gmd_ray.config import StudentConfig
+from gmd_ray.errors import DataError, GmdError
+from gmd_ray.hashing import content_digest
+from gmd_ray.images.files.photo import Photo, encode_photo, read_photo
+from gmd_ray.images.listing import open_filesystem, read_file
+from gmd_ray.storage import put
+
+log = logging.getLogger("gmd_ray")
+
+_NOBODYS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Failures to write that are no photo's own: the next one would fail too."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo; sent to the worker that restores it."""
+
+    id: str
+    uri: str
+    name: str
+    """Of the result, relative to the folder of the results."""
+
+
+class Restorer:
+    """Restores photos, those of one size together: an actor of the pool, or the only one here."""
+
+    def __init__(self, student: StudentConfig, max_pixels: int) -> None:
+        import torch
+
+        from gmd_ray.students import load_student
+
+        torch.set_num_threads(max(1, int(student.pool.num_cpus)))
+        self._student = load_student(student)
+        self._max_pixels = max_pixels
+        self.scale, self.fingerprint = self._student.scale, self._student.fingerprint
+
+    def __call__(self, jobs: Sequence[Job], out: str) -> list[dict[str, Any]]:
+        """Restore photos and write the results below `out`.
+
+        Returns:
+            a row for each: id; error, why it was not restored, on one line, or ""; digest of its bytes and size of the
+            result.
+
+        Raises:
+            GmdError: a folder that cannot take any result, a full disk say.
+        """
+        rows: dict[str, dict[str, Any]] = {}
+        photos: dict[Job, tuple[Photo, str]] = {}
+        for job in jobs:
+            try:
+                data = read_file(job.uri)
+                photos[job] = read_photo(data, self._max_pixels), content_digest(data)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it is this photo's alone
+                rows[job.id] = _failed(job, error)
+        restored = self._restored_together({job: photo.rgb for job, (photo, _) in photos.items()})
+        for job, (photo, digest) in photos.items():
+            try:
+                rgb = restored.get(job)
+                if rgb is None:
+                    rgb = self._run([photo.rgb], [job.id])[0]
+                made = replace(photo, rgb=rgb, alpha=self._alpha(photo.alpha, job.id))
+                code = encode_photo(made, PurePosixPath(job.name).suffix)
+                filesystem, base = open_filesystem(out)
+                put(filesystem, f"{base}/{job.name}", code)
+                rows[job.id] = {"id": job.id, "error": "", "digest": digest, "size": len(code)}
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _NOBODYS:
+                    raise GmdError(f"{out}: cannot be written any more: {error.strerror}") from error
+                rows[job.id] = _failed(job, error)
+        return [rows[job.id] for job in jobs]
+
+    def _restored_together(self, images: dict[Job, np.ndarray]) -> dict[Job, np.ndarray]:
+        """Those of one size at once; what breaks so is left out, to be tried alone."""
+        by_shape: dict[tuple[int, ...], list[Job]] = defaultdict(list)
+        for job, image in images.items():
+            by_shape[image.shape].append(job)
+        restored: dict[Job, np.ndarray] = {}
+        for alike in by_shape.values():
+            if len(alike) > 1:
+                try:
+                    made = self._run([images[job] for job in alike], [job.id for job in alike])
+                    restored |= dict(zip(alike, made, strict=True))
+                except Exception:
+                    log.debug("%d photos cannot be restored together", len(alike), exc_info=True)
+        return restored
+
+    def _alpha(self, alpha: np.ndarray | None, key: str) -> np.ndarray | None:
+        if alpha is None:
+            return None
+        # A flat one (most are: fully opaque) needs no network, and must not get a pattern from one.
+        if alpha.min() == alpha.max():
+            return np.full([side * self.scale for side in alpha.shape], alpha.flat[0], np.float32)
+        return self._run([np.repeat(alpha[..., None], 3, axis=2)], [key])[0].mean(2)
+
+    def _run(self, images: list[np.ndarray], keys: list[str]) -> list[np.ndarray]:
+        from gmd_ray.images.files.encode import to_images, to_tensor
+
+        restored = to_images(self._student.restore(to_tensor(images), keys))
+        height, width = (side * self.scale for side in images[0].shape[:2])
+        if len(restored) != len(images) or any(image.shape != (height, width, 3) for image in restored):
+            shape = " x ".join(map(str, restored[0].shape)) if restored else "nothing"
+            raise DataError(
+                f"the student made {len(restored)} images of {shape}, not {len(images)} of {height} x {width} x 3"
+            )
+        if not all(np.isfinite(image).all() for image in restored):
+            raise DataError("the restored image has values that are not finite")
+        return restored
+
+
+class RestorerActor:
+    """A `Restorer` in a Ray Data pool. Rows: `batch`, the jobs, in; `rows` and `fatal` out; both as JSON."""
+
+    def __init__(self, student: StudentConfig, max_pixels: int, out: str) -> None:
+        self._restorer: Restorer | None = None
+        self._failure, self._out = "", out
+        try:
+            self._restorer = Restorer(student, max_pixels)
+        except GmdError as error:
+            self._failure = str(error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self._restorer is None:
+            # As a row: Ray would start an actor that fails again and again.
+            return {"rows": "[]", "fatal": self._failure}
+        try:
+            rows = self._restorer([Job(**job) for job in json.loads(row["batch"])], self._out)
+        except GmdError as error:
+            return {"rows": "[]", "fatal": str(error)}
+        return {"rows": json.dumps(rows), "fatal": ""}
+
+
+def _failed(job: Job, error: Exception) -> dict[str, Any]:
+    text = " ".join(str(error).split()) or "no message"
+    return {"id": job.id, "error": text if isinstance(error, GmdError) else f"{type(error).__name__}: {text}"}

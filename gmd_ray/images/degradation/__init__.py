@@ -1,0 +1,1 @@
+"""Synthetic degradations: clean images in, low-quality images out."""

@@ -1,0 +1,63 @@
+"""Arrays to lossless 8-bit PNG and back, and to tensors and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from gmd_ray.errors import DataError
+from gmd_ray.images.files.decode import to_8bit
+
+if TYPE_CHECKING:
+    import torch
+
+
+def encode_png(image: np.ndarray, level: int = 1) -> bytes:
+    """Encode one image as 8-bit RGB PNG.
+
+    Args:
+        image: float32 RGB, shape (H, W, 3), which is clipped to [0, 1] and rounded half to even; or uint8.
+        level: zlib level, 0 to 9; 1 is a few per cent larger than 6 and several times as fast.
+
+    Raises:
+        DataError: where the image holds NaN or infinity, which no file can carry.
+    """
+    assert image.shape[2:] == (3,), image.shape
+    if image.dtype == np.uint8:
+        pixels = image
+    elif np.isfinite(image).all():
+        pixels = to_8bit(image)
+    else:
+        raise DataError("image holds NaN or infinity: the model that made it diverged")
+    _, code = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])
+    return code.tobytes()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Decode a PNG that `encode_png` made; files of other origin go through `decode_image`.
+
+    Returns:
+        float32 RGB in [0, 1], shape (H, W, 3).
+
+    Raises:
+        DataError: for bytes that are no whole PNG.
+    """
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if pixels is None:
+        raise DataError("not a whole PNG")
+    return np.ascontiguousarray(pixels[..., ::-1]).astype(np.float32) / 255
+
+
+def to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Images of one size, each (H, W, 3), as one float32 tensor (B, 3, H, W)."""
+    import torch  # only here: tasks that read and encode files start ten times as fast without it
+
+    return torch.from_numpy(np.stack(images).astype(np.float32, copy=False)).permute(0, 3, 1, 2).contiguous()
+
+
+def to_images(t: torch.Tensor) -> list[np.ndarray]:
+    """A tensor (B, 3, H, W) on any device as float32 images, each (H, W, 3); values are left as they are."""
+    return list(t.detach().float().cpu().permute(0, 2, 3, 1).contiguous().numpy())

@@ -1,0 +1,223 @@
+"""Is a pair store whole? Every part file, every row, and the books against the manifest and the inputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from gmd_ray.errors import GmdError
+from gmd_ray.images.files.encode import decode_png
+from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore.audit import changes
+from gmd_ray.pairstore.audit.recount import Finding, recount, some
+from gmd_ray.pairstore.lock import holder_of
+from gmd_ray.pairstore.parts import SCALARS, part_name
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.storage import TEMPORARY, side_by_side
+from gmd_ray.text import one_line, printable
+
+KNOWN = {"settings.json", "manifest.json", "runs.json", "lock.json", "plan.json", "sheet.html", "rows"}
+KNOWN |= {"suspects.json", changes.NAME}
+NEW_COLUMNS = {"fidelity", "bytes", "modified", "digest"}
+"""Absent from stores that are older than they are."""
+_AGAIN = "remove it, and run generate again for its images"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was looked at, and what was found."""
+
+    url: str
+    parts: int
+    rows: int
+    images: int | None
+    """Decoded; None without the deep look."""
+    findings: list[Finding]
+    notes: list[str]
+    """What could not be looked at, and why."""
+
+    def __str__(self) -> str:
+        """A line for each finding, then one that sums up."""
+        looked = f"{self.parts} part files, {self.rows} rows"
+        looked += "" if self.images is None else f", {self.images} images"
+        verdict = f"{len(self.findings)} findings" if self.findings else "whole"
+        lines = [*self.notes, *map(str, self.findings), f"{self.url}: {looked}: {verdict}"]
+        return "\n".join(map(printable, lines))
+
+
+def verify(store: PairStore, deep: bool = False) -> Verified:
+    """Look at everything, change nothing.
+
+    While a driver is at work, what only a finished store has (manifest, complete books) is not asked for.
+
+    Args:
+        deep: decode every PNG too, and hold its size against width and height; read every photo of the input folder,
+            and hold it against the digest in its row. Else image columns are not read, and photos only where their time
+            is another than in their rows.
+    """
+    notes, findings = [], list(_foreign(store))
+    working = holder_of(store.filesystem, store.path) is not None
+    if working:
+        notes.append("a driver is at work here: leftovers and the books are looked at when it is done")
+    else:
+        findings += _leftovers(store)
+    tables, names, images = [], [], 0
+    parts = [
+        info
+        for info in _files(store, store.rows_path)
+        if info.base_name.startswith("part-") and info.base_name.endswith(".parquet")
+    ]
+    for info, (table, wrong) in zip(parts, side_by_side(lambda info: _part(store, info), parts), strict=True):
+        findings += wrong
+        if table is not None:
+            tables.append(table)
+            names.append(info.path)
+            if deep:
+                count, broken = _pictures(store, info)
+                images, findings = images + count, findings + broken
+    rows = pa.concat_tables(tables) if tables else PAIR_SCHEMA.empty_table().select(SCALARS)
+    findings += _other_models(names, tables)
+    findings += _duplicates(store, rows)
+    if not working:
+        findings += recount(store, rows, notes, deep)
+    return Verified(store.url, len(tables), rows.num_rows, images if deep else None, findings, notes)
+
+
+def _files(store: PairStore, path: str) -> list[fs.FileInfo]:
+    infos = store.filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(infos, key=lambda info: info.base_name)
+
+
+def _foreign(store: PairStore) -> Iterator[Finding]:
+    for info in _files(store, store.path):
+        if info.base_name not in KNOWN and not info.base_name.startswith(TEMPORARY):
+            yield Finding(info.path, "no file of a pair store", "move it away")
+    for info in _files(store, store.rows_path):
+        name = info.base_name
+        if not (name.startswith("part-") and name.endswith(".parquet")) and not name.startswith(TEMPORARY):
+            yield Finding(info.path, "no part file", "move it away")
+
+
+def _leftovers(store: PairStore) -> Iterator[Finding]:
+    for folder in (store.path, store.rows_path):
+        for info in _files(store, folder):
+            if info.base_name.startswith(TEMPORARY):
+                yield Finding(info.path, "left half written by a writer that was killed", "remove it")
+            elif folder == store.path and info.base_name == "lock.json":
+                yield Finding(info.path, "left by a driver that is gone", "run generate again, or remove it")
+
+
+def _part(store: PairStore, info: fs.FileInfo) -> tuple[pa.Table | None, list[Finding]]:
+    """The columns of a part file but for its images, and what is wrong with it; None where it cannot be read."""
+    try:
+        file = pq.ParquetFile(info.path, filesystem=store.filesystem)
+    except FileNotFoundError:  # a driver at work took it away since it was listed
+        return None, []
+    except (pa.ArrowException, OSError) as error:
+        return None, [Finding(info.path, f"torn, or no Parquet file ({one_line(error, 120)})", _AGAIN)]
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    wanted = {field.name: field.type for field in PAIR_SCHEMA if field.name in kinds or field.name not in NEW_COLUMNS}
+    odd = sorted({*kinds, *wanted} - (kinds.keys() & wanted.keys()))
+    odd += sorted(name for name in kinds.keys() & wanted.keys() if kinds[name] != wanted[name])
+    if odd:
+        return None, [Finding(info.path, f"foreign: columns {', '.join(odd)} are not those of a pair store", _AGAIN)]
+    try:
+        table = file.read(columns=[name for name in SCALARS if name in kinds])
+    except (pa.ArrowException, OSError) as error:
+        return None, [Finding(info.path, f"torn ({one_line(error, 120)})", _AGAIN)]
+    for name in SCALARS:
+        if name not in kinds:
+            table = table.append_column(PAIR_SCHEMA.field(name), pa.nulls(table.num_rows, PAIR_SCHEMA.field(name).type))
+    findings = []
+    nameless = table["id"].null_count + table["status"].null_count
+    if nameless:
+        return None, [Finding(info.path, "foreign: it has rows without an id or a status", "move it away")]
+    if part_name(table["id"].to_pylist()) != info.base_name:
+        findings.append(Finding(info.path, "its rows are not those that its name stands for", _AGAIN))
+    for row in table.to_pylist():
+        wrong = _row(row)
+        if wrong:
+            findings.append(Finding(f"{info.path}: row {row['id']}", wrong, _AGAIN))
+    return table.select(SCALARS), findings
+
+
+def _row(row: dict[str, Any]) -> str:
+    """What is wrong with the small columns of a row; empty where nothing is."""
+    if row["status"] == "ok":
+        missing = [name for name in ("width", "height", "score", "student", "teacher", "scorer") if row[name] is None]
+        return f"ok, but without {', '.join(missing)}" if missing else ""
+    if row["status"] == "failed":
+        missing = [name for name in ("error_stage", "error_type", "error") if row[name] is None]
+        return f"failed, but without {', '.join(missing)}" if missing else ""
+    return f"status {row['status']!r} is neither ok nor failed"
+
+
+def _pictures(store: PairStore, info: fs.FileInfo) -> tuple[int, list[Finding]]:
+    """Decode the images of one part file; returns how many, and what is wrong with them."""
+    count, findings = 0, []
+    file = pq.ParquetFile(info.path, filesystem=store.filesystem)
+    columns = ["id", "status", "lq", "restored", "pseudo_target", "width", "height"]
+    try:
+        for batch in file.iter_batches(batch_size=16, columns=columns):
+            for row in batch.to_pylist():
+                decoded, wrong = _picture(row)
+                count += decoded
+                findings += [Finding(f"{info.path}: row {row['id']}", reason, _AGAIN) for reason in wrong]
+    except (pa.ArrowException, OSError) as error:
+        findings.append(Finding(info.path, f"torn in its images ({one_line(error, 120)})", _AGAIN))
+    return count, findings
+
+
+def _picture(row: dict[str, Any]) -> tuple[int, list[str]]:
+    """How many images of a row decode, and what is wrong with the others; a failed row may lack any of them."""
+    sizes, wrong = {}, []
+    for name in ("lq", "restored", "pseudo_target"):
+        if row[name] is None:
+            if row["status"] == "ok" and name != "restored":
+                wrong.append(f"ok, but without {name}")
+            continue
+        try:
+            sizes[name] = decode_png(row[name]).shape[:2]
+        except GmdError as error:
+            wrong.append(f"{name}: {error}")
+    told = (row["height"], row["width"])
+    for name in ("pseudo_target", "restored"):
+        if name in sizes and None not in told and sizes[name] != told:
+            height, width = sizes[name]
+            wrong.append(f"{name} is {width}x{height}, the row says {told[1]}x{told[0]}")
+    if "lq" in sizes and None not in told and (told[0] % sizes["lq"][0] or told[1] % sizes["lq"][1]):
+        wrong.append(f"{told[1]}x{told[0]} is no multiple of its lq, {sizes['lq'][1]}x{sizes['lq'][0]}")
+    return len(sizes), wrong
+
+
+def _other_models(names: list[str], tables: list[pa.Table]) -> Iterator[Finding]:
+    """Parts whose ok rows were made by other models than most: from another store, whole as they may be."""
+    for section in settings.MODELS:
+        made_by = [
+            Counter(made for made in table.filter(pc.field("status") == "ok")[section].to_pylist() if made)
+            for table in tables
+        ]
+        everyone = sum(made_by, Counter())
+        if len(everyone) < 2:
+            continue
+        [(usual, _)] = everyone.most_common(1)
+        for name, found in zip(names, made_by, strict=True):
+            others = sorted(found.keys() - {usual})
+            if others:
+                yield Finding(name, f"foreign: rows of {section} {', '.join(others)}, most are of {usual}", _AGAIN)
+
+
+def _duplicates(store: PairStore, rows: pa.Table) -> Iterator[Finding]:
+    twice = sorted(key for key, count in Counter(rows["id"].to_pylist()).items() if count > 1)
+    if twice:
+        yield Finding(
+            store.url, f"{len(twice)} ids have several rows ({some(twice)})", "run generate again: it repairs"
+        )

@@ -1,0 +1,134 @@
+"""How far a run is, or how it ended, from its store alone; looks at whole part files and changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from gmd_ray.pairstore import manifest
+from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore.history import read_runs
+from gmd_ray.pairstore.lock import holder_of
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.storage import side_by_side
+from gmd_ray.text import printable
+
+COLUMNS = ["id", "status", "error_stage", "error_type"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Counts of a store, and who is at work on it."""
+
+    url: str
+    ok: int
+    failed: int
+    inputs: int | None
+    """Of the last run that began here; None where no run said."""
+    failures: dict[str, int]
+    """`stage: error type` -> rows, most frequent first."""
+    skipped: int
+    """Part files that could not be read; `gmd-ray verify` names them."""
+    holder: dict[str, str] | None
+    """pid, host, since and beat of the driver at work; None where nobody is."""
+    images_per_second: float | None
+    """Of the run going on, else of the last that finished."""
+    finished: bool
+
+    @property
+    def rows(self) -> int:
+        return self.ok + self.failed
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to go; None where nobody is at work or nothing says how fast."""
+        if self.holder is None or self.inputs is None or not self.images_per_second:
+            return None
+        return max(0, self.inputs - self.rows) / self.images_per_second
+
+    def __str__(self) -> str:
+        of = f" of {self.inputs:,}" if self.inputs is not None else ""
+        share = f" ({100 * self.rows / self.inputs:.0f}%)" if self.inputs else ""
+        lines = [self.url, f"{self.rows:,}{of} rows{share}: {self.ok:,} ok, {self.failed:,} failed"]
+        lines += [f"  {count:,} {kind}" for kind, count in self.failures.items()]
+        if self.skipped:
+            lines.append(f"{self.skipped} part files cannot be read; gmd-ray verify names them")
+        if self.images_per_second:
+            lines.append(f"{self.images_per_second:.3g} images/s{' so far' if self.holder else ' in the last run'}")
+        if self.eta_s is not None:
+            lines.append(f"about {_span(self.eta_s)} to go")
+        if self.holder is not None:
+            since = float(self.holder.get("since", self.holder["beat"]))
+            at = datetime.fromtimestamp(since).strftime("%Y-%m-%d %H:%M:%S")
+            who = f"process {self.holder['pid']} on {self.holder['host']}"
+            lines.append(f"{who} is at work since {at} ({_span(time.time() - since)})")
+        else:
+            lines.append(f"nobody is at work here; the last run {'finished' if self.finished else 'did not finish'}")
+        return "\n".join(map(printable, lines))
+
+
+def read_status(store: PairStore) -> Status:
+    """The state of a store now.
+
+    A part file that disappears while this looks (a driver mends doubles so) is left out; ids are counted once.
+    """
+    holder = holder_of(store.filesystem, store.path)
+    infos = store.filesystem.get_file_info(fs.FileSelector(store.rows_path, allow_not_found=True))
+    parts = [info for info in infos if info.base_name.startswith("part-") and info.base_name.endswith(".parquet")]
+    rows: dict[str, tuple[str, str]] = {}
+    skipped = 0
+    told = store.read(manifest.NAME)
+    saved = store.read(settings.NAME) or {}
+    strangers = set(manifest.told_strangers(told, saved))
+
+    def read(info: fs.FileInfo) -> pa.Table | None:
+        try:
+            return pq.read_table(info.path, columns=COLUMNS, filesystem=store.filesystem, partitioning=None)
+        except FileNotFoundError:
+            return pa.table({name: [] for name in COLUMNS})
+        except (pa.ArrowException, OSError):
+            return None
+
+    for table in side_by_side(read, parts):
+        if table is None:
+            skipped += 1
+            continue
+        for row in table.to_pylist():
+            if rows.get(row["id"], ("failed", ""))[0] != "ok":
+                rows[row["id"]] = row["status"], f"{row['error_stage']}: {row['error_type']}"
+    everything = len(rows)
+    for key in strangers & rows.keys():
+        del rows[key]
+    rate, runs = None, read_runs(store)
+    if holder is not None:
+        # An entry that is older than the driver at work is an earlier run's: this one has not come to the stream yet.
+        if runs and runs[-1]["began"] >= float(holder.get("since", "inf")) and everything > runs[-1]["before"]:
+            rate = (everything - runs[-1]["before"]) / max(time.time() - runs[-1]["began"], 1e-3)
+    elif told is not None:
+        rate = told.get("images_per_second")
+    kinds = Counter(kind for status, kind in rows.values() if status == "failed")
+    failed = sum(kinds.values())
+    return Status(
+        url=store.url,
+        ok=len(rows) - failed,
+        failed=failed,
+        inputs=told["inputs"] if told is not None and holder is None else saved.get("inputs", {}).get("count"),
+        failures=dict(kinds.most_common()),
+        skipped=skipped,
+        holder=holder,
+        images_per_second=rate,
+        finished=told is not None,
+    )
+
+
+def _span(seconds: float) -> str:
+    """3 s, 4 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,102 @@
+"""The books of a pair store: every input has exactly one final state, and the sums say so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gmd_ray.errors import BooksError
+from gmd_ray.pairstore.schema import PAIR_SCHEMA, FidelityBound, accepted
+
+_MEND = "`gmd-ray verify` says what is wrong with the store, and how to mend it"
+
+
+@dataclass(frozen=True)
+class Books:
+    """Counts of inputs by what became of them."""
+
+    inputs: int
+    accepted: int
+    rejected: int
+    failed: int
+    resumed: int
+    """Of the inputs, done by earlier runs."""
+    strangers: int
+    """Rows in the store whose image is no longer among the inputs; in none of the counts above."""
+    threshold: float
+    seconds: float
+    """Wall time of this run."""
+    fidelity_bound: float | None = None
+    """The second opinion asked for, on the scale of `scorer.fidelity`."""
+
+    @property
+    def ok(self) -> int:
+        return self.accepted + self.rejected
+
+    def __str__(self) -> str:
+        bound = "" if self.fidelity_bound is None else f" and fidelity bound {self.fidelity_bound:g}"
+        return (
+            f"{self.inputs} inputs = {self.accepted} accepted + {self.rejected} rejected + {self.failed} failed "
+            f"at threshold {self.threshold:g}{bound} ({self.resumed} from earlier runs, {self.seconds:.0f} s)"
+        )
+
+    def counts(self) -> dict[str, Any]:
+        return {**asdict(self), "ok": self.ok}
+
+
+def stranger_ids(rows: pa.Table, inputs: Collection[str]) -> list[str]:
+    """Ids of rows whose image is not among the inputs, sorted."""
+    known = pa.array(sorted(set(inputs)), pa.string())
+    return sorted(pc.unique(rows["id"].filter(pc.invert(pc.is_in(rows["id"], known)))).to_pylist())
+
+
+def close_books(
+    rows: pa.Table,
+    inputs: Collection[str],
+    *,
+    resumed: int,
+    threshold: float,
+    higher_is_better: bool,
+    seconds: float,
+    fidelity: FidelityBound | None = None,
+) -> Books:
+    """Count the rows of a store against the inputs.
+
+    Args:
+        rows: columns id, status, score of the whole store, and fidelity where it is bounded.
+        inputs: ids of the input folder.
+        fidelity: the bound of the accepted view.
+
+    Raises:
+        BooksError: naming inputs without a row, or with more than one, or rows that are neither ok nor failed.
+    """
+    known = pa.array(sorted(set(inputs)), pa.string())
+    lost = known.filter(pc.invert(pc.is_in(known, rows["id"])))
+    counts = pc.value_counts(rows["id"])
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    for what, ids in ((f"of {len(known)} inputs have no row", lost), ("ids have more than one row", twice)):
+        if len(ids):
+            some = ", ".join(sorted(ids.to_pylist())[:3])
+            raise BooksError(f"books do not balance: {len(ids)} {what} ({some}); {_MEND}")
+    names = ["status", "score"] + (["fidelity"] if fidelity else [])
+    mine = rows.filter(pc.is_in(rows["id"], known)).select(names)
+    failed, ok = (pc.sum(pc.equal(mine["status"], status)).as_py() or 0 for status in ("failed", "ok"))
+    if ok + failed != len(known):
+        raise BooksError(f"books do not balance: {ok} ok + {failed} failed of {len(known)} inputs; {_MEND}")
+    schema = pa.schema([PAIR_SCHEMA.field(name) for name in names])
+    view = mine.cast(schema).filter(accepted(threshold, higher_is_better, fidelity=fidelity))
+    return Books(
+        inputs=len(known),
+        accepted=view.num_rows,
+        rejected=ok - view.num_rows,
+        failed=failed,
+        resumed=resumed,
+        strangers=rows.num_rows - mine.num_rows,
+        threshold=threshold,
+        seconds=seconds,
+        fidelity_bound=None if fidelity is None else fidelity.limit,
+    )

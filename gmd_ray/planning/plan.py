@@ -1,0 +1,230 @@
+"""Before anything is spent: images, forwards, accelerator-hours, wall time, disk and price of a run."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any
+
+from gmd_ray.config import Config
+from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.generation.watchdog import batch_bound
+from gmd_ray.images.listing import ImageFile, list_images
+from gmd_ray.images.sets.inventory import Listed
+from gmd_ray.images.sizes import image_sizes
+from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore.cost import price
+from gmd_ray.planning.probe import Probe
+from gmd_ray.students import load_student
+from gmd_ray.teachers import estimate_teacher
+
+SIZES_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to be projected, as far as its header says."""
+
+    file: ImageFile
+    lq_pixels: int
+    pixels: int
+    """Of the pseudo-target."""
+    size: str
+    """What the teacher sees of it, padded; equal sizes cost the same."""
+    forwards: int
+    flops: int
+    replica_bytes: tuple[int, int]
+    """See `Plan.replica_bytes`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take. Hours and price are None where nothing says how fast an accelerator is, or its price."""
+
+    images: int
+    unreadable: int
+    """Files that will become failed rows."""
+    sizes: dict[str, int]
+    """Padded size -> images, most frequent first."""
+    forwards: int
+    """Teacher evaluations, of one image or tile each."""
+    flops: int
+    basis: str
+    """What the hours are from."""
+    accelerators: int
+    accelerator_hours: float | None
+    wall_hours: float | None
+    """With every teacher busy all the time."""
+    disk_bytes: int
+    disk_measured: bool
+    """False: an upper bound, the images uncompressed."""
+    price: float | None
+    currency: str
+    replica_bytes: tuple[int, int]
+    """Memory of one teacher replica on each of its accelerators, for the largest image: with all caches there, and the
+    least that the settings allow."""
+    settings_fingerprint: str
+    """Of the settings that alter pixels or scores: another run is not what was planned."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def table(self) -> str:
+        """For a person."""
+        shown = list(self.sizes.items())[:SIZES_SHOWN]
+        others = len(self.sizes) - len(shown)
+        sizes = ", ".join(f"{size}: {n:,}" for size, n in shown) + (f", {others} other sizes" if others else "")
+        hours = "give plan.tflops=..., or --probe 16"
+        missing = "give plan.price_per_hour=..." if self.accelerator_hours is not None else hours
+        fleet = "1 accelerator" if self.accelerators == 1 else f"{self.accelerators} accelerators"
+        fastest, least = self.replica_bytes
+        rows = [
+            ("images", f"{self.images:,}", f"{self.unreadable:,} more are unreadable" if self.unreadable else ""),
+            ("sizes", "", f"{sizes} (as the teacher sees them)"),
+            ("forwards", f"{self.forwards:,}", f"{self.flops / 1e15:,.4g} PFLOP in all"),
+            ("accelerator-hours", _figure(self.accelerator_hours), self.basis or hours),
+            ("wall time, hours", _figure(self.wall_hours), f"on {fleet}, never waiting"),
+            (
+                "memory, GB",
+                _figure(fastest / 1e9),
+                f"of one teacher replica with its caches; {least / 1e9:,.3g} at least",
+            ),
+            ("disk, GB", _figure(self.disk_bytes / 1e9), "as the probe's" if self.disk_measured else "at most"),
+            (f"cost, {self.currency}", _figure(self.price), "" if self.price is not None else missing),
+        ]
+        return "\n".join(f"{name:<18} {value:>12}  {note}".rstrip() for name, value, note in rows)
+
+
+def survey(cfg: Config) -> tuple[list[Job], int]:
+    """Every readable target image with what it will cost, and the number of the others.
+
+    Images are sized from their headers, the teacher is known by its config files, the student by its checkpoint where
+    `plan.scale` does not say what it does to a size.
+
+    Raises:
+        DataError: no images.
+        ModelError: models that cannot be read.
+        ConfigError: neither a student nor `plan.scale`.
+    """
+    files = list_images(cfg.target.path or "", cfg.target.limit)
+    teacher, scale = estimate_teacher(cfg.teacher), _scale(cfg)
+    memory = cache(teacher.replica_bytes)
+    jobs = []
+    for file, size in zip(files, image_sizes(files, cfg.target.max_pixels), strict=True):
+        if size is not None:
+            height, width = size[0] * scale, size[1] * scale
+            cost = teacher.image(height, width)
+            tiles = f" x {cost.tiles} tiles" if cost.tiles > 1 else ""
+            label = f"{cost.height}x{cost.width}{tiles}"
+            jobs.append(
+                Job(file, size[0] * size[1], height * width, label, cost.forwards, cost.flops, memory(height, width))
+            )
+    if not jobs:
+        raise DataError(f"{cfg.target.path}: none of its {len(files)} images can be read")
+    return jobs, len(files) - len(jobs)
+
+
+def make_plan(cfg: Config, jobs: list[Job], unreadable: int, probe: Probe | None = None) -> Plan:
+    """The plan for surveyed images.
+
+    Args:
+        probe: measured on some of them; without one the hours are FLOPs / `plan.tflops`, and disk an upper bound.
+    """
+    fleet = cfg.plan
+    share = cfg.teacher.pool.num_gpus or 1
+    accelerators = fleet.accelerators or max(1, round(cfg.teacher.pool.max * share))
+    flops = sum(job.flops for job in jobs)
+    seconds, basis = None, ""
+    if probe is not None:
+        seconds = sum(probe.seconds_of(job.size, job.flops) for job in jobs)
+        basis = f"a probe of {probe.images} images: {seconds / len(jobs):.3g} s an image"
+    elif fleet.tflops is not None:
+        seconds = flops / (fleet.tflops * 1e12)
+        basis = f"the teacher's FLOPs at plan.tflops={fleet.tflops:g}: {seconds / len(jobs):.3g} s an image"
+    hours = None if seconds is None else seconds / 3600
+    kept = 2 if cfg.generation.keep_restored else 1
+    raw = 3 * sum(job.lq_pixels + kept * job.pixels for job in jobs)
+    disk = raw if probe is None else round(raw * probe.compression)
+    largest = max(jobs, key=lambda job: job.flops)
+    return Plan(
+        images=len(jobs),
+        unreadable=unreadable,
+        sizes=dict(Counter(job.size for job in jobs).most_common()),
+        forwards=sum(job.forwards for job in jobs),
+        flops=flops,
+        basis=basis,
+        accelerators=accelerators,
+        accelerator_hours=hours,
+        wall_hours=None if hours is None else hours / accelerators,
+        disk_bytes=disk,
+        disk_measured=probe is not None,
+        price=None if hours is None else price(fleet, hours, disk),
+        currency=fleet.currency,
+        replica_bytes=largest.replica_bytes,
+        settings_fingerprint=settings.fingerprint(settings.relevant(cfg)),
+    )
+
+
+def later_stages(cfg: Config, listed: Sequence[Listed]) -> list[str]:
+    """A line for each stage after the stream, whose hours nobody knows before they are measured: what it works off."""
+    runs = ["adapted", *cfg.controls]
+    crops = cfg.training.steps * cfg.training.batch_size
+    each = f"{cfg.training.steps:,} steps of {cfg.training.batch_size} crops"
+    lines = [f"{'fine-tune':<18} {crops * len(runs):>12,}  crops: {len(runs)} x {each} ({', '.join(runs)})"]
+    tests = sum(entry.count for entry in listed if entry.role in ("target test", "source test"))
+    if tests:
+        students = len(runs) + 1
+        lines.append(f"{'evaluation':<18} {tests * students:>12,}  images: {tests:,} x {students} students")
+    return [*lines, "The hours, memory and cost above are those of Stages 0 to 1b."]
+
+
+def stall_warning(cfg: Config, plan: Plan) -> str | None:
+    """A line where a healthy image, or block of them, may take longer than the run waits for one."""
+    if plan.accelerator_hours is None:
+        return None
+    share = cfg.teacher.pool.num_gpus or 1
+    each = plan.accelerator_hours * 3600 / plan.images / share
+    bound = batch_bound(cfg.generation).of(1)
+    if bound and each >= bound / 2:
+        return (
+            f"an image takes a teacher about {each:.0f} s, and is given up as one that hangs after "
+            f"generation.batch_timeout_s={bound:g}; raise it, and generation.no_progress_timeout_s with it"
+        )
+    seconds = each * cfg.generation.rows_per_block
+    limit = cfg.generation.no_progress_timeout_s
+    if seconds < limit / 2:
+        return None
+    return (
+        f"a block of {cfg.generation.rows_per_block} images takes a teacher about {seconds:.0f} s, and "
+        f"generation.no_progress_timeout_s={limit} gives up without one; raise it, or lower generation.rows_per_block"
+    )
+
+
+def pool_warnings(cfg: Config, probe: Probe) -> list[str]:
+    """A line for each pool beside the teacher's that is too small for it, by what the probe measured."""
+    lines: list[str] = []
+    if not probe.stages["project"]:  # too fast for its clock: nobody waits for another
+        return lines
+    for name, pool, stage in (("student", cfg.student.pool, "restore"), ("scorer", cfg.scorer.pool, "score")):
+        need = math.ceil(cfg.teacher.pool.max * probe.stages[stage] / probe.stages["project"])
+        if pool.max < need:
+            lines.append(
+                f"{cfg.teacher.pool.max} teachers would wait for the {name}: {probe.stages[stage]:.2g} s an image, the "
+                f"teacher takes {probe.stages['project']:.2g}; set {name}.pool.max={need}"
+            )
+    return lines
+
+
+def _scale(cfg: Config) -> int:
+    if cfg.plan.scale is not None:
+        return cfg.plan.scale
+    if cfg.student.path is None:
+        raise ConfigError("plan needs student.path=... (or plan.scale=..., by how much the student enlarges)")
+    return load_student(replace(cfg.student, device="cpu")).scale
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"

@@ -1,0 +1,127 @@
+"""A few images through the real stages, in a place that is thrown away, to see what one takes."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import statistics
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow.compute as pc
+
+from gmd_ray.config import Config, PoolConfig
+from gmd_ray.errors import DataError
+from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
+from gmd_ray.pairstore.cost import accelerator_seconds
+from gmd_ray.pairstore.schema import rows_dataset
+from gmd_ray.pairstore.store import store_url
+from gmd_ray.storage import put
+
+log = logging.getLogger("gmd_ray.generation")
+
+IMAGES = ("lq", "restored", "pseudo_target")
+
+
+class Candidate(Protocol):
+    """An image that may be probed; `plan.Job` is one."""
+
+    @property
+    def file(self) -> ImageFile: ...
+    @property
+    def size(self) -> str: ...
+    @property
+    def flops(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was measured."""
+
+    images: int
+    seconds: dict[str, float]
+    """Padded size -> accelerator-seconds of one image, the median."""
+    seconds_per_flop: float
+    """For sizes that were not probed."""
+    compression: float
+    """PNG bytes over raw bytes."""
+    stages: dict[str, float]
+    """restore, project, score -> seconds that one actor of the stage takes for an image, the median over them."""
+
+    def seconds_of(self, size: str, flops: int) -> float:
+        """Accelerator-seconds of one image."""
+        return self.seconds.get(size, flops * self.seconds_per_flop)
+
+
+def run_probe(cfg: Config, jobs: Sequence[Candidate], count: int, models: Any = None) -> Probe:
+    """Restore, project and score `count` images, spread evenly over the costs. Ray must be initialised.
+
+    One replica of each pool works on them, below `<out>`, so that the workers of a cluster see the place; it is removed
+    at the end. The median leaves a slow first batch out, where a size has several.
+
+    Raises:
+        DataError: `out` is not a local path, or no image came through.
+        GmdError: as `generate`.
+    """
+    from gmd_ray.generation.run import generate
+
+    if "://" in cfg.out:
+        raise DataError(f"out={cfg.out}: a probe needs a folder that every node sees; give such an out= for the plan")
+    place = Path(cfg.out) / f"probe-{uuid.uuid4().hex[:8]}"
+    ordered = sorted(jobs, key=lambda job: (job.flops, job.file.id))
+    count = min(count, len(ordered))
+    picked = [ordered[(2 * i + 1) * len(ordered) // (2 * count)] for i in range(count)]
+    try:
+        for job in picked:
+            put(*open_filesystem(str(place / "photos" / job.file.id)), read_file(job.file.uri))
+        log.info("probe: %d images through the real stages", count)
+        small = _one_replica_each(cfg, place)
+        generate(small, models=models)
+        return _measure(small, {job.file.id: job for job in picked})
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _one_replica_each(cfg: Config, place: Path) -> Config:
+    def one(pool: PoolConfig) -> PoolConfig:
+        return replace(pool, min=1, max=1, initial=None)
+
+    return replace(
+        cfg,
+        out=str(place / "run"),
+        target=replace(cfg.target, path=str(place / "photos"), limit=None),
+        student=replace(cfg.student, pool=one(cfg.student.pool)),
+        teacher=replace(cfg.teacher, pool=one(cfg.teacher.pool)),
+        scorer=replace(cfg.scorer, pool=one(cfg.scorer.pool)),
+    )
+
+
+def _measure(cfg: Config, jobs: Mapping[str, Candidate]) -> Probe:
+    stages = ("restore", "project", "score")
+    kept = IMAGES if cfg.generation.keep_restored else ("lq", "pseudo_target")
+    columns = ["id", "status", "error", "width", "height", *kept, *(f"seconds_{stage}" for stage in stages)]
+    rows = rows_dataset(store_url(cfg.out)).to_table(columns=columns)
+    ok = rows.filter(pc.field("status") == "ok").to_pylist()
+    if not ok:
+        reasons = sorted({str(reason) for reason in rows["error"].to_pylist()})
+        raise DataError(
+            f"probe: none of {rows.num_rows} images came through ({reasons[0]}); the run would do no better"
+        )
+    by_size: dict[str, list[float]] = defaultdict(list)
+    flops = taken = raw = packed = 0.0
+    for row in ok:
+        job = jobs[row["id"]]
+        seconds = accelerator_seconds(cfg, {stage: row[f"seconds_{stage}"] for stage in stages})
+        by_size[job.size].append(seconds)
+        pngs = [row[name] for name in kept]
+        raw += sum(3 * int.from_bytes(png[16:20], "big") * int.from_bytes(png[20:24], "big") for png in pngs)
+        packed += sum(len(png) for png in pngs)
+    medians = {size: statistics.median(values) for size, values in by_size.items()}
+    for row in ok:
+        flops, taken = flops + jobs[row["id"]].flops, taken + medians[jobs[row["id"]].size]
+    by_stage = {stage: statistics.median(row[f"seconds_{stage}"] for row in ok) for stage in stages}
+    return Probe(len(ok), medians, taken / flops, packed / raw, by_stage)

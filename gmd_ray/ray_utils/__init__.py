@@ -1,0 +1,1 @@
+"""Everything between gmd_ray and Ray: sessions, actor pools, capacity, shutdown."""

@@ -1,0 +1,1 @@
+"""Checkpoint files of students: formats, weight layouts, and where weights lie inside a file."""

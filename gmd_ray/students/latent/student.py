@@ -1,0 +1,275 @@
+"""Latent diffusion with an MMDiT backbone as a student: sampled in a few steps, trained on its velocity.
+
+A directory in the diffusers layout:
+
+    model_index.json   what is in it, `scale` and `sampling_steps`
+    transformer/       SD3Transformer2DModel; in_channels is twice the latents' channels
+    vae/               AutoencoderKL, frozen
+
+The LQ image is enlarged bicubically to the output's size, encoded by the same autoencoder, and concatenated to the
+noisy latent (restoration.md 1.3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from gmd_ray.config import StudentConfig
+from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.images.padding import pad_to_multiple
+from gmd_ray.images.tiling import grid_multiple, tiled_in_batches
+from gmd_ray.students.common import device_of, evaluating, fingerprint, tiles_at_once
+from gmd_ray.students.latent.network import LatentCodec, LatentNetwork, even_sigmas, sample
+
+INDEX = "model_index.json"
+CLASS = "LatentRestorer"
+"""`_class_name` in the index."""
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class LatentStudent:
+    """A conditional latent flow model; see `gmd_ray.students.protocol.Student`."""
+
+    scale: int
+    module: nn.Module
+    """The `LatentNetwork`; the autoencoder is frozen and no part of it."""
+    fingerprint: str
+    """Of all weights as loaded and the settings that change pixels."""
+
+    def __init__(
+        self, cfg: StudentConfig, network: LatentNetwork, codec: LatentCodec, index: dict[str, Any], stored: torch.dtype
+    ) -> None:
+        self._device = device_of(cfg.device)
+        self.module, self.scale = network.to(self._device), int(index["scale"])
+        self._network, self._codec, self._stored = network, codec, stored
+        self._source = Path(str(cfg.path))
+        self._tile, self._dtype, self._batch = cfg.tile, cfg.dtype, tiles_at_once(cfg, self._device)
+        # Its attention looks at all of a tile, so there is no radius to measure.
+        self._overlap = cfg.tile // 4 if cfg.tile_overlap is None else cfg.tile_overlap
+        self._sigmas = even_sigmas(cfg.sampling_steps or int(index["sampling_steps"]))
+        patch: int = network.transformer.config.patch_size
+        self._multiple = codec.factor * patch
+        self._grid = self._tile_grid()
+        self._largest: int = network.transformer.config.pos_embed_max_size * self._multiple
+        if cfg.gradient_checkpointing:
+            network.transformer.enable_gradient_checkpointing()
+        settings = {"dtype": cfg.dtype, "tile": cfg.tile, "sigmas": self._sigmas, "scale": self.scale}
+        if cfg.tile:
+            settings |= {"tile_overlap": self._overlap, "tile_grid": self._grid, "tile_noise": "of the image"}
+        weights = {f"vae.{key}": value for key, value in codec.vae.state_dict().items()}
+        self.fingerprint = fingerprint(weights | network.state_dict(), settings)
+
+    def restore(self, lq: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, H * scale, W * scale) in [0, 1], float32, on the device of `lq`; any size from 1x1.
+
+        The noise is a function of an image's id, and without ids of its content. It is drawn for the whole image, and a
+        tile takes what lies under it: where tiles overlap, they are samples from the same noise.
+
+        Raises:
+            ModelError: an image larger than the positions that the network knows, without tiles.
+        """
+        assert lq.shape[1:-2] == (3,), f"expected (B, 3, H, W), got {tuple(lq.shape)}"
+        keys = [_content_key(image) for image in lq] if ids is None else list(ids)
+        assert len(keys) == len(lq), (len(keys), len(lq))
+        device = next(self.module.parameters()).device
+        self._codec.to(device)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._dtype == "bfloat16")
+
+        shape = [math.ceil(side * self.scale / self._multiple) * self._multiple for side in lq.shape[-2:]]
+        channels, factor = self._network.channels, self._codec.factor
+        field = torch.stack([_noise(key, (channels, *(side // factor for side in shape))) for key in keys])
+
+        def restore(x: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
+            height, width = x.shape[-2] * self.scale, x.shape[-1] * self.scale
+            if max(height, width) > self._largest:
+                raise ModelError(
+                    f"{width}x{height} pixels: the student's positions end at {self._largest}; set student.tile to at "
+                    f"most {self._largest // self.scale * 7 // 8}"  # the last tile may be longer by an eighth
+                )
+            condition = self._codec.encode(pad_to_multiple(self._enlarged(x), self._multiple))
+            corners = [(y0 * self.scale // factor, x0 * self.scale // factor) for y0, x0 in places]
+            rows, columns = condition.shape[-2:]
+            noise = torch.cat([field[..., top : top + rows, left : left + columns] for top, left in corners]).to(device)
+            clean = sample(self._network, condition, noise, self._sigmas)
+            return self._codec.decode(clean)[..., :height, :width]
+
+        with torch.no_grad(), evaluating(self.module), autocast:
+            image = lq.to(device, torch.float32)
+            restored = tiled_in_batches(restore, image, self._tile, self._overlap, self.scale, self._grid, self._batch)
+        return restored.float().clamp(0, 1).to(lq.device)
+
+    def training_loss(
+        self,
+        lq: Tensor,
+        hq: Tensor,
+        forward: nn.Module | None = None,
+        *,
+        reduce: bool = True,
+        keys: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Mean squared error of the velocity at noise levels drawn evenly from [0, 1), and `loss` to log.
+
+        Noise and level of a crop are a function of its key, on any device and in any batch; without `keys` they come
+        from torch's generator. Without `reduce` each crop's loss, (B,), and nothing to log.
+        """
+        self._codec.to(hq.device)
+        clean = self._codec.encode(pad_to_multiple(hq, self._multiple))
+        condition = self._codec.encode(pad_to_multiple(self._enlarged(lq), self._multiple))
+        if keys is None:
+            noise, sigma = torch.randn_like(clean), torch.rand(len(clean), device=clean.device)
+        else:
+            draws = [torch.Generator().manual_seed(key) for key in keys.tolist()]
+            noise = torch.stack([torch.randn(clean.shape[1:], generator=draw) for draw in draws]).to(clean.device)
+            sigma = torch.cat([torch.rand(1, generator=draw) for draw in draws]).to(clean.device)
+        level = sigma.view(-1, 1, 1, 1)
+        velocity = (self.module if forward is None else forward)((1 - level) * clean + level * noise, condition, sigma)
+        losses = (velocity.float() - (noise - clean)).square().flatten(1).mean(1)
+        if not reduce:
+            return losses, {}
+        loss = losses.mean()
+        return loss, {"loss": loss.item()}
+
+    def save(self, path: str | Path) -> None:
+        """Write the directory: the transformer as it is now, in its own precision, and all else as it was.
+
+        Raises:
+            ModelError: weights that are not finite, or a path that is a file.
+        """
+        path = Path(path)
+        if path.is_file():
+            raise ModelError(f"cannot save {path}: this student is a directory, and that is a file")
+        if not all(value.isfinite().all() for value in self._network.state_dict().values()):
+            raise ModelError(f"cannot save {path}: weights that are not finite; the training diverged")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+        try:
+            shutil.copytree(self._source, draft, ignore=shutil.ignore_patterns("transformer", ".*"))
+            _save_transformer(self._network, draft / "transformer", self._stored)
+            shutil.copy(self._source / "transformer" / "config.json", draft / "transformer")
+            if path.is_dir():
+                path.replace(old)
+            try:
+                draft.replace(path)
+            except OSError:
+                if old.is_dir():  # the student that was there is not given up for one that did not come
+                    old.replace(path)
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _tile_grid(self) -> int:
+        """Tiles begin where a patch of latents does, so that the noise under a tile is a slice of the image's."""
+        patch = self._multiple // math.gcd(self._multiple, self.scale)  # in LQ pixels
+        if self._tile and self._tile - self._overlap < patch:
+            raise ConfigError(
+                f"student.tile={self._tile} with tile_overlap={self._overlap}: this student's tiles are {patch} pixels "
+                f"apart at least; set tile_overlap to at most {max(0, self._tile - patch)}"
+            )
+        return max(1, grid_multiple(self._tile, self._overlap) // patch) * patch
+
+    def _enlarged(self, lq: Tensor) -> Tensor:
+        return lq if self.scale == 1 else F.interpolate(lq, scale_factor=self.scale, mode="bicubic").clamp(0, 1)
+
+
+def load_latent(cfg: StudentConfig) -> LatentStudent:
+    """Load a latent diffusion directory.
+
+    Raises:
+        ModelError: a directory that is no such student, or parts that do not fit together.
+    """
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
+
+    path = Path(str(cfg.path))
+    index = read_index(path)
+    transformer = _load(SD3Transformer2DModel, path / "transformer")
+    vae = _load(AutoencoderKL, path / "vae")
+    channels = vae.config.latent_channels
+    if (transformer.config.in_channels, transformer.config.out_channels) != (2 * channels, channels):
+        raise ModelError(
+            f"student {path}: a transformer of {transformer.config.in_channels} channels in and "
+            f"{transformer.config.out_channels} out does not fit an autoencoder of {channels}: it needs twice as many "
+            f"in, and as many out"
+        )
+    return LatentStudent(cfg, LatentNetwork(transformer), LatentCodec(vae), index, _stored_dtype(path / "transformer"))
+
+
+def write_index(path: Path, scale: int, sampling_steps: int) -> None:
+    """Write the index of a directory whose parts are there."""
+    index = {
+        "_class_name": CLASS,
+        "scale": scale,
+        "sampling_steps": sampling_steps,
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (path / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """What a latent diffusion directory says of itself: `scale`, `sampling_steps`.
+
+    Raises:
+        ModelError: no index, or one of another kind of model.
+    """
+    file = path / INDEX
+    if not file.is_file():
+        raise ModelError(
+            f"student {path}: a directory without {INDEX}; name the weight file in it, or make a student with "
+            f"`gmd-ray new-student`"
+        )
+    try:
+        index = json.loads(file.read_text())
+        known = index["_class_name"], int(index["scale"]) >= 1 and int(index["sampling_steps"]) >= 1
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"student {file}: damaged, or of another kind of model ({error})") from error
+    if known != (CLASS, True):
+        raise ModelError(f"student {file}: describes a {known[0]}, not a {CLASS} of scale and steps from 1 up")
+    return dict(index)
+
+
+def _load(kind: Any, path: Path) -> Any:
+    try:
+        return kind.from_pretrained(path, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"student {path}: cannot be loaded as {kind.__name__} ({reason})") from error
+
+
+def _save_transformer(network: LatentNetwork, path: Path, dtype: torch.dtype) -> None:
+    from diffusers import SD3Transformer2DModel
+
+    with torch.device("meta"):
+        copy = SD3Transformer2DModel.from_config(network.transformer.config)
+    state = {key: value.detach().to("cpu", dtype) for key, value in network.transformer.state_dict().items()}
+    copy.load_state_dict(state, assign=True)
+    copy.save_pretrained(path)
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """Of the weights in the folder's first file."""
+    with safe_open(sorted(folder.glob("*.safetensors"))[0], framework="pt") as file:
+        first = next(iter(file.keys()))
+        return _DTYPES.get(file.get_slice(first).get_dtype(), torch.float32)
+
+
+def _noise(key: str, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal, a function of key and shape; drawn on the CPU, so that it is the same on any device."""
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little", signed=True)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _content_key(image: Tensor) -> str:
+    return hashlib.sha256(image.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()

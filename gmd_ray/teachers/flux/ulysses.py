@@ -1,0 +1,94 @@
+"""A FLUX transformer shared by the ranks of a process group: Ulysses context parallelism (teacher.md 5).
+
+Each rank holds all weights and 1/k of the tokens. In attention the ranks exchange tokens for heads, so that each
+attends over all tokens with 1/k of the heads, and keeps 1/k of the keys and values: after the exchange, which a replay
+is then spared. Less traffic than tensor parallelism, four exchanges of 1/k of the tokens for a block instead of sums of
+all of them, but the whole weights on every GPU, and k times in the host's memory while they load. diffusers' own
+context parallelism caches before the exchange, needs counts that k divides or a further collective to learn them, and
+does not start without an accelerator.
+
+Counts that k does not divide are split as `torch.tensor_split` does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+
+from gmd_ray.errors import ConfigError
+from gmd_ray.teachers.flux.attention import InjectingAttention, InjectingFlux
+
+
+class UlyssesAttention(InjectingAttention):
+    """Exchanges tokens for heads around the attention itself."""
+
+    def here(self, text: int) -> int:
+        return counts(text)[dist.get_rank()]
+
+    def collect(self, x: torch.Tensor, text: int, image: int) -> torch.Tensor:
+        """(B, tokens of this rank, heads, head_dim) -> (B, all tokens, heads / k, head_dim), text first."""
+        batch, here, heads, dim = x.shape
+        ranks = dist.get_world_size()
+        texts, images = counts(text), counts(image)
+        piece = batch * heads // ranks * dim
+        sizes = [piece * (t + i) for t, i in zip(texts, images, strict=True)]
+        received = x.new_empty(sum(sizes))
+        by_heads = x.unflatten(2, (ranks, heads // ranks)).movedim(2, 0).contiguous()
+        dist.all_to_all_single(received, by_heads.flatten(), sizes, [piece * here] * ranks)
+        parts = [part.view(batch, -1, heads // ranks, dim) for part in received.split(sizes)]
+        of_text = [part[:, :t] for part, t in zip(parts, texts, strict=True)]
+        of_image = [part[:, t:] for part, t in zip(parts, texts, strict=True)]
+        return torch.cat([*of_text, *of_image], dim=1)
+
+    def hand_back(self, x: torch.Tensor, text: int, image: int) -> torch.Tensor:
+        """(B, all tokens, heads / k, head_dim) -> (B, tokens of this rank, heads, head_dim)."""
+        batch, _, heads, dim = x.shape
+        ranks, rank = dist.get_world_size(), dist.get_rank()
+        texts, images = counts(text), counts(image)
+        piece = batch * heads * dim
+        sizes = [piece * (t + i) for t, i in zip(texts, images, strict=True)]
+        by_tokens = zip(x[:, :text].split(texts, dim=1), x[:, text:].split(images, dim=1), strict=True)
+        sent = torch.cat([torch.cat(pair, dim=1).flatten() for pair in by_tokens])
+        received = x.new_empty(sizes[rank] * ranks)
+        dist.all_to_all_single(received, sent, [sizes[rank]] * ranks, sizes)
+        return received.view(ranks, batch, -1, heads, dim).movedim(0, 2).flatten(2, 3)
+
+
+class UlyssesFlux(InjectingFlux):
+    """An `InjectingFlux` whose tokens are shared out over the ranks; what goes in and comes out is whole."""
+
+    shares_tokens = True
+
+    def tokens_here(self, x: torch.Tensor) -> torch.Tensor:
+        return x.split(counts(x.shape[1]), dim=1)[dist.get_rank()]
+
+    def all_tokens(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        shares = counts(count)
+        padded = F.pad(x, (0, 0, 0, shares[0] - x.shape[1])).contiguous()  # the first is the longest
+        parts = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:, :share] for part, share in zip(parts, shares, strict=True)], dim=1)
+
+    def input_kept(self, text: int, image: int) -> tuple[int, int]:
+        rank = dist.get_rank()
+        return counts(text)[rank] + counts(image)[rank], self.inner_dim
+
+
+def share_tokens(model: UlyssesFlux) -> None:
+    """Let the ranks share the tokens of this model, which each of them has loaded.
+
+    Raises:
+        ConfigError: a number of ranks that does not divide the model's heads.
+    """
+    ranks, heads = dist.get_world_size(), model.config.num_attention_heads
+    if heads % ranks:
+        raise ConfigError(f"teacher.gpus_per_replica={ranks}: must divide the model's {heads} attention heads")
+    model.ranks = ranks
+    model.use_injecting_attention(UlyssesAttention())
+
+
+def counts(tokens: int) -> list[int]:
+    """How many of that many tokens each rank has."""
+    ranks = dist.get_world_size()
+    return [tokens // ranks + (rank < tokens % ranks) for rank in range(ranks)]

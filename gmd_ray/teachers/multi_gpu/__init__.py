@@ -1,0 +1,1 @@
+"""One teacher replica on several GPUs of a node: a process per GPU."""

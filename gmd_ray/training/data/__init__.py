@@ -1,0 +1,1 @@
+"""Training data: source pairs and accepted pairs, mixed into batches."""

@@ -1,0 +1,288 @@
+"""The training loop that each Ray Train worker runs: exact global batches over any number of workers, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import inspect
+import math
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor, nn
+
+from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
+from gmd_ray.students import Student, load_student
+from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
+from gmd_ray.training.data.datasets import Crops, SourcePairs, TargetPairs
+from gmd_ray.training.data.mixing import Mixture, Stream
+from gmd_ray.training.plan import SCORE, SNAPSHOT, STATE, Plan, checkpoint_name
+from gmd_ray.training.worker.meter import Meter
+from gmd_ray.training.worker.optim import Ema, learning_rate, make_optimizer
+from gmd_ray.training.worker.parallel import first_failure, gathered, gathering, gradient_norm, load_optimizer, wrap
+from gmd_ray.training.worker.state import load_state
+from gmd_ray.training.worker.validation import Validation
+
+
+def train(config: dict[str, Any]) -> GmdError | int | None:
+    """One worker's part of a fine-tune.
+
+    Args:
+        config: {"plan": Plan}.
+
+    Returns:
+        The step that it was resumed from (None for a new start); or the error that a user must mend. Ray Train starts
+        the workers again after an error that is raised, which is right for lost machines and wrong for wrong settings:
+        those are returned, by all workers alike.
+    """
+    plan: Plan = config["plan"]
+    cfg = plan.cfg.training
+    threads = max(1, int(cfg.cpus_per_worker))
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+    worker = None
+    failure: GmdError | None = None
+    try:
+        worker = _Worker(plan)
+    except GmdError as error:
+        failure = error
+    failure = first_failure(failure)
+    if failure is not None:
+        return failure
+    assert worker is not None
+    with Prefetcher(worker.batches, worker.start, cfg.steps, threads) as prefetcher:
+        worker.wrap()
+        failure = worker.run(prefetcher)
+    if failure is None:
+        try:
+            worker.export()
+        except GmdError as error:
+            failure = error
+    return first_failure(failure) or (worker.start or None)
+
+
+class _Worker:
+    """Model, data and state of one rank."""
+
+    def __init__(self, plan: Plan) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self._plan, self._cfg = plan, plan.cfg.training
+        self._device = _device()
+        self._layout = torch.channels_last if self._cfg.channels_last else torch.contiguous_format
+        self._student = self._load_student()
+        self._takes_keys = "keys" in inspect.signature(self._student.training_loss).parameters
+        self.batches = self._batches(self._student.scale)
+        self._state = _last_checkpoint()
+        self.start = 0 if self._state is None else int(self._state["step"])
+        self._best: tuple[float, int] = (self._state or {}).get("best", (-math.inf, 0))
+        if self._state is not None and self._state["sampler"] != self._mixture.state(self.start):
+            raise ResumeMismatchError(f"{plan.directory}: its checkpoint's sampler stands elsewhere; remove it")
+        sharded = self._cfg.strategy == "fsdp"
+        dealt = (0, 1) if sharded else (self.rank, self.world_size)
+        self._validation = Validation(plan.validation, plan.cfg.source, *dealt) if plan.validation else None
+
+    def wrap(self) -> None:
+        """Put the model on its device and join it with the other workers', and take up the checkpoint's state."""
+        module = self._student.module.train()
+        module.to(memory_format=self._layout)  # type: ignore[call-overload]
+        if self._state is not None:
+            module.load_state_dict(self._state["module"])
+        self._joined = wrap(module, self._cfg.strategy, self._device)
+        self._model = cast(nn.Module, torch.compile(self._joined)) if self._cfg.compile else self._joined
+        self._ema = Ema(module, self._cfg.ema)
+        self._optimizer = make_optimizer(module, self._cfg)
+        if self._state is not None:
+            self._ema.load(self._state["ema"])
+            load_optimizer(self._optimizer, self._state["optimizer"])
+        self._state = None
+
+    def run(self, prefetcher: Prefetcher) -> GmdError | None:
+        """Train from the checkpoint to the last step; reports and checkpoints on the way."""
+        cfg = self._cfg
+        meter = Meter(self._device)
+        for step in range(self.start, cfg.steps):
+            failure: GmdError | None = None
+            try:
+                batch = prefetcher.get()
+            except GmdError as error:
+                # The others would wait for this worker's gradients for ever: it sends NaN, which stops them all.
+                failure, batch = error, self._nan_batch()
+            lr = learning_rate(step, cfg)
+            sums, norm = self._step(step, batch, lr)
+            if not torch.isfinite(norm):
+                nan = GmdError(
+                    f"fine-tune {self._plan.name}: loss or gradient is not finite at step {step + 1}; "
+                    f"lower training.lr={cfg.lr:g}"
+                )
+                return first_failure(failure) or nan
+            meter.add(sums, norm, self._mixture.composition(step))
+            done = step + 1
+            last = done == cfg.steps
+            validate = self._validation is not None and (last or done % cfg.validate_every == 0)
+            figures: dict[str, float] = {"step": done}
+            if last or validate or done % cfg.log_every == 0:
+                figures |= meter.read(prefetcher.waited_s) | {"lr": lr}
+            if validate:
+                try:
+                    figures[SCORE] = self._validate()
+                except DataError as error:
+                    failure = error
+                failure = first_failure(failure)
+                if failure is not None:
+                    return failure
+                # At a tie the later one, as Ray Train ranks the checkpoints that it keeps.
+                self._best = max(self._best, (figures[SCORE], done))
+                meter.restart(prefetcher.waited_s)
+            save = last or validate or done % cfg.checkpoint_every == 0
+            if save or len(figures) > 1:
+                self._report(figures, save)
+        return None
+
+    def export(self) -> None:
+        """Write the student with the averaged weights, last or best, in the layout that it came in."""
+        state = gathered(self._ema.state, keep=self.rank == 0)
+        if self.rank == 0:
+            _, step = self._best
+            if self._cfg.export == "best" and step not in (0, self._cfg.steps):
+                checkpoints = Path(self._plan.directory, SNAPSHOT).parent
+                state = load_state(checkpoints / checkpoint_name(step) / STATE)["ema"]
+            student = self._load_student()  # this one's weights may be sharded
+            student.module.load_state_dict(state)
+            student.save(self._plan.student)
+
+    def _load_student(self) -> Student:
+        """As the checkpoint has it, on the CPU: which device is this worker's, Ray Train knows."""
+        cfg = self._cfg
+        return load_student(
+            dataclasses.replace(self._plan.cfg.student, device="cpu"),
+            cfg.loss,
+            stochastic_depth=self._plan.name == "pretrained",
+            perceptual=cfg.perceptual,
+            perceptual_weights=cfg.perceptual_weights,
+        )
+
+    def _step(self, step: int, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
+        """One optimiser step.
+
+        Returns:
+            This worker's part of the global loss, and its source and target crops' losses summed, (3,); and the norm
+            of the global gradient.
+        """
+        cfg = self._cfg
+        torch.manual_seed(_step_seed(self._plan.seed, step, self.rank))  # for DropPath: a resumed run draws the same
+        weights = self._mixture.weights(step)
+        self._optimizer.zero_grad()
+        sums = torch.zeros(3, device=self._device)
+        parts = list(zip(*(side.tensor_split(cfg.accumulate) for side in batch), strict=True))
+        for number, (lq, hq, source, keys) in enumerate(parts, start=1):
+            drawn = {"keys": keys} if self._takes_keys else {}
+            lq, hq = (side.to(self._device, non_blocking=True, memory_format=self._layout) for side in (lq, hq))
+            source = source.to(self._device, non_blocking=True)
+            with gathering(self._joined, last=number == len(parts)):
+                with _autocast(self._device, cfg.bf16):
+                    losses, _ = self._student.training_loss(lq, hq, self._model, reduce=False, **drawn)
+                part = (losses * torch.where(source, weights.source, weights.target)).sum()
+                # The workers' gradients are averaged; times their number it is the sum of the parts, however uneven
+                # these are. A loss that is no number must show in every worker's gradient; that of |NaN| is 0.
+                (part * torch.where(part.isfinite(), self.world_size, torch.nan)).backward()
+            losses = losses.detach()
+            # Chosen, not multiplied by the mask: a student whose loss is no number shows in its own stream.
+            streams = [torch.where(mask, losses, 0).sum() for mask in (source, ~source)]
+            sums += torch.stack([part.detach(), *streams])
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        norm = gradient_norm(parameters)
+        if torch.isfinite(norm):
+            if cfg.clip_grad_norm > 0:
+                torch.nn.utils.clip_grads_with_norm_(parameters, cfg.clip_grad_norm, norm)
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            self._optimizer.step()
+            self._ema.update()
+        return sums, norm
+
+    def _validate(self) -> float:
+        assert self._validation is not None
+        with self._ema.in_place():
+            return self._validation(self._student, self._device)
+
+    def _report(self, figures: dict[str, float], save: bool) -> None:
+        """A barrier over all workers; the checkpoint, where there is one, counts once the controller has seen it."""
+        if not save:
+            ray.train.report(figures)
+            return
+        step = int(figures["step"])
+        state = {
+            "step": step,
+            "sampler": self._mixture.state(step),
+            "best": self._best,
+            "module": self._student.module.state_dict(),
+            "ema": self._ema.state,
+            "optimizer": self._optimizer.state_dict(),
+        }
+        state = gathered(state, keep=self.rank == 0)
+        if self.rank > 0:
+            ray.train.report(figures)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(state, Path(folder, STATE))
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(figures, checkpoint, checkpoint_dir_name=checkpoint_name(step))
+
+    def _batches(self, scale: int) -> Batches:
+        plan, cfg = self._plan, self._cfg
+        streams: dict[Stream, Crops] = {}
+        if plan.source:
+            streams["source"] = SourcePairs(
+                plan.cfg.source,
+                plan.source,
+                scale=scale,
+                patch=cfg.patch,
+                flip=cfg.flip,
+                seed=plan.seed,
+                cache_bytes=int(cfg.cache_gb * 1e9),
+            )
+        if plan.target:
+            streams["target"] = TargetPairs(
+                plan.target, scale=scale, patch=cfg.patch, flip=cfg.flip, gray=plan.cfg.target.gray
+            )
+        n_target = len(plan.target.ids) if plan.target else 0
+        self._mixture = Mixture(
+            cfg.batch_size, cfg.source_ratio, len(plan.source), n_target, plan.seed, mode=cfg.mixing
+        )
+        return Batches(self._mixture, streams, plan.seed, self.rank, self.world_size, self._device.type == "cuda")
+
+    def _nan_batch(self) -> Batch:
+        p, n = self._cfg.patch, self._cfg.accumulate
+        hq = torch.full((n, 3, p * self._student.scale, p * self._student.scale), float("nan"))
+        return Batch(torch.zeros(n, 3, p, p), hq, torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.int64))
+
+
+def _last_checkpoint() -> dict[str, Any] | None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return load_state(Path(folder, STATE))
+
+
+def _device() -> torch.device:
+    device = ray.train.torch.get_device()
+    assert isinstance(device, torch.device)
+    return device
+
+
+def _autocast(device: torch.device, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+    if wanted and device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _step_seed(*key: int) -> int:
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1

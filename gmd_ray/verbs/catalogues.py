@@ -1,0 +1,71 @@
+"""What `gmd-ray ls` prints: each name that a setting takes, and what it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+
+def metrics() -> list[tuple[str, str]]:
+    """Name -> what it is compared with, which direction is better, and whether it has a value for one image."""
+    from gmd_ray.quality import known_metrics
+
+    rows = []
+    for name, info in known_metrics().items():
+        kind = "needs ground truth" if info.needs_reference else "no reference"
+        better = "higher is better" if info.higher_is_better else "lower is better"
+        rows.append((name, f"{kind}, {better}{'' if info.per_image else ', of a whole set of images'}"))
+    return rows
+
+
+def presets() -> list[tuple[str, str]]:
+    """Name -> the first sentence of the preset's own heading."""
+    from gmd_ray.config.load import preset_heading, preset_names
+
+    return [(name, preset_heading(name)) for name in preset_names()]
+
+
+def degradations() -> list[tuple[str, str]]:
+    """Name -> the fields in which it differs from its chain's defaults."""
+    from gmd_ray.images.degradation.degradations import PRESETS, Degradation
+    from gmd_ray.images.degradation.second_order import SecondOrder
+
+    chains: dict[type, str] = {Degradation: "one round", SecondOrder: "Real-ESRGAN's two rounds"}
+    rows = []
+    for name, preset in PRESETS.items():
+        chain = chains.get(type(preset), type(preset).__name__)
+        default = type(preset)()
+        changed = [
+            f"{field.name}={_value(getattr(preset, field.name))}"
+            for field in fields(preset)
+            if getattr(preset, field.name) != getattr(default, field.name) or field.name == "scale"
+        ]
+        rows.append((name, f"{chain}: {', '.join(changed)}"))
+    return sorted(rows)
+
+
+def sets() -> list[tuple[str, str]]:
+    """Name -> where a published data set is looked for, and how many images it has."""
+    from gmd_ray.images.layouts import SETS
+
+    return [(f"{name}@ROOT", published.describe()) for name, published in SETS.items()]
+
+
+CATALOGUES: dict[str, Callable[[], list[tuple[str, str]]]] = {
+    "metrics": metrics,
+    "presets": presets,
+    "degradations": degradations,
+    "sets": sets,
+}
+
+
+def table(what: str) -> str:
+    """The names of one catalogue, a line each, with what they stand for in a second column."""
+    rows = CATALOGUES[what]()
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in rows)
+
+
+def _value(value: Any) -> str:
+    return f"[{value[0]:g}, {value[1]:g}]" if isinstance(value, tuple) else str(value)

@@ -1,0 +1,99 @@
+"""Drivers that are killed, stopped, doubled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import ray
+
+from gmd_ray.generation import generate
+from tests.generation.world import World, wait_for
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@contextmanager
+def driver(world: World) -> Iterator[subprocess.Popen[str]]:
+    """Another driver on the session's cluster: its workers outlive it by a moment, as on a real one."""
+    command = [sys.executable, "-m", "tests.generation.faults.drive", str(world.root)]
+    command.append(ray.get_runtime_context().gcs_address)
+    env = {**os.environ, "RAY_AUTH_MODE": "token"}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def parts(world: World) -> int:
+    return len(list(Path(world.store, "rows").glob("part-*")))
+
+
+@contextmanager
+def held_driver(world: World) -> Iterator[subprocess.Popen[str]]:
+    """One whose first block is stored and whose teacher waits in the next."""
+    done, held = parts(world), world.held()
+    with driver(world) as process:
+        wait_for(  # a ceiling for crowded machines
+            lambda: (parts(world) > done and world.held() > held) or process.poll() is not None, 400
+        )
+        assert process.poll() is None, process.communicate()[0]
+        yield process
+
+
+def test_killed_then_stopped_then_finished(fresh: World) -> None:
+    lock = Path(fresh.store, "lock.json")
+    with held_driver(fresh) as first:
+        killed_at = set(fresh.rows())
+        time.sleep(12)  # until it has reserved the cluster, which must not stay its own for long
+        first.kill()
+    assert lock.exists()  # left behind; its process is dead, so it is taken over
+    assert len(killed_at) == 6
+    made = Counter({key: fresh.projected()[key] for key in killed_at})
+
+    before = fresh.projected()
+    with held_driver(fresh) as second:
+        begun = fresh.projected()
+        second.send_signal(signal.SIGTERM)
+        assert any("SIGTERM: finishing what is in flight" in line for line in second.stdout or ())
+        time.sleep(3)  # for the word to reach the ledger
+        fresh.release()
+        assert second.wait(120) == 143
+        assert not lock.exists()
+        assert not Path(fresh.store, "manifest.json").exists()
+
+    # Stopped, not killed: whatever the teacher had begun is in the store, and it began nothing more.
+    done, seen = set(fresh.rows()), fresh.projected()
+    assert seen == begun
+    assert done == killed_at | set(begun - before)
+    assert 12 < len(done) < 18, "in the middle of a block"
+    assert all(seen[key] == made[key] for key in killed_at), "what was in the store at the kill is not done again"
+    books = generate(fresh.cfg, models=fresh.models())
+    assert (books.inputs, books.ok, books.resumed) == (24, 24, len(done))
+    assert sorted(fresh.rows()) == fresh.ids()
+    again = fresh.projected() - seen
+    assert set(again) == set(fresh.ids()) - done
+
+
+def test_a_second_driver_is_refused(fresh: World) -> None:
+    with driver(fresh) as first:
+        wait_for(
+            lambda: Path(fresh.store, "lock.json").exists() or first.poll() is not None, 400
+        )  # a ceiling for crowded machines
+        with driver(fresh) as second:
+            output = second.communicate(timeout=400)[0]
+        assert second.returncode == 1
+        assert f"StoreLockedError: {fresh.store}: process {first.pid} on " in output
+        assert "Traceback" not in output

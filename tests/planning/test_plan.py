@@ -1,0 +1,281 @@
+"""What a run will take, told before it begins, and compared with what it took."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gmd_ray.cli import main
+from gmd_ray.config import Config, limits
+from gmd_ray.config.load import load_config
+from gmd_ray.config.rules import flatten
+from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.images.layouts import SETS
+from gmd_ray.images.sets.inventory import Listed
+from gmd_ray.pairstore.cost import predicted_and_actual
+from gmd_ray.pairstore.store import PairStore, store_url
+from gmd_ray.pairstore.totals import Books
+from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
+from gmd_ray.planning.probe import Probe, run_probe
+from gmd_ray.teachers import estimate_teacher
+from tests.generation.shelf import failed_row, fill
+from tests.generation.world import World, write_student
+from tests.published import at_a_hundredth
+from tests.published import fill as fill_sets
+
+FLUX_DEV = {
+    "in_channels": 64, "out_channels": None, "patch_size": 1, "num_layers": 19, "num_single_layers": 38,
+    "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+}  # fmt: skip
+
+
+def write_flux(folder: Path) -> Path:
+    """FLUX.1-dev's config files."""
+    for part, config in {"transformer": FLUX_DEV, "vae": {"block_out_channels": [128, 256, 512, 512]}}.items():
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def flux(tmp_path: Path) -> Path:
+    return write_flux(tmp_path / "flux")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three of 720x1280 and one of 512x512, headers of PNG alone; one that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, size in enumerate([(1280, 720)] * 3 + [(512, 512)]):
+        Image.fromarray(np.zeros((*size[::-1], 3), np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes()[:100])
+    (folder / "broken.png").write_text("no")
+    return folder
+
+
+@pytest.fixture
+def cfg(tmp_path: Path, flux: Path, photos: Path) -> Config:
+    cfg = Config(out=str(tmp_path / "run"))
+    cfg.target.path, cfg.teacher.path, cfg.plan.scale = str(photos), str(flux), 1
+    return cfg
+
+
+def test_the_sums(cfg: Config) -> None:
+    cfg.plan.tflops, cfg.plan.accelerators, cfg.plan.price_per_hour = 400.0, 4, 3.0
+    cfg.plan.storage_price, cfg.plan.storage_months = 0.5, 2.0
+    plan = make_plan(cfg, *survey(cfg))
+    one = {size: estimate_teacher(cfg.teacher).image(*size).flops for size in ((720, 1280), (512, 512))}
+    flops = 3 * one[720, 1280] + one[512, 512]
+    pixels = 3 * 720 * 1280 + 512 * 512
+    assert (plan.images, plan.unreadable, plan.forwards) == (4, 1, 200)
+    assert plan.sizes == {"720x1280": 3, "512x512": 1}
+    assert plan.flops == flops
+    assert plan.accelerator_hours == pytest.approx(flops / 400e12 / 3600)
+    assert plan.wall_hours == pytest.approx(flops / 400e12 / 3600 / 4)
+    assert (plan.disk_bytes, plan.disk_measured) == (pixels * 3 * 3, False)
+    assert plan.price == pytest.approx(plan.accelerator_hours * 3.0 + plan.disk_bytes / 1e9 * 0.5 * 2)  # type: ignore[operator]
+
+
+def test_the_memory_of_a_replica(cfg: Config) -> None:
+    """FLUX.1-dev has 11.9 billion parameters: 23.8 GB in bfloat16, before any cache."""
+    plan = make_plan(cfg, *survey(cfg))
+    fastest, least = plan.replica_bytes
+    assert 23.8e9 < fastest < 80e9
+    assert 15e9 < least < fastest, "the modulation layers may wait in host memory, the cache be recomputed"
+    cfg.teacher.injection.steps = 0
+    assert make_plan(cfg, *survey(cfg)).replica_bytes[0] < fastest, "nothing is kept without injection"
+
+
+def test_what_comes_after_the_stream_is_counted(cfg: Config) -> None:
+    cfg.training.steps, cfg.training.batch_size, cfg.controls = 1000, 8, ["source_only"]
+    listed = [Listed("target", "a", None, 9), Listed("target test", "b", None, 30), Listed("source test", "c", "d", 20)]
+    finetune, evaluation, note = later_stages(cfg, listed)
+    assert finetune.split()[:3] == ["fine-tune", "16,000", "crops:"]
+    assert evaluation.split()[:3] == ["evaluation", "150", "images:"]
+    assert "Stages 0 to 1b" in note
+    assert len(later_stages(cfg, listed[:1])) == 2
+
+
+def test_one_accelerator_is_one(cfg: Config) -> None:
+    cfg.plan.tflops, cfg.plan.accelerators = 400.0, 1
+    assert "on 1 accelerator, never waiting" in make_plan(cfg, *survey(cfg)).table()
+
+
+def test_the_student_enlarges(cfg: Config) -> None:
+    cfg.plan.scale = 2
+    cfg.generation.keep_restored = False
+    plan = make_plan(cfg, *survey(cfg))
+    assert plan.sizes == {"1440x2560": 3, "1024x1024": 1}
+    assert plan.disk_bytes == (3 * 720 * 1280 + 512 * 512) * 3 * (1 + 4)
+
+
+def test_no_constant_is_made_up(cfg: Config) -> None:
+    plan = make_plan(cfg, *survey(cfg))
+    assert plan.accelerator_hours is plan.wall_hours is plan.price is None
+    assert "give plan.tflops=..., or --probe 16" in plan.table()
+    cfg.plan.tflops = 400.0
+    assert "give plan.price_per_hour=..." in make_plan(cfg, *survey(cfg)).table()
+
+
+def test_the_fleet_is_what_the_pool_takes(cfg: Config) -> None:
+    for pool, gpus, expected in ((4, 1.0, 4), (4, 0.5, 2), (3, 2.0, 6), (2, 0.0, 2)):
+        cfg.teacher.pool.max, cfg.teacher.pool.num_gpus = pool, gpus
+        assert make_plan(cfg, *survey(cfg)).accelerators == expected
+
+
+def probed(seconds: dict[str, float], seconds_per_flop: float = 0.0, **stages: float) -> Probe:
+    return Probe(2, seconds, seconds_per_flop, 0.5, {"restore": 0.1, "project": 6.0, "score": 0.1, **stages})
+
+
+def test_a_probe_replaces_the_model_of_the_machine(cfg: Config) -> None:
+    probe = probed({"720x1280": 6.0}, seconds_per_flop=1e-15)
+    jobs, unreadable = survey(cfg)
+    plan = make_plan(cfg, jobs, unreadable, probe)
+    small = next(job.flops for job in jobs if job.size == "512x512")
+    assert plan.accelerator_hours == pytest.approx((3 * 6.0 + small * 1e-15) / 3600)
+    assert plan.disk_bytes == (3 * 720 * 1280 + 512 * 512) * 3 * 3 / 2
+    assert "a probe of 2 images" in plan.table()
+
+
+def test_a_block_slower_than_the_runs_patience_is_told(cfg: Config) -> None:
+    jobs, unreadable = survey(cfg)
+    probe = probed({job.size: 50.0 for job in jobs})
+    plan = make_plan(cfg, jobs, unreadable, probe)
+    assert stall_warning(cfg, plan) is None
+    cfg.generation.rows_per_block = 32
+    assert "a block of 32 images takes a teacher about 1600 s" in (stall_warning(cfg, plan) or "")
+    assert stall_warning(cfg, make_plan(cfg, jobs, unreadable)) is None, "nobody knows how fast"
+
+
+def test_an_image_slower_than_the_bound_on_a_batch_is_told(cfg: Config) -> None:
+    jobs, unreadable = survey(cfg)
+    plan = make_plan(cfg, jobs, unreadable, probed({job.size: 50.0 for job in jobs}))
+    cfg.generation.batch_timeout_s = 90.0
+    assert "an image takes a teacher about 50 s, and is given up as one that hangs" in (stall_warning(cfg, plan) or "")
+    cfg.generation.batch_timeout_s = 0.0
+    assert stall_warning(cfg, plan) is None
+
+
+def test_pools_that_keep_the_teachers_waiting_are_told(cfg: Config) -> None:
+    cfg.teacher.pool.max, cfg.student.pool.max, cfg.scorer.pool.max = 64, 2, 1
+    assert pool_warnings(cfg, probed({}, restore=0.18, score=0.09)) == []
+    [line] = pool_warnings(cfg, probed({}, restore=0.3, score=0.09))
+    assert "64 teachers would wait for the student" in line
+    assert "set student.pool.max=4" in line  # 64 x 0.3 / 6 = 3.2
+    assert "set scorer.pool.max=64" in pool_warnings(cfg, probed({}, score=6.0))[0]
+    assert pool_warnings(cfg, probed({}, project=0.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "scale", "targets"),
+    [("deblur_reds", 1, 240), ("deblur_realblur", 1, 37), ("sr_weak_to_strong", 4, 60), ("sr_dped", 2, 56)],
+)
+def test_the_experiments(
+    preset: str, scale: int, targets: int, flux: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """At a hundredth of the counts: a root that is absent, empty, whole, and whole no more."""
+    at_a_hundredth(monkeypatch)
+    root, out = tmp_path / "root", tmp_path / "run"
+    args = ["plan", f"preset={preset}", f"out={out}", f"teacher.path={flux}", f"plan.scale={scale}"]
+    args.append("plan.tflops=400")
+
+    def content(name: str) -> bytes:
+        """Of each side of a set pictures of its own, of sizes that go together."""
+        side = 64 * scale if name.rpartition("/")[2] in ("hq", "sharp", "gt") else 64
+        buffer = io.BytesIO()
+        Image.new("L", (side, side), sum(name.encode()) % 256).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def refused() -> str:
+        assert main(args) == 2
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gmd-ray: ")]
+        return errors[0]
+
+    assert refused().startswith("gmd-ray: plan needs data.root=... (the folder of the data sets that source.hq and")
+    args.append(f"data.root={root}")
+    assert refused() == f"gmd-ray: data.root={root}: no such file or folder"
+    root.mkdir()
+    assert f"@{root}: " in refused()
+
+    values = dict(flatten(load_config(args[1:])))
+    fill_sets(root, {values[key].partition("@")[0] for key in limits.SETS if values[key]}, content)
+    assert main(args) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split("  ")[0] for line in printed.splitlines()}
+    assert {"images", "forwards", "accelerator-hours", "wall time, hours", "disk, GB", "cost, USD"} <= rows
+    assert printed.startswith("source: ")
+    saved = json.loads((out / "pairs" / "plan.json").read_text())
+    assert (saved["images"], saved["accelerators"]) == (targets, 4)
+
+    next(path for path in (root / SETS[values["source.hq"].partition("@")[0]].folder).rglob("*.png")).unlink()
+    assert f"@{root}: " in refused()
+    args.append(f"target.path={tmp_path / 'nowhere'}")
+    assert refused() == f"gmd-ray: target.path={tmp_path / 'nowhere'}: no such file or folder"
+
+
+def test_the_scale_of_a_checkpoint(cfg: Config, tmp_path: Path) -> None:
+    cfg.plan.scale = None
+    with pytest.raises(ConfigError, match=r"plan needs student.path=\.\.\. \(or plan.scale"):
+        survey(cfg)
+    write_student(tmp_path / "student.pth")
+    cfg.student.path = str(tmp_path / "student.pth")
+    assert survey(cfg)[0][0].size == "720x1280"
+
+
+def test_nothing_to_project(cfg: Config, tmp_path: Path) -> None:
+    for file in (tmp_path / "photos").iterdir():
+        file.write_text("no")
+    with pytest.raises(DataError, match="none of its 5 images can be read"):
+        survey(cfg)
+
+
+def test_predicted_and_actual(cfg: Config) -> None:
+    cfg.plan.tflops, cfg.plan.price_per_hour, cfg.teacher.pool.num_gpus = 400.0, 3.0, 2.0
+    cfg.student.pool.num_gpus = 0.5
+    plan = make_plan(cfg, *survey(cfg)).as_json()
+    seconds = {"restore": 10.0, "project": 100.0, "score": 7.0}
+    cost = predicted_and_actual(cfg, plan, ok=4, seconds=seconds, wall=60.0, disk=10**9)
+    assert cost["predicted"] == plan
+    actual = cost["actual"]
+    assert actual["accelerator_hours"] == pytest.approx(205 / 3600)
+    assert (actual["wall_hours"], actual["disk_bytes"]) == (60 / 3600, 10**9)
+    assert actual["price"] == pytest.approx(205 / 3600 * 3)
+    assert actual["tflops"] == pytest.approx(plan["flops"] / 205 / 1e12)
+    later = predicted_and_actual(cfg, plan, ok=3, seconds=seconds, wall=None, disk=1)["actual"]
+    assert later["wall_hours"] is later["tflops"] is None, "not the run that was planned"
+    cfg.teacher.steps = 7
+    assert predicted_and_actual(cfg, plan, ok=4, seconds=seconds, wall=1.0, disk=1)["predicted"] is None
+
+
+def test_a_manifest_holds_both(finished: tuple[World, Books]) -> None:
+    cost = json.loads(Path(finished[0].store, "manifest.json").read_text())["cost"]
+    assert cost["predicted"] is None
+    assert cost["actual"]["images"] == finished[1].ok
+    assert cost["actual"]["accelerator_hours"] > 0
+    assert cost["actual"]["disk_bytes"] == sum(
+        file.stat().st_size for file in Path(finished[0].store, "rows").iterdir()
+    )
+
+
+def test_a_probe_that_fails_says_why_and_leaves_nothing(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(small: Config, models: object = None) -> None:
+        assert small.teacher.pool.max == 1
+        fill(PairStore(store_url(small.out)), [[failed_row(f"{i}.png", "project") for i in range(2)]])
+
+    monkeypatch.setattr("gmd_ray.generation.run.generate", fails)
+    cfg.teacher.pool.max = 4
+    jobs, _ = survey(cfg)
+    with pytest.raises(DataError, match=r"none of 2 images came through \(why\)"):
+        run_probe(cfg, jobs, 2)
+    assert not list(Path(cfg.out).glob("probe-*"))
+    cfg.out = "s3://bucket/run"
+    with pytest.raises(DataError, match="a probe needs a folder that every node sees"):
+        run_probe(cfg, jobs, 2)

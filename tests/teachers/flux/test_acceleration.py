@@ -1,0 +1,108 @@
+"""Offloading, 8-bit weights and attention kernels, as far as a CPU has them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from gmd_ray.errors import ConfigError
+from gmd_ray.teachers import load_teacher
+from gmd_ray.teachers.flux.latents import AutoencoderCodec
+from tests.teachers.flux.test_teacher import config, ids, images
+
+
+def test_group_offload_changes_nothing(flux_dir: Path) -> None:
+    """With diffusers' hooks in place; from the CPU to the CPU, since there is no other device here."""
+    x = images(2, 16, 24)
+    plain = load_teacher(config(flux_dir))
+    teacher = load_teacher(config(flux_dir, offload="group"))
+    hooked = [block for block in teacher.model._blocks() if hasattr(block, "_diffusers_hook")]
+    assert len(hooked) == 3
+    assert torch.equal(teacher.project(x, ids(x)), plain.project(x, ids(x)))
+    assert teacher.fingerprint == plain.fingerprint
+
+
+@pytest.mark.gpu
+def test_group_offload_on_a_gpu(flux_dir: Path) -> None:
+    x = images(2, 16, 24)
+    settings = config(flux_dir, device="cuda", dtype="float32", cache_location="host")
+    plain, teacher = load_teacher(settings), load_teacher(replace(settings, offload="group"))
+    assert {p.device.type for p in teacher.model._blocks()[1].parameters()} == {"cpu"}
+    torch.testing.assert_close(teacher.project(x, ids(x)), plain.project(x, ids(x)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("solver", ["euler", "midpoint"])
+def test_the_host_cache_on_a_gpu(flux_dir: Path, solver: str) -> None:
+    """Pinned memory and copies on a stream of their own."""
+    x = images(2, 64, 64)
+    settings = config(flux_dir, device="cuda", solver=solver, steps=8)
+    settings.injection.steps = None
+    device, host = (load_teacher(replace(settings, cache_location=where)) for where in ("device", "host"))
+    assert torch.equal(device.project(x, ids(x)), host.project(x, ids(x)))
+
+
+@pytest.mark.parametrize("change", [{}, {"dtype": "bfloat16"}, {"offload": "group"}], ids=str)
+def test_eight_bit_weights(flux_dir: Path, change: dict[str, Any]) -> None:
+    pytest.importorskip("torchao")
+    x = images(1, 16, 24)
+    plain, teacher = (load_teacher(config(flux_dir, quantization=q, **change)) for q in ("none", "fp8"))
+    attention = teacher.model.transformer_blocks[0].attn
+    assert attention.to_q.weight.qdata.dtype == torch.float8_e4m3fn
+    assert teacher.model.x_embedder.weight.dtype == teacher.model.dtype
+    found, exact = (t.project(x, ids(x)) for t in (teacher, plain))
+    assert 1e-5 < (found - exact).abs().mean() < 0.02
+    assert teacher.fingerprint != plain.fingerprint
+
+
+def test_eight_bit_weights_without_torchao(flux_dir: Path) -> None:
+    with (
+        mock.patch.dict(sys.modules, {"torchao": None, "torchao.quantization": None}),
+        pytest.raises(ConfigError, match=r"pip install 'gmd_ray\[quantization\]'"),
+    ):
+        load_teacher(config(flux_dir, quantization="fp8"))
+
+
+def test_an_attention_backend(flux_dir: Path) -> None:
+    x = images(1, 16, 24)
+    plain, teacher = (load_teacher(config(flux_dir, attention_backend=b)) for b in (None, "_native_math"))
+    assert teacher.model.transformer_blocks[0].attn.processor._attention_backend == "_native_math"
+    torch.testing.assert_close(teacher.project(x, ids(x)), plain.project(x, ids(x)), atol=1e-5, rtol=0)
+    teacher.model.set_attention_backend("native")  # diffusers keeps the last one for other models too
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("_native_cudn", "did you mean '_native_cudnn'"), ("flash", "not to be had here"), ("sage", "known: ")],
+)
+def test_attention_that_is_not_there(flux_dir: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_teacher(config(flux_dir, attention_backend=name))
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_the_autoencoder_takes_one_image_at_a_time_and_tiles_large_ones(flux_vae_dir: Path) -> None:
+    vae = AutoencoderKL.from_pretrained(flux_vae_dir / "vae").eval()
+    x = images(3, 48, 64) * 2 - 1
+    mean = vae.encode(x).latent_dist.mode()
+    whole = vae.decode(mean).sample
+    codec = AutoencoderCodec(vae, tile_above=48 * 64)
+    seen: list[int] = []
+    vae.decoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    z = codec.encode(x)
+    torch.testing.assert_close(z, (mean - codec.shift) * codec.scale, atol=1e-5, rtol=0)
+    torch.testing.assert_close(codec.decode(z), whole, atol=1e-4, rtol=0)
+    assert seen == [1, 1, 1]
+    tiles = AutoencoderCodec(vae, tile_above=48 * 64 - 1)
+    assert (tiles.decode(z) - whole).abs().max() > 1e-4
+    assert len(seen) > 6
+    alone = torch.cat([tiles.decode(z[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(tiles.decode(z), alone, atol=1e-5, rtol=0)
