@@ -44,10 +44,12 @@ def presets() -> list[tuple[str, str]]:
 def degradations() -> list[tuple[str, str]]:
     """(name, meaning) of each degradation: the fields that differ from the defaults of its chain."""
     from gmd_ray.images.degradation.degradations import PRESETS, Degradation
+    from gmd_ray.images.degradation.second_order import SecondOrder
 
+    chains: dict[type, str] = {Degradation: "one round", SecondOrder: "Real-ESRGAN's two rounds"}
     rows = []
     for name, preset in PRESETS.items():
-        chain = "one round" if isinstance(preset, Degradation) else "Real-ESRGAN's two rounds"
+        chain = chains.get(type(preset), type(preset).__name__)
         default = type(preset)()
         changed = [
             f"{field.name}={_value(getattr(preset, field.name))}"
