@@ -1,7 +1,7 @@
 """Settings of a run: typed dataclasses, presets and overrides."""
 
 from gmd_ray.config.sections.data import DataConfig, SourceConfig, TargetConfig
-from gmd_ray.config.sections.evaluation import EvaluationConfig, GateConfig, TrackingConfig
+from gmd_ray.config.sections.evaluation import EvaluationConfig, PromotionGate, TrackingConfig
 from gmd_ray.config.sections.generation import GenerationConfig
 from gmd_ray.config.sections.models import PoolConfig, ScorerConfig, StudentConfig
 from gmd_ray.config.sections.run import Config, PlanConfig, RayConfig
@@ -12,12 +12,12 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluationConfig",
-    "GateConfig",
     "GenerationConfig",
     "InjectionConfig",
     "PlanConfig",
     "PoolConfig",
     "PretrainConfig",
+    "PromotionGate",
     "RayConfig",
     "ScorerConfig",
     "SourceConfig",

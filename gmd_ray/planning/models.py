@@ -10,7 +10,7 @@ from pathlib import Path
 from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
 from gmd_ray.network import reachable
-from gmd_ray.planning.findings import ERROR, WARNING, Findings
+from gmd_ray.planning.findings import ERROR, FACT, WARNING, Findings
 from gmd_ray.quality import MissingWeights, fetch_command, missing_scorer_weights, missing_weights
 
 log = logging.getLogger("gmd_ray")
@@ -68,7 +68,8 @@ class WeightCheck:
 def check_weights(found: Findings, cfg: Config, stages: Collection[str], *, here: bool) -> WeightCheck:
     """Look for the weight files of the scorer and of every metric, and list what is missing.
 
-    A missing file is no obstacle if its server answers: the driver fetches it. Otherwise a scorer without its files
+    A missing file is no obstacle if its server answers: the driver fetches it, to a place that a cluster's workers may
+    not share, which is a warning then. Otherwise a scorer without its files
     ends the run, which is an error if the run's workers are on this machine; a metric without them is a column
     without values.
     """
@@ -88,8 +89,9 @@ def check_weights(found: Findings, cfg: Config, stages: Collection[str], *, here
         of_scorer = entry.setting.startswith("scorer.")
         if entry in to_fetch:
             assert entry.file is not None
-            workers = "" if here else "; the cluster's workers need it at the same place"
-            found.fact(
+            workers = "" if here else "; the workers need it at the same place"
+            found.say(
+                FACT if here else WARNING,
                 "weights",
                 entry.setting,
                 f"{entry.metric}: {entry.file.name} is fetched before the run starts, to {entry.place}{workers}",
@@ -97,7 +99,7 @@ def check_weights(found: Findings, cfg: Config, stages: Collection[str], *, here
             continue
         level = ERROR if of_scorer and here else WARNING
         offline.append((level, entry))
-        unreachable = "; its server does not answer" if entry.file is not None else ""
+        unreachable = "; it cannot be downloaded from here" if entry.file is not None else ""
         outcome = "" if of_scorer else "; until then the metric has no value"
         nodes = "" if here else " (on this machine; the workers' may have it)"
         what = f"the scorer's metric {entry.metric}" if of_scorer else f"the metric {entry.metric}"

@@ -13,7 +13,7 @@ import yaml
 
 import gmd_ray.config
 from gmd_ray.cli import main
-from gmd_ray.config import Config, GateConfig
+from gmd_ray.config import Config, PromotionGate
 from gmd_ray.config.explain import explain
 from gmd_ray.config.keys import PATHS, PUBLISHED, SETTINGS, flatten
 from gmd_ray.config.load import load_config
@@ -27,9 +27,9 @@ FOLDER = Path(gmd_ray.config.__file__).parent
 def declared() -> list[tuple[str, Any, Any, Rule]]:
     """(key, type, default, rule) of every setting, and of every field of a promotion gate."""
     found = [(one.key, one.type, one.default, one.rule) for one in SETTINGS.values()]
-    gate = GateConfig()
+    gate = PromotionGate()
     for item in dataclasses.fields(gate):
-        found.append((f"gate.{item.name}", types_of(GateConfig)[item.name], getattr(gate, item.name), rule_of(item)))
+        found.append((f"gate.{item.name}", types_of(PromotionGate)[item.name], getattr(gate, item.name), rule_of(item)))
     return found
 
 

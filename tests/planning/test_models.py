@@ -45,7 +45,7 @@ def test_the_scorer_and_every_metric_in_one_list(empty_cache: Path, tmp_path: Pa
     name = "NIMA_InceptionV2_ava-b0c77c00.pth"
     assert nima == (
         f"the scorer's metric nima: no {name}; put it at {empty_cache / 'pyiqa' / name}, or set scorer.weights=FILE; "
-        "its server does not answer"
+        "it cannot be downloaded from here"
     )
     assert next(finding.message for finding in found if finding.key == "") == (
         "the missing weight files come with `gmd-ray fetch lpips musiq nima niqe --to DIR` on a machine with internet "

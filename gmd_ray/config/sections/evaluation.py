@@ -70,7 +70,7 @@ class EvaluationConfig:
 
 
 @dataclass
-class GateConfig:
+class PromotionGate:
     """One condition of a promotion: the mean of the candidate against that of a reference, on one test set."""
 
     metric: str = setting("psnr", "Name of the metric, one of `evaluation.metrics`.")
@@ -94,8 +94,8 @@ class TrackingConfig:
     uri: str | None = setting(None, "URI of the server or database; null is an sqlite file below `out`.")
     experiment: str = setting("gmd_ray", "Name of the MLflow experiment.")
     model: str = setting("gmd-student", "Name of the registered model.")
-    gates: list[GateConfig] = setting(
-        [GateConfig(), GateConfig(dataset="source", min_gain=-0.2)],
+    gates: list[PromotionGate] = setting(
+        [PromotionGate(), PromotionGate(dataset="source", min_gain=-0.2)],
         "Conditions that must all hold before the alias `champion` moves. A student that is worse than the present "
         "champion on the same test set is refused even then: on target photos if it is worse at all, on source pairs "
         "if it loses more than its condition allows. A condition with `against: champion` decides for its own figure. "
