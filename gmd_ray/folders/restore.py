@@ -20,7 +20,7 @@ from gmd_ray.folders.restore_worker import Job, Restorer, RestorerActor
 from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
 from gmd_ray.images.results import AUTO, Naming, name_results
 from gmd_ray.progress import Progress
-from gmd_ray.storage import located
+from gmd_ray.storage import absolute_if_exists
 from gmd_ray.text import printable
 
 log = logging.getLogger("gmd_ray")
@@ -209,7 +209,11 @@ def _ray_rows(cfg: Config, batches: list[list[Job]], out: str) -> Iterator[dict[
         warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
         stream = ray.data.from_items(rows, override_num_blocks=blocks).map(
             RestorerActor,
-            fn_constructor_args=(replace(cfg.student, path=located(cfg.student.path)), cfg.target.max_pixels, out),
+            fn_constructor_args=(
+                replace(cfg.student, path=absolute_if_exists(cfg.student.path)),
+                cfg.target.max_pixels,
+                out,
+            ),
             max_restarts=2,
             max_task_retries=2,
             **actor_pool(pool),

@@ -15,7 +15,7 @@ from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.images.sets.inventory import Listed
 from gmd_ray.images.sizes import image_sizes
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.cost import price
 from gmd_ray.planning.probe import Probe
 from gmd_ray.students import load_student
@@ -164,7 +164,7 @@ def make_plan(cfg: Config, jobs: list[Job], unreadable: int, probe: Probe | None
         price=None if hours is None else price(fleet, hours, disk),
         currency=fleet.currency,
         replica_bytes=largest.replica_bytes,
-        settings_fingerprint=settings.fingerprint(settings.relevant(cfg)),
+        settings_fingerprint=run_settings.fingerprint(run_settings.relevant(cfg)),
     )
 
 

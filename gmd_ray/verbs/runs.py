@@ -62,7 +62,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_plan(args: argparse.Namespace) -> int:
     cfg = load_settings(args, "plan", *(["generate"] if args.probe else []))
-    from gmd_ray.pairstore.cost import NAME
+    from gmd_ray.pairstore.cost import PLAN_FILE
     from gmd_ray.pairstore.store import PairStore, store_url
     from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
     from gmd_ray.planning.probe import run_probe
@@ -76,7 +76,7 @@ def run_plan(args: argparse.Namespace) -> int:
         with ray_session(cfg):
             probe = run_probe(cfg, jobs, args.probe)
     plan = make_plan(cfg, jobs, unreadable, probe)
-    PairStore(store_url(cfg.out)).write(NAME, plan.as_json())
+    PairStore(store_url(cfg.out)).write(PLAN_FILE, plan.as_json())
     for line in listed:
         say(line)
     show("\n".join(["", plan.table(), *later_stages(cfg, listed)]))
@@ -90,12 +90,12 @@ def run_generate(args: argparse.Namespace) -> int:
     cfg = load_settings(args, "generate")
     from gmd_ray.generation import generate
     from gmd_ray.ray_utils.session import ray_session
-    from gmd_ray.ready import ready
+    from gmd_ray.ready import ready, target_photos
     from gmd_ray.tracking import start_run
 
-    ready(cfg, "generate", save=False)
+    listed = ready(cfg, "generate", save=False)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("generate") as recorder:
-        say(generate(cfg, recorder))
+        say(generate(cfg, recorder, files=target_photos(listed)))
     return 0
 
 

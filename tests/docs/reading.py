@@ -9,9 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PENDING = ("fetch", "evaluation.weights_dir", "config --explain", "ray.enabled")
-"""Names that the documents use and that do not exist yet. A test fails as soon as one of them does: delete it then."""
-
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -72,12 +69,6 @@ DOCUMENTS = [
     read_document(path)
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests/benchmarks/README.md")
 ]
-
-
-def pending(text: str) -> bool:
-    """Whether a command, setting or file is one of PENDING."""
-    text = text.removeprefix("gmd-ray ")
-    return any(re.match(rf"{re.escape(name)}(?![\w-])", text) for name in PENDING)
 
 
 def example(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.errors import ConfigError
-from tests.docs.reading import DOCUMENTS, Document, pending, sample
+from tests.docs.reading import DOCUMENTS, Document, sample
 from tests.docs.typing_in import COMMANDS, accept, help_of, options, programs, run, typed, verbs
 
 OTHERS_OPTIONS = {"--working-dir", "--runtime-env-json", "--dashboard-host", "--metrics-export-port"}
@@ -43,7 +43,7 @@ def test_a_block_is_taken_as_it_is_printed(script: str, folder: Path) -> None:
 @pytest.mark.parametrize("span", sorted({span for d in DOCUMENTS for span in commands_in_sentences(d)}))
 def test_a_command_in_a_sentence_is_taken(span: str, folder: Path) -> None:
     if re.fullmatch(r"gmd-ray [\w-]+", span):  # a verb by its name
-        assert pending(span) or help_of(span.split()[1]), span
+        assert help_of(span.split()[1]), span
         return
     for command in typed(as_typed(span), folder):
         run(command)
@@ -102,7 +102,7 @@ def test_the_table_of_commands_has_every_verb_and_no_other() -> None:
     (quickstart,) = [document for document in DOCUMENTS if document.name == "docs/quickstart.md"]
     cells = re.findall(r"^\| (`[^|]*) \|", quickstart.sections()["Commands"], re.MULTILINE)
     spans = [span.removeprefix("gmd-ray ") for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
-    assert sorted(span.split()[0] for span in spans if not pending(span)) == sorted(verbs())
+    assert sorted(span.split()[0] for span in spans) == sorted(verbs())
 
 
 def named_options(document: Document) -> set[str]:

@@ -18,14 +18,14 @@ from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
 from gmd_ray.generation import Models
-from gmd_ray.generation.resume import claim
+from gmd_ray.generation.resume import check_resume
 from gmd_ray.images.degradation import degradations
 from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.images.files.encode import decode_png, encode_png
 from gmd_ray.pairstore.manifest import make_manifest
 from gmd_ray.pairstore.schema import PAIR_SCHEMA, FidelityBound, accepted, rows_dataset
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.pairstore.totals import close_books
+from gmd_ray.pairstore.totals import check_totals
 from gmd_ray.quality import catalogue, full_reference, known_metrics, load_metric
 from gmd_ray.teachers import Teacher, load_teacher
 from tests.docs.reading import DOCUMENTS, Document, example
@@ -168,12 +168,12 @@ def keys_of(section: str) -> set[str]:
 
 def test_the_keys_of_the_page_are_those_of_the_documents(tmp_path: Path) -> None:
     store = PairStore(str(tmp_path / "pairs"))
-    claim(store, Config(), [], Models())
+    check_resume(store, Config(), [], Models())
     assert keys_of("settings.json") == set(store.read("settings.json"))
     fill(store, [ROWS])
     store.refresh()
     rows, inputs = store.index(), [str(row["id"]) for row in ROWS]
-    totals = close_books(rows, inputs, resumed=0, threshold=4.2, higher_is_better=True, seconds=1.0)
+    totals = check_totals(rows, inputs, resumed=0, threshold=4.2, higher_is_better=True, seconds=1.0)
     manifest = make_manifest(Config(), store, totals, {"scorer": {"higher_is_better": True}}, rows, inputs)
     assert keys_of("manifest.json") == set(manifest)
 

@@ -18,8 +18,8 @@ from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError
 from gmd_ray.images.degradation.degradations import PRESETS
 from gmd_ray.quality import known_metrics
-from tests.docs.reading import DOCUMENTS, PENDING, ROOT, Document, pending, read_document, sample
-from tests.docs.typing_in import help_of, programs, typed
+from tests.docs.reading import DOCUMENTS, ROOT, Document, read_document, sample
+from tests.docs.typing_in import programs, typed
 
 COMPANIONS = {
     "controls=[source_only,median,supervised]": ["training.supervised_hq=a"],
@@ -65,7 +65,7 @@ def unknown_settings(document: Document) -> list[str]:
     found = []
     for span in document.spans():
         key = span.removesuffix("=")
-        if not re.fullmatch(r"[a-z_]+(\.\w+)+", key) or key.split(".")[0] not in names() or pending(key):
+        if not re.fullmatch(r"[a-z_]+(\.\w+)+", key) or key.split(".")[0] not in names():
             continue
         entry = isinstance(names().get(key.rpartition(".")[0]), dict)
         if key not in names() and not entry and not key.endswith((".json", ".yaml", ".parquet", ".py")):
@@ -80,7 +80,7 @@ def unknown_files(document: Document) -> list[str]:
     for span in document.spans():
         path = span.split()[0]
         if path.split("/")[0] in FOLDERS and "/" in path:
-            known = (ROOT / path).exists() or pending(path)
+            known = (ROOT / path).exists()
         elif re.fullmatch(r"[\w./-]+\.(py|sh|toml|lock)", path):
             known = path in examples or path in files() or any(name.endswith(f"/{path}") for name in files())
         else:
@@ -125,8 +125,6 @@ def broken_links(document: Document) -> list[str]:
         if "://" in target:
             continue
         path = (document.path.parent / target).resolve() if target else document.path
-        if path.is_relative_to(ROOT) and pending(path.relative_to(ROOT).as_posix()):
-            continue
         if (path != document.path and not path.exists()) or (
             anchor and anchor not in (document if path == document.path else read_document(path)).anchors()
         ):
@@ -203,8 +201,6 @@ def metrics() -> dict[str, object]:
 
 @pytest.mark.parametrize("span", sorted({span for d in DOCUMENTS for span in d.spans() if setting(span)}))
 def test_settings_in_a_sentence_are_taken(span: str, folder: Path) -> None:
-    if pending(span):
-        return
     (command,) = typed(f"gmd-ray config {span.replace('<out>', 'out').replace('NAME', 'nima')}", folder)
     given = command[2:]
     if span in COMPANIONS:
@@ -257,11 +253,3 @@ def test_an_invented_name_is_caught(check, text: str, name: str) -> None:  # typ
 def test_an_invented_value_is_caught(span: str, folder: Path) -> None:
     with pytest.raises(ConfigError):
         test_settings_in_a_sentence_are_taken(span, folder)
-
-
-@pytest.mark.parametrize("name", PENDING)
-def test_a_pending_name_does_not_exist_yet(name: str) -> None:
-    """Where this fails the name has come into being: delete it from PENDING, so that it is checked like all others."""
-    verb, _, option = name.partition(" ")
-    exists = (ROOT / name).is_file() or name in names() or (option in help_of(verb) if option else help_of(verb))
-    assert not exists, f"{name} exists: delete it from PENDING"

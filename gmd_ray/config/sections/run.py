@@ -42,6 +42,11 @@ class PlanConfig:
 class RayConfig:
     """The Ray session of a run."""
 
+    enabled: bool = setting(
+        True,
+        "false: `generate` works in the process of the command, one block after another, for a debugger. The models "
+        "share that process, and a crash or hang of one ends the run.",
+    )
     address: str | None = setting(
         None,
         "auto or host:port joins a cluster; null joins the cluster of the submitted job, or else starts a private "

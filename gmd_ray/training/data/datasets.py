@@ -136,7 +136,7 @@ class TargetPairs:
         column: TargetColumn | None = None if plan.truths else "restored" if plan.median else "pseudo_target"
         batches = rows_dataset(plan.store_url).to_batches(
             columns=["id", "lq", *([column] if column else [])],
-            filter=accepted(plan.threshold, plan.higher_is_better, plan.strangers, plan.fidelity),
+            filter=accepted(plan.threshold, plan.higher_is_better, plan.removed_inputs, plan.fidelity),
             batch_size=16,
             fragment_readahead=1,
         )

@@ -25,7 +25,7 @@ class TargetPlan:
     higher_is_better: bool
     median: bool
     """Take the median-filtered `restored` for the target, not the pseudo-target."""
-    strangers: tuple[str, ...]
+    removed_inputs: tuple[str, ...]
     """Rows of images that are no longer among the store's inputs: left out."""
     ids: tuple[str, ...]
     """Sorted; the order that `Draw.index` counts in."""
@@ -57,10 +57,10 @@ def target_plan(cfg: Config, name: str) -> TargetPlan:
     threshold = cfg.scorer.threshold
     columns = ["id", "score", "teacher", "student", "scorer", "digest"]
     rows = rows_dataset(url)
-    strangers = tuple(manifest.get("stranger_ids", ()))
+    removed_inputs = tuple(manifest.get("stranger_ids", ()))
     recorded = str(manifest.get("settings", {}).get("scorer.fidelity", "none"))
     bound = fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, recorded, url)
-    gate = accepted(threshold, higher, strangers, bound)
+    gate = accepted(threshold, higher, removed_inputs, bound)
     view = rows.to_table(columns=columns, filter=gate).sort_by("id").to_pylist()
     if not view:
         scores = [score for score in rows.to_table(columns=["score"])["score"].to_pylist() if score is not None]
@@ -78,7 +78,7 @@ def target_plan(cfg: Config, name: str) -> TargetPlan:
     truths: tuple[str, ...] = ()
     if name == "supervised":
         truths = tuple(list_truths(str(cfg.training.supervised_hq), ids, "training.supervised_hq"))
-    return TargetPlan(url, threshold, higher, median, strangers, ids, found, bound, truths)
+    return TargetPlan(url, threshold, higher, median, removed_inputs, ids, found, bound, truths)
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
