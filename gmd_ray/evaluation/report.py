@@ -17,7 +17,6 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
 from gmd_ray.config.secrets import redact
 from gmd_ray.evaluation import svg
-from gmd_ray.evaluation.files import read_bytes, write_bytes
 from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
 from gmd_ray.evaluation.judge import ADAPTED
 from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation
@@ -32,6 +31,7 @@ from gmd_ray.evaluation.table import (
     number,
 )
 from gmd_ray.progress import NullRecorder, Recorder
+from gmd_ray.storage import read_bytes, write_bytes
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
 SIGNIFICANT = 2.0

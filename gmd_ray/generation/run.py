@@ -25,7 +25,7 @@ from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.generation.resume import claim, complete, known_facts, refuse_other_settings, remember
 from gmd_ray.generation.stream import Models, build_stream, run_stream
 from gmd_ray.generation.watchdog import batch_bound
-from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
+from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.audit.changes import changed_photos
 from gmd_ray.pairstore.history import RunClock
@@ -37,7 +37,7 @@ from gmd_ray.pairstore.totals import Totals, check_totals
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.shutdown import StopRequest
-from gmd_ray.storage import put, with_retries
+from gmd_ray.storage import open_filesystem, put, with_retries
 from gmd_ray.teachers import load_teacher
 from gmd_ray.text import one_line
 

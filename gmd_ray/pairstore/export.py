@@ -12,13 +12,12 @@ from pyarrow import fs
 
 from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError, DataError, nearest
-from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.safe_paths import safe_relative
 from gmd_ray.pairstore.manifest import read_manifest
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.pairstore.store import PairStore, arrow_errors_as_data_errors
 from gmd_ray.pairstore.view import StoreView
-from gmd_ray.storage import put
+from gmd_ray.storage import open_filesystem, put
 
 LAYOUTS = ("parquet", "folders")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import digested, digested_values
 from gmd_ray.errors import DataError, ResumeMismatchError
+from gmd_ray.hashing import short_digest
 from gmd_ray.pairstore.store import PairStore
 
 SETTINGS_FILE = "settings.json"
@@ -153,7 +153,7 @@ def places(cfg: Config) -> dict[str, dict[str, Any]]:
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """Short digest of `relevant` settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return short_digest(json.dumps(settings, sort_keys=True))
 
 
 def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:

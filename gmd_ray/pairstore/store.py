@@ -16,10 +16,9 @@ from pyarrow import fs
 
 from gmd_ray.config.places import below
 from gmd_ray.errors import DataError, StorageError
-from gmd_ray.images.listing import open_filesystem
 from gmd_ray.pairstore.parts import drop_rows, part_name
 from gmd_ray.pairstore.schema import PAIR_SCHEMA, rows_dataset
-from gmd_ray.storage import TEMPORARY, absolute, get, put_json, remove, with_retries
+from gmd_ray.storage import TEMPORARY, absolute, get, open_filesystem, put_json, remove, with_retries
 from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")

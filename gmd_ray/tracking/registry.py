@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import gmd_ray
 from gmd_ray.config import Config
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.hashing import path_digest
 from gmd_ray.pairstore.manifest import read_manifest
 from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.progress import NullRecorder
+from gmd_ray.storage import open_filesystem
 from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
 from gmd_ray.tracking.gates import CANDIDATE, Verdict, judge, read_champion
 from gmd_ray.tracking.recorder import MlflowRecorder
-from gmd_ray.tracking.runs import sha256
 from gmd_ray.tracking.turns import turn
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def register(
     model, uri, run_id = cfg.tracking.model, recorder.uri, recorder.run_id
     client = connect(uri)
     with _local_file(student_path) as path, tracking_errors(uri, f"registering {model}"):
-        digest = sha256(path)
+        digest = path_digest(path)
         tags = {"sha256": digest, "run_id": run_id, "file": path.name, "gmd_ray.version": gmd_ray.__version__}
         tags |= _lineage(cfg) | _measured(evaluation)
         found = _same_version(client, model, run_id, digest)
