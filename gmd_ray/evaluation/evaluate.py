@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -24,6 +23,7 @@ from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, WHOLE_SET, Cost
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.evaluation.table import save_table
 from gmd_ray.generation.prompts import with_prompts
+from gmd_ray.hashing import content_digest
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.quality import compare_sets, known_metrics
 from gmd_ray.ray_utils.pools import actor_pool
@@ -174,7 +174,7 @@ def _contents(cfg: Config, table: pa.Table) -> dict[str, str]:
         lines.setdefault(row["dataset"], []).append(f"{row['id']} {row['content']}")
     about = {"source": json.dumps(degradation, sort_keys=True, default=str)}
     return {
-        name: hashlib.sha256("\n".join([about.get(name, ""), *sorted(found)]).encode()).hexdigest()
+        name: content_digest("\n".join([about.get(name, ""), *sorted(found)]).encode())
         for name, found in sorted(lines.items())
     }
 

@@ -13,7 +13,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
 from gmd_ray.evaluation.judge import ADAPTED, PICTURE_SIDE, centre
 from gmd_ray.evaluation.results import Evaluation
-from gmd_ray.evaluation.store import PairStore, shown_pairs
+from gmd_ray.evaluation.store import StoreSummary, shown_pairs
 from gmd_ray.evaluation.table import BASELINE
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, encode_png
@@ -65,7 +65,7 @@ def held_out_rows(evaluation: Evaluation, dataset: str) -> list[Row]:
     return rows
 
 
-def pair_rows(cfg: Config, store: PairStore, evaluation: Evaluation) -> tuple[list[Row], list[Row]]:
+def pair_rows(cfg: Config, store: StoreSummary, evaluation: Evaluation) -> tuple[list[Row], list[Row]]:
     """Accepted and rejected pairs of the store: LQ, restored, pseudo-target, the adapted student's output, truth."""
     shown = shown_pairs(store, cfg.evaluation.report_images)
     images = store.images(shown)

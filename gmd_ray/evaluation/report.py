@@ -17,11 +17,10 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
 from gmd_ray.config.secrets import redact
 from gmd_ray.evaluation import svg
-from gmd_ray.evaluation.files import read_bytes, write_bytes
 from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
 from gmd_ray.evaluation.judge import ADAPTED
 from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation
-from gmd_ray.evaluation.store import FAILED_SHOWN, PairStore, open_store
+from gmd_ray.evaluation.store import FAILED_SHOWN, StoreSummary, open_store
 from gmd_ray.evaluation.table import (
     BASELINE,
     COST_COLUMNS,
@@ -32,6 +31,7 @@ from gmd_ray.evaluation.table import (
     number,
 )
 from gmd_ray.progress import NullRecorder, Recorder
+from gmd_ray.storage import read_bytes, write_bytes
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
 SIGNIFICANT = 2.0
@@ -80,7 +80,7 @@ def write_report(
         baseline=BASELINE,
         unavailable=evaluation.unavailable,
         charts=_charts(cfg, store),
-        costs=[] if store is None else _costs(store.manifest.get("cost") or {}),
+        costs=[] if store is None else _costs(store.manifest.cost),
         failed=[] if store is None else store.failed,
         failed_shown=FAILED_SHOWN,
         target_rows=held_out_rows(evaluation, "target"),
@@ -88,7 +88,7 @@ def write_report(
         accepted=accepted,
         rejected=rejected,
         config=_config(cfg),
-        manifest="" if store is None else json.dumps(store.manifest, indent=2),
+        manifest="" if store is None else json.dumps(store.manifest.to_json(), indent=2),
         versions=_versions(),
     )
     path = f"{cfg.out.rstrip('/')}/report.html"
@@ -126,10 +126,10 @@ def _verdict(found: Difference, higher_is_better: bool) -> str:
     return "better" if (found.mean > 0) == higher_is_better else "worse"
 
 
-def _counts(store: PairStore) -> dict[str, Any]:
+def _counts(store: StoreSummary) -> dict[str, Any]:
     accepted, rejected = len(store.accepted), len(store.rejected)
     scored = accepted + rejected
-    seconds = store.manifest.get("seconds")
+    seconds = store.manifest.seconds
     return {
         "inputs": store.inputs,
         "accepted": accepted,
@@ -201,7 +201,7 @@ def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
     }
 
 
-def _charts(cfg: Config, store: PairStore | None) -> list[dict[str, Any]]:
+def _charts(cfg: Config, store: StoreSummary | None) -> list[dict[str, Any]]:
     charts = []
     if store is not None and store.scores:
         accepted, rejected = ([score for _, score in pairs] for pairs in (store.accepted, store.rejected))

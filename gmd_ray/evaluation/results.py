@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -16,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gmd_ray.errors import DataError
-from gmd_ray.evaluation.files import read_bytes, write_bytes
+from gmd_ray.hashing import short_digest
+from gmd_ray.storage import read_bytes, write_bytes
 
 NO_TRUTH = "needs ground truth, which this test set lacks"
 """`error` in rows of a full-reference metric on images without a reference."""
@@ -175,7 +175,7 @@ class Evaluation:
         Means are comparable only where it is equal.
         """
         text = "\n".join([self.settings, self.contents.get(dataset, ""), *self.images(dataset)])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return short_digest(text)
 
     def picture(self, dataset: str, image: str, name: str) -> bytes | None:
         """A kept PNG."""

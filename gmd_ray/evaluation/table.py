@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gmd_ray.evaluation.files import write_bytes
 from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation, evaluation_folder
+from gmd_ray.storage import write_bytes
 
 BASELINE = "baseline"
 COST_COLUMNS = ["parameters", "s/image"]

@@ -13,7 +13,7 @@ import ray.data
 
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.folders.import_rows import Import, check_columns, check_import, two_formats, write_rows
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.storage import open_filesystem
 
 
 @dataclass(frozen=True)

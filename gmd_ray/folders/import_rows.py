@@ -20,10 +20,9 @@ from pyarrow import fs
 
 from gmd_ray.errors import ConfigError, DataError, nearest
 from gmd_ray.images.files.formats import EXTENSIONS, ending, refusal_by_name, sniff
-from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.safe_paths import safe_relative
 from gmd_ray.images.walking import unwanted_folder
-from gmd_ray.storage import absolute, get, put
+from gmd_ray.storage import absolute, get, open_filesystem, put
 
 READERS = ("parquet", "wds", "hf")
 

@@ -17,10 +17,10 @@ from gmd_ray.config.load import resolve_out
 from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.folders.restore_results import Results, Size
 from gmd_ray.folders.restore_worker import Job, Restorer, RestorerActor
-from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
+from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.images.results import AUTO, Naming, name_results
 from gmd_ray.progress import Progress
-from gmd_ray.storage import absolute_if_exists
+from gmd_ray.storage import absolute_if_exists, open_filesystem
 from gmd_ray.text import printable
 
 log = logging.getLogger("gmd_ray")

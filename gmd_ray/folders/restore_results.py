@@ -11,9 +11,9 @@ from pyarrow import fs
 from gmd_ray.errors import ConfigError, GmdError
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.finished import NAME, Finished, modified, read_record, write_record
-from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
+from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.sizes import image_sizes
-from gmd_ray.storage import get, put, remove
+from gmd_ray.storage import get, open_filesystem, put, remove
 from gmd_ray.text import printable
 
 log = logging.getLogger("gmd_ray")

@@ -17,8 +17,8 @@ from gmd_ray.config import StudentConfig
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.files.photo import Photo, encode_photo, read_photo
-from gmd_ray.images.listing import open_filesystem, read_file
-from gmd_ray.storage import put
+from gmd_ray.images.listing import read_file
+from gmd_ray.storage import open_filesystem, put
 
 log = logging.getLogger("gmd_ray")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from posixpath import splitext
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from pyarrow import fs
 
@@ -22,11 +21,10 @@ from gmd_ray.images.files.formats import NOT_DECODED as NOT_DECODED
 from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.layouts import PublishedSet, parse_set
 from gmd_ray.images.walking import FoundFile, repeated, walk
+from gmd_ray.storage import ARROW_SCHEMES, open_filesystem, why_storage_failed
 from gmd_ray.text import printable
 
 logger = logging.getLogger(__name__)
-
-_ARROW_SCHEMES = ("s3", "gs", "gcs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,35 +71,6 @@ class Listing:
             uri = image.uri.removesuffix(listed) + link  # links are of the local disk, whose URIs are plain paths
             found.append(ImageFile(link, uri, image.size, image.modified))
         return found
-
-
-def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a path or URL, and the path on it.
-
-    Args:
-        url: a local path (`~` allowed), `file://`, `s3://` or `gs://` as pyarrow reads them (percent-encoded, options
-            such as `?endpoint_override=...` at the end), or any other scheme of fsspec, taken literally.
-            Keep credentials in the environment: URLs are written to the pair store and to logs.
-
-    Raises:
-        ConfigError: for an empty path.
-        DataError: for a scheme that is unknown, whose driver is not installed, or whose server cannot be reached.
-    """
-    if not url.strip() or url in ("file://", "local://"):
-        raise ConfigError("an empty path: give a folder, or `.` for the one you are in")
-    scheme = url.partition("://")[0].lower() if "://" in url else ""
-    if not scheme:
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
-    if scheme == "file":
-        return fs.LocalFileSystem(), os.path.abspath(unquote(url[len("file://") :]))
-    if scheme == "local":  # fsspec's other name of it; its own driver would walk in circles of links
-        return fs.LocalFileSystem(), os.path.abspath(url[len("local://") :])
-    if scheme in _ARROW_SCHEMES:
-        parts = urlsplit(url)
-        query = f"?{parts.query}" if parts.query else ""
-        filesystem, bucket = _arrow_filesystem(f"{scheme}://{parts.netloc}{query}")
-        return filesystem, f"{bucket}/{unquote(parts.path).strip('/')}".rstrip("/")
-    return _fsspec_filesystem(url)
 
 
 def check_limit(limit: int | None) -> None:
@@ -240,24 +209,19 @@ def read_file(uri: str) -> bytes:
     except FileNotFoundError as error:
         raise DataError(f"{uri}: no such file") from error
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise DataError(f"{uri}: cannot be read: {_one_line(error)}") from error
+        raise DataError(f"{uri}: cannot be read: {why_storage_failed(error)}") from error
     except (GmdError, MemoryError):
         raise
     except Exception as error:
         if isinstance(filesystem, fs.LocalFileSystem) and not isinstance(error, OSError):
             raise
-        raise StorageError(f"{uri}: cannot be read: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if text and isinstance(error, OSError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+        raise StorageError(f"{uri}: cannot be read: {why_storage_failed(error)}") from error
 
 
 def _joiner(url: str) -> Callable[[str], str]:
     """What makes a URI of the name of a file below this folder."""
     scheme = url.partition("://")[0].lower() if "://" in url else ""
-    if scheme in _ARROW_SCHEMES:
+    if scheme in ARROW_SCHEMES:
         folder, mark, query = url.partition("?")
         return lambda name: f"{folder.rstrip('/')}/{quote(name)}{mark}{query}"
     if scheme in ("", "file"):
@@ -265,26 +229,3 @@ def _joiner(url: str) -> Callable[[str], str]:
     else:
         base = f"{url.rstrip('/')}/" if url.partition("://")[2].strip("/") else url  # memory:// is a folder itself
     return lambda name: base + name
-
-
-@functools.lru_cache(maxsize=16)
-def _arrow_filesystem(url: str) -> tuple[fs.FileSystem, str]:
-    """Cached: opening one may look up a bucket's region, and there is one call per image."""
-    try:
-        return fs.FileSystem.from_uri(url)
-    except OSError as error:
-        raise StorageError(f"{url}: cannot be opened: {_one_line(error)}") from error
-    except ValueError as error:  # ArrowInvalid among them
-        raise DataError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from error
-
-
-def _fsspec_filesystem(url: str) -> tuple[fs.FileSystem, str]:
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError, TypeError, FileNotFoundError) as error:  # the URL, or what it needs here
-        raise DataError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from error
-    except Exception as error:  # drivers raise what their own libraries raise (ftplib, paramiko, botocore, ...)
-        raise StorageError(f"{url}: cannot be opened: {_one_line(error)}") from error
-    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path

@@ -11,8 +11,9 @@ from gmd_ray.errors import DataError
 from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.files.opening import Header, open_header
 from gmd_ray.images.files.tiffs import check_tiff
-from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
+from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.lmdb_store import split_uri
+from gmd_ray.storage import open_filesystem
 
 _THREADS = 16
 """Headers are waited for, not worked on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from gmd_ray.hashing import content_digest
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.storage import put, remove
 
@@ -19,7 +19,7 @@ SCALARS = [field.name for field in PAIR_SCHEMA if not pa.types.is_binary(field.t
 
 def part_name(ids: Iterable[str]) -> str:
     """The file name for a set of rows: the same block written twice is one file."""
-    return f"part-{hashlib.sha256(chr(0).join(sorted(ids)).encode()).hexdigest()[:20]}.parquet"
+    return f"part-{content_digest(chr(0).join(sorted(ids)).encode())[:20]}.parquet"
 
 
 def write_part(filesystem: fs.FileSystem, rows_path: str, rows: pa.Table) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import digested, digested_values
-from gmd_ray.errors import ResumeMismatchError
+from gmd_ray.errors import DataError, ResumeMismatchError
+from gmd_ray.hashing import short_digest
+from gmd_ray.pairstore.store import PairStore
 
 SETTINGS_FILE = "settings.json"
 
@@ -35,6 +36,89 @@ _HARMLESS = (
 )
 """Of a model's section: what changes neither pixels nor scores; a preset counts by the fields it fills, prompt
 embeddings by the prompts and the model they are of, in the teacher's fingerprint."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings, places and models that a store's rows were made with (`settings.json`).
+
+    Files of earlier versions lack some keys; a property is None, or empty, where its key is missing.
+    """
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+    """The JSON object of the file: `settings`, `places`, `models` and `inputs`."""
+
+    @classmethod
+    def from_json(cls, document: Any, where: str) -> RunSettings:
+        """Take a parsed JSON document.
+
+        Args:
+            where: the file's URL, for the error.
+
+        Raises:
+            DataError: the document is no JSON object.
+        """
+        if not isinstance(document, dict):
+            raise DataError(f"{where}: not settings of this program (no JSON object); run generate again")
+        return cls(document)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as it is stored, keys that this version does not know included."""
+        return dict(self.document)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Dotted key -> value, as `relevant` gives them."""
+        return self.document.get("settings", {})
+
+    @property
+    def models(self) -> Facts:
+        """Facts of the models behind the rows."""
+        return self.document.get("models", {})
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of the score; True where nothing was scored or nobody recorded it."""
+        return higher_is_better(self.models)
+
+    @property
+    def fidelity(self) -> str:
+        """The metric in column `fidelity`; `none` where the column is empty."""
+        return recorded_fidelity(self.settings)
+
+    @property
+    def _inputs(self) -> Mapping[str, Any]:
+        return self.document.get("inputs", {})
+
+    @property
+    def input_count(self) -> int | None:
+        """The number of input images when the last run began."""
+        return self._inputs.get("count")
+
+    @property
+    def input_limit(self) -> int | None:
+        """`target.limit` of the last run; None for all images, and where no run recorded it."""
+        return self._inputs.get("limit")
+
+    @property
+    def removed_inputs(self) -> tuple[str, ...]:
+        """Ids of rows whose image was no longer among the inputs when the last run began (key `stranger_ids`)."""
+        return tuple(self._inputs.get("stranger_ids", ()))
+
+    def path(self, key: str) -> str | None:
+        """The path that a setting of `PLACES` had, without its secrets."""
+        return self.document.get("places", {}).get(key, {}).get("path")
+
+
+def read_settings(store: PairStore) -> RunSettings:
+    """Read the settings that a store was made with; empty ones where there is no file.
+
+    Raises:
+        DataError: the file holds no settings.
+        StorageError: the file cannot be read.
+    """
+    document = store.read(SETTINGS_FILE)
+    return RunSettings() if document is None else RunSettings.from_json(document, f"{store.url}/{SETTINGS_FILE}")
 
 
 def relevant(cfg: Config) -> dict[str, Any]:
@@ -69,7 +153,7 @@ def places(cfg: Config) -> dict[str, dict[str, Any]]:
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """Short digest of `relevant` settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return short_digest(json.dumps(settings, sort_keys=True))
 
 
 def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.storage import open_filesystem
 
 PAIR_SCHEMA = pa.schema(
     [

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.history import read_runs
 from gmd_ray.pairstore.lock import holder_of
+from gmd_ray.pairstore.manifest import read_manifest
+from gmd_ray.pairstore.run_settings import read_settings
 from gmd_ray.pairstore.store import PairStore
+from gmd_ray.pairstore.view import removed_inputs
 from gmd_ray.storage import map_threads
 from gmd_ray.text import printable
 
@@ -82,9 +84,7 @@ def read_status(store: PairStore) -> Status:
     parts = [info for info in infos if info.base_name.startswith("part-") and info.base_name.endswith(".parquet")]
     rows: dict[str, tuple[str, str]] = {}
     skipped = 0
-    told = store.read(manifest.MANIFEST_FILE)
-    saved = store.read(run_settings.SETTINGS_FILE) or {}
-    strangers = set(manifest.removed_input_ids(told, saved))
+    manifest, settings = read_manifest(store), read_settings(store)
 
     def read(info: fs.FileInfo) -> pa.Table | None:
         try:
@@ -102,27 +102,27 @@ def read_status(store: PairStore) -> Status:
             if rows.get(row["id"], ("failed", ""))[0] != "ok":
                 rows[row["id"]] = row["status"], f"{row['error_stage']}: {row['error_type']}"
     everything = len(rows)
-    for key in strangers & rows.keys():
+    for key in set(removed_inputs(manifest, settings)) & rows.keys():
         del rows[key]
     rate, runs = None, read_runs(store)
     if holder is not None:
         # An entry that is older than the driver at work is an earlier run's: this one has not come to the stream yet.
         if runs and runs[-1]["began"] >= float(holder.get("since", "inf")) and everything > runs[-1]["before"]:
             rate = (everything - runs[-1]["before"]) / max(time.time() - runs[-1]["began"], 1e-3)
-    elif told is not None:
-        rate = told.get("images_per_second")
+    elif manifest is not None:
+        rate = manifest.images_per_second
     kinds = Counter(kind for status, kind in rows.values() if status == "failed")
     failed = sum(kinds.values())
     return Status(
         url=store.url,
         ok=len(rows) - failed,
         failed=failed,
-        inputs=told["inputs"] if told is not None and holder is None else saved.get("inputs", {}).get("count"),
+        inputs=manifest.inputs if manifest is not None and holder is None else settings.input_count,
         failures=dict(kinds.most_common()),
         skipped=skipped,
         holder=holder,
         images_per_second=rate,
-        finished=told is not None,
+        finished=manifest is not None,
     )
 
 

@@ -15,11 +15,10 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gmd_ray.config.places import below
-from gmd_ray.errors import DataError
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.errors import DataError, StorageError
 from gmd_ray.pairstore.parts import drop_rows, part_name
 from gmd_ray.pairstore.schema import PAIR_SCHEMA, rows_dataset
-from gmd_ray.storage import TEMPORARY, absolute, get, put_json, remove, with_retries
+from gmd_ray.storage import TEMPORARY, absolute, get, open_filesystem, put_json, remove, with_retries
 from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
@@ -209,9 +208,13 @@ class PairStore:
         """A JSON document of the store, None where it is not there.
 
         Raises:
-            DataError: where it is not JSON.
+            DataError: it is not JSON.
+            StorageError: it cannot be read.
         """
-        data = get(self.filesystem, f"{self.path}/{name}")
+        try:
+            data = get(self.filesystem, f"{self.path}/{name}")
+        except OSError as error:
+            raise StorageError(f"{self.url}/{name}: cannot be read: {one_line(error)}") from error
         try:
             return None if data is None else json.loads(data)
         except ValueError as error:

@@ -45,9 +45,9 @@ def _refuse_other_scorer(found: Findings, cfg: Config, store: PairStore) -> None
 
     if cfg.scorer.path is None:
         return
-    saved, now = store.read(run_settings.SETTINGS_FILE) or {}, run_settings.places(cfg)
-    known = known_facts(store, saved.get("models", {})).get("scorer")
-    if known is None or "scorer.path" not in run_settings.moved(saved.get("places", now), now):
+    saved, now = run_settings.read_settings(store), run_settings.places(cfg)
+    known = known_facts(store, saved.models).get("scorer")
+    if known is None or "scorer.path" not in run_settings.moved(saved.document.get("places", now), now):
         return
     with contextlib.suppress(GmdError):  # it cannot be loaded, which `check_weights` has told
         fingerprint = load_scorer(replace(cfg.scorer, device="cpu")).fingerprint

@@ -9,11 +9,12 @@ from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.headers import Header
-from gmd_ray.images.listing import list_images, open_filesystem, read_file
+from gmd_ray.images.listing import list_images, read_file
 from gmd_ray.images.lmdb_store import split_uri
 from gmd_ray.images.sets.inventory import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST
 from gmd_ray.planning.data_sets import DataSet, Side
 from gmd_ray.planning.findings import ERROR, WARNING, Findings, some
+from gmd_ray.storage import open_filesystem
 
 _THREADS = 16
 _SAMPLE = 4096

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import DataError
-from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
+from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.pairstore.cost import accelerator_seconds
 from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.pairstore.store import store_url
-from gmd_ray.storage import put
+from gmd_ray.storage import open_filesystem, put
 
 log = logging.getLogger("gmd_ray.generation")
 

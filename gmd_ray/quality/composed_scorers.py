@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 
+from gmd_ray.hashing import short_digest
 from gmd_ray.images.tiling import tile_spans
 from gmd_ray.quality.protocol import Metric, Scorer
 
@@ -23,7 +22,7 @@ class TiledScorer:
         assert tiles >= 1
         self._scorer, self._tiles = scorer, tiles
         self.higher_is_better = scorer.higher_is_better
-        self.fingerprint = _digest(scorer.fingerprint, f"tiles {tiles}")
+        self.fingerprint = short_digest(scorer.fingerprint, f"tiles {tiles}")
 
     def score(self, images: torch.Tensor) -> torch.Tensor:
         """Score RGB images in [0, 1], (B, 3, H, W); returns float32 (B,).
@@ -47,7 +46,7 @@ class ScorerWithFidelity:
     def __init__(self, scorer: Scorer, metric: Metric) -> None:
         self._scorer, self._metric = scorer, metric
         self.higher_is_better = scorer.higher_is_better
-        self.fingerprint = _digest(scorer.fingerprint, metric.name, getattr(metric, "fingerprint", ""))
+        self.fingerprint = short_digest(scorer.fingerprint, metric.name, getattr(metric, "fingerprint", ""))
 
     def score(self, images: torch.Tensor) -> torch.Tensor:
         """Score RGB images in [0, 1], (B, 3, H, W), with the scorer alone; returns float32 (B,)."""
@@ -67,7 +66,3 @@ class ScorerWithFidelity:
         """
         values = [self._metric(image, reference) for image, reference in zip(pseudo_targets, restored, strict=True)]
         return torch.tensor(values, dtype=torch.float32)
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]

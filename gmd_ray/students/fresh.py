@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError, nearest
+from gmd_ray.storage import replacing
 from gmd_ray.students.common import save_pickle
 from gmd_ray.students.loading import load_student
 from gmd_ray.students.rgb_network import RgbNetwork
@@ -36,9 +36,7 @@ def new_student(architecture: str, arguments: Mapping[str, Any], seed: int, path
         ModelError: spandrel cannot tell from the weights how to build the network again: the file would be of no use.
     """
     network = _built(_find(architecture), dict(arguments), seed, f"pretrain.architecture={architecture}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
+    with replacing(path, path.suffix) as draft:
         save_pickle({"params": network.state_dict()}, draft)
         try:
             read_back = load_student(StudentConfig(path=str(draft), device="cpu"))
@@ -58,9 +56,6 @@ def new_student(architecture: str, arguments: Mapping[str, Any], seed: int, path
                 f"pretrain.architecture={architecture}: spandrel builds another network from its weights than "
                 f"pretrain.arguments={dict(arguments)} do; leave such arguments at their defaults"
             )
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def reinitialised(cfg: StudentConfig, seed: int, path: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import importlib.util
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.storage import replacing
 from gmd_ray.students.checkpoints.layout import Checkpoint, Layout, map_keys, read_checkpoint
 from gmd_ray.students.common import say_once
 from gmd_ray.students.module_student import ModuleStudent
@@ -61,9 +61,7 @@ class SpandrelStudent(ModuleStudent):
         expected = _test_output(network)
         if not expected.isfinite().all():
             raise ModelError(f"cannot save {path}: the weights give values that are not finite; the training diverged")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-        try:
+        with replacing(path, path.suffix) as draft:
             self._layout.write(draft, network.network.state_dict())
             written = RgbNetwork(_build(read_checkpoint(draft, is_known).weights, draft)).eval()
             tolerance = 1e-5 * max(1.0, expected.abs().max().item())
@@ -71,9 +69,6 @@ class SpandrelStudent(ModuleStudent):
                 raise ModelError(
                     f"cannot save {path}: {self.architecture} restores otherwise when read back; the file was not kept"
                 )
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
 
 
 def load_spandrel(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> SpandrelStudent:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional as F
 
-from gmd_ray.teachers.fingerprint import digest
+from gmd_ray.hashing import short_digest
 from gmd_ray.teachers.protocol import Teacher
 
 LEVELS = 5
@@ -18,7 +18,7 @@ class ColorFixedTeacher:
 
     def __init__(self, teacher: Teacher, kind: str) -> None:
         self.teacher, self.fix = teacher, FIXES[kind]
-        self.fingerprint = digest(kind, teacher.fingerprint)
+        self.fingerprint = short_digest(kind, teacher.fingerprint)
         self.ranks = getattr(teacher, "ranks", 1)
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:

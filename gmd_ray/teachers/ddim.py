@@ -17,10 +17,11 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from gmd_ray.config import TeacherConfig
 from gmd_ray.config.validate import check_tiles
 from gmd_ray.errors import ConfigError, ModelError, nearest
+from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.directory import choose_device, choose_dtype, model_directory, read_json
-from gmd_ray.teachers.fingerprint import digest, weights_digest
+from gmd_ray.teachers.fingerprint import weights_digest
 from gmd_ray.teachers.flux.latents import load_codec
 from gmd_ray.teachers.prompts import load_prompts
 from gmd_ray.teachers.text_encoders import Prompt
@@ -138,7 +139,7 @@ class DDIMTeacher:
         # Only where it is not the default: what was made before it counted stays valid.
         if cfg.vae_tile_above != TeacherConfig.vae_tile_above:
             pixel_settings["vae_tile_above"] = cfg.vae_tile_above
-        self.fingerprint = digest("ddim", weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
+        self.fingerprint = short_digest("ddim", weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
         """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape; `ids` are not used, nothing is drawn."""

@@ -12,11 +12,6 @@ _WHOLE = 256 << 20
 _SAMPLES, _SAMPLE = 64, 1 << 20
 
 
-def digest(*parts: str) -> str:
-    """16 hex digits."""
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
-
-
 def weights_digest(path: Path) -> str:
     """Digest of every weight and config file of a model directory, by content and relative name.
 

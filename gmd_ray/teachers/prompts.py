@@ -6,21 +6,21 @@ and leaves a file that `teacher.prompt_embeddings` hands to the replicas (teache
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from pyarrow import fs
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.config.places import below
 from gmd_ray.errors import DataError, ModelError
-from gmd_ray.images.listing import open_filesystem, read_file
+from gmd_ray.hashing import content_digest
+from gmd_ray.images.listing import read_file
+from gmd_ray.storage import write_bytes
 from gmd_ray.teachers.directory import MODEL_FOLDERS, TABLE, TEXT_FOLDERS, has_unet, local_directory, model_directory
 from gmd_ray.teachers.fingerprint import text_revision
 from gmd_ray.teachers.text_encoders import CLIP_TOKENS, Prompt, check_encoders, encode, has_encoders
@@ -117,7 +117,7 @@ def encode_prompts(cfg: TeacherConfig, folder: str, more: Sequence[str] = ()) ->
             tensors = {**tensors, f"{key}.prompt_embeds": prompt.embeds.contiguous()}
             if len(prompt.pooled):
                 tensors[f"{key}.pooled"] = prompt.pooled.contiguous()
-        _write(url, save(dict(tensors)))
+        write_bytes(url, save(dict(tensors)))
     return replace(cfg, prompt_embeddings=url)
 
 
@@ -169,7 +169,7 @@ def _table(path: Path) -> dict[str, Known]:
         return {}
     tensors = load_file(file)
     return {
-        text: Known(prompt, hashlib.sha256(_bytes(prompt.embeds) + _bytes(prompt.pooled)).hexdigest()[:16])
+        text: Known(prompt, content_digest(_bytes(prompt.embeds) + _bytes(prompt.pooled))[:16])
         for text, prompt in _prompts(tensors).items()
     }
 
@@ -229,17 +229,3 @@ def _read(url: str, *, optional: bool = False) -> dict[str, torch.Tensor]:
     except SafetensorError as error:
         raise ModelError(f"{url}: not a safetensors file ({str(error).splitlines()[0]})") from error
     return tensors
-
-
-def _write(url: str, data: bytes) -> None:
-    """At once: a local file is written beside its place and renamed; an object store shows whole objects alone."""
-    filesystem, path = open_filesystem(url)
-    if isinstance(filesystem, fs.LocalFileSystem):
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".tmp-{target.name}")
-        temporary.write_bytes(data)
-        temporary.replace(target)
-        return
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(data)

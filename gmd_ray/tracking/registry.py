@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -11,18 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gmd_ray
 from gmd_ray.config import Config
-from gmd_ray.config.places import below
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.hashing import path_digest
+from gmd_ray.pairstore.manifest import read_manifest
 from gmd_ray.pairstore.schema import rows_dataset
+from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.progress import NullRecorder
+from gmd_ray.storage import open_filesystem
 from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
 from gmd_ray.tracking.gates import CANDIDATE, Verdict, judge, read_champion
 from gmd_ray.tracking.recorder import MlflowRecorder
-from gmd_ray.tracking.runs import sha256
 from gmd_ray.tracking.turns import turn
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def register(
     model, uri, run_id = cfg.tracking.model, recorder.uri, recorder.run_id
     client = connect(uri)
     with _local_file(student_path) as path, tracking_errors(uri, f"registering {model}"):
-        digest = sha256(path)
+        digest = path_digest(path)
         tags = {"sha256": digest, "run_id": run_id, "file": path.name, "gmd_ray.version": gmd_ray.__version__}
         tags |= _lineage(cfg) | _measured(evaluation)
         found = _same_version(client, model, run_id, digest)
@@ -143,21 +143,18 @@ def _measured(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _lineage(cfg: Config) -> dict[str, str]:
-    """Which models and how many pairs the student was adapted with, from the pair store of the run."""
-    store = below(cfg.out, "pairs")
-    filesystem, root = open_filesystem(store)
-    try:
-        with filesystem.open_input_stream(f"{root}/manifest.json") as file:
-            manifest: dict[str, Any] = json.loads(file.read())
-    except FileNotFoundError:
+    """Tags that name the models and the number of pairs that the student was adapted with; empty without a store."""
+    store = PairStore(store_url(cfg.out))
+    manifest = read_manifest(store)
+    if manifest is None:
         return {}
     import pyarrow.compute as pc
 
-    names = ["teacher", "student", "scorer"]
-    rows = rows_dataset(store).head(1, columns=names, filter=pc.field("status") == "ok").to_pylist()
+    names, ok = ["teacher", "student", "scorer"], pc.field("status") == "ok"
+    rows = rows_dataset(store.path, store.filesystem).head(1, columns=names, filter=ok).to_pylist()
     tags = {name: str(rows[0][name]) for name in names} if rows else {}
     counts = ("inputs", "accepted", "rejected", "failed", "threshold", "settings_fingerprint")
-    return tags | {f"pairs.{name}": str(manifest[name]) for name in counts if name in manifest}
+    return tags | {f"pairs.{name}": str(manifest.document[name]) for name in counts if name in manifest.document}
 
 
 def _same_version(client: MlflowClient, model: str, run_id: str, digest: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import hashlib
 import json
 import logging
 import subprocess
@@ -17,8 +16,9 @@ import gmd_ray
 from gmd_ray.config import Config
 from gmd_ray.config.load import in_job
 from gmd_ray.config.secrets import redact
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.hashing import path_digest
 from gmd_ray.progress import NullRecorder
+from gmd_ray.storage import open_filesystem
 from gmd_ray.tracking.client import (
     TrackingError,
     artifact_location,
@@ -156,7 +156,7 @@ def _origin(cfg: Config) -> dict[str, str]:
     if cfg.student.path:
         tags["student.path"] = _submitted(cfg.student.path)
         if Path(cfg.student.path).exists():
-            tags["student.sha256"] = sha256(cfg.student.path)
+            tags["student.sha256"] = path_digest(cfg.student.path)
     return tags
 
 
@@ -166,16 +166,6 @@ def _submitted(path: str) -> str:
     if in_job() and Path(path).is_relative_to(here):
         return Path(path).relative_to(here).as_posix()
     return path
-
-
-def sha256(path: str | Path) -> str:
-    """Hex digest of a local file; of a directory, that of its files' names and digests."""
-    if Path(path).is_dir():
-        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
-        lines = "".join(f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files)
-        return hashlib.sha256(lines.encode()).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _user() -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gmd_ray.errors import DataError
+from gmd_ray.storage import replacing
 from gmd_ray.text import printable
 from gmd_ray.training.documents import read_curve
 from gmd_ray.training.plan import CURVE, SCORE, SNAPSHOT, STATE, Plan, checkpoint_name
@@ -152,9 +153,8 @@ def _write_snapshot(path: Path, listed: dict[str, Any] | None, entries: list[dic
         "latest_checkpoint_result": next(entry for entry in entries if _step(entry) == latest),
         "current_report_index": max((listed or {}).get("current_report_index", 0), len(entries)),
     }
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(document))
-    draft.replace(path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(document))
 
 
 def _entry(step: int, scores: dict[int, float]) -> dict[str, Any]:

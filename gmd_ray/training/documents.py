@@ -10,8 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pyarrow import fs
+
 from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.hashing import content_digest, short_digest
 from gmd_ray.images.listing import read_file
+from gmd_ray.storage import put_json
 
 _THREADS = 8
 
@@ -32,10 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a document so that no reader sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    draft.replace(path)
+    put_json(fs.LocalFileSystem(), str(path), value)
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ def curve_lines(content: bytes) -> list[dict[str, Any]]:
 
 def digest(lines: Iterable[str]) -> str:
     """16 hex digits of lines of text."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return short_digest("\n".join(lines))
 
 
 def digest_of_files(uris: Sequence[str]) -> str:
@@ -72,7 +73,7 @@ def digest_of_files(uris: Sequence[str]) -> str:
         DataError: naming the one that cannot be read.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        return digest(pool.map(lambda uri: hashlib.sha256(read_file(uri)).hexdigest(), uris))
+        return digest(pool.map(lambda uri: content_digest(read_file(uri)), uris))
 
 
 def digest_of_path(path: str, key: str = "student.path") -> str:

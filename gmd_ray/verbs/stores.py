@@ -74,8 +74,8 @@ def run_gate(args: argparse.Namespace) -> int:
     view = read_gate(find_store(args.store), args.threshold, args.fidelity_bound)
     show(view.text())
     if args.html:
-        from gmd_ray.evaluation.files import write_bytes
         from gmd_ray.evaluation.gate_page import gate_page
+        from gmd_ray.storage import write_bytes
 
         with writing("--html", args.html, folder=False):
             write_bytes(args.html, redact(gate_page(view)).encode())
@@ -85,9 +85,9 @@ def run_gate(args: argparse.Namespace) -> int:
 
 
 def run_sheet(args: argparse.Namespace) -> int:
-    from gmd_ray.evaluation.files import write_bytes
     from gmd_ray.evaluation.sheet import make_sheet
     from gmd_ray.pairstore.store import find_store
+    from gmd_ray.storage import write_bytes
 
     page = make_sheet(find_store(args.store), args.threshold, args.fidelity_bound, args.count)
     to = args.to or below(args.store, "sheet.html")

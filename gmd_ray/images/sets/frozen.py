@@ -13,7 +13,6 @@ number of processes writes the same bytes (restoration.md 2.4).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -30,7 +29,7 @@ import cv2
 import numpy as np
 
 from gmd_ray.errors import ConfigError, DataError, GmdError
-from gmd_ray.hashing import content_digest
+from gmd_ray.hashing import content_digest, short_digest
 from gmd_ray.images.degradation.degradations import Degradation, sample_rng
 from gmd_ray.images.degradation.ranges import Steps
 from gmd_ray.images.degradation.second_order import SecondOrder
@@ -230,7 +229,7 @@ def _settings(how: Freezing, tasks: Sequence[_Task]) -> dict[str, Any]:
         **asdict(how),
         "kind": type(how.degradation).__name__,
         "images": len(tasks),
-        "names": hashlib.sha256(names.encode()).hexdigest()[:16],
+        "names": short_digest(names),
     }
 
 
@@ -280,7 +279,7 @@ def _write(root: Path, how: Freezing, task: _Task) -> _Made:
                 "index": index,
                 "crop": {"top": top, "left": left, "height": hq.shape[0], "width": hq.shape[1]},
                 "steps": steps,
-                "sha256": hashlib.sha256(png).hexdigest(),
+                "sha256": content_digest(png),
                 **facts,
             }
             made.append((record, png, encode_png(hq) if how.hq else None))

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gmd_ray.errors import ConfigError, DataError, ResumeMismatchError
 from gmd_ray.images.layouts import parse_set
-from gmd_ray.images.listing import ImageFile, open_filesystem
+from gmd_ray.images.listing import ImageFile
+from gmd_ray.storage import open_filesystem, replacing
 
 RECORDS = "parameters.jsonl"
 
@@ -112,10 +112,5 @@ def read_records(root: Path) -> dict[str, dict[str, Any]]:
 
 def put(path: Path, data: bytes) -> None:
     """Write a file so that no reader sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
+    with replacing(path) as draft:
         draft.write_bytes(data)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

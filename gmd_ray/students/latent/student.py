@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.hashing import content_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import grid_multiple, tiled_in_batches
 from gmd_ray.students.common import device_of, evaluating, fingerprint, tiles_at_once
@@ -272,4 +273,4 @@ def _noise(key: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def _content_key(image: Tensor) -> str:
-    return hashlib.sha256(image.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+    return content_digest(image.detach().float().cpu().contiguous().numpy().tobytes())

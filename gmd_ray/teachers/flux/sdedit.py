@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 
 from gmd_ray.config import TeacherConfig
+from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
-from gmd_ray.teachers.fingerprint import digest
 from gmd_ray.teachers.flux.latents import image_ids, pack, unpack
 from gmd_ray.teachers.flux.projection import ProjectionPlan
 from gmd_ray.teachers.flux.teacher import FluxTeacher
@@ -31,7 +31,7 @@ class SDEditTeacher(FluxTeacher):
         injection = replace(cfg.injection, steps=0)
         # Its own name, however it was made: the memory plan goes by it.
         super().__init__(replace(cfg, method=self.method, injection=injection, nudge=1.0))
-        self.fingerprint = digest(self.method, self.fingerprint)
+        self.fingerprint = short_digest(self.method, self.fingerprint)
 
     @torch.no_grad()
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:

@@ -13,12 +13,13 @@ import torch
 from gmd_ray.config import TeacherConfig
 from gmd_ray.config.validate import check_tiles
 from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.cost.memory import Budget, MemoryPlan, modulation_home, plan_memory
 from gmd_ray.teachers.cost.projections import TeacherFiles
 from gmd_ray.teachers.directory import choose_device, choose_dtype, model_directory, read_json
-from gmd_ray.teachers.fingerprint import digest, weights_digest
+from gmd_ray.teachers.fingerprint import weights_digest
 from gmd_ray.teachers.flux.acceleration import accelerate
 from gmd_ray.teachers.flux.attention import InjectingFlux, select_blocks
 from gmd_ray.teachers.flux.latents import image_ids, load_codec, pack, unpack
@@ -94,7 +95,7 @@ class FluxTeacher:
         for key in ("cache_dtype", "quantization", "vae_tile_above"):
             if getattr(cfg, key) != getattr(TeacherConfig, key):
                 pixel_settings[key] = getattr(cfg, key)
-        self.fingerprint = digest(weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
+        self.fingerprint = short_digest(weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
         """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape; `ids` are not used, nothing is drawn."""

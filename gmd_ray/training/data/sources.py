@@ -23,6 +23,7 @@ from gmd_ray.hashing import content_digest
 from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.sets.pairs import PairFile
 from gmd_ray.progress import Progress
+from gmd_ray.storage import replacing
 from gmd_ray.training.plan import Plan
 
 NAME = "sources.parquet"
@@ -200,6 +201,5 @@ def _read(path: Path) -> Record:
 
 def _write(path: Path, record: Record) -> None:
     columns = dict(zip(Row._fields, zip(*record.values(), strict=True), strict=True))
-    draft = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.table({"key": list(record), **columns}, schema=SCHEMA), draft)
-    draft.replace(path)
+    with replacing(path) as draft:
+        pq.write_table(pa.table({"key": list(record), **columns}, schema=SCHEMA), draft)

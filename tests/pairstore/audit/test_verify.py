@@ -138,7 +138,7 @@ def scoreless(store: PairStore) -> str:
 def cooked_books(store: PairStore) -> str:
     told = store.read("manifest.json")
     store.write("manifest.json", {**told, "accepted": told["accepted"] + 1, "failed": 0})
-    return "manifest.json: its books are not those of the rows: accepted 4 (rows: 3), failed 0 (rows: 1)"
+    return "manifest.json: its counts are not those of the rows: accepted 4 (rows: 3), failed 0 (rows: 1)"
 
 
 def lost_row(store: PairStore) -> str:
