@@ -1,4 +1,4 @@
-"""Students: the restorers that are adapted."""
+"""Students: the image restorers that gmd_ray adapts."""
 
 from __future__ import annotations
 

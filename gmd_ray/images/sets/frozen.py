@@ -1,13 +1,13 @@
-"""Degraded images as files, for domains that have to stay the same: test sets, and targets made from clean images.
+"""Frozen sets: degraded images written to files, for test sets and targets that must never change.
 
-Every image is a function of (seed, id, crop index) alone, so that a run that was stopped goes on where it was, and any
-number of processes writes the same bytes (restoration.md 2.4).
+Every image depends only on (seed, id, crop index). A stopped run therefore continues where it was, and any number of
+processes writes the same bytes. See docs/method.md, "Degradations".
 
-    <out>/lq/<id>.png          degraded
-    <out>/hq/<id>.png          the clean image or crop it was made from, where asked for
-    <out>/parameters.jsonl     one line for every image: what it was cut from (with that file's size, time and digest),
-                               what was drawn, and the hash of its own file
-    <out>/settings.json        what determines the bytes
+    <out>/lq/<id>.png          degraded image
+    <out>/hq/<id>.png          the clean image or crop it was made from, if requested
+    <out>/parameters.jsonl     one line per image: its source (with that file's size, time and digest), the drawn values
+                               and the hash of its own file
+    <out>/settings.json        the settings that determine the bytes
 """
 
 from __future__ import annotations
@@ -45,21 +45,23 @@ from gmd_ray.text import one_line
 logger = logging.getLogger(__name__)
 
 CENTER = "center"
+"""Value of `crops` that takes the middle of each image."""
 
 
 @dataclass(frozen=True)
 class FrozenSetSpec:
-    """What determines the bytes of a frozen set, beside the images it is made from."""
+    """The settings that determine the bytes of a frozen set, together with its source images."""
 
     degradation: Degradation | SecondOrder
     seed: int = 0
     crops: int | str | None = None
-    """This many crops in all, spread evenly over the images; `center`, the middle of each; None for whole images."""
+    """Total number of crops, spread evenly over the images; `center` for the middle of each; None for whole images."""
     size: int | None = None
     """Side of a crop in HQ pixels."""
     gray: bool = False
+    """Convert the images to gray first."""
     hq: bool = True
-    """Write the clean side too."""
+    """Write the clean images too."""
 
     def __post_init__(self) -> None:
         scale = self.degradation.scale
@@ -75,14 +77,14 @@ class FrozenSetSpec:
 
 @dataclass(frozen=True)
 class Frozen:
-    """What became of the images of a frozen set."""
+    """The outcome of writing a frozen set."""
 
     written: int
-    """Images that this call wrote."""
+    """Number of images that this call wrote."""
     remade: tuple[str, ...]
-    """Inputs that have changed since an earlier call: what is made from them was made anew."""
+    """Ids of source images that have changed since an earlier call; their degraded images were written again."""
     failed: Mapping[str, str]
-    """Inputs that nothing could be made from -> the reason, on one line."""
+    """URI of each source image that could not be used -> the reason, on one line."""
 
 
 @dataclass(frozen=True)
@@ -91,47 +93,50 @@ class _Task:
 
     file: ImageFile
     crops: tuple[tuple[str, int], ...]
-    """(id, index) of each."""
+    """(id, index) of each crop."""
     there: Mapping[str, str | None] = field(default_factory=dict)
-    """Id of each crop that is there -> digest of the file it was made from, None where an older record tells none."""
+    """Id of each existing crop -> digest of the file it was made from; None if an older record has no digest."""
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What became of one task."""
+    """The outcome of one task."""
 
     records: Sequence[dict[str, Any]] = ()
+    """Records of the crops that were written."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Size, time and digest of the file."""
+    """Size, time and digest of the source file."""
     stale: Sequence[str] = ()
-    """Crops that were there, made from another file."""
+    """Ids of existing crops that were made from another file of the same name."""
     failure: str = ""
+    """The reason of a failure, on one line; empty on success."""
 
 
 def write_frozen_set(
     hq: str, out: str | Path, how: FrozenSetSpec, limit: int | None = None, workers: int | None = None
 ) -> Frozen:
-    """Write a frozen set, or what is missing of it.
+    """Write a frozen set, or the part of it that is missing.
 
-    An image that cannot be read, or is smaller than a crop, is left out and named; the rest is done. An image that has
-    changed under its name since an earlier call is noticed by its size or time, and made anew where its bytes differ.
+    Images that cannot be read, or are smaller than a crop, are skipped and reported in `failed`. An image whose size or
+    time has changed since an earlier call is read, and degraded again if its bytes differ.
 
     Args:
         hq: folder, URL or published set of clean images; see `list_images`.
         out: a local folder.
-        limit: only the first n images.
-        workers: processes; None for as many as there are CPUs. 1 stays in this one.
+        how: the settings of the set.
+        limit: use only the first `limit` images.
+        workers: number of processes; None for one per CPU. With 1, the work is done in this process.
 
     Raises:
-        ConfigError: settings that cannot be met, or results that would take the place of their inputs.
-        DataError: no images, or two of one name.
-        ResumeMismatchError: naming the settings that the folder was begun with and that differ.
+        ConfigError: the settings are invalid, or the output would replace its own inputs.
+        DataError: there are no images, or two have the same name.
+        ResumeMismatchError: the folder was begun with other settings; the message names them.
     """
     if "://" in str(out) or not str(out).strip():
         raise ConfigError(f"the output {str(out)!r}: give a local folder")
     check_limit(limit)
     root, listed = Path(out), list_images(hq)
-    # They take no part in the set: neither names nor the places of crops hang on what cannot be read by its name.
+    # Files with an extension that is not decoded are set aside first, so they affect neither names nor crops.
     failed = {file.uri: refusal for file in listed if (refusal := refusal_by_name(file.id))}
     files = [file for file in listed if file.uri not in failed][:limit]
     if not files:
@@ -143,7 +148,7 @@ def write_frozen_set(
     todo = [task for task in (_held(root, task, how.hq, records) for task in tasks) if _is_due(task, records)]
     written, remade = 0, []
     with (root / books.RECORDS).open("a", encoding="utf-8") as stream:
-        stream.write("\n")  # a line that a killed run left half written stays alone
+        stream.write("\n")  # ends the incomplete line that a killed run may have left
         for task, made in zip(todo, _run(root, how, todo, workers), strict=True):
             if made.failure:
                 failed[task.file.uri] = made.failure
@@ -168,18 +173,20 @@ def write_frozen_set(
 def degrade_crop(
     image: np.ndarray, key: str, index: int, how: FrozenSetSpec
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int], Steps]:
-    """One pair of a frozen set.
+    """Make one pair of a frozen set.
 
     Args:
         image: float32 RGB in [0, 1], shape (H, W, 3).
-        key: the image's id; with the seed and `index` the key of every draw.
+        key: id of the image; with the seed and `index`, it seeds every draw.
+        index: number of the crop, counted from 0 in each image.
+        how: the settings of the set.
 
     Returns:
-        (lq, hq), (top, left) of the crop, and what was drawn. `hq` is a crop, or the image cut to
-        multiples of the scale.
+        lq, hq, (top, left) of the crop, and the drawn values. `hq` is the crop, or the image cut to multiples of the
+        scale.
 
     Raises:
-        DataError: for an image that is smaller than a crop.
+        DataError: the image is smaller than a crop.
     """
     height, width = image.shape[:2]
     scale = how.degradation.scale
@@ -217,7 +224,7 @@ def _plan(files: Sequence[ImageFile], how: FrozenSetSpec) -> list[_Task]:
 
 
 def _held(root: Path, task: _Task, hq: bool, records: Mapping[str, dict[str, Any]]) -> _Task:
-    """The task, with what of it is there."""
+    """Return the task with its existing crops filled in."""
     there = [name for name, _ in task.crops if books.is_there(root, name, hq, records)]
     return replace(task, there={name: records[name].get("digest") for name in there})
 
@@ -242,7 +249,7 @@ def _run(root: Path, how: FrozenSetSpec, tasks: list[_Task], workers: int | None
     if count <= 1:
         yield from (_write(root, how, task) for task in tasks)
         return
-    # Spawned: OpenCV's threads do not survive a fork.
+    # Processes are spawned, since OpenCV's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
@@ -256,7 +263,10 @@ def _run(root: Path, how: FrozenSetSpec, tasks: list[_Task], workers: int | None
 
 @contextlib.contextmanager
 def _spawned_deaf() -> Iterator[None]:
-    """Processes that start meanwhile do not hear Ctrl-C, which a terminal sends to all: this one ends them."""
+    """Make processes that start in this context ignore Ctrl-C.
+
+    A terminal sends SIGINT to the whole process group; the parent alone handles it and stops its children.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -265,7 +275,7 @@ def _spawned_deaf() -> Iterator[None]:
 
 
 def _write(root: Path, how: FrozenSetSpec, task: _Task) -> _Made:
-    """Make what is missing of one image, and what was made from another file of its name."""
+    """Write the missing crops of one image, and those made from another file of the same name."""
     file, stale = task.file, []
     made: list[tuple[dict[str, Any], bytes, bytes | None]] = []
     try:
@@ -287,7 +297,7 @@ def _write(root: Path, how: FrozenSetSpec, task: _Task) -> _Made:
                 **facts,
             }
             made.append((record, png, encode_png(hq) if how.hq else None))
-    except Exception as error:  # noqa: BLE001 -- whatever it is, it is this image's alone
+    except Exception as error:  # noqa: BLE001 -- any failure concerns this image only and is reported with it
         text = one_line(error).removeprefix(f"{file.uri}: ").removeprefix(f"{file.id}: ")
         kind = "" if isinstance(error, GmdError) else f"{type(error).__name__}: "
         return _Made(stale=stale, failure=f"{kind}{text}")
