@@ -1,4 +1,4 @@
-"""What an import refuses before Ray starts, and what each row becomes: no Ray here."""
+"""The arguments that an import refuses, and the outcome of each row, tested without Ray."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def restored_by(model: Path, image: np.ndarray) -> np.ndarray:
-    """What the student makes of an (H, W, 3) array in [0, 1]."""
+    """Restore an (H, W, 3) array in [0, 1] with the student."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).float().permute(2, 0, 1)[None]
     return student_of(model).restore(tensor)[0].permute(1, 2, 0).numpy()
 

@@ -1,4 +1,4 @@
-"""What `gmd-ray restore` refuses or tells before the first photo."""
+"""Errors and messages of `gmd-ray restore` before the first photo."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_architecture_by_name(name: str, arguments: dict[str, object], tmp_path:
 
 
 def test_the_same_bytes_in_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is trained from is known by its bytes, so a resumed run, another process, must find them again."""
+    """A resumed run, in another process, recognises its starting checkpoint by the bytes."""
     for pid in (1, 22222):
         monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
         new_checkpoint("SwinIR", SWINIR, 0, tmp_path / "new" / f"{pid}.pth")

@@ -1,4 +1,4 @@
-"""What a student does to an image: against spandrel's own call, for any size and batch."""
+"""Restoring with a student equals spandrel's own call, for any size and batch."""
 
 from __future__ import annotations
 

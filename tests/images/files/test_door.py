@@ -1,4 +1,4 @@
-"""What may come in as an image file: the listed formats, up to a size, and whatever else is one line."""
+"""Opening image files: the listed formats up to a size are opened, and anything else gives an error of one line."""
 
 from __future__ import annotations
 

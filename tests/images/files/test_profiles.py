@@ -41,7 +41,7 @@ CURVES = {
 
 @pytest.fixture
 def colors() -> np.ndarray:
-    """uint16 (32, 40, 3), half of it in the shadows."""
+    """Make uint16 (32, 40, 3), half of it in the shadows."""
     x = np.random.default_rng(0).integers(0, 65536, (32, 40, 3), dtype=np.uint16)
     x[:16] = x[:16] // 30
     return x

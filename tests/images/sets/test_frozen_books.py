@@ -1,4 +1,4 @@
-"""What a frozen set remembers of its inputs: a photo that changed is noticed, and nothing is written over an input."""
+"""The records of a frozen set: a changed photo is noticed, and nothing is written over an input."""
 
 from __future__ import annotations
 

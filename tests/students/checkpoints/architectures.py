@@ -13,13 +13,13 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Instance:
-    """How to build a small network, and what is known of its training."""
+    """The recipe of a small network, and facts about its training."""
 
     settings: dict[str, Any]
     cls: str | None = None
     """Name of the class; default: the architecture's id."""
     side: int = 32
-    """Of the training crop, in LQ pixels."""
+    """Side of the training crop in LQ pixels."""
     idle: tuple[str, ...] = ()
     """Parts of the names of parameters that the network's own forward never uses in training."""
     routed: tuple[str, ...] = ()

@@ -62,7 +62,7 @@ def test_trained_weights_come_back_through_spandrel(tmp_path, name):
 
 
 def with_versions(state, weights):
-    """What `network.state_dict()` returns: an OrderedDict with `_metadata`."""
+    """Make what `network.state_dict()` returns: an OrderedDict with `_metadata`."""
     state.update(weights)
     return state
 
