@@ -57,22 +57,22 @@ class PublishedSet:
         match = re.fullmatch(pattern, name)
         return "/".join(match.groups()) + self.files[self.files.rindex(".") :] if match else None
 
-    def missing(self, name: str, root: str, found: str) -> DataError:
+    def missing(self, name: str, root: str, actual: str) -> DataError:
         """Return the error for a side that is absent or incomplete."""
         count = f"{self.count:,} images" if self.count else "images"
-        return DataError(f"{name}@{root}: {self.title} has {count}; found {found}; {self.hint}")
+        return DataError(f"{name}@{root}: {self.title} has {count}; found {actual}; {self.hint}")
 
-    def select(self, name: str, root: str, found: dict[str, str], lines: str | None) -> dict[str, str]:
+    def select(self, name: str, root: str, listed: dict[str, str], lines: str | None) -> dict[str, str]:
         """Choose the images of the side among those in its folder.
 
         Args:
             name: name of the set, for errors.
             root: folder of the data sets, for errors.
-            found: id -> path relative to the folder.
+            listed: id -> path relative to the folder.
             lines: content of the list file; None without one.
 
         Returns:
-            the part of `found` that belongs to the side.
+            the part of `listed` that belongs to the side.
 
         Raises:
             DataError: the count is wrong, there are no images, or listed images are missing.
@@ -85,16 +85,16 @@ class PublishedSet:
                     f"{head}: a line has no column {self.listed.column + 1}; give the list as it was published"
                 )
             paths = {_nfc(f"{self.listed.base}/{line[self.listed.column]}".lstrip("/")) for line in words}
-            there = {_nfc(f"{self.folder}/{path}"): key for key, path in found.items()}
+            there = {_nfc(f"{self.folder}/{path}"): key for key, path in listed.items()}
             missing = sorted(paths - there.keys())
             if missing:
                 raise DataError(
                     f"{head}: {len(missing)} of its {len(paths)} images are not there ({', '.join(missing[:3])})"
                 )
-            found = {there[path]: found[there[path]] for path in paths}
-        if not found or (self.count is not None and len(found) != self.count):
-            raise self.missing(name, root, f"{len(found):,} as {root}/{self.folder}/{self.files}")
-        return found
+            listed = {there[path]: listed[there[path]] for path in paths}
+        if not listed or (self.count is not None and len(listed) != self.count):
+            raise self.missing(name, root, f"{len(listed):,} as {root}/{self.folder}/{self.files}")
+        return listed
 
 
 def _nfc(text: str) -> str:

@@ -148,15 +148,15 @@ def list_folder(url: str, limit: int | None = None) -> Listing:
         changed = _microseconds(os.stat(os.path.join(os.path.expanduser(url), "data.mdb")).st_mtime_ns)
         return Listing([ImageFile(key, stored[key], None, changed) for key in sorted(stored)][:limit], {}, {})
     filesystem, root = open_filesystem(url)
-    found = walk(filesystem, root, url, _why_not)
-    names, left_out = list(found.files), found.left_out
+    walked = walk(filesystem, root, url, _why_not)
+    names, left_out = list(walked.files), walked.left_out
     doubles = _beside_readable(names)
     if doubles:
         left_out["beside a file of the same name that can be read"] += len(doubles)
         names = [name for name in names if name not in doubles]
     join = _joiner(url)
-    images = [_image_file(name, join(name), found.files[name]) for name in sorted(names)[:limit]]
-    listing = Listing(images, left_out, found.aliases)
+    images = [_image_file(name, join(name), walked.files[name]) for name in sorted(names)[:limit]]
+    listing = Listing(images, left_out, walked.aliases)
     if left_out:
         logger.info("%s: %d files, links and folders left out (%s)", url, left_out.total(), listing.told())
     if not images:
@@ -204,14 +204,14 @@ def _list_published(name: str, published: PublishedSet, root: str) -> list[Image
     files = there.files | {
         link: there.files[name] for link, name in repeated(there.aliases, there.files).items() if not why_not(link)
     }
-    found, infos = {}, {}
+    by_id, infos = {}, {}
     for below, info in files.items():
         path = relative(below)
         key = published.image_id(path)
         assert key is not None  # by why_not
-        found[key], infos[path] = path, info
+        by_id[key], infos[path] = path, info
     lines = read_file(_joiner(root)(published.listed.path)).decode() if published.listed else None
-    chosen = published.select(name, root, found, lines)
+    chosen = published.select(name, root, by_id, lines)
     join = _joiner(root)
     return [_image_file(key, join(f"{published.folder}/{chosen[key]}"), infos[chosen[key]]) for key in sorted(chosen)]
 

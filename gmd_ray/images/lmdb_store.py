@@ -59,7 +59,7 @@ def list_store(path: str) -> dict[str, str]:
         raise DataError(f"{meta}: no such file; it names the images of an LMDB, make it as BasicSR does") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{meta}: cannot be read as UTF-8 text: {error}") from error
-    found: dict[str, str] = {}
+    uris: dict[str, str] = {}
     keys: dict[str, str] = {}
     for line in text.split("\n"):  # not splitlines(): a name may contain one of Unicode's other line separators
         line = line.rstrip(" \t\r")
@@ -73,12 +73,12 @@ def list_store(path: str) -> dict[str, str]:
         except DataError as error:
             raise DataError(f"{meta}: {error}") from error
         first = keys.setdefault(_key(name), name)
-        if name in found or first != name:
+        if name in uris or first != name:
             raise DataError(f"{meta}: {first!r} and {name!r} are one image of the store; name it once")
-        found[name] = f"{root}/{name}"
-    if not found:
+        uris[name] = f"{root}/{name}"
+    if not uris:
         raise DataError(f"{meta}: names no image")
-    return found
+    return uris
 
 
 def _key(name: str) -> str:

@@ -98,7 +98,7 @@ def walk(filesystem: fs.FileSystem, root: str, url: str, why_not: WhyNot) -> Wal
         if kind == fs.FileType.File:
             raise DataError(f"{url}: is a file; give the folder that holds the images")
         if isinstance(filesystem, fs.LocalFileSystem):
-            return _LocalWalk(root, url, why_not).found
+            return _LocalWalk(root, url, why_not).walked
         return _walk_remote(filesystem, root, url, why_not)
     except DataError:
         raise
@@ -113,7 +113,7 @@ def walk(filesystem: fs.FileSystem, root: str, url: str, why_not: WhyNot) -> Wal
 
 
 def _walk_remote(filesystem: fs.FileSystem, root: str, url: str, why_not: WhyNot) -> Walk:
-    found, unwanted, base = Walk(), set[tuple[str, ...]](), root.strip("/")
+    walked, unwanted, base = Walk(), set[tuple[str, ...]](), root.strip("/")
     for info in filesystem.get_file_info(fs.FileSelector(root, recursive=True)):
         if info.type != fs.FileType.File:
             continue
@@ -126,11 +126,11 @@ def _walk_remote(filesystem: fs.FileSystem, root: str, url: str, why_not: WhyNot
         if depth is not None:
             unwanted.add(tuple(folders[: depth + 1]))
         elif reason := why_not(name):
-            found.left_out[reason] += 1
+            walked.left_out[reason] += 1
         else:
-            found.files[safe_relative(name)] = FoundFile(info.size, info.mtime_ns)
-    found.left_out.update(unwanted_folder(folders[-1]) for folders in unwanted)
-    return found
+            walked.files[safe_relative(name)] = FoundFile(info.size, info.mtime_ns)
+    walked.left_out.update(unwanted_folder(folders[-1]) for folders in unwanted)
+    return walked
 
 
 _Inode = tuple[int, int]
@@ -140,7 +140,7 @@ class _LocalWalk:
     """Walks real directories first, then the links in them, level by level: listing order has no effect."""
 
     def __init__(self, root: str, url: str, why_not: WhyNot) -> None:
-        self.found = Walk()
+        self.walked = Walk()
         self._root, self._url, self._why_not = root, url, why_not
         self._folders: dict[_Inode, str] = {}
         self._files: dict[_Inode, str] | None = None  # built when the first link to a file needs it
@@ -169,7 +169,7 @@ class _LocalWalk:
                     elif not entry.is_dir(follow_symlinks=False):
                         self._file(name, entry)
                     elif reason := unwanted_folder(entry.name):
-                        self.found.left_out[reason] += 1
+                        self.walked.left_out[reason] += 1
                     else:
                         inode = _inode(entry.stat(follow_symlinks=False))
                         if self._enter(name, inode, above):
@@ -177,9 +177,9 @@ class _LocalWalk:
 
     def _file(self, name: str, entry: os.DirEntry[str]) -> None:
         if not entry.is_file(follow_symlinks=False):
-            self.found.left_out[NO_FILE] += 1
+            self.walked.left_out[NO_FILE] += 1
         elif reason := self._why_not(name):
-            self.found.left_out[reason] += 1
+            self.walked.left_out[reason] += 1
         else:
             try:
                 status = entry.stat(follow_symlinks=False)
@@ -190,10 +190,10 @@ class _LocalWalk:
     def _enter(self, name: str, inode: _Inode, above: frozenset[_Inode]) -> bool:
         """Tell whether to walk a directory under this name, and record why not."""
         if inode in above:
-            self.found.left_out[LOOP] += 1
+            self.walked.left_out[LOOP] += 1
         elif inode in self._folders:
-            self.found.left_out[REPEATED_FOLDER] += 1
-            self.found.aliases[name] = self._folders[inode]
+            self.walked.left_out[REPEATED_FOLDER] += 1
+            self.walked.aliases[name] = self._folders[inode]
         else:
             self._folders[inode] = name
             return True
@@ -207,26 +207,26 @@ class _LocalWalk:
         except PermissionError:
             raise
         except OSError:  # the target is absent, or links form a circle
-            self.found.left_out[BROKEN] += 1
+            self.walked.left_out[BROKEN] += 1
             return
         if stat.S_ISDIR(status.st_mode):
             if reason := unwanted_folder(last):
-                self.found.left_out[reason] += 1
+                self.walked.left_out[reason] += 1
             elif self._enter(name, _inode(status), above):
                 self._tree(name, above | _above(path))
         elif not stat.S_ISREG(status.st_mode):
-            self.found.left_out[NO_FILE] += 1
+            self.walked.left_out[NO_FILE] += 1
         elif reason := self._why_not(name):
-            self.found.left_out[reason] += 1
+            self.walked.left_out[reason] += 1
         else:
             if self._files is None:
-                self._files = {file.inode: known for known, file in self.found.files.items() if file.inode}
+                self._files = {file.inode: known for known, file in self.walked.files.items() if file.inode}
             known = self._files.get(_inode(status))
             if known is None:
                 self._add(name, status)
             else:
-                self.found.left_out[REPEATED_FILE] += 1
-                self.found.aliases[name] = known
+                self.walked.left_out[REPEATED_FILE] += 1
+                self.walked.aliases[name] = known
 
     def _add(self, name: str, status: os.stat_result) -> None:
         try:
@@ -235,7 +235,7 @@ class _LocalWalk:
             wrong = os.fsencode(name)
             raise DataError(f"{self._url}: a file name is not valid UTF-8 ({wrong!r}); rename it") from error
         inode = _inode(status)
-        self.found.files[name] = FoundFile(status.st_size, status.st_mtime_ns, inode)
+        self.walked.files[name] = FoundFile(status.st_size, status.st_mtime_ns, inode)
         if self._files is not None:
             self._files.setdefault(inode, name)
 

@@ -96,7 +96,7 @@ def _built(cls: type[nn.Module], arguments: dict[str, Any], seed: int, what: str
 
 
 def _find(architecture: str) -> type[nn.Module]:
-    found: dict[str, type[nn.Module]] = {}
+    classes: dict[str, type[nn.Module]] = {}
     for name in _PACKAGES:
         try:
             package = importlib.import_module(name)
@@ -106,7 +106,7 @@ def _find(architecture: str) -> type[nn.Module]:
             module = importlib.import_module(f"{name}.{entry.name}") if not entry.name.startswith("__") else None
             for key, value in vars(module).items() if module else ():
                 if inspect.isclass(value) and issubclass(value, nn.Module):
-                    found[key] = value
-    if architecture not in found:
-        raise ConfigError(f"pretrain.architecture={architecture}: {nearest(architecture, sorted(found))}")
-    return found[architecture]
+                    classes[key] = value
+    if architecture not in classes:
+        raise ConfigError(f"pretrain.architecture={architecture}: {nearest(architecture, sorted(classes))}")
+    return classes[architecture]

@@ -36,8 +36,8 @@ def sample_bits(data: bytes, header: Header) -> int:
     if header.format == "JPEG2000":
         return jpeg2000(data).bits
     if header.format == "PPM":
-        found = _PPM.match(data)
-        return 16 if (found and int(found[1]) > 255) or (image is not None and image.mode in ("I", "I;16")) else 8
+        ppm = _PPM.match(data)
+        return 16 if (ppm and int(ppm[1]) > 255) or (image is not None and image.mode in ("I", "I;16")) else 8
     return 8
 
 
@@ -75,12 +75,12 @@ def _png(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None
 
 
 def _ppm(data: bytes, image: Image.Image) -> np.ndarray:
-    found = _PPM.match(data)
-    if found is None:  # not binary RGB, so gray, which Pillow scales to 16 bits
+    match = _PPM.match(data)
+    if match is None:  # not binary RGB, so gray, which Pillow scales to 16 bits
         return _unit(np.asarray(image)[..., None])
     count = image.width * image.height * 3
-    samples = np.frombuffer(data, ">u2", count, found.end()).reshape(image.height, image.width, 3)
-    return np.minimum(_unit(samples, int(found[1])), 1)
+    samples = np.frombuffer(data, ">u2", count, match.end()).reshape(image.height, image.width, 3)
+    return np.minimum(_unit(samples, int(match[1])), 1)
 
 
 def _unit(samples: np.ndarray, top: int = 65535) -> np.ndarray:

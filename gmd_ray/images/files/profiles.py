@@ -188,10 +188,10 @@ def _parsed(data: bytes) -> Profile:
     if space not in CHANNELS or data[12:16] not in _CLASSES:
         raise ValueError(f"a profile of class {data[12:16]!r} and colour space {space!r}")
     probes = _probes(space)
-    found = _by_lcms(probes, data, space, exact=True).astype(int)
+    by_lcms = _by_lcms(probes, data, space, exact=True).astype(int)
     if space == "CMYK":
         return Profile(data, space, srgb=False)
-    by_tables = Profile(data, space, srgb=bool(np.abs(found - probes).max() <= 1))
+    by_tables = Profile(data, space, srgb=bool(np.abs(by_lcms - probes).max() <= 1))
     try:
         with np.errstate(all="ignore"):  # odd curves may overflow; the comparison below rejects them
             curves, matrix = _curves_and_matrix(data, space)
@@ -201,7 +201,7 @@ def _parsed(data: bytes) -> Profile:
     except (ValueError, KeyError, struct.error, ArithmeticError, np.linalg.LinAlgError):
         return by_tables
     # Half a level of rounding and half a level from the primaries may add to LittleCMS's own error.
-    if not np.abs(computed - found).max() <= 1.5:
+    if not np.abs(computed - by_lcms).max() <= 1.5:
         return by_tables
     return Profile(data, space, bool(np.abs(computed - probes).max() <= 1), curves, matrix)
 

@@ -144,7 +144,7 @@ def _exif(image: Image.Image) -> Image.Exif | None:
 def _icc(data: bytes, header: Header) -> bytes | None:
     if header.format == "JPEG2000":
         return jpeg2000(data).icc  # Pillow does not read it
-    found = header.tags.get(_ICC_TAG) if header.image is None else header.image.info.get("icc_profile")
-    if isinstance(found, tuple):
-        found = found[0] if found else None
-    return found if isinstance(found, bytes) else None
+    profile = header.tags.get(_ICC_TAG) if header.image is None else header.image.info.get("icc_profile")
+    if isinstance(profile, tuple):
+        profile = profile[0] if profile else None
+    return profile if isinstance(profile, bytes) else None

@@ -155,24 +155,24 @@ def _array(data: bytes, header: Header, layout: _Layout) -> np.ndarray:
     separate = header.tags.get(284) == 2  # a planar file, which OpenCV reads wrongly as interleaved
     wanted = np.uint16 if kind == _UNSIGNED else {32: np.float32, 64: np.float64}.get(bits)
     if not separate and n in (1, 3, 4) and wanted is not None:
-        found = by_opencv(data)
-        if found is not None and found.dtype == wanted and (*found.shape, 1)[:3] == (height, width, n):
-            return found.reshape(height, width, n)
+        array = by_opencv(data)
+        if array is not None and array.dtype == wanted and (*array.shape, 1)[:3] == (height, width, n):
+            return array.reshape(height, width, n)
     if kind == _UNSIGNED and bits != 16:
         raise DataError(f"TIFF of {bits} bits that OpenCV cannot read: {_INSTEAD}")
     import tifffile  # imported late: rarely needed and slow to import
 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
-            found = file.pages.first.asarray()
-        found = np.moveaxis(found, 0, -1) if separate and n > 1 else found.reshape(*found.shape[:2], -1)
-        found = found if turn is None else turn(found)
-        if found.shape != (height, width, n):
-            raise ValueError(f"samples of shape {found.shape}")
+            array = file.pages.first.asarray()
+        array = np.moveaxis(array, 0, -1) if separate and n > 1 else array.reshape(*array.shape[:2], -1)
+        array = array if turn is None else turn(array)
+        if array.shape != (height, width, n):
+            raise ValueError(f"samples of shape {array.shape}")
     except Exception as error:
         name = "planar TIFF" if separate else "TIFF"
         raise DataError(f"{name} that cannot be read ({one_line(error)}): save it as 16-bit PNG") from error
-    return found
+    return array
 
 
 def by_opencv(data: bytes) -> np.ndarray | None:
