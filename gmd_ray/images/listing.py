@@ -250,18 +250,19 @@ def read_file(uri: str) -> bytes:
     except FileNotFoundError as error:
         raise DataError(f"{uri}: no such file") from error
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise DataError(f"{uri}: cannot be read: {_one_line(error)}") from error
+        raise DataError(f"{uri}: cannot be read: {_with_type(error)}") from error
     except (GmdError, MemoryError):
         raise
     except Exception as error:
         if isinstance(filesystem, fs.LocalFileSystem) and not isinstance(error, OSError):
             raise
-        raise StorageError(f"{uri}: cannot be read: {_one_line(error)}") from error
+        raise StorageError(f"{uri}: cannot be read: {_with_type(error)}") from error
 
 
-def _one_line(error: Exception) -> str:
-    text = one_line(error)
-    return text if text and isinstance(error, OSError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+def _with_type(error: Exception) -> str:
+    """Describe an error on one line, with its type unless it is an OSError, whose message suffices."""
+    text, kind = one_line(error), type(error).__name__
+    return text if isinstance(error, OSError) or text == kind else f"{kind}: {text}"
 
 
 def _joiner(url: str) -> Callable[[str], str]:
@@ -283,7 +284,7 @@ def _arrow_filesystem(url: str) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(url)
     except OSError as error:
-        raise StorageError(f"{url}: cannot be opened: {_one_line(error)}") from error
+        raise StorageError(f"{url}: cannot be opened: {_with_type(error)}") from error
     except ValueError as error:  # includes pyarrow.ArrowInvalid
         raise DataError(f"{url}: cannot be opened: {one_line(error)}") from error
 
@@ -296,5 +297,5 @@ def _fsspec_filesystem(url: str) -> tuple[fs.FileSystem, str]:
     except (ValueError, ImportError, TypeError, FileNotFoundError) as error:  # a wrong URL or a missing driver
         raise DataError(f"{url}: cannot be opened: {one_line(error)}") from error
     except Exception as error:  # drivers raise what their own libraries raise (ftplib, paramiko, botocore, ...)
-        raise StorageError(f"{url}: cannot be opened: {_one_line(error)}") from error
+        raise StorageError(f"{url}: cannot be opened: {_with_type(error)}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path

@@ -40,7 +40,7 @@ from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.listing import ImageFile, check_limit, list_images, read_file
 from gmd_ray.images.sets import frozen_books as books
 from gmd_ray.images.sets.pairs import pairing_stem
-from gmd_ray.text import one_line
+from gmd_ray.text import one_line, printable
 
 logger = logging.getLogger(__name__)
 
@@ -298,7 +298,7 @@ def _write(root: Path, how: FrozenSetSpec, task: _Task) -> _Made:
             }
             made.append((record, png, encode_png(hq) if how.hq else None))
     except Exception as error:  # noqa: BLE001 -- any failure concerns this image only and is reported with it
-        text = one_line(error).removeprefix(f"{file.uri}: ").removeprefix(f"{file.id}: ")
+        text = one_line(error).removeprefix(f"{printable(file.uri)}: ").removeprefix(f"{printable(file.id)}: ")
         kind = "" if isinstance(error, GmdError) else f"{type(error).__name__}: "
         return _Made(stale=stale, failure=f"{kind}{text}")
     for record, lq_png, hq_png in made:

@@ -49,8 +49,8 @@ def test_there_is_no_other_door() -> None:
     found = {
         path.relative_to(root).as_posix() for path in root.rglob("*.py") if pattern.search(path.read_text("utf-8"))
     }
-    assert found == {"images/opening.py"}
-    assert "Image.open(stream, formats=FORMATS)" in (root / "images" / "opening.py").read_text("utf-8")
+    assert found == {"images/files/opening.py"}
+    assert "Image.open(stream, formats=FORMATS)" in (root / "images" / "files" / "opening.py").read_text("utf-8")
 
 
 def test_ghostscript_is_never_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
