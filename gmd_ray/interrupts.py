@@ -27,44 +27,44 @@ def interruptible(command: Callable[[], int]) -> int:
     drivers raise errors of their own. A second Ctrl-C also interrupts the cleanup after the first. If SIGINT is ignored
     or has a foreign handler, that is left as it is.
     """
-    if threading.current_thread() is not threading.main_thread() or not _is_free():
+    if threading.current_thread() is not threading.main_thread() or not _has_default_handler():
         try:
             return command()
         except KeyboardInterrupt:
-            return _told()
-    heard = threading.Event()
+            return _report()
+    interrupted = threading.Event()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        heard.set()
+        interrupted.set()
         if frame is not None and frame.f_code.co_name in _AT_LOCKS:
-            _again()
+            _send_again()
             return
         raise KeyboardInterrupt
 
-    def unheard(what: sys.UnraisableHookArgs) -> None:
+    def unraisable(what: sys.UnraisableHookArgs) -> None:
         if issubclass(what.exc_type, KeyboardInterrupt):
-            _again()
+            _send_again()
         else:
             hook(what)
 
     before, hook = signal.signal(signal.SIGINT, interrupt), sys.unraisablehook
-    sys.unraisablehook = unheard
-    _at_exit(_hear_no_more)
+    sys.unraisablehook = unraisable
+    _at_exit(_ignore_ctrl_c)
     try:
         return command()
     except BaseException as error:
-        if not heard.is_set() and not isinstance(error, KeyboardInterrupt):
+        if not interrupted.is_set() and not isinstance(error, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, _end)  # the cleanup is done, so another Ctrl-C may end the process at once
-        return _told()
+        signal.signal(signal.SIGINT, _exit)  # the cleanup is done, so another Ctrl-C may end the process at once
+        return _report()
     finally:
         if signal.getsignal(signal.SIGINT) is interrupt:
             signal.signal(signal.SIGINT, before)
         sys.unraisablehook = hook
-        _at_exit(_end_at_next)
+        _at_exit(_exit_at_next_ctrl_c)
 
 
-def _again() -> None:
+def _send_again() -> None:
     """Send the signal again after a moment, since an exception would do harm here, or be dropped.
 
     Python drops exceptions in fork handlers, finalizers and callbacks of weak references.
@@ -78,12 +78,12 @@ def _again() -> None:
     _thread.start_new_thread(send, ())
 
 
-def _is_free() -> bool:
+def _has_default_handler() -> bool:
     """Tell whether SIGINT has Python's default handler."""
     return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def _told() -> int:
+def _report() -> int:
     print(SENTENCE, file=sys.stderr, flush=True)
     return STATUS
 
@@ -94,22 +94,22 @@ def _at_exit(step: Callable[[], None]) -> None:
     atexit.register(step)
 
 
-def _end_at_next() -> None:
+def _exit_at_next_ctrl_c() -> None:
     """Let Ctrl-C end the process at once during shutdown, where an exception would only print a traceback."""
-    if _is_free():
-        signal.signal(signal.SIGINT, _end_told)
+    if _has_default_handler():
+        signal.signal(signal.SIGINT, _report_and_exit)
 
 
-def _hear_no_more() -> None:
+def _ignore_ctrl_c() -> None:
     """Ignore Ctrl-C in the last step of shutdown, where the system's default would kill the process silently."""
-    if signal.getsignal(signal.SIGINT) in (_end, _end_told):
+    if signal.getsignal(signal.SIGINT) in (_exit, _report_and_exit):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _end_told(signum: int, frame: FrameType | None) -> None:
-    _told()
+def _report_and_exit(signum: int, frame: FrameType | None) -> None:
+    _report()
     os._exit(STATUS)
 
 
-def _end(signum: int, frame: FrameType | None) -> None:
+def _exit(signum: int, frame: FrameType | None) -> None:
     os._exit(STATUS)

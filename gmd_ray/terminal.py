@@ -62,13 +62,13 @@ class CleanRecord(logging.LogRecord):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.exc_info and self.exc_info[1] is not None:
-            self.exc_text = _told(self.exc_info[1])  # formatters use this text unchanged
+            self.exc_text = _traceback(self.exc_info[1])  # formatters use this text unchanged
         if self.stack_info:
-            self.stack_info = _continued(self.stack_info)
+            self.stack_info = _indented(self.stack_info)
 
     def getMessage(self) -> str:  # noqa: N802 -- logging's own name
         text = super().getMessage()
-        return clean(text) if self.name.partition(".")[0] == "gmd_ray" else _continued(text)
+        return clean(text) if self.name.partition(".")[0] == "gmd_ray" else _indented(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,22 +78,22 @@ class Parser(argparse.ArgumentParser):
         super().error(clean(message))
 
 
-def _continued(text: str) -> str:
+def _indented(text: str) -> str:
     """Indent all lines but the first, so that none can pass for a record of its own."""
     return clean_lines(text).replace("\n", "\n  ")
 
 
-def _told(error: BaseException) -> str:
-    return _continued("".join(traceback.format_exception(error)).rstrip("\n"))
+def _traceback(error: BaseException) -> str:
+    return _indented("".join(traceback.format_exception(error)).rstrip("\n"))
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     if isinstance(error, KeyboardInterrupt):
         sys.__excepthook__(kind, error, where)
         return
-    print(_told(error), file=sys.stderr)
+    print(_traceback(error), file=sys.stderr)
 
 
 def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
-        print(_told(args.exc_value), file=sys.stderr)
+        print(_traceback(args.exc_value), file=sys.stderr)

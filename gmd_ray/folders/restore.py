@@ -85,7 +85,7 @@ def restore_folder(
     _refuse_places(source, out, files, name_results([*files], naming))
     results = Results(out)
     if not on_ray:
-        _say_what_is_for_clusters(cfg.student)
+        _warn_of_cluster_settings(cfg.student)
     worker = Restorer(cfg.student if not on_ray else replace(cfg.student, device="cpu"), cfg.target.max_pixels)
     sizes = results.sizes(files, cfg.target.max_pixels)
     known = {key: size for key, size in sizes.items() if size is not None}
@@ -112,7 +112,7 @@ def restore_folder(
     return Restored(len(files) - len(failed), dict(sorted(failed.items())), skipped)
 
 
-def _say_what_is_for_clusters(student: StudentConfig) -> None:
+def _warn_of_cluster_settings(student: StudentConfig) -> None:
     pool = student.pool
     given = {"num_gpus": f"{pool.num_gpus:g}" if pool.num_gpus else "", "max": pool.max if pool.max > 1 else ""}
     named = ", ".join(f"student.pool.{key}={value}" for key, value in given.items() if value)

@@ -253,7 +253,7 @@ def _run(root: Path, how: FrozenSetSpec, tasks: list[_Task], workers: int | None
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
-            with _spawned_deaf():
+            with _children_ignore_ctrl_c():
                 written = pool.map(_write, [root] * len(tasks), [how] * len(tasks), tasks)
             yield from written
         except BaseException:
@@ -262,7 +262,7 @@ def _run(root: Path, how: FrozenSetSpec, tasks: list[_Task], workers: int | None
 
 
 @contextlib.contextmanager
-def _spawned_deaf() -> Iterator[None]:
+def _children_ignore_ctrl_c() -> Iterator[None]:
     """Make processes that start in this context ignore Ctrl-C.
 
     A terminal sends SIGINT to the whole process group; the parent alone handles it and stops its children.
