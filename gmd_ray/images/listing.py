@@ -56,7 +56,7 @@ class Listing:
     aliases: Mapping[str, str]
     """Relative path of a link that is left out because its target is listed -> relative path of the target."""
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Summarise what was left out on one line; empty if nothing was."""
         common = sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
         reasons = [item for item in common if not item[0].startswith(".")]
@@ -158,7 +158,7 @@ def list_folder(url: str, limit: int | None = None) -> Listing:
     images = [_image_file(name, join(name), walked.files[name]) for name in sorted(names)[:limit]]
     listing = Listing(images, left_out, walked.aliases)
     if left_out:
-        logger.info("%s: %d files, links and folders left out (%s)", url, left_out.total(), listing.told())
+        logger.info("%s: %d files, links and folders left out (%s)", url, left_out.total(), listing.summary())
     if not images:
         raise DataError(f"{url}: no images ({', '.join(sorted(DECODED))}) among {left_out.total()} files")
     return listing

@@ -31,7 +31,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Eleven files: nine kinds, and two that are broken."""
+    """Make eleven files: nine kinds of photos, and two broken ones."""
     root = tmp_path / "photos"
     (root / "deep er").mkdir(parents=True)
     y, x = np.mgrid[0:24, 0:40].astype(np.float32)

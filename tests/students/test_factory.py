@@ -1,4 +1,4 @@
-"""A team's own network by import path, and the README's example of one."""
+"""A user's own network by import path, and the README's example of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Students that have learnt nothing yet."""
+"""Checkpoints of untrained students."""
 
 from __future__ import annotations
 

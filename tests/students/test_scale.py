@@ -1,4 +1,4 @@
-"""By how much a student enlarges, without a load where that can be."""
+"""The scale of a student, found without loading it if possible."""
 
 from __future__ import annotations
 

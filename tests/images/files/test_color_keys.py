@@ -1,4 +1,4 @@
-"""One colour of a PNG that is transparent (tRNS), at every depth: pixels of it are, and no others."""
+"""The transparent colour of a PNG (tRNS), at every depth: exactly the pixels of this colour are transparent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def png(samples: np.ndarray, bits: int, color: int, *chunks: tuple[bytes, bytes]
 
 
 def drawn(bits: int, channels: int) -> np.ndarray:
-    """Every value at least twice, (16, 31, channels)."""
+    """Make samples (16, 31, channels) with every value at least twice."""
     count = min(1 << bits, 200)
     values = np.resize(np.linspace(0, (1 << bits) - 1, count).round().astype(np.uint16), (16, 31))
     return (

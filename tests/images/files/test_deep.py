@@ -1,4 +1,4 @@
-"""16-bit files whose samples are not what they seem, against values computed from what the format says."""
+"""16-bit files with easily misread samples, against values computed from the format's definition."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ STRONG = make_degradation("strong")
 
 
 def clean_folder(tmp_path: Path) -> Path:
-    """Three pictures, two of them a folder down."""
+    """Make three pictures, two of them in a subfolder."""
     folder = tmp_path / "clean"
     for i, name in enumerate(("a.png", "city/b.png", "city/c.png")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
