@@ -38,7 +38,7 @@ from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.listing import ImageFile, check_limit, list_images, read_file
-from gmd_ray.images.sets import frozen_books as books
+from gmd_ray.images.sets import frozen_files
 from gmd_ray.images.sets.pairs import pairing_stem
 from gmd_ray.text import one_line, printable
 
@@ -141,18 +141,20 @@ def write_frozen_set(
     files = [file for file in listed if file.uri not in failed][:limit]
     if not files:
         raise DataError(f"{hq}: no image that this program decodes among {len(listed)}")
-    books.keep_apart(hq, files, root)
+    frozen_files.keep_apart(hq, files, root)
     tasks = _plan(files, how)
-    books.hold_settings(root / "settings.json", _settings(how, tasks))
-    records = books.read_records(root)
+    frozen_files.hold_settings(root / "settings.json", _settings(how, tasks))
+    records = frozen_files.read_records(root)
     todo = [task for task in (_held(root, task, how.hq, records) for task in tasks) if _is_due(task, records)]
     written, remade = 0, []
-    with (root / books.RECORDS).open("a", encoding="utf-8") as stream:
+    with (root / frozen_files.RECORDS).open("a", encoding="utf-8") as stream:
         stream.write("\n")  # ends the incomplete line that a killed run may have left
         for task, made in zip(todo, _run(root, how, todo, workers), strict=True):
             if made.failure:
                 failed[task.file.uri] = made.failure
-                books.forget(root, [*made.stale, *(name for name, _ in task.crops if name not in task.there)], records)
+                frozen_files.forget(
+                    root, [*made.stale, *(name for name, _ in task.crops if name not in task.there)], records
+                )
                 continue
             if made.stale:
                 remade.append(task.file.id)
@@ -163,7 +165,7 @@ def write_frozen_set(
             records |= new
             written += len(made.records)
     names = sorted(name for task in tasks for name, _ in task.crops if name in records)
-    books.put(root / books.RECORDS, "".join(f"{json.dumps(records[name])}\n" for name in names).encode())
+    frozen_files.put(root / frozen_files.RECORDS, "".join(f"{json.dumps(records[name])}\n" for name in names).encode())
     if remade:
         shown = ", ".join(remade[:3]) + (", ..." if len(remade) > 3 else "")
         logger.warning("%d images have changed since they were degraded, and were made anew: %s", len(remade), shown)
@@ -225,13 +227,13 @@ def _plan(files: Sequence[ImageFile], how: FrozenSetSpec) -> list[_Task]:
 
 def _held(root: Path, task: _Task, hq: bool, records: Mapping[str, dict[str, Any]]) -> _Task:
     """Return the task with its existing crops filled in."""
-    there = [name for name, _ in task.crops if books.is_there(root, name, hq, records)]
+    there = [name for name, _ in task.crops if frozen_files.is_there(root, name, hq, records)]
     return replace(task, there={name: records[name].get("digest") for name in there})
 
 
 def _is_due(task: _Task, records: Mapping[str, dict[str, Any]]) -> bool:
     whole = len(task.there) == len(task.crops)
-    return not whole or not all(books.is_current(task.file, records[name]) for name in task.there)
+    return not whole or not all(frozen_files.is_current(task.file, records[name]) for name in task.there)
 
 
 def _settings(how: FrozenSetSpec, tasks: Sequence[_Task]) -> dict[str, Any]:
@@ -280,7 +282,7 @@ def _write(root: Path, how: FrozenSetSpec, task: _Task) -> _Made:
     made: list[tuple[dict[str, Any], bytes, bytes | None]] = []
     try:
         data = read_file(file.uri)
-        facts = {**books.file_facts(file), "bytes": len(data), "digest": content_digest(data)}
+        facts = {**frozen_files.file_facts(file), "bytes": len(data), "digest": content_digest(data)}
         stale = [name for name, digest in task.there.items() if digest not in (None, facts["digest"])]
         crops = [(name, index) for name, index in task.crops if name not in task.there or name in stale]
         image = decode_image(data, gray=how.gray) if crops else np.empty((0, 0, 3), np.float32)
@@ -303,6 +305,6 @@ def _write(root: Path, how: FrozenSetSpec, task: _Task) -> _Made:
         return _Made(stale=stale, failure=f"{kind}{text}")
     for record, lq_png, hq_png in made:
         if hq_png is not None:
-            books.put(root / "hq" / f"{record['id']}.png", hq_png)
-        books.put(root / "lq" / f"{record['id']}.png", lq_png)
+            frozen_files.put(root / "hq" / f"{record['id']}.png", hq_png)
+        frozen_files.put(root / "lq" / f"{record['id']}.png", lq_png)
     return _Made([record for record, _, _ in made], facts, stale)
