@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,18 +102,18 @@ def test_weights_that_diverged_are_not_saved(tiny, tmp_path):
         (lambda p: (p / "vae" / "config.json").unlink(), "AutoencoderKL"),
     ],
 )
-def test_a_damaged_directory_is_one_line(tmp_path, damage, message):
+def test_a_damaged_directory_is_one_line(tiny, tmp_path, damage, message):
     path = tmp_path / "student"
-    new_latent_student("ldm-tiny", path)
+    shutil.copytree(tiny, path)
     damage(path)
     with pytest.raises(ModelError, match=message) as caught:
         load(path)
     assert "\n" not in str(caught.value)
 
 
-def test_parts_that_do_not_fit_are_refused(tmp_path):
+def test_parts_that_do_not_fit_are_refused(tiny, tmp_path):
     path = tmp_path / "student"
-    new_latent_student("ldm-tiny", path)
+    shutil.copytree(tiny, path)
     config = json.loads((path / "vae" / "config.json").read_text())
     AutoencoderKL.from_config({**config, "latent_channels": 8}).save_pretrained(path / "vae")
     with pytest.raises(ModelError, match="8 channels in and 4 out does not fit an autoencoder of 8"):

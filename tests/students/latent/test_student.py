@@ -13,7 +13,6 @@ from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.images.tiling import tile_spans
 from gmd_ray.students import load_student
 from gmd_ray.students.latent.network import even_sigmas, sample
-from gmd_ray.students.latent.presets import new_latent_student
 from tests.students.ddp import train_in_ddp
 from tests.students.latent.reference import drawn, load, parts, velocity
 
@@ -92,10 +91,10 @@ def test_an_image_does_not_depend_on_its_batch(tiny, tile):
 
 
 @pytest.mark.parametrize(("scale", "size"), [(1, (91, 112)), (2, (40, 53))])
-def test_tiles_take_their_noise_from_the_image(tmp_path, monkeypatch, scale, size):
-    new_latent_student("ldm-tiny", tmp_path / "student", scale=scale)
+def test_tiles_take_their_noise_from_the_image(tiny, tiny_x2, monkeypatch, scale, size):
+    path = {1: tiny, 2: tiny_x2}[scale]
     tiles = {"tile": 64 // scale, "tile_overlap": 24 // scale}
-    student = load(tmp_path / "student", **tiles, pool=PoolConfig(batch_size=1))
+    student = load(path, **tiles, pool=PoolConfig(batch_size=1))
     seen = []
 
     def sampled(network, lq, noise, sigmas):
@@ -114,7 +113,7 @@ def test_tiles_take_their_noise_from_the_image(tmp_path, monkeypatch, scale, siz
         assert noise.shape == shape
         assert torch.equal(noise, whole[..., top // 8 :, left // 8 :][..., : shape[-2], : shape[-1]])
     calls, images = len(seen), torch.rand(2, 3, *size)
-    together = load(tmp_path / "student", **tiles).restore(images, ["a", "b"])
+    together = load(path, **tiles).restore(images, ["a", "b"])
     assert len(seen) - calls < len(starts)
     torch.testing.assert_close(together, student.restore(images, ["a", "b"]), rtol=0, atol=1e-5)
 
@@ -133,9 +132,8 @@ def test_without_ids_the_noise_follows_the_content(tiny):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 40), (33, 47)])
-def test_any_size_and_scale(tmp_path, size):
-    new_latent_student("ldm-tiny", tmp_path / "x2", scale=2)
-    student = load(tmp_path / "x2", sampling_steps=1)
+def test_any_size_and_scale(tiny_x2, size):
+    student = load(tiny_x2, sampling_steps=1)
     restored = student.restore(torch.rand(2, 3, *size), ["a", "b"])
     assert restored.shape == (2, 3, 2 * size[0], 2 * size[1])
     assert restored.isfinite().all()
