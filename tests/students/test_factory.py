@@ -89,7 +89,7 @@ def diverged(cfg):
     [
         ("bad_students:breaks", ModelError, r"student\.factory=bad_students:breaks: cannot load w.pt: KeyError: 'net'"),
         ("bad_students:nothing", ModelError, "gave a NoneType, not a student"),
-        ("bad_students:number", ConfigError, "is no function"),
+        ("bad_students:number", ConfigError, "not callable"),
         ("bad_students:missing", ConfigError, "no attribute 'missing'; known: breaks, diverged, nothing"),
         ("bad_students:break", ConfigError, "no attribute 'break'; did you mean 'breaks'"),
         ("breaking_students:load", ConfigError, "breaks when imported: NameError: name 'nope' is not defined"),

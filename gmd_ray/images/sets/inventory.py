@@ -1,4 +1,4 @@
-"""Every folder of images that a run reads, listed and counted before anything heavy starts."""
+"""Listing and counting every folder of images that a run reads, before any expensive work starts."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Listed:
     """One data set of a run."""
 
     role: str
-    """source, target, target's truth, target test, source test or truth for the report."""
+    """One of the six roles above."""
     lq: str | None
-    """Where its low-quality images are; None where they are made from `hq`."""
+    """Folder of its low-quality images; None if they are made from `hq`."""
     hq: str | None
-    """Where its clean images are; None where nothing clean is known."""
+    """Folder of its clean images; None if it has none."""
     count: int
-    """Images, or pairs, that the run takes."""
+    """Number of images, or pairs, that the run uses."""
     pairs: tuple[PairFile, ...] = field(default=(), repr=False, compare=False)
-    """Of a paired set."""
+    """The pairs of a paired set; empty for others."""
     photos: tuple[ImageFile, ...] = field(default=(), repr=False, compare=False)
-    """Of a set of single images."""
+    """The images of a set of single images; empty for others."""
 
     def __str__(self) -> str:
         what = "images" if self.hq is None or self.role == REPORT else "pairs"
@@ -41,13 +41,17 @@ class Listed:
 
 
 def data_sets(cfg: Config) -> dict[str, Callable[[], Listed]]:
-    """Role -> what lists that set as the run itself will, of every set that the settings name.
+    """Return, for each data set in the settings, a function that lists it exactly as the run will.
+
+    The functions raise ConfigError for an unknown published set, a missing data.root, or pairs without an LQ side. They
+    raise DataError for a folder that is absent or empty, an incomplete published set, images without partner, and (with
+    the supervised control) photos without ground truth.
+
+    Returns:
+        role -> function.
 
     Raises:
-        ConfigError: a degradation that is not known. What lists a set raises it for a published set that is not known,
-            data.root missing, or pairs without their LQ side; and DataError for a folder that is absent or empty, a
-            published set that is not whole, or images without their partner or, with the supervised control, without
-            ground truth.
+        ConfigError: the source degradation is unknown or invalid.
     """
     s, t, e = cfg.source, cfg.target, cfg.evaluation
     if s.degradation is not None:
@@ -68,16 +72,16 @@ def data_sets(cfg: Config) -> dict[str, Callable[[], Listed]]:
         sets[SOURCE_TEST] = lambda: _paired(
             SOURCE_TEST, str(e.source_hq), e.source_lq, e.source_template, e.limit, missing
         )
-    if e.pairs_hq:  # of which targets, the report sees: some may have none
+    if e.pairs_hq:  # the report finds out which targets these belong to; some may have none
         sets[REPORT] = lambda: Listed(REPORT, None, e.pairs_hq, len(list_images(str(e.pairs_hq))))
     return sets
 
 
 def check_sets(cfg: Config) -> None:
-    """Refuse a published set that there is not; whether its images are there, its listing says.
+    """Check the names of published sets in the settings, without looking for their images.
 
     Raises:
-        ConfigError: naming the nearest set.
+        ConfigError: a name is unknown; the message suggests the nearest.
     """
     for key in PUBLISHED:
         section, name = key.split(".")
@@ -106,7 +110,7 @@ def _truths(cfg: Config) -> Listed:
 
 
 def _missing_lq(cfg: Config, key: str) -> str | None:
-    """What is wrong where there is no LQ side."""
+    """Return the error message for a missing LQ side; None if a degradation makes it."""
     if cfg.source.degradation:
         return None
     return f"{key} is not set: give it, or source.degradation to make it"

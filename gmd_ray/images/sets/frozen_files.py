@@ -1,7 +1,7 @@
-"""What the folder of a frozen set tells of itself: what its files were made from, and with which settings.
+"""The records in the folder of a frozen set: the sources of its images, and its settings.
 
-`parameters.jsonl` has a record for each image; of several with one id the last counts. `settings.json` has what
-determines the bytes, and a folder is never filled with two kinds of them.
+`parameters.jsonl` has a record per image; if an id occurs several times, its last record counts. `settings.json` has
+the settings that determine the bytes. A folder is never filled with two different settings.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ RECORDS = "parameters.jsonl"
 
 
 def keep_apart(hq: str, files: Sequence[ImageFile], root: Path) -> None:
-    """Refuse results that would take the place of their inputs, or be inputs of the next call.
+    """Refuse an output folder whose files would replace the inputs, or become inputs of the next call.
 
     Args:
-        hq: what `files` were listed from.
+        hq: the folder, URL or published set in which `files` were listed.
+        files: the inputs.
         root: the folder of the frozen set.
 
     Raises:
-        ConfigError: naming both folders.
+        ConfigError: the folders overlap; the message names both.
     """
     local = [file.uri for file in files if "://" not in file.uri]
     folders = {os.path.realpath(folder) for folder in {os.path.dirname(uri) for uri in local}}
@@ -46,14 +47,14 @@ def _within(path: str, folder: str) -> bool:
 
 
 def file_facts(file: ImageFile) -> dict[str, Any]:
-    """What a listing tells of a file, as a record holds it."""
+    """Return the size and time of a file in the form that records have."""
     return {"bytes": file.size, "modified": None if file.modified is None else file.modified.isoformat()}
 
 
 def is_current(file: ImageFile, record: Mapping[str, Any]) -> bool:
-    """Whether a file is, by its size and time, the one that a record tells of; yes where an older record tells none.
+    """Tell whether the size and time of a file equal those of a record. An older record without them counts as equal.
 
-    Storage without times never says so: the file has to be read.
+    On storage without times the answer is always False, and the file has to be read.
     """
     if record.get("digest") is None:
         return True
@@ -62,13 +63,13 @@ def is_current(file: ImageFile, record: Mapping[str, Any]) -> bool:
 
 
 def is_there(root: Path, name: str, hq: bool, records: Mapping[str, Any]) -> bool:
-    """Whether an image of the set is complete."""
+    """Tell whether an image of the set has its record and all its files."""
     sides = ("lq", "hq") if hq else ("lq",)
     return name in records and all((root / side / f"{name}.png").is_file() for side in sides)
 
 
 def forget(root: Path, names: Sequence[str], records: dict[str, dict[str, Any]]) -> None:
-    """Take away images of the set, and their records."""
+    """Delete images of the set, and their entries in `records`."""
     for name in names:
         records.pop(name, None)
         for side in ("lq", "hq"):
@@ -76,11 +77,11 @@ def forget(root: Path, names: Sequence[str], records: dict[str, dict[str, Any]])
 
 
 def hold_settings(path: Path, now: Mapping[str, Any]) -> None:
-    """Write what determines the bytes, or refuse a folder that was begun with something else.
+    """Write the settings of a new folder, or compare them with those of an existing one.
 
     Raises:
-        DataError: where settings.json is no JSON document.
-        ResumeMismatchError: naming the settings that differ.
+        DataError: settings.json is not a JSON document.
+        ResumeMismatchError: the settings differ; the message names them.
     """
     now = json.loads(json.dumps(now))
     if not path.exists():
@@ -98,19 +99,19 @@ def hold_settings(path: Path, now: Mapping[str, Any]) -> None:
 
 
 def read_records(root: Path) -> dict[str, dict[str, Any]]:
-    """Id -> record, of those that are whole."""
+    """Read all complete records, as id -> record."""
     path = root / RECORDS
-    found: dict[str, dict[str, Any]] = {}
+    records: dict[str, dict[str, Any]] = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8").split("\n"):
-            with contextlib.suppress(ValueError):  # half a line, of a run that was killed: its image is made again
+            with contextlib.suppress(ValueError):  # an incomplete line of a killed run; its image is written again
                 record = json.loads(line)
                 if isinstance(record, dict) and "id" in record:
-                    found[record["id"]] = record
-    return found
+                    records[record["id"]] = record
+    return records
 
 
 def put(path: Path, data: bytes) -> None:
-    """Write a file so that no reader sees a part of it."""
+    """Write a file atomically: readers see either no new file or the complete one."""
     with replacing(path) as draft:
         draft.write_bytes(data)
