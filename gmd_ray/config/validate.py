@@ -124,7 +124,8 @@ def is_published(path: str) -> bool:
 
 def _check_fields(node: Any, head: str) -> None:
     """Hold the value of every field of a dataclass, and of those below it, against its rule."""
-    types = types_of(type(node))
+    schema: Any = type(node)
+    types = types_of(schema)
     for item in dataclasses.fields(node):
         key, value = f"{head}{item.name}", getattr(node, item.name)
         if dataclasses.is_dataclass(value):
