@@ -16,7 +16,7 @@ from gmd_ray.config.keys import PATHS, flatten
 from gmd_ray.config.metric_names import MetricFacts, check_metric_names
 from gmd_ray.config.sections.models import PoolConfig
 from gmd_ray.config.sections.run import Config
-from gmd_ray.config.sections.setting import Rule, rule_of
+from gmd_ray.config.sections.setting import Rule, rule_of, types_of
 from gmd_ray.config.sections.teacher import TeacherConfig
 from gmd_ray.errors import ConfigError, RefusedError, nearest
 
@@ -124,11 +124,13 @@ def is_published(path: str) -> bool:
 
 def _check_fields(node: Any, head: str) -> None:
     """Hold the value of every field of a dataclass, and of those below it, against its rule."""
+    schema: Any = type(node)
+    types = types_of(schema)
     for item in dataclasses.fields(node):
         key, value = f"{head}{item.name}", getattr(node, item.name)
         if dataclasses.is_dataclass(value):
             _check_fields(value, f"{key}.")
-        elif value is not None:
+        elif value is not None or types[item.name] is Any:  # `Any` says nothing of None
             _check_field(key, value, rule_of(item))
 
 

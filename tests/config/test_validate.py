@@ -40,6 +40,8 @@ from gmd_ray.errors import ConfigError
         ("evaluation.online=[median]", "no student 'median'; known: adapted, baseline"),
         ("evaluation.metrics=[psnr,ssim,psnr]", "evaluation.metrics: 'psnr' is named twice"),
         ("controls=[median,median]", "controls: 'median' is named twice"),
+        ("evaluation.online=null", "evaluation.online=None: must be true, false, or a list of students' names"),
+        ("teacher.injection.blocks=null", "teacher.injection.blocks=None: known: all, single"),
         ("evaluation.online=baseline", "must be true, false, or a list of students' names"),
         ("teacher.solver=midpiont", "did you mean 'midpoint'?"),
         ("teacher.nudge=0", "must lie in (0, inf)"),

@@ -16,7 +16,7 @@ _KEY = "setting"
 
 @dataclass(frozen=True)
 class Rule:
-    """The description of a setting, and what its value may be; None is allowed wherever the field's type has it."""
+    """The description of a setting, and what its value may be. None is allowed if the type of the field names it."""
 
     help: str
     """The description that `gmd-ray config --explain` prints."""
