@@ -38,7 +38,7 @@ def adapt(cfg: Config) -> Adapted:
     """
     require(cfg, "adapt")
     check_out(cfg, files=True)
-    ready(cfg, "adapt", save=False)
+    inputs = ready(cfg, "adapt", save=False)
 
     # Seconds of imports: what is missing is told first.
     from gmd_ray.evaluation import evaluate, markdown, write_report
@@ -56,11 +56,11 @@ def adapt(cfg: Config) -> Adapted:
         students = {"baseline": str(cfg.student.path)}
         for name in ["adapted", *cfg.controls]:
             with run.stage(f"finetune-{name}") as recorder:
-                students[name] = str(finetune(cfg, name, recorder).path)
+                students[name] = str(finetune(cfg, name, recorder, inputs=inputs).path)
 
         # Held-out target and source images, all students side by side.
         with run.stage("evaluate") as recorder:
-            evaluation = evaluate(cfg, students, recorder)
+            evaluation = evaluate(cfg, students, recorder, inputs=inputs)
 
         # A model version; champion only if every gate holds. Without a registry that answers, the hours before this
         # still end in a report, which says so.
@@ -70,7 +70,7 @@ def adapt(cfg: Config) -> Adapted:
             decision = promote(cfg, run, version, evaluation)
         except TrackingError as error:
             decision, failure = Decision(False, [f"refused: {error}"], version), error
-        report = write_report(cfg, evaluation, run, decision=decision)
+        report = write_report(cfg, evaluation, run, decision=decision, inputs=inputs)
         if failure is not None:
             log.error("nothing was promoted, all else is done: %s", report)
             raise failure

@@ -12,14 +12,14 @@ from gmd_ray.config.load import check_out, require, save_config
 from gmd_ray.ray_utils.session import cluster_address
 
 if TYPE_CHECKING:
-    from gmd_ray.images.sets.inventory import Listed
+    from gmd_ray.images.sets.run_inputs import RunInputs
     from gmd_ray.planning import Findings
 
 ANYWHERE = ("generate", "plan", "encode-prompts")
 """Verbs that write no models and reports, so that `out` may lie at any URL."""
 
 
-def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) -> list[Listed]:
+def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) -> RunInputs:
     """The preflight of a verb and, where nothing stands in its way, its run directory; a refusal leaves no trace.
 
     Args:
@@ -29,7 +29,7 @@ def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) ->
         probes: a plan that measures some images here first.
 
     Returns:
-        the data sets of the run.
+        the folders of the run as the preflight listed them, to be handed to its stages.
 
     Raises:
         RefusedError: everything that stands in the way, a line each.
@@ -45,7 +45,8 @@ def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) ->
         found.refuse()
     if save:
         save_config(cfg, Path(cfg.out) / "config.yaml")
-    return found.sets
+    flight.inputs.sets = found.sets
+    return flight.inputs
 
 
 def joins_cluster(cfg: Config) -> bool:

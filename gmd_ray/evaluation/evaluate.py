@@ -24,6 +24,7 @@ from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, WHOLE_SET, Cost
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.evaluation.table import save_table
 from gmd_ray.generation.prompts import with_prompts
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.quality import compare_sets, known_metrics
 from gmd_ray.ray_utils.pools import actor_pool
@@ -31,7 +32,9 @@ from gmd_ray.ray_utils.pools import actor_pool
 log = logging.getLogger("gmd_ray.evaluation")
 
 
-def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = None) -> Evaluation:
+def evaluate(
+    cfg: Config, students: dict[str, str], recorder: Recorder | None = None, *, inputs: RunInputs | None = None
+) -> Evaluation:
     """Measure students on the test sets of `cfg.evaluation`.
 
     One Ray Data stream over the test images; each actor holds every student, every metric and, where
@@ -44,6 +47,7 @@ def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = 
         students: name -> checkpoint, `baseline` first. Where the students keep the size of their input, the input
             itself is measured too, as `lq`.
         recorder: where figures and tables go.
+        inputs: the listings that the run shares; by default new ones.
 
     Raises:
         ConfigError: no test set, an unknown metric, a student called `lq`, or an unknown student to be taught.
@@ -52,7 +56,7 @@ def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = 
     """
     recorder = recorder or NullRecorder()
     _check(cfg, students)
-    items = held_out_items(cfg)
+    items = held_out_items(cfg, inputs)
     if not items:
         raise ConfigError("the test sets of evaluation.* hold no images")
     measured = len(items)

@@ -17,8 +17,9 @@ from gmd_ray.evaluation.store import PairStore, shown_pairs
 from gmd_ray.evaluation.table import BASELINE
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, encode_png
-from gmd_ray.images.listing import list_folder, read_file
+from gmd_ray.images.listing import read_file
 from gmd_ray.images.sets.pairs import pairing_stem
+from gmd_ray.images.sets.run_inputs import RunInputs
 
 NAMES = {"lq": "LQ input", BASELINE: "restored (baseline)", "pseudo_target": "pseudo-target", "hq": "ground truth"}
 SHOWN = ("lq", "restored", "pseudo_target")
@@ -65,11 +66,11 @@ def held_out_rows(evaluation: Evaluation, dataset: str) -> list[Row]:
     return rows
 
 
-def pair_rows(cfg: Config, store: PairStore, evaluation: Evaluation) -> tuple[list[Row], list[Row]]:
+def pair_rows(cfg: Config, store: PairStore, evaluation: Evaluation, inputs: RunInputs) -> tuple[list[Row], list[Row]]:
     """Accepted and rejected pairs of the store: LQ, restored, pseudo-target, the adapted student's output, truth."""
     shown = shown_pairs(store, cfg.evaluation.report_images)
     images = store.images(shown)
-    truth = _truths(cfg, shown)
+    truth = _truths(cfg, shown, inputs)
     accepted = {image for image, _ in store.accepted}
     rows: tuple[list[Row], list[Row]] = ([], [])
     for image in shown:
@@ -104,11 +105,11 @@ def _centred(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: centre(part, PICTURE_SIDE // (scale if name == "lq" else 1)) for name, part in parts.items()}
 
 
-def _truths(cfg: Config, ids: Sequence[str]) -> Mapping[str, str]:
+def _truths(cfg: Config, ids: Sequence[str], inputs: RunInputs) -> Mapping[str, str]:
     """URIs of the ground truth of target images by their id, paired by path without extension."""
     if cfg.evaluation.pairs_hq is None:
         return {}
-    listing = list_folder(cfg.evaluation.pairs_hq)
+    listing = inputs.folder(cfg.evaluation.pairs_hq)
     by_stem = {pairing_stem(file.id): file.uri for file in (*listing.repeats(), *listing.images)}
     stems = {image: pairing_stem(image) for image in ids}
     return {image: by_stem[stem] for image, stem in stems.items() if stem in by_stem}

@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, nearest
-from gmd_ray.images.listing import list_images
-from gmd_ray.images.sets.pairs import list_pairs
+from gmd_ray.images.sets.run_inputs import RunInputs
 
 T = TypeVar("T")
 
@@ -17,14 +16,17 @@ Item = dict[str, Any]
 no URI) and `picture` (keep PNGs for the report)."""
 
 
-def held_out_items(cfg: Config) -> list[Item]:
+def held_out_items(cfg: Config, inputs: RunInputs | None = None) -> list[Item]:
     """The target and source test sets of `cfg.evaluation`, sorted by id within each.
+
+    Args:
+        inputs: the listings that the run shares; by default new ones.
 
     Raises:
         ConfigError: no test set is configured, or one that cannot be read as pairs.
         DataError: images without their partner.
     """
-    e = cfg.evaluation
+    e, inputs = cfg.evaluation, inputs or RunInputs()
     if e.target_hq is not None and e.target_lq is None:
         raise ConfigError("evaluation.target_hq is set without evaluation.target_lq: name the folder of the inputs too")
     if e.source_lq is not None and e.source_hq is None:
@@ -37,12 +39,12 @@ def held_out_items(cfg: Config) -> list[Item]:
         )
     items: list[Item] = []
     if e.target_lq is not None and e.target_hq is not None:
-        pairs = list_pairs(e.target_hq, e.target_lq, e.target_template, e.limit)
+        pairs = inputs.pairs(e.target_hq, e.target_lq, e.target_template, e.limit)
         items += [_item("target", pair.id, pair.lq, pair.hq) for pair in pairs]
     elif e.target_lq is not None:
-        items += [_item("target", image.id, image.uri, None) for image in list_images(e.target_lq, e.limit)]
+        items += [_item("target", image.id, image.uri, None) for image in inputs.images(e.target_lq, e.limit)]
     if e.source_hq is not None:
-        pairs = list_pairs(e.source_hq, e.source_lq, e.source_template, e.limit)
+        pairs = inputs.pairs(e.source_hq, e.source_lq, e.source_template, e.limit)
         items += [_item("source", pair.id, pair.lq, pair.hq) for pair in pairs]
     for dataset in ("target", "source"):
         for item in spread([item for item in items if item["dataset"] == dataset], e.report_images):

@@ -31,6 +31,7 @@ from gmd_ray.evaluation.table import (
     cost_note,
     number,
 )
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
@@ -50,7 +51,12 @@ class Decision(Protocol):
 
 
 def write_report(
-    cfg: Config, evaluation: Evaluation, recorder: Recorder | None = None, *, decision: Decision | None = None
+    cfg: Config,
+    evaluation: Evaluation,
+    recorder: Recorder | None = None,
+    *,
+    decision: Decision | None = None,
+    inputs: RunInputs | None = None,
 ) -> str:
     """Write `<out>/report.html`: figures, gate, pair store and pictures of a run.
 
@@ -64,7 +70,7 @@ def write_report(
         DataError: the pair store is damaged.
     """
     store = open_store(cfg)
-    accepted, rejected = pair_rows(cfg, store, evaluation) if store is not None else ([], [])
+    accepted, rejected = pair_rows(cfg, store, evaluation, inputs or RunInputs()) if store is not None else ([], [])
     environment = Environment(
         loader=PackageLoader("gmd_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import DataError
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
 from gmd_ray.training.checkpoints import settle_checkpoints
 from gmd_ray.training.documents import digest_of_path, read_curve, read_json, write_json
@@ -23,7 +24,14 @@ _DIGEST = "student"
 log = logging.getLogger("gmd_ray.training")
 
 
-def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: int | None = None) -> Finetuned:
+def finetune(
+    cfg: Config,
+    name: str,
+    recorder: Recorder | None = None,
+    *,
+    seed: int | None = None,
+    inputs: RunInputs | None = None,
+) -> Finetuned:
     """Fine-tune the student on source pairs and accepted pairs, with Ray Train.
 
     The same call again returns what is finished, and otherwise goes on from the last whole checkpoint. Ctrl-C and
@@ -41,6 +49,7 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
             It is pickled to Ray Train's controller.
         seed: of sample order, crops and degradations; one that is given has an output directory of its own,
             `<out>/finetune/<name>-seed<seed>`. Default: `cfg.seed`, in `<out>/finetune/<name>`.
+        inputs: the listings that the run shares; by default new ones.
 
     Raises:
         ConfigError: settings that cannot be met, workers that the cluster can never hold among them.
@@ -52,7 +61,7 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
     """
     started = time.monotonic()
     recorder = NullRecorder() if recorder is None else recorder
-    plan = make_plan(cfg, name, seed)
+    plan = make_plan(cfg, name, seed, inputs=inputs)
     settings = check_settings(plan)
     done_path = Path(plan.directory, DONE)
     label = f"finetune {Path(plan.directory).name}"

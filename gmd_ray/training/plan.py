@@ -14,7 +14,8 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import digested_values
 from gmd_ray.errors import ConfigError, nearest
-from gmd_ray.images.sets.pairs import PairFile, list_pairs
+from gmd_ray.images.sets.pairs import PairFile
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.training.data.targets import TargetPlan, target_plan
 from gmd_ray.training.documents import digest, digest_of_files, digest_of_path
 
@@ -138,16 +139,20 @@ def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
     return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
 
 
-def make_plan(cfg: Config, name: str, seed: int | None, *, targets: bool = True) -> Plan:
+def make_plan(
+    cfg: Config, name: str, seed: int | None, *, targets: bool = True, inputs: RunInputs | None = None
+) -> Plan:
     """List the source pairs and the accepted pairs, and check that there are any.
 
     Args:
         targets: look for the accepted pairs; without them the plan cannot be trained, only compared.
+        inputs: the listings that the run shares; by default new ones.
 
     Raises:
         ConfigError: settings that cannot be met.
         DataError: no source pairs, no finished pair store, or no accepted pairs.
     """
+    inputs = inputs or RunInputs()
     student = finetuned_path(cfg, name, seed)
     if "://" in cfg.out:
         raise ConfigError(f"out={cfg.out}: checkpoints and students are files; give a path that every node sees")
@@ -165,7 +170,7 @@ def make_plan(cfg: Config, name: str, seed: int | None, *, targets: bool = True)
     if ratio > 0:
         if cfg.source.hq is None or (cfg.source.lq is None and cfg.source.degradation is None):
             raise ConfigError("source.hq with source.lq or source.degradation is needed at training.source_ratio > 0")
-        source = list_pairs(cfg.source.hq, cfg.source.lq, cfg.source.lq_template, cfg.source.limit)
+        source = inputs.pairs(cfg.source.hq, cfg.source.lq, cfg.source.lq_template, cfg.source.limit)
     return Plan(
         name=name,
         cfg=dataclasses.replace(
@@ -175,14 +180,14 @@ def make_plan(cfg: Config, name: str, seed: int | None, *, targets: bool = True)
         ),
         seed=cfg.seed if seed is None else seed,
         source=tuple(source),
-        target=target_plan(cfg, name) if ratio < 1 and targets else None,
-        validation=_validation(cfg),
+        target=target_plan(cfg, name, inputs) if ratio < 1 and targets else None,
+        validation=_validation(cfg, inputs),
         directory=os.path.dirname(student),
         student=student,
     )
 
 
-def _validation(cfg: Config) -> tuple[PairFile, ...]:
+def _validation(cfg: Config, inputs: RunInputs) -> tuple[PairFile, ...]:
     if not cfg.training.validate_every:
         return ()
     e = cfg.evaluation
@@ -190,7 +195,7 @@ def _validation(cfg: Config) -> tuple[PairFile, ...]:
         raise ConfigError("training.validate_every needs held-out source pairs: set evaluation.source_hq, or it to 0")
     if e.source_lq is None and cfg.source.degradation is None:
         raise ConfigError("evaluation.source_hq has no inputs: set evaluation.source_lq, or source.degradation")
-    return tuple(list_pairs(e.source_hq, e.source_lq, e.source_template, cfg.training.validation_images))
+    return tuple(inputs.pairs(e.source_hq, e.source_lq, e.source_template, cfg.training.validation_images))
 
 
 def _names(pair: PairFile) -> str:

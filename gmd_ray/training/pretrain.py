@@ -15,6 +15,7 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import digested_values
 from gmd_ray.errors import ConfigError, ResumeMismatchError
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import Recorder
 from gmd_ray.training.documents import digest_of_path, read_json, write_json
 from gmd_ray.training.finetune import finetune
@@ -30,7 +31,7 @@ _MILESTONES = (Fraction(1, 2), Fraction(4, 5), Fraction(9, 10), Fraction(19, 20)
 """Of the run: 250K, 400K, 450K and 475K of 500K, BasicSR's and KAIR's for SwinIR (restoration.md 1.5)."""
 
 
-def pretrain(cfg: Config, recorder: Recorder | None = None) -> Finetuned:
+def pretrain(cfg: Config, recorder: Recorder | None = None, *, inputs: RunInputs | None = None) -> Finetuned:
     """Train a student on the source pairs; into `<out>/finetune/pretrained`.
 
     It starts from a new network (`pretrain.architecture`), from the architecture of `student.path` with new weights
@@ -50,10 +51,10 @@ def pretrain(cfg: Config, recorder: Recorder | None = None) -> Finetuned:
         f" (at {', '.join(map(str, training.milestones))})" if training.milestones else "",
     )
     student = dataclasses.replace(cfg.student, path=_start(cfg))
-    return finetune(dataclasses.replace(asked, student=student), "pretrained", recorder)
+    return finetune(dataclasses.replace(asked, student=student), "pretrained", recorder, inputs=inputs)
 
 
-def refuse_begun_pretraining(cfg: Config) -> None:
+def refuse_begun_pretraining(cfg: Config, inputs: RunInputs | None = None) -> None:
     """Refuse settings that do not fit a training which was begun or finished; nothing is written, Ray is not needed.
 
     Raises:
@@ -71,7 +72,7 @@ def refuse_begun_pretraining(cfg: Config) -> None:
             f"{folder} was begun from another start (pretrain.architecture, pretrain.arguments, student.path or seed, "
             f"see {RECIPE} there): remove it, or give another out="
         )
-    refuse_begun(asked, "pretrained")
+    refuse_begun(asked, "pretrained", inputs=inputs)
 
 
 def _as_finetune(cfg: Config) -> Config:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ResumeMismatchError
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.training.checkpoints import has_checkpoints
 from gmd_ray.training.data import sources
 from gmd_ray.training.documents import read_json, write_json
@@ -16,19 +17,27 @@ _OF_THE_STORE = ("accepted pairs", "ground truth")
 """Settings that `generate` may still change."""
 
 
-def refuse_begun(cfg: Config, name: str, seed: int | None = None, *, generated: bool = True) -> None:
+def refuse_begun(
+    cfg: Config,
+    name: str,
+    seed: int | None = None,
+    *,
+    generated: bool = True,
+    inputs: RunInputs | None = None,
+) -> None:
     """Refuse settings that do not fit a fine-tune which was begun or finished; nothing is written, Ray is not needed.
 
     Args:
         generated: the pair store stands as the fine-tune will find it. Without, `generate` comes first, and the
             accepted pairs are not compared.
+        inputs: the listings that the run shares; by default new ones.
 
     Raises:
         ResumeMismatchError: naming what differs.
         ConfigError, DataError: as `make_plan`.
     """
     if is_begun(Path(finetuned_path(cfg, name, seed)).parent):
-        refuse_other_settings(make_plan(cfg, name, seed, targets=generated), generated=generated)
+        refuse_other_settings(make_plan(cfg, name, seed, targets=generated, inputs=inputs), generated=generated)
 
 
 def refuse_other_settings(plan: Plan, *, generated: bool = True) -> dict[str, Any]:

@@ -67,17 +67,17 @@ def plan(args: argparse.Namespace) -> int:
     from gmd_ray.ray_utils.session import ray_session
     from gmd_ray.ready import ready
 
-    listed = ready(cfg, "plan", save=False, probes=bool(args.probe))
-    jobs, unreadable = survey(cfg)
+    inputs = ready(cfg, "plan", save=False, probes=bool(args.probe))
+    jobs, unreadable = survey(cfg, inputs)
     probe = None
     if args.probe:
         with ray_session(cfg):
             probe = run_probe(cfg, jobs, args.probe)
     plan = make_plan(cfg, jobs, unreadable, probe)
     PairStore(store_url(cfg.out)).write(NAME, plan.as_json())
-    for line in listed:
+    for line in inputs.sets:
         say(line)
-    show("\n".join(["", plan.table(), *later_stages(cfg, listed)]))
+    show("\n".join(["", plan.table(), *later_stages(cfg, inputs.sets)]))
     for warning in (stall_warning(cfg, plan), *(pool_warnings(cfg, probe) if probe else ())):
         if warning:
             log.warning("%s", warning)
@@ -104,11 +104,11 @@ def finetune(args: argparse.Namespace) -> int:
     from gmd_ray.tracking import start_run
     from gmd_ray.training import finetune
 
-    ready(cfg, "finetune")
+    inputs = ready(cfg, "finetune")
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         for name in ["adapted", *cfg.controls]:
             with run.stage(f"finetune-{name}") as recorder:
-                say(finetune(cfg, name, recorder).path)
+                say(finetune(cfg, name, recorder, inputs=inputs).path)
     return 0
 
 
@@ -119,9 +119,9 @@ def pretrain(args: argparse.Namespace) -> int:
     from gmd_ray.tracking import start_run
     from gmd_ray.training import pretrain
 
-    ready(cfg, "pretrain")
+    inputs = ready(cfg, "pretrain")
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("pretrain") as recorder:
-        say(pretrain(cfg, recorder).path)
+        say(pretrain(cfg, recorder, inputs=inputs).path)
     return 0
 
 
@@ -133,7 +133,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from gmd_ray.tracking import start_run
     from gmd_ray.training import finetuned_path
 
-    ready(cfg, "evaluate")
+    inputs = ready(cfg, "evaluate")
     students = {"baseline": str(cfg.student.path)}
     for name in ["adapted", *cfg.controls]:
         path = finetuned_path(cfg, name)
@@ -142,9 +142,9 @@ def evaluate(args: argparse.Namespace) -> int:
         else:
             log.info("%s: no fine-tuned student at %s; left out", name, path)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("evaluate") as recorder:
-        evaluation = evaluate(cfg, students, recorder)
+        evaluation = evaluate(cfg, students, recorder, inputs=inputs)
         show(markdown(evaluation))
-        say(f"report   {write_report(cfg, evaluation, recorder)}")
+        say(f"report   {write_report(cfg, evaluation, recorder, inputs=inputs)}")
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.listing import read_file
-from gmd_ray.images.sets.pairs import list_truths
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.pairstore.schema import FidelityBound, accepted, fidelity_bound, rows_dataset
 from gmd_ray.training.documents import digest
 
@@ -37,7 +37,7 @@ class TargetPlan:
     """URIs of ground truth that is taken for the target instead, one for each id; empty but for `supervised`."""
 
 
-def target_plan(cfg: Config, name: str) -> TargetPlan:
+def target_plan(cfg: Config, name: str, inputs: RunInputs | None = None) -> TargetPlan:
     """The accepted pairs of `<out>/pairs` as the fine-tune of this name takes them.
 
     Raises:
@@ -76,7 +76,7 @@ def target_plan(cfg: Config, name: str) -> TargetPlan:
         )
     ids = tuple(row["id"] for row in view)
     found = digest(json.dumps(_told(row), sort_keys=True) for row in view)
-    truths = _truths(cfg.training.supervised_hq, ids) if name == "supervised" else ()
+    truths = _truths(inputs or RunInputs(), cfg.training.supervised_hq, ids) if name == "supervised" else ()
     return TargetPlan(url, threshold, higher, median, strangers, ids, found, bound, truths)
 
 
@@ -85,7 +85,7 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
     return row if row["digest"] is not None else {key: value for key, value in row.items() if key != "digest"}
 
 
-def _truths(folder: str | None, ids: Sequence[str]) -> tuple[str, ...]:
+def _truths(inputs: RunInputs, folder: str | None, ids: Sequence[str]) -> tuple[str, ...]:
     if folder is None:
         raise ConfigError("the supervised control needs the target's ground truth: set training.supervised_hq")
-    return tuple(list_truths(folder, ids, "training.supervised_hq"))
+    return tuple(inputs.truths(folder, ids, "training.supervised_hq"))
