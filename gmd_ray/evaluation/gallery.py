@@ -16,7 +16,7 @@ from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import PairStore, shown_pairs
 from gmd_ray.evaluation.table import BASELINE
 from gmd_ray.images.files.decode import decode_image
-from gmd_ray.images.files.encode import decode_png, encode_png
+from gmd_ray.images.files.encode import decode_png, encode_png, png_size
 from gmd_ray.images.listing import read_file
 from gmd_ray.images.sets.pairs import pairing_stem
 from gmd_ray.images.sets.run_inputs import RunInputs
@@ -140,7 +140,7 @@ def _uri(png: bytes) -> str:
 
 def _width(png: bytes) -> int:
     """CSS width of a picture: the PNG header says how wide it is."""
-    return _zoom(int.from_bytes(png[16:20], "big"))
+    return _zoom(png_size(png)[0])
 
 
 def _zoom(width: int) -> int:

@@ -14,6 +14,7 @@ import ray.data
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.folders.import_rows import Import, check_columns, check_import, two_formats, write_rows
 from gmd_ray.images.listing import open_filesystem
+from gmd_ray.text import one_line
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ def _cause(error: BaseException) -> str:
     """The innermost error on one line."""
     while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
         error = inner
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    return f"{type(error).__name__}: {one_line(error, 300)}"
 
 
 def _read(take: Import) -> ray.data.Dataset:
@@ -119,7 +119,7 @@ def _huggingface(take: Import) -> ray.data.Dataset:
         else:
             data = datasets.load_dataset(name, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise DataError(f"hf:{place}: cannot be loaded: {' '.join(str(error).split())}") from error
+        raise DataError(f"hf:{place}: cannot be loaded: {one_line(error)}") from error
     if isinstance(data, dict):
         raise DataError(f"hf:{place}: holds the splits {', '.join(sorted(data))}; name the folder of one of them")
     check_columns(f"hf:{place}", take, data.features.arrow_schema)

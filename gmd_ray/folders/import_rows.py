@@ -24,8 +24,9 @@ from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.safe_paths import safe_relative
 from gmd_ray.images.walking import unwanted_folder
 from gmd_ray.storage import absolute, get, put
+from gmd_ray.text import one_line
 
-READERS = ("parquet", "wds", "hf")
+SOURCE_KINDS = ("parquet", "wds", "hf")
 
 _OF_ONE_ROW = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
 """Errors of a name, unlike those of a disk."""
@@ -47,7 +48,7 @@ class Import:
     """What to read, and where to."""
 
     kind: str
-    """Of READERS."""
+    """Of SOURCE_KINDS."""
     place: str
     out: str
     sides: dict[str, str]
@@ -69,8 +70,8 @@ def check_import(source: str, out: str, hq: str | None = None, lq: str | None = 
         DataError: where nothing is there, and for Parquet columns that are not there or hold no images.
     """
     kind, colon, place = source.partition(":")
-    if not colon or kind not in READERS:
-        raise ConfigError(f"{source}: give READER:PLACE; {nearest(kind, READERS)}")
+    if not colon or kind not in SOURCE_KINDS:
+        raise ConfigError(f"{source}: give READER:PLACE; {nearest(kind, SOURCE_KINDS)}")
     for what, path in (("the place in --from", place), ("the output folder", out)):
         if not path.strip():
             raise ConfigError(f"import: {what} is empty")
@@ -88,7 +89,7 @@ def check_import(source: str, out: str, hq: str | None = None, lq: str | None = 
                 raise DataError(f"{source}: no such file or folder")
             schema = _parquet_schema(filesystem, path, source) if kind == "parquet" else None
         except OSError as error:
-            raise DataError(f"{source}: cannot be read: {' '.join(str(error).split())}") from error
+            raise DataError(f"{source}: cannot be read: {one_line(error)}") from error
         if schema is not None:
             check_columns(source, take, schema)
     return take
@@ -120,7 +121,7 @@ def _parquet_schema(filesystem: fs.FileSystem, path: str, where: str) -> pa.Sche
         with filesystem.open_input_file(path) as stream:
             return pq.read_schema(stream)
     except (ValueError, pa.ArrowException) as error:  # an OSError is told by the caller
-        raise DataError(f"{where}: {path}: not a Parquet file: {' '.join(str(error).split())}") from error
+        raise DataError(f"{where}: {path}: not a Parquet file: {one_line(error)}") from error
 
 
 def _column_problem(sides: dict[str, str], key: str | None, schema: pa.Schema) -> str:

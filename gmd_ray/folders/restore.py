@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
 from gmd_ray.images.results import AUTO, Naming, name_results
 from gmd_ray.progress import Progress
 from gmd_ray.storage import located
-from gmd_ray.text import printable
+from gmd_ray.text import one_line, printable
 
 log = logging.getLogger("gmd_ray")
 
@@ -198,28 +197,23 @@ def _ray_rows(cfg: Config, batches: list[list[Job]], out: str) -> Iterator[dict[
     import ray.data
     from ray.exceptions import RayError
 
-    from gmd_ray.ray_utils.pools import actor_pool
+    from gmd_ray.ray_utils.pools import restarting_pool, silence
 
     pool = cfg.student.pool
     rows = [{"batch": json.dumps([vars(job) for job in batch])} for batch in batches]
-    # A block is what a worker's death repeats: small ones, and enough of them for every actor.
+    # When a worker dies, its whole block is repeated: blocks are small, and there are enough of them for every actor.
     blocks = min(len(rows), max(4 * pool.max, len(rows) // 16))
-    with warnings.catch_warnings():
-        # The bounds on restarts leave in Ray 2.64; until then this pool has them, and pyproject.toml holds Ray below.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+    with restarting_pool(pool) as options:
         stream = ray.data.from_items(rows, override_num_blocks=blocks).map(
             RestorerActor,
             fn_constructor_args=(replace(cfg.student, path=located(cfg.student.path)), cfg.target.max_pixels, out),
-            max_restarts=2,
-            max_task_retries=2,
-            **actor_pool(pool),
+            **options,
         )
-    stream.context.enable_progress_bars = False
-    stream.context.issue_detectors_config.detectors = []
+    silence(stream)
     try:
         for row in stream.iter_rows():
             if row["fatal"]:
                 raise ModelError(row["fatal"])
             yield from json.loads(row["rows"])
     except RayError as error:
-        raise GmdError(f"restoring broke: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise GmdError(f"restoring stopped on a Ray error: {type(error).__name__}: {one_line(error, 300)}") from error

@@ -14,7 +14,7 @@ from gmd_ray.images.finished import NAME, Finished, modified, read_record, write
 from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
 from gmd_ray.images.sizes import image_sizes
 from gmd_ray.storage import get, put, remove
-from gmd_ray.text import printable
+from gmd_ray.text import one_line, printable
 
 log = logging.getLogger("gmd_ray")
 
@@ -41,7 +41,7 @@ class Results:
             remove(self._filesystem, probe)
             self._record = read_record(get(self._filesystem, f"{self._base}/{NAME}"))
         except OSError as error:
-            reason = error.strerror or " ".join(str(error).split())
+            reason = error.strerror or one_line(error)
             raise ConfigError(f"{out}: cannot be written ({reason}); give another folder for the results") from error
         self._saved_at, self._pause_s, self._unsaved = time.monotonic(), _SAVE_EVERY_S, False
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import threading
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from ray.exceptions import RayError
 from gmd_ray.errors import ReplicaLostError
 from gmd_ray.generation.ledger import Begun
 from gmd_ray.generation.watchdog import Bound, Watchdog
+from gmd_ray.images.files.encode import png_size
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.text import one_line
 
@@ -186,8 +186,3 @@ def batches_by_size(rows: Sequence[Row], column: str, batch_size: int, multiple:
 def one_by_one(rows: Sequence[Row]) -> Iterator[list[Row]]:
     for row in rows:
         yield [row]
-
-
-def png_size(data: bytes) -> tuple[int, int]:
-    """(width, height) from a PNG's header, without decoding it."""
-    return struct.unpack(">II", data[16:24])

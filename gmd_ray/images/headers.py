@@ -19,10 +19,11 @@ from gmd_ray.errors import DataError
 from gmd_ray.images.files import opening
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.formats import refusal_by_name
-from gmd_ray.images.files.opening import one_line, open_header
+from gmd_ray.images.files.opening import open_header
 from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
 from gmd_ray.images.lmdb_store import split_uri
 from gmd_ray.images.sizes import upright
+from gmd_ray.text import one_line
 
 LOOKED_AT = 64
 """Doubtful files of a folder that are decoded to see what they are."""

@@ -22,7 +22,7 @@ from gmd_ray.images.files.formats import NOT_DECODED as NOT_DECODED
 from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.layouts import PublishedSet, parse_set
 from gmd_ray.images.walking import FoundFile, repeated, walk
-from gmd_ray.text import printable
+from gmd_ray.text import one_line, printable
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ def read_file(uri: str) -> bytes:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return text if text and isinstance(error, OSError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
@@ -275,7 +275,7 @@ def _arrow_filesystem(url: str) -> tuple[fs.FileSystem, str]:
     except OSError as error:
         raise StorageError(f"{url}: cannot be opened: {_one_line(error)}") from error
     except ValueError as error:  # ArrowInvalid among them
-        raise DataError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from error
+        raise DataError(f"{url}: cannot be opened: {one_line(error)}") from error
 
 
 def _fsspec_filesystem(url: str) -> tuple[fs.FileSystem, str]:
@@ -284,7 +284,7 @@ def _fsspec_filesystem(url: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError, TypeError, FileNotFoundError) as error:  # the URL, or what it needs here
-        raise DataError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from error
+        raise DataError(f"{url}: cannot be opened: {one_line(error)}") from error
     except Exception as error:  # drivers raise what their own libraries raise (ftplib, paramiko, botocore, ...)
         raise StorageError(f"{url}: cannot be opened: {_one_line(error)}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path

@@ -15,6 +15,7 @@ from typing import Any
 
 from gmd_ray.errors import DataError
 from gmd_ray.images.safe_paths import safe_relative
+from gmd_ray.text import one_line
 
 _ENDING = ".lmdb"
 _LINE = re.compile(r"(?P<name>\S.*\.[^./ ]+) \(\d+, ?\d+(?:, ?\d+)?\)(?: -?\d+)?")
@@ -97,7 +98,7 @@ def read_image(store: str, name: str) -> bytes:
         with environment.begin(write=False) as transaction:
             data = transaction.get(key.encode())
     except Exception as error:  # of lmdb, which is optional: a damaged page, a key that is too long
-        raise DataError(f"{store}: {key!r} cannot be read: {' '.join(str(error).split())}") from error
+        raise DataError(f"{store}: {key!r} cannot be read: {one_line(error)}") from error
     if data is None:
         raise DataError(f"{store}: no image {key!r}, which meta_info.txt names")
     return bytes(data)
@@ -113,7 +114,7 @@ def _environment(store: str) -> Any:
         # No lock file: a store may lie on a disk that cannot be written, and any number of threads may read.
         return lmdb.open(store, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
-        raise DataError(f"{store}: cannot be opened as LMDB: {' '.join(str(error).split())}") from error
+        raise DataError(f"{store}: cannot be opened as LMDB: {one_line(error)}") from error
 
 
 def _after_fork() -> None:

@@ -12,6 +12,7 @@ from pyarrow import fs
 
 from gmd_ray.errors import DataError
 from gmd_ray.images.safe_paths import safe_relative
+from gmd_ray.text import one_line
 
 NOT_PHOTOS = frozenset(
     {"@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "~snapshot", "@tmp", "@sharebin", "@__thumb"}
@@ -104,7 +105,7 @@ def walk(filesystem: fs.FileSystem, root: str, url: str, why_not: WhyNot) -> Wal
     except Exception as error:  # drivers raise what their own libraries raise (botocore, aiohttp, ...)
         if isinstance(filesystem, fs.LocalFileSystem):
             raise
-        text = " ".join(str(error).split())
+        text = one_line(error)
         raise DataError(f"{url}: cannot be listed: {type(error).__name__}: {text}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import statistics
 import uuid
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import DataError
+from gmd_ray.images.files.encode import png_size
 from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
 from gmd_ray.pairstore.cost import accelerator_seconds
 from gmd_ray.pairstore.schema import rows_dataset
@@ -118,7 +120,7 @@ def _measure(cfg: Config, jobs: Mapping[str, Candidate]) -> Probe:
         seconds = accelerator_seconds(cfg, {stage: row[f"seconds_{stage}"] for stage in stages})
         by_size[job.size].append(seconds)
         pngs = [row[name] for name in kept]
-        raw += sum(3 * int.from_bytes(png[16:20], "big") * int.from_bytes(png[20:24], "big") for png in pngs)
+        raw += sum(3 * math.prod(png_size(png)) for png in pngs)
         packed += sum(len(png) for png in pngs)
     medians = {size: statistics.median(values) for size, values in by_size.items()}
     for row in ok:

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from gmd_ray.errors import DataError
+from gmd_ray.images.luma import BT601_STUDIO
 from gmd_ray.quality.inputs import pick_device, prepare_pair
 
 MAX_PSNR = 100.0
@@ -24,7 +25,7 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 def luma(levels: torch.Tensor) -> torch.Tensor:
     """(B, 3, H, W) in 0..255 -> (B, 1, H, W) in 16..235: Y of BT.601 YCbCr, as MATLAB's rgb2ycbcr but not rounded."""
-    weights = torch.tensor([65.481, 128.553, 24.966], dtype=levels.dtype, device=levels.device) / 255
+    weights = torch.tensor(BT601_STUDIO, dtype=levels.dtype, device=levels.device) / 255
     return 16 + (levels * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 

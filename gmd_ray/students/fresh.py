@@ -18,11 +18,12 @@ from gmd_ray.errors import ConfigError, ModelError, nearest
 from gmd_ray.students.common import save_pickle
 from gmd_ray.students.loading import load_student
 from gmd_ray.students.rgb_network import RgbNetwork
+from gmd_ray.text import one_line
 
 _PACKAGES = ("spandrel.architectures", "spandrel_extra_arches.architectures")
 
 
-def new_student(architecture: str, arguments: Mapping[str, Any], seed: int, path: Path) -> None:
+def new_checkpoint(architecture: str, arguments: Mapping[str, Any], seed: int, path: Path) -> None:
     """Write a new student's checkpoint: {"params": state dict}, the form of BasicSR, SwinIR and Real-ESRGAN.
 
     Args:
@@ -85,7 +86,7 @@ def _built(cls: type[nn.Module], arguments: dict[str, Any], seed: int, what: str
         try:
             return cls(**arguments)
         except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise ConfigError(f"{what}: cannot be made with {arguments} ({type(error).__name__}: {reason})") from error
 
 

@@ -14,6 +14,7 @@ from gmd_ray.students.common import refuse_not_finite
 from gmd_ray.students.losses import LOSSES, Perceptual
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.protocol import Student
+from gmd_ray.text import one_line
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -86,7 +87,7 @@ def _made_by_factory(cfg: StudentConfig, loss: str) -> Student:
     except GmdError:
         raise
     except Exception as error:  # whatever a team's own code may raise
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ModelError(f"{where}: cannot load {cfg.path}: {type(error).__name__}: {reason}") from error
     if not isinstance(student, Student):
         raise ModelError(f"{where}: gave a {type(student).__name__}, not a student; see gmd_ray.students.ModuleStudent")
@@ -109,7 +110,7 @@ def _factory(name: str) -> Callable[[StudentConfig], Any]:
             f"command in the folder that holds it"
         ) from error
     except Exception as error:  # the module's own code, run as it is imported
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ConfigError(
             f"student.factory={name}: {module} breaks when imported: {type(error).__name__}: {reason}"
         ) from error

@@ -79,7 +79,7 @@ class ModuleStudent:
         """Weight and network of a perceptual term of `training_loss`."""
         self.module = module.to(device_of(cfg.device))
         self.architecture = type(module).__name__ if name is None else name
-        self._write, self._gray, self._colour_seen = save, gray, False
+        self._write, self._gray, self._color_seen = save, gray, False
         self._tile, self._overlap, self._dtype = cfg.tile, cfg.tile_overlap or 0, cfg.dtype
         self._batch = tiles_at_once(cfg, next(self.module.parameters()).device)
         if cfg.tile and cfg.tile_overlap is None:
@@ -114,14 +114,14 @@ class ModuleStudent:
             restored = restored.float().clamp(0, 1)
             if self._gray:
                 restored = (restored + chroma(image, self.scale)).clamp(0, 1)
-            elif not self._colour_seen:
-                self._look_at_colour(image, restored)
+            elif not self._color_seen:
+                self._look_at_color(image, restored)
         return restored.to(lq.device)
 
-    def _look_at_colour(self, image: Tensor, restored: Tensor) -> None:
+    def _look_at_color(self, image: Tensor, restored: Tensor) -> None:
         """Say so where the first colour image comes back gray from a network that was not declared to be."""
-        self._colour_seen = not _is_gray(image)
-        if self._colour_seen and _is_gray(restored):
+        self._color_seen = not _is_gray(image)
+        if self._color_seen and _is_gray(restored):
             say_once(
                 f"{self.architecture} makes gray images of colour ones; ModuleStudent(..., gray=True) keeps colour",
                 logging.WARNING,

@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gmd_ray.images.luma import BT601
 from gmd_ray.images.padding import pad
-
-_LUMA = (0.299, 0.587, 0.114)
-"""BT.601 weights of R, G and B."""
 
 _ONE_BY_ONE = {"DRUNet", "IPT", "SeemoRe"}
 """Architectures that mix up the images of a batch: DRUNet (like FDnCNN) makes its noise map for one image, IPT cuts
@@ -19,7 +17,7 @@ patches of one, SeemoRe routes a batch through the experts of all its images."""
 
 def luma(rgb: Tensor) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W), BT.601."""
-    weights = torch.tensor(_LUMA, dtype=rgb.dtype, device=rgb.device).view(1, 3, 1, 1)
+    weights = torch.tensor(BT601, dtype=rgb.dtype, device=rgb.device).view(1, 3, 1, 1)
     return (rgb * weights).sum(1, keepdim=True)
 
 

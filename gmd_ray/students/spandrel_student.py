@@ -20,6 +20,7 @@ from gmd_ray.students.checkpoints.layout import Checkpoint, Layout, map_keys, re
 from gmd_ray.students.common import say_once
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.rgb_network import RgbNetwork
+from gmd_ray.text import one_line
 
 
 class SpandrelStudent(ModuleStudent):
@@ -138,7 +139,7 @@ def _build(weights: dict[str, Any], path: Path) -> Any:
     try:
         descriptor = found.architecture.load(dict(weights))
     except (RuntimeError, KeyError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise ModelError(f"student checkpoint {path}: looks like {name} but does not load as one ({reason})") from error
     if not isinstance(descriptor, ImageModelDescriptor):
         raise ModelError(f"student checkpoint {path}: {name} inpaints under a mask; a student takes an image alone")

@@ -99,14 +99,14 @@ def _start(cfg: Config) -> str:
     if path is None:
         return str(cfg.student.path)
 
-    from gmd_ray.students import new_student, reinitialised
+    from gmd_ray.students import new_checkpoint, reinitialised
 
     p, begun, recipe = cfg.pretrain, path.with_name(RECIPE), _recipe(cfg)
     if path.is_file() and begun.is_file() and read_json(begun) == recipe:
         return str(path)
     begun.unlink(missing_ok=True)
     if p.architecture is not None:
-        new_student(p.architecture, p.arguments, cfg.seed, path)
+        new_checkpoint(p.architecture, p.arguments, cfg.seed, path)
     else:
         reinitialised(cfg.student, cfg.seed, path)
     write_json(begun, recipe)

@@ -32,7 +32,7 @@ def degrade(args: argparse.Namespace) -> int:
     from gmd_ray.config.values import parse_any
     from gmd_ray.errors import ConfigError
     from gmd_ray.images.degradation.degradations import make_degradation
-    from gmd_ray.images.sets.frozen import Freezing, freeze
+    from gmd_ray.images.sets.frozen import FrozenSetSpec, write_frozen_set
 
     fields = {}
     for field in args.set:
@@ -40,7 +40,7 @@ def degrade(args: argparse.Namespace) -> int:
         if not sign:
             raise ConfigError(f"{field!r}: give --set field=value")
         fields[key] = parse_any(value, f"--set {field}")
-    how = Freezing(
+    how = FrozenSetSpec(
         degradation=make_degradation(args.preset, fields),
         seed=args.seed,
         crops=int(args.crops) if args.crops and args.crops.isdecimal() else args.crops,
@@ -49,7 +49,7 @@ def degrade(args: argparse.Namespace) -> int:
         hq=not args.lq_only,
     )
     with writing("-o", args.output, folder=True):
-        done = freeze(folder_or_set(args.input), args.output, how, args.limit, args.workers)
+        done = write_frozen_set(folder_or_set(args.input), args.output, how, args.limit, args.workers)
     anew = f", of {len(done.remade)} changed inputs among them" if done.remade else ""
     say(f"{done.written} images written to {args.output}/lq{anew}, what was drawn to {args.output}/parameters.jsonl")
     for name, reason in done.failed.items():

@@ -28,7 +28,7 @@ from gmd_ray.config import Config, SourceConfig, StudentConfig, TrainingConfig
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.sets.pairs import list_pairs
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
-from gmd_ray.students import load_student, new_student
+from gmd_ray.students import load_student, new_checkpoint
 from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data.datasets import SourcePairs, TargetPairs
 from gmd_ray.training.data.mixing import Mixture
@@ -88,7 +88,7 @@ def loader(case: dict, images: int, steps: int, rounds: int, threads: int) -> No
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
         source, target = write_world(folder, case, images)
-        new_student(*case["arch"], 0, folder / "student.pth")
+        new_checkpoint(*case["arch"], 0, folder / "student.pth")
         student = load_student(StudentConfig(path=str(folder / "student.pth"), device="cpu"))
         pairs = list_pairs(str(source.hq), source.lq)
         common = {"scale": case["scale"], "patch": case["patch"], "flip": True}
@@ -162,7 +162,7 @@ def scaling(steps: int) -> None:
     with tempfile.TemporaryDirectory(prefix="gmd-", dir="/tmp") as temp:
         folder = Path(temp)
         source, _ = write_world(folder / "world", case, 64)
-        new_student(*case["arch"], 0, folder / "student.pth")
+        new_checkpoint(*case["arch"], 0, folder / "student.pth")
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=f"{temp}/ray")
         try:
             for workers in (1, 2):

@@ -12,13 +12,13 @@ from gmd_ray.config import Config, StudentConfig
 from gmd_ray.evaluation.judge import Judge
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.students import load_student
-from gmd_ray.students.latent.presets import new_student
+from gmd_ray.students.latent.presets import new_latent_student
 
 
 def test_a_sampling_student_is_judged_by_the_noise_of_each_images_id(tmp_path: Path) -> None:
     Image.effect_noise((40, 32), 40).convert("RGB").save(tmp_path / "photo.png")
     path = str(tmp_path / "ldm")
-    new_student("ldm-tiny", Path(path))
+    new_latent_student("ldm-tiny", Path(path))
     cfg = Config()
     cfg.evaluation.metrics, cfg.evaluation.device = ["psnr"], "cpu"
     judge = Judge(cfg, {"baseline": path, "adapted": path})

@@ -17,7 +17,7 @@ from gmd_ray.folders.restore import restore_folder
 from gmd_ray.images.files.photo import FORMATS
 from gmd_ray.images.results import Naming, name_results
 from gmd_ray.ray_utils.pools import actor_pool
-from gmd_ray.students.latent.presets import new_student
+from gmd_ray.students.latent.presets import new_latent_student
 from tests.students.networks import save_network, student_of
 
 
@@ -142,7 +142,7 @@ def test_tiles_endings_and_single_files(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_sampled_photo_is_the_same_each_time_and_wherever_it_lies(photos: Path, tmp_path: Path) -> None:
-    new_student("ldm-tiny", tmp_path / "ldm")
+    new_latent_student("ldm-tiny", tmp_path / "ldm")
     cfg = Config()
     cfg.student.path, cfg.student.device, cfg.student.sampling_steps = str(tmp_path / "ldm"), "cpu", 1
     (photos / "empty.png").unlink()

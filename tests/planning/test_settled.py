@@ -58,7 +58,7 @@ def test_a_store_of_another_student_or_scorer(tmp_path: Path) -> None:
     from gmd_ray.quality import load_scorer
     from gmd_ray.quality.nima import NimaScorer
     from gmd_ray.students import load_student
-    from gmd_ray.students.fresh import new_student
+    from gmd_ray.students.fresh import new_checkpoint
 
     cfg = config(tmp_path)
     models = {"student": load_student(cfg.student).fingerprint, "scorer": load_scorer(cfg.scorer).fingerprint}
@@ -66,7 +66,7 @@ def test_a_store_of_another_student_or_scorer(tmp_path: Path) -> None:
     shutil.copy(STUDENT, tmp_path / "moved.safetensors")
     cfg.student.path = str(tmp_path / "moved.safetensors")
     assert errors(cfg, "generate") == []
-    new_student("DnCNN", {"in_nc": 3, "out_nc": 3, "nc": 8, "nb": 4}, 0, tmp_path / "other.pth")
+    new_checkpoint("DnCNN", {"in_nc": 3, "out_nc": 3, "nc": 8, "nb": 4}, 0, tmp_path / "other.pth")
     cfg.student.path = str(tmp_path / "other.pth")
     NimaScorer((4, 4, 4)).save_pretrained(tmp_path / "scorer")
     cfg.scorer.path = str(tmp_path / "scorer")

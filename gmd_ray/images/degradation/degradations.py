@@ -16,7 +16,7 @@ import numpy as np
 
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.degradation.filters import bicubic, jpeg, to_levels
-from gmd_ray.images.degradation.ranges import Range, Steps, check_settings
+from gmd_ray.images.degradation.ranges import Range, Steps, check_ranges
 from gmd_ray.images.degradation.second_order import SecondOrder
 
 DOWNSCALES = ("area", "bicubic")
@@ -55,7 +55,7 @@ class Degradation:
     jpeg_quality: Range = (95.0, 95.0)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_ranges(self)
         if self.downscale not in DOWNSCALES:
             raise ConfigError(f"degradation downscale={self.downscale!r}: {nearest(self.downscale, DOWNSCALES)}")
 

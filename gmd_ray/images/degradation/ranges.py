@@ -18,7 +18,7 @@ Steps = list[dict[str, Any]]
 """What a degradation drew for one image: an `operation` each, with its values, in the order they were applied."""
 
 
-def check_settings(settings: DataclassInstance) -> None:
+def check_ranges(settings: DataclassInstance) -> None:
     """Check what every degradation's fields have in common; a probability is known by `_prob` in its name.
 
     Raises:

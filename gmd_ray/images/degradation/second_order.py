@@ -26,7 +26,8 @@ from gmd_ray.images.degradation.filters import (
     sinc_kernel,
     to_levels,
 )
-from gmd_ray.images.degradation.ranges import Range, Steps, check_settings
+from gmd_ray.images.degradation.ranges import Range, Steps, check_ranges
+from gmd_ray.images.luma import TORCHVISION
 
 # (share, plateau, generalised, rotated and stretched, name)
 _KERNELS = (
@@ -38,7 +39,6 @@ _KERNELS = (
     (0.03, True, True, True, "plateau_aniso"),
 )
 _MODES: tuple[Resampling, ...] = get_args(Resampling)
-_LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # as torchvision's rgb_to_grayscale
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class SecondOrder:
     jpeg_quality2: Range = (30.0, 95.0)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_ranges(self)
         sizes = self.kernel_size
         if not (sizes[0] >= 1 and sizes[1] <= 21 and all(side % 2 == 1 for side in sizes)):
             raise ConfigError(f"degradation kernel_size={sizes}: give two odd numbers from 1 to 21")
@@ -198,7 +198,7 @@ def poisson_noise(x: np.ndarray, scale: float, gray: bool, rng: np.random.Genera
     Returns:
         float32, (H, W, 3), or (H, W, 1) if gray; its mean is 0.
     """
-    levels = to_levels((x @ _LUMA)[..., None] if gray else x)
+    levels = to_levels((x @ np.array(TORCHVISION, np.float32))[..., None] if gray else x)
     distinct = np.count_nonzero(np.bincount(levels.ravel()))
     photons = 2 ** int(np.ceil(np.log2(distinct)))
     expected = levels * (photons / 255)

@@ -22,6 +22,7 @@ import numpy as np
 
 from gmd_ray.images.files.profiles import strips
 from gmd_ray.images.files.samples import read_samples
+from gmd_ray.images.luma import BT601
 
 
 def decode_image(data: bytes, *, gray: bool = False, max_pixels: int | None = None) -> np.ndarray:
@@ -79,7 +80,7 @@ def luma(rgb: np.ndarray) -> np.ndarray:
     """BT.601 luma in all three channels, of the type of `rgb`."""
     out = np.empty(rgb.shape, rgb.dtype)
     for rows in strips(rgb):
-        y = rgb[rows] @ np.array([0.299, 0.587, 0.114], np.float32)
+        y = rgb[rows] @ np.array(BT601, np.float32)
         out[rows] = (np.rint(y) if rgb.dtype == np.uint8 else y)[..., None]
     return out
 

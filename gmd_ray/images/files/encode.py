@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,11 @@ def decode_png(data: bytes) -> np.ndarray:
     if pixels is None:
         raise DataError("not a whole PNG")
     return np.ascontiguousarray(pixels[..., ::-1]).astype(np.float32) / 255
+
+
+def png_size(data: bytes) -> tuple[int, int]:
+    """(width, height) in pixels from the header of a PNG that `encode_png` made, without decoding it."""
+    return struct.unpack(">II", data[16:24])
 
 
 def to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:

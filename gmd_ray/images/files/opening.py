@@ -29,6 +29,7 @@ from PIL import (  # noqa: F401 -- a plugin adds its format where it is imported
 
 from gmd_ray.errors import DataError
 from gmd_ray.images.files.formats import READ, sniff
+from gmd_ray.text import one_line
 
 # Of thousands of odd tags a file may have, Pillow tells on the terminal, one by one and without the file's name.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -103,11 +104,6 @@ def open_header(stream: BinaryIO, max_pixels: int | None = None) -> Header:
     size = image.size if image is not None else (tags[256], tags[257])
     _check(size, max_pixels)
     return Header(name, size, image, tags)
-
-
-def one_line(error: BaseException) -> str:
-    """The error's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _opened(stream: BinaryIO) -> Image.Image:

@@ -22,8 +22,8 @@ from PIL import Image
 from gmd_ray.errors import DataError
 from gmd_ray.images.files import profiles
 from gmd_ray.images.files.decode import luma, over_white, to_8bit
-from gmd_ray.images.files.opening import one_line
 from gmd_ray.images.files.samples import ORIENTATION, read_samples
+from gmd_ray.text import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageCms
 
+from gmd_ray.text import one_line
+
 logger = logging.getLogger(__name__)
 
 Curve = Callable[[np.ndarray], np.ndarray]
@@ -70,7 +72,7 @@ def fitting(data: bytes | None, channels: int) -> Profile | None:
     try:
         profile = _parsed(data)
     except Exception as error:  # noqa: BLE001 -- of LittleCMS, or of what a damaged profile makes of the reading here
-        logger.warning("colour profile not used, colours taken as sRGB: %s", " ".join(str(error).split()))
+        logger.warning("colour profile not used, colours taken as sRGB: %s", one_line(error))
         return None
     if CHANNELS[profile.space] != channels and (profile.space, channels) != ("RGB", 1):
         held = {1: "gray", 3: "RGB", 4: "CMYK"}[channels]

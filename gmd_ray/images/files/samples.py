@@ -11,8 +11,9 @@ from PIL import Image
 from gmd_ray.errors import DataError
 from gmd_ray.images.files import profiles
 from gmd_ray.images.files.deep import deep_samples, jpeg2000, sample_bits
-from gmd_ray.images.files.opening import Header, one_line, opened_bytes
+from gmd_ray.images.files.opening import Header, opened_bytes
 from gmd_ray.images.files.tiffs import TRANSPOSE
+from gmd_ray.text import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.files.opening import Header, one_line
+from gmd_ray.images.files.opening import Header
+from gmd_ray.text import one_line
 
 TRANSPOSE = {
     2: lambda a: a[:, ::-1],

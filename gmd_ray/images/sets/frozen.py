@@ -40,14 +40,15 @@ from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.listing import ImageFile, check_limit, list_images, read_file
 from gmd_ray.images.sets import frozen_books as books
 from gmd_ray.images.sets.pairs import pairing_stem
+from gmd_ray.text import one_line
 
 logger = logging.getLogger(__name__)
 
-CENTRE = "center"
+CENTER = "center"
 
 
 @dataclass(frozen=True)
-class Freezing:
+class FrozenSetSpec:
     """What determines the bytes of a frozen set, beside the images it is made from."""
 
     degradation: Degradation | SecondOrder
@@ -62,8 +63,8 @@ class Freezing:
 
     def __post_init__(self) -> None:
         scale = self.degradation.scale
-        if isinstance(self.crops, str) and self.crops != CENTRE:
-            raise ConfigError(f"crops={self.crops}: give a number, or {CENTRE}")
+        if isinstance(self.crops, str) and self.crops != CENTER:
+            raise ConfigError(f"crops={self.crops}: give a number, or {CENTER}")
         if isinstance(self.crops, int) and self.crops < 1:
             raise ConfigError(f"crops={self.crops}: give at least 1")
         if (self.crops is None) != (self.size is None):
@@ -107,7 +108,9 @@ class _Made:
     failure: str = ""
 
 
-def freeze(hq: str, out: str | Path, how: Freezing, limit: int | None = None, workers: int | None = None) -> Frozen:
+def write_frozen_set(
+    hq: str, out: str | Path, how: FrozenSetSpec, limit: int | None = None, workers: int | None = None
+) -> Frozen:
     """Write a frozen set, or what is missing of it.
 
     An image that cannot be read, or is smaller than a crop, is left out and named; the rest is done. An image that has
@@ -163,7 +166,7 @@ def freeze(hq: str, out: str | Path, how: Freezing, limit: int | None = None, wo
 
 
 def degrade_crop(
-    image: np.ndarray, key: str, index: int, how: Freezing
+    image: np.ndarray, key: str, index: int, how: FrozenSetSpec
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int], Steps]:
     """One pair of a frozen set.
 
@@ -184,7 +187,7 @@ def degrade_crop(
     if min(rows, columns) < 1 or rows > height or columns > width:
         raise DataError(f"{key}: {width}x{height} is too small for crops of {how.size or scale} pixels")
     top, left = 0, 0
-    if how.crops == CENTRE:
+    if how.crops == CENTER:
         top, left = (height - rows) // 2, (width - columns) // 2
     elif how.crops is not None:
         rng = sample_rng("crop", how.seed, key, index)
@@ -194,7 +197,7 @@ def degrade_crop(
     return how.degradation(clean, sample_rng(how.seed, key, index), steps), clean, (top, left), steps
 
 
-def _plan(files: Sequence[ImageFile], how: Freezing) -> list[_Task]:
+def _plan(files: Sequence[ImageFile], how: FrozenSetSpec) -> list[_Task]:
     stems: dict[str, ImageFile] = {}
     by_pairing: dict[str, str] = {}
     for file in files:
@@ -224,7 +227,7 @@ def _is_due(task: _Task, records: Mapping[str, dict[str, Any]]) -> bool:
     return not whole or not all(books.is_current(task.file, records[name]) for name in task.there)
 
 
-def _settings(how: Freezing, tasks: Sequence[_Task]) -> dict[str, Any]:
+def _settings(how: FrozenSetSpec, tasks: Sequence[_Task]) -> dict[str, Any]:
     names = "\n".join(f"{task.file.id} {name}" for task in tasks for name, _ in task.crops)
     return {
         **asdict(how),
@@ -234,7 +237,7 @@ def _settings(how: Freezing, tasks: Sequence[_Task]) -> dict[str, Any]:
     }
 
 
-def _run(root: Path, how: Freezing, tasks: list[_Task], workers: int | None) -> Iterator[_Made]:
+def _run(root: Path, how: FrozenSetSpec, tasks: list[_Task], workers: int | None) -> Iterator[_Made]:
     count = min(workers or os.cpu_count() or 1, len(tasks))
     if count <= 1:
         yield from (_write(root, how, task) for task in tasks)
@@ -261,7 +264,7 @@ def _spawned_deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _write(root: Path, how: Freezing, task: _Task) -> _Made:
+def _write(root: Path, how: FrozenSetSpec, task: _Task) -> _Made:
     """Make what is missing of one image, and what was made from another file of its name."""
     file, stale = task.file, []
     made: list[tuple[dict[str, Any], bytes, bytes | None]] = []
@@ -285,7 +288,7 @@ def _write(root: Path, how: Freezing, task: _Task) -> _Made:
             }
             made.append((record, png, encode_png(hq) if how.hq else None))
     except Exception as error:  # noqa: BLE001 -- whatever it is, it is this image's alone
-        text = " ".join(str(error).split()).removeprefix(f"{file.uri}: ").removeprefix(f"{file.id}: ")
+        text = one_line(error).removeprefix(f"{file.uri}: ").removeprefix(f"{file.id}: ")
         kind = "" if isinstance(error, GmdError) else f"{type(error).__name__}: "
         return _Made(stale=stale, failure=f"{kind}{text}")
     for record, lq_png, hq_png in made:

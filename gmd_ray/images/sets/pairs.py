@@ -63,16 +63,18 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
     clean |= {stem: file for stem, file in more_clean.items() if _apply(template, stem) in degraded}
     expected = {_apply(template, stem): stem for stem in clean}
     degraded |= {name: file for name, file in more_degraded.items() if name in expected}
-    widowed = [clean[stem].id for name, stem in expected.items() if name not in degraded]
-    orphaned = [file.id for name, file in degraded.items() if name not in expected]
-    if widowed or orphaned:
+    missing_lq = [clean[stem].id for name, stem in expected.items() if name not in degraded]
+    unmatched_lq = [file.id for name, file in degraded.items() if name not in expected]
+    if missing_lq or unmatched_lq:
         complaints = []
-        if widowed:
+        if missing_lq:
             complaints.append(
-                f"{len(widowed)} of {len(clean)} images in {hq} have no partner in {lq} ({_some(widowed)})"
+                f"{len(missing_lq)} of {len(clean)} images in {hq} have no partner in {lq} ({_some(missing_lq)})"
             )
-        if orphaned:
-            complaints.append(f"{len(orphaned)} of {len(degraded)} in {lq} have none in {hq} ({_some(orphaned)})")
+        if unmatched_lq:
+            complaints.append(
+                f"{len(unmatched_lq)} of {len(degraded)} in {lq} have none in {hq} ({_some(unmatched_lq)})"
+            )
         raise DataError(f"pairs by name, template {template!r}: {'; '.join(complaints)}")
     both = [(clean[stem], degraded[name]) for name, stem in expected.items()]
     pairs = [PairFile(hq_file.id, lq_file.uri, hq_file.uri, (hq_file, lq_file)) for hq_file, lq_file in both]

@@ -35,7 +35,7 @@ _HARMLESS: list[Any] = [
 _HEAD = 1024
 
 
-def read_file(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
+def read_checkpoint_file(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
     """What a checkpoint holds.
 
     Returns:

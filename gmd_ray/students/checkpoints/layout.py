@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gmd_ray.errors import ModelError
-from gmd_ray.students.checkpoints.file import read_file
+from gmd_ray.students.checkpoints.file import read_checkpoint_file
 from gmd_ray.students.checkpoints.places import Place, averages_left, find_weights, twins
 from gmd_ray.students.common import save_pickle
 
@@ -65,7 +65,7 @@ def read_checkpoint(path: Path, known: Callable[[Mapping[str, Any]], bool]) -> C
         ModelError: the file is missing, unreadable, of an unknown kind, holds pickled objects or no weights, or weights
             that are not finite.
     """
-    tree, metadata = read_file(path)
+    tree, metadata = read_checkpoint_file(path)
     try:
         place = find_weights(tree, known)
     except ModelError as error:

@@ -53,7 +53,9 @@ PRESETS: dict[str, LatentShape] = {
 }
 
 
-def new_student(name: str, path: Path, vae: Path | None = None, scale: int = 1, steps: int = 4, seed: int = 0) -> int:
+def new_latent_student(
+    name: str, path: Path, vae: Path | None = None, scale: int = 1, steps: int = 4, seed: int = 0
+) -> int:
     """Make an untrained student of a named shape, for `pretrain`.
 
     Args:

@@ -32,6 +32,7 @@ from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import grid_multiple, tiled_in_batches
 from gmd_ray.students.common import device_of, evaluating, fingerprint, tiles_at_once
 from gmd_ray.students.latent.network import LatentCodec, LatentNetwork, even_sigmas, sample
+from gmd_ray.text import one_line
 
 INDEX = "model_index.json"
 CLASS = "LatentRestorer"
@@ -244,7 +245,7 @@ def _load(kind: Any, path: Path) -> Any:
     try:
         return kind.from_pretrained(path, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ModelError(f"student {path}: cannot be loaded as {kind.__name__} ({reason})") from error
 
 

@@ -18,7 +18,7 @@ from gmd_ray.errors import ConfigError, StorageError
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.sets import frozen
-from gmd_ray.images.sets.frozen import Freezing, freeze
+from gmd_ray.images.sets.frozen import FrozenSetSpec, write_frozen_set
 from tests.images.sets.test_frozen import STRONG, clean_folder, files, lines
 
 
@@ -36,15 +36,15 @@ def set_time(path: Path, seconds: int) -> None:
 def test_a_photo_that_changed_under_its_name_is_made_anew(
     workers: int, crops: dict, hq: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    how, out, photo = Freezing(STRONG, **crops), tmp_path / "out", hq / "city" / "b.png"
-    freeze(str(hq), out, how, workers=1)
+    how, out, photo = FrozenSetSpec(STRONG, **crops), tmp_path / "out", hq / "city" / "b.png"
+    write_frozen_set(str(hq), out, how, workers=1)
     before = files(out)
     old = photo.read_bytes()
     other = encode_png(np.flipud(decode_image(old)))
     photo.write_bytes(other + bytes(max(0, len(old) - len(other))))
-    assert freeze(str(hq), tmp_path / "new", how, workers=1).remade == ()
+    assert write_frozen_set(str(hq), tmp_path / "new", how, workers=1).remade == ()
     set_time(photo, 1_800_000_000)
-    done = freeze(str(hq), out, how, workers=workers)
+    done = write_frozen_set(str(hq), out, how, workers=workers)
     mine = [line["id"] for line in lines(out) if line["source"] == "city/b.png"]
     assert done.remade == ("city/b.png",)
     assert done.written == len(mine)
@@ -60,7 +60,7 @@ def test_a_photo_that_changed_under_its_name_is_made_anew(
         assert line["bytes"] == source.stat().st_size
         assert datetime.fromisoformat(line["modified"]).timestamp() == pytest.approx(source.stat().st_mtime, abs=1e-5)
     caplog.clear()
-    assert freeze(str(hq), out, how, workers=workers) == frozen.Frozen(0, (), {})
+    assert write_frozen_set(str(hq), out, how, workers=workers) == frozen.Frozen(0, (), {})
     assert not caplog.text
 
 
@@ -68,17 +68,17 @@ def test_only_files_of_another_size_or_time_are_read_again(
     hq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    freeze(str(hq), out, Freezing(STRONG), workers=1)
+    write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1)
     before = {name: data for name, data in files(out).items() if name.endswith(".png")}
     asked: list[str] = []
     read = frozen.read_file
     monkeypatch.setattr(frozen, "read_file", lambda uri: asked.append(uri) or read(uri))
-    assert freeze(str(hq), out, Freezing(STRONG), workers=1).written == 0
+    assert write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1).written == 0
     assert asked == []
     set_time(hq / "a.png", 1_800_000_000)  # touched, or copied anew: the same bytes
-    assert freeze(str(hq), out, Freezing(STRONG), workers=1) == frozen.Frozen(0, (), {})
+    assert write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1) == frozen.Frozen(0, (), {})
     assert asked == [f"{hq}/a.png"]
-    assert freeze(str(hq), out, Freezing(STRONG), workers=1).written == 0
+    assert write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1).written == 0
     assert asked == [f"{hq}/a.png"]  # its new time is recorded
     assert {name: data for name, data in files(out).items() if name.endswith(".png")} == before
 
@@ -89,27 +89,27 @@ def test_a_change_of_the_same_size_is_noticed_by_its_time(hq: Path, tmp_path: Pa
     for seed in (0, 1):
         Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8)).save(photo)
         set_time(photo, 1_700_000_000 + seed)
-        done = freeze(str(hq), out, Freezing(STRONG), workers=1)
+        done = write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1)
         assert done.remade == (("a.bmp",) if seed else ())
         assert (out / "hq" / "a.png").read_bytes() == encode_png(decode_image(photo.read_bytes()))
 
 
 def test_records_of_an_older_version_are_kept_as_they_are(hq: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    freeze(str(hq), out, Freezing(STRONG), workers=1)
+    write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1)
     old = [{key: line[key] for key in line if key not in ("bytes", "modified", "digest")} for line in lines(out)]
     (out / "parameters.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
     set_time(hq / "a.png", 1_800_000_000)
-    assert freeze(str(hq), out, Freezing(STRONG), workers=1).written == 0
+    assert write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1).written == 0
     assert lines(out) == old
     (out / "lq" / "a.png").unlink()
-    assert freeze(str(hq), out, Freezing(STRONG), workers=1).written == 1
+    assert write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1).written == 1
     assert ["digest" in line for line in lines(out)] == [True, False, False]
 
 
 def test_storage_that_fails_takes_nothing_away(hq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    freeze(str(hq), out, Freezing(STRONG), workers=1)
+    write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1)
     before = files(out)
     set_time(hq / "a.png", 1_800_000_000)
 
@@ -117,7 +117,7 @@ def test_storage_that_fails_takes_nothing_away(hq: Path, tmp_path: Path, monkeyp
         raise StorageError(f"{uri}: cannot be read: reset")
 
     monkeypatch.setattr(frozen, "read_file", fails)
-    done = freeze(str(hq), out, Freezing(STRONG), workers=1)
+    done = write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1)
     assert done == frozen.Frozen(0, (), {f"{hq}/a.png": "cannot be read: reset"})
     assert files(out) == before
 
@@ -137,15 +137,15 @@ def test_results_never_take_the_place_of_their_inputs(hq: Path, tmp_path: Path) 
         (clean, tmp_path / "linked"),
     ):
         with pytest.raises(ConfigError, match="lie in one another: write elsewhere"):
-            freeze(str(source), out, Freezing(STRONG), workers=1)
+            write_frozen_set(str(source), out, FrozenSetSpec(STRONG), workers=1)
     assert {path.relative_to(clean): path.read_bytes() for path in clean.rglob("*.png")} == {
         path.relative_to(hq): data for path, data in photos.items()
     }
     for empty in ("", "  ", "memory://x"):
         with pytest.raises(ConfigError, match="give a local folder"):
-            freeze(str(clean), empty, Freezing(STRONG), workers=1)
+            write_frozen_set(str(clean), empty, FrozenSetSpec(STRONG), workers=1)
     with pytest.raises(ConfigError, match="an empty path"):
-        freeze("", tmp_path / "x", Freezing(STRONG), workers=1)
+        write_frozen_set("", tmp_path / "x", FrozenSetSpec(STRONG), workers=1)
 
 
 def test_storage_without_times_is_read_to_be_sure(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_storage_without_times_is_read_to_be_sure(tmp_path: Path) -> None:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "BMP")  # of one size, whatever is in it
         memory.pipe("/clean/a.bmp", buffer.getvalue())
-        done = freeze("memory://clean", tmp_path / "out", Freezing(STRONG), workers=1)
+        done = write_frozen_set("memory://clean", tmp_path / "out", FrozenSetSpec(STRONG), workers=1)
         assert done.remade == (("a.bmp",) if seed else ())
         assert (tmp_path / "out" / "hq" / "a.png").read_bytes() == encode_png(decode_image(buffer.getvalue()))
 
@@ -169,7 +169,7 @@ def test_a_link_in_the_output_folder_is_followed_and_a_linked_file_replaced(hq: 
     (out / "lq").symlink_to(disk)
     (tmp_path / "precious").write_bytes(b"precious")
     (out / "hq" / "a.png").symlink_to(tmp_path / "precious")
-    assert freeze(str(hq), out, Freezing(STRONG), workers=1).written == 3
+    assert write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1).written == 3
     assert (disk / "city" / "b.png").is_file()
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert not (out / "hq" / "a.png").is_symlink()
@@ -177,10 +177,10 @@ def test_a_link_in_the_output_folder_is_followed_and_a_linked_file_replaced(hq: 
 
 def test_half_a_pair_of_an_image_that_is_torn_now_is_taken_away(hq: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    freeze(str(hq), out, Freezing(STRONG), workers=1)
+    write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1)
     (out / "lq" / "a.png").unlink()
     (hq / "a.png").write_bytes(b"torn")
-    assert list(freeze(str(hq), out, Freezing(STRONG), workers=1).failed) == [f"{hq}/a.png"]
+    assert list(write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=1).failed) == [f"{hq}/a.png"]
     assert [line["id"] for line in lines(out)] == ["city/b", "city/c"]
     assert sorted(name for name in files(out) if name.endswith(".png")) == [
         f"{side}/city/{name}.png" for side in ("hq", "lq") for name in "bc"

@@ -19,14 +19,14 @@ from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.images.tiling import tile_spans
 from gmd_ray.students import Student, load_student
 from gmd_ray.students.latent.network import even_sigmas, sample
-from gmd_ray.students.latent.presets import PRESETS, new_student
+from gmd_ray.students.latent.presets import PRESETS, new_latent_student
 from tests.students.ddp import train_in_ddp
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("latent") / "tiny"
-    new_student("ldm-tiny", path)
+    new_latent_student("ldm-tiny", path)
     return path
 
 
@@ -138,7 +138,7 @@ def test_an_image_does_not_depend_on_its_batch(tiny, tile):
 
 @pytest.mark.parametrize(("scale", "size"), [(1, (91, 112)), (2, (40, 53))])
 def test_tiles_take_their_noise_from_the_image(tmp_path, monkeypatch, scale, size):
-    new_student("ldm-tiny", tmp_path / "student", scale=scale)
+    new_latent_student("ldm-tiny", tmp_path / "student", scale=scale)
     tiles = {"tile": 64 // scale, "tile_overlap": 24 // scale}
     student = load(tmp_path / "student", **tiles, pool=PoolConfig(batch_size=1))
     seen = []
@@ -179,7 +179,7 @@ def test_without_ids_the_noise_follows_the_content(tiny):
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 40), (33, 47)])
 def test_any_size_and_scale(tmp_path, size):
-    new_student("ldm-tiny", tmp_path / "x2", scale=2)
+    new_latent_student("ldm-tiny", tmp_path / "x2", scale=2)
     student = load(tmp_path / "x2", sampling_steps=1)
     restored = student.restore(torch.rand(2, 3, *size), ["a", "b"])
     assert restored.shape == (2, 3, 2 * size[0], 2 * size[1])
@@ -331,8 +331,8 @@ def test_a_save_that_fails_leaves_the_student_that_was_there(tiny, tmp_path, mon
 
 def test_fingerprint_follows_weights_and_sampling(tiny, tmp_path):
     base = load(tiny)
-    new_student("ldm-tiny", tmp_path / "same")
-    new_student("ldm-tiny", tmp_path / "other", seed=1)
+    new_latent_student("ldm-tiny", tmp_path / "same")
+    new_latent_student("ldm-tiny", tmp_path / "other", seed=1)
     assert load(tmp_path / "same").fingerprint == base.fingerprint
     assert load(tiny, gradient_checkpointing=True).fingerprint == base.fingerprint
     others = {load(tmp_path / "other").fingerprint, load(tiny, sampling_steps=3).fingerprint}
@@ -360,7 +360,7 @@ def test_weights_that_diverged_are_not_saved(tiny, tmp_path):
 )
 def test_a_damaged_directory_is_one_line(tmp_path, damage, message):
     path = tmp_path / "student"
-    new_student("ldm-tiny", path)
+    new_latent_student("ldm-tiny", path)
     damage(path)
     with pytest.raises(ModelError, match=message) as caught:
         load(path)
@@ -369,7 +369,7 @@ def test_a_damaged_directory_is_one_line(tmp_path, damage, message):
 
 def test_parts_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "student"
-    new_student("ldm-tiny", path)
+    new_latent_student("ldm-tiny", path)
     config = json.loads((path / "vae" / "config.json").read_text())
     AutoencoderKL.from_config({**config, "latent_channels": 8}).save_pretrained(path / "vae")
     with pytest.raises(ModelError, match="8 channels in and 4 out does not fit an autoencoder of 8"):
@@ -378,13 +378,13 @@ def test_parts_that_do_not_fit_are_refused(tmp_path):
 
 def test_new_students_are_asked_for_sensibly(tmp_path, tiny):
     with pytest.raises(ConfigError, match="did you mean 'ldm-tiny'"):
-        new_student("ldm-tinny", tmp_path / "x")
+        new_latent_student("ldm-tinny", tmp_path / "x")
     with pytest.raises(ConfigError, match="--vae"):
-        new_student("ldm-1.3b", tmp_path / "x")
+        new_latent_student("ldm-1.3b", tmp_path / "x")
     with pytest.raises(ModelError, match="4 latent channels, this student's shape has 16"):
-        new_student("ldm-1.3b", tmp_path / "x", vae=tiny / "vae")
+        new_latent_student("ldm-1.3b", tmp_path / "x", vae=tiny / "vae")
     with pytest.raises(ConfigError, match="exists already"):
-        new_student("ldm-tiny", tmp_path)
+        new_latent_student("ldm-tiny", tmp_path)
     assert not (tmp_path / "x").exists()
 
 

@@ -77,7 +77,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, accu
 @pytest.fixture(scope="module")
 def latent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("latent") / "tiny"
-    latent_presets.new_student("ldm-tiny", path)
+    latent_presets.new_latent_student("ldm-tiny", path)
     return path
 
 
