@@ -11,8 +11,7 @@ import torch
 
 from gmd_ray.config import Config, TeacherConfig
 from gmd_ray.config.places import below
-from gmd_ray.errors import GmdError
-from gmd_ray.ray_utils.remote_errors import answer_of
+from gmd_ray.ray_utils.remote_errors import answer_of, as_value
 from gmd_ray.storage import absolute, located
 from gmd_ray.teachers import encode_prompts, find_prompts
 
@@ -38,15 +37,12 @@ def with_prompts(cfg: Config) -> Config:
     found = find_prompts(teacher, folder)
     if found is None:
         log.info("encoding the teacher's prompts, once")
-        task = ray.remote(_encode).options(num_cpus=1).remote(teacher, folder)
+        task = ray.remote(as_value).options(num_cpus=1).remote(_encode, teacher, folder)
         what = f"{cfg.teacher.path}: its prompts were not encoded"
         found = answer_of(task, what, cfg.generation.no_progress_timeout_s)
     return replace(cfg, teacher=found)
 
 
-def _encode(cfg: TeacherConfig, folder: str) -> TeacherConfig | GmdError:
-    torch.set_num_threads(os.cpu_count() or 1)  # nothing else is at work yet
-    try:
-        return encode_prompts(cfg, folder)
-    except GmdError as error:
-        return error  # `answer_of` raises it
+def _encode(cfg: TeacherConfig, folder: str) -> TeacherConfig:
+    torch.set_num_threads(os.cpu_count() or 1)  # no model is at work yet
+    return encode_prompts(cfg, folder)

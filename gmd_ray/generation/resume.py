@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from gmd_ray.config import Config, StudentConfig
-from gmd_ray.errors import DataError, GmdError, ModelError, ResumeMismatchError
+from gmd_ray.errors import DataError, ModelError, ResumeMismatchError
 from gmd_ray.generation.stages import facts_of
 from gmd_ray.generation.stream import Models, model_configs
 from gmd_ray.hashing import content_digest
@@ -28,7 +28,7 @@ from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.totals import stranger_ids
 from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.pools import actor_resources
-from gmd_ray.ray_utils.remote_errors import answer_of
+from gmd_ray.ray_utils.remote_errors import answer_of, as_value
 from gmd_ray.students import Student, load_student
 from gmd_ray.text import one_line
 
@@ -189,8 +189,8 @@ def _same_model(
     """Load a model where a worker of its pool would, and compare it with the one behind the rows."""
     check_capacity(cfg)
     config = model_configs(cfg)[section]
-    task = ray.remote(_load_facts).options(**actor_resources(config.pool))
-    loading = task.remote(getattr(models, section), config)
+    task = ray.remote(as_value).options(**actor_resources(config.pool))
+    loading = task.remote(_load_facts, getattr(models, section), config)
     what = f"the {section}, to be compared with the store's, was not loaded"
     try:
         answer = answer_of(loading, what, cfg.generation.no_progress_timeout_s)
@@ -211,8 +211,5 @@ def _refuse_other_model(store: PairStore, section: str, keys: list[str], known: 
         )
 
 
-def _load_facts(load: Callable[[Any], Any], config: Any) -> dict[str, Any] | GmdError:
-    try:
-        return facts_of(load(config))
-    except GmdError as error:
-        return error  # `answer_of` raises it
+def _load_facts(load: Callable[[Any], Any], config: Any) -> dict[str, Any]:
+    return facts_of(load(config))
