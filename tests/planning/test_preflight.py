@@ -69,7 +69,7 @@ def test_all_errors_at_once_and_no_trace(
 @pytest.mark.parametrize("verb", ["adapt", "generate", "finetune", "evaluate", "pretrain"])
 def test_a_finished_run_is_left_as_it_was(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistaken command over it changes neither its files nor a row of its MLflow database."""
-    for room in ("adapt", "session"):
+    for room in ("adapt", "ray_utils.session"):
         monkeypatch.setattr(f"gmd_ray.{room}.ray_session", lambda cfg: pytest.fail("Ray was started"))
     args = settings(tmp_path, "training.use_gpu=true", "student.device=cuda:7", "evaluation.device=cuda:7")
     out = tmp_path / "run"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -81,19 +81,26 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
     return sorted(pairs, key=lambda pair: pair.id)[:limit]
 
 
-def list_truths(hq: str, ids: Sequence[str], key: str) -> list[str]:
+def list_by_stem(hq: str) -> dict[str, ImageFile]:
+    """The images of a folder by their path without extension; a file that is linked twice stands under both names."""
+    clean, more = _by_stem(hq)
+    return clean | more
+
+
+def list_truths(hq: str, ids: Sequence[str], key: str, clean: Mapping[str, ImageFile] | None = None) -> list[str]:
     """URIs of the ground truth of each of these images, paired by path without extension; others may lie beside it.
 
     Args:
         hq: folder or URL of clean images.
         ids: of images elsewhere, relative to their own folder.
         key: the setting that `hq` comes from, for the error.
+        clean: what `list_by_stem(hq)` returned, where the folder has been listed before.
 
     Raises:
         DataError: naming images without ground truth.
     """
-    clean, more = _by_stem(hq)
-    clean |= more
+    if clean is None:
+        clean = list_by_stem(hq)
     missing = [image for image in ids if pairing_stem(image) not in clean]
     if missing:
         these = f"{len(missing)} of {len(ids)} photos"

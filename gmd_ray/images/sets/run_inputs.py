@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gmd_ray.images.listing import ImageFile, Listing, list_folder
-from gmd_ray.images.sets.pairs import PairFile, list_pairs, list_truths
+from gmd_ray.images.sets.pairs import PairFile, list_by_stem, list_pairs, list_truths
 
 if TYPE_CHECKING:
     from gmd_ray.images.sets.inventory import Listed
@@ -25,7 +25,7 @@ class RunInputs:
         """The data sets that the preflight went through, with their counts."""
         self._folders: dict[tuple[str, int | None], Listing] = {}
         self._pairs: dict[tuple[str, str | None, str], list[PairFile]] = {}
-        self._truths: dict[str, dict[str, str]] = {}
+        self._truths: dict[str, dict[str, ImageFile]] = {}
 
     def folder(self, url: str, limit: int | None = None) -> Listing:
         """The listing of a folder; arguments and errors are those of `list_folder`."""
@@ -46,7 +46,6 @@ class RunInputs:
 
     def truths(self, hq: str, ids: Sequence[str], setting: str) -> list[str]:
         """URIs of the ground truth of these images; arguments and errors are those of `list_truths`."""
-        known = self._truths.setdefault(hq, {})
-        if not known.keys() >= set(ids):
-            known |= zip(ids, list_truths(hq, ids, setting), strict=True)
-        return [known[image] for image in ids]
+        if hq not in self._truths:
+            self._truths[hq] = list_by_stem(hq)
+        return list_truths(hq, ids, setting, self._truths[hq])
