@@ -104,7 +104,7 @@ def test_a_damaged_store_is_one_line(tmp_path: Path) -> None:
 def test_a_mistaken_command_over_a_finished_run_changes_nothing(
     verb: str, mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in ("adapt", "session"):
+    for room in ("adapt", "ray_utils.session"):
         monkeypatch.setattr(f"gmd_ray.{room}.ray_session", lambda cfg: pytest.fail("Ray was started"))
     cfg = config(tmp_path)
     finished_store(cfg)
