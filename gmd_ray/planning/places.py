@@ -1,17 +1,26 @@
-"""The places that a run writes to."""
+"""The places that a run writes to, and the free disk that it needs there."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from gmd_ray.config import Config
 from gmd_ray.destinations import why_unwritable
+from gmd_ray.images.sets.inventory import TARGET
 from gmd_ray.planning.findings import Findings
+from gmd_ray.planning.looked import Looked
 
 _SQLITE = "sqlite:///"
 _KEPT = ("pairs", "pairs/rows", "finetune", "evaluation", "prompts", "mlartifacts")
 """Folders of a run directory that an earlier run, of somebody else perhaps, may have made."""
 _FILES = ("config.yaml", "mlflow.db", "report.html", "pairs/settings.json", "pairs/manifest.json")
+_LEAST = 0.2
+"""What photos as PNG take of their raw pixels, at least: smooth ones come to a third, noisy ones to two thirds."""
+_COPIES = 4
+"""Of the weights in a checkpoint: weights, two moments of the optimiser, the average."""
 
 
 def check_places(found: Findings, cfg: Config) -> None:
@@ -32,3 +41,61 @@ def check_places(found: Findings, cfg: Config) -> None:
         path = uri.removeprefix(_SQLITE).partition("?")[0]
         if path and not path.startswith(":memory:") and (why := why_unwritable(path, folder=False)):
             found.error("place", "tracking.uri", f"tracking.uri={uri}: cannot be written ({why})")
+
+
+def check_disk(
+    found: Findings, cfg: Config, looked: Mapping[str, Looked], scale: int | None, stages: Collection[str]
+) -> None:
+    """An error where not even the least that is expected fits; a warning where the most does not."""
+    if "://" in cfg.out:
+        return
+    low, high = 0.0, 0.0
+    if "generate" in stages and TARGET in looked:
+        pairs = _pairs(cfg, looked[TARGET], scale or 1)
+        written = _size(Path(cfg.out, "pairs", "rows"))
+        low, high = max(0.0, _LEAST * pairs - written), max(0.0, pairs - written)
+    if not {"finetune", "pretrain"}.isdisjoint(stages):
+        checkpoints = _checkpoints(cfg, stages)
+        low, high = low + checkpoints, high + checkpoints
+    free = shutil.disk_usage(_nearest(cfg.out)).free
+    told = f"out={cfg.out}: {_gb(free)} GB are free, and the run writes {_gb(low)} to {_gb(high)} GB"
+    if free < low:
+        found.error("disk", "out", f"{told}; give another out, or make room")
+    elif free < high:
+        found.warn("disk", "out", f"{told}; it may not suffice")
+    elif high:
+        found.fact("disk", "out", told)
+
+
+def _pairs(cfg: Config, target: Looked, scale: int) -> float:
+    """Bytes of the pair store with its images uncompressed, at 8 bits."""
+    assert target.lq is not None
+    pixels = sum(header.size[0] * header.size[1] for header in target.lq.headers if header.size is not None)
+    kept = 2 if cfg.generation.keep_restored else 1
+    return 3.0 * pixels * (1 + kept * scale**2)
+
+
+def _checkpoints(cfg: Config, stages: Collection[str]) -> float:
+    """Bytes of the checkpoints that are kept, and of one that is being written, of every fine-tune not yet finished."""
+    student = _size(Path(cfg.student.path)) if cfg.student.path else 0
+    names = ["pretrained"] if "pretrain" in stages else ["adapted", *cfg.controls]
+    todo = [name for name in names if not Path(cfg.out, "finetune", name, "finetuned.json").is_file()]
+    return float(len(todo) * (cfg.training.keep_checkpoints + 1) * _COPIES * student)
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
+
+
+def _nearest(path: str) -> Path:
+    """The nearest folder of a path that is there."""
+    place = Path(os.path.abspath(path))
+    while not place.is_dir():
+        place = place.parent
+    return place
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.3g}"

@@ -9,7 +9,6 @@ from gmd_ray.config import Config
 from gmd_ray.images.sets.inventory import TARGET
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.planning.bursts import check_bursts
-from gmd_ray.planning.disk import check_disk
 from gmd_ray.planning.findings import ERROR, WARNING, Findings
 from gmd_ray.planning.gates import check_gates, check_metrics
 from gmd_ray.planning.images import check_images
@@ -17,7 +16,7 @@ from gmd_ray.planning.looked import look
 from gmd_ray.planning.machine import check_machine, describe_fleet
 from gmd_ray.planning.models import check_teacher, check_weights, find_scale
 from gmd_ray.planning.overlap import check_overlap
-from gmd_ray.planning.places import check_places
+from gmd_ray.planning.places import check_disk, check_places
 from gmd_ray.planning.settled import check_finetunes, check_pretraining, check_store
 
 STAGES: dict[str, tuple[str, ...]] = {

@@ -18,7 +18,7 @@ from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.listing import list_images
 from gmd_ray.images.sets.inventory import Listed, data_sets
-from tests.published import at_a_hundredth, fill
+from tests.config.published import at_a_hundredth, fill
 
 FOLDER = Path(gmd_ray.config.__file__).parent / "presets"
 EXPERIMENTS = ["deblur_reds", "deblur_realblur", "sr_weak_to_strong", "sr_dped"]

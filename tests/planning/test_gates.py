@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.planning import Findings, Preflight
-from tests.planning.world import config
+from tests.planning.conftest import config
 
 NO_TRUTH = "evaluation.target_hq=null"
 NO_SOURCE = ("evaluation.source_hq=null", "evaluation.source_lq=null")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from gmd_ray.planning import Findings, Preflight
-from tests.planning.world import config, picture, tear
+from tests.planning.conftest import config, picture, tear
 
 
 def look(root: Path, *more: str, verb: str = "adapt") -> Findings:

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("pyiqa")
 
 from gmd_ray.planning import Finding, Preflight
-from tests.planning.world import STUDENT, TEACHER, config
+from tests.planning.conftest import STUDENT, TEACHER, config
 
 
 @pytest.fixture(autouse=True)

@@ -23,10 +23,10 @@ from gmd_ray.pairstore.totals import Books
 from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
 from gmd_ray.planning.probe import Probe, run_probe
 from gmd_ray.teachers import estimate_teacher
+from tests.config.published import at_a_hundredth
+from tests.config.published import fill as fill_sets
 from tests.generation.shelf import failed_row, fill
 from tests.generation.world import World, write_student
-from tests.published import at_a_hundredth
-from tests.published import fill as fill_sets
 
 FLUX_DEV = {
     "in_channels": 64, "out_channels": None, "patch_size": 1, "num_layers": 19, "num_single_layers": 38,

@@ -15,7 +15,7 @@ from gmd_ray.cli import main
 from gmd_ray.errors import RefusedError
 from gmd_ray.planning import STAGES, Preflight
 from gmd_ray.ready import ready
-from tests.planning.world import config, pairs, picture, settings, tear
+from tests.planning.conftest import config, pairs, picture, settings, tear
 
 
 def trace(folder: Path) -> dict[str, str]:
@@ -144,7 +144,7 @@ def test_check_goes_on_behind_what_the_settings_lack(tmp_path: Path, capsys: pyt
 
 
 def test_every_verb_that_runs_for_long_has_one() -> None:
-    from gmd_ray.cli import CHECKED
+    from gmd_ray.verbs.runs import CHECKED
 
     assert set(CHECKED) == set(STAGES) == {"adapt", "generate", "finetune", "pretrain", "evaluate", "plan"}
 

@@ -16,8 +16,8 @@ from gmd_ray.planning import Preflight
 from gmd_ray.training.plan import make_plan
 from gmd_ray.training.resume import check_settings
 from tests.generation.shelf import fill, ok_row
+from tests.planning.conftest import STUDENT, config, settings
 from tests.planning.test_preflight import trace
-from tests.planning.world import STUDENT, config, settings
 
 
 def finished_store(cfg: Config, **models: str) -> PairStore:
