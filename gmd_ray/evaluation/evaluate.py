@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from gmd_ray import errors
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, GmdError, nearest
-from gmd_ray.evaluation.items import Item, held_out_items, taught, taught_students
-from gmd_ray.evaluation.judge import ADAPTED, FAILURE, REFERENCE, SCHEMA, Judge
-from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, WHOLE_SET, Cost, Evaluation
+from gmd_ray.evaluation.actor import ADAPTED, FAILURE, REFERENCE, SCHEMA, EvaluationActor
+from gmd_ray.evaluation.items import Item, held_out_items, students_with_teacher, with_teacher_row
+from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, WHOLE_SET, Evaluation, InferenceCost
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.evaluation.table import save_table
 from gmd_ray.generation.prompts import with_prompts
@@ -50,7 +50,7 @@ def evaluate(
         inputs: the listings that the run shares; by default new ones.
 
     Raises:
-        ConfigError: no test set, an unknown metric, a student called `lq`, or an unknown student to be taught.
+        ConfigError: no test set, an unknown metric, a student called `lq`, or an unknown name in `evaluation.online`.
         DataError: test images without their partner.
         ModelError: a checkpoint that does not load.
     """
@@ -63,7 +63,7 @@ def evaluate(
     store = open_store(cfg) if ADAPTED in students else None
     if store is not None:
         items += pair_items(store, cfg.evaluation.report_images)
-    if taught_students(cfg, students):
+    if students_with_teacher(cfg, students):
         cfg = with_prompts(cfg)
     evaluation = collect(cfg, students, items, _stream(cfg, students, items, measured))
     evaluation.save(cfg.out)
@@ -86,7 +86,7 @@ def _check(cfg: Config, students: Mapping[str, str]) -> None:
         raise ConfigError("a student cannot be called 'lq': that is the name of the unprocessed input")
     if not cfg.evaluation.metrics:
         raise ConfigError("evaluation.metrics is empty: name at least one metric")
-    taught_students(cfg, students)
+    students_with_teacher(cfg, students)
     known = known_metrics()
     for name in cfg.evaluation.metrics:
         if name not in known:
@@ -104,7 +104,7 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
         # The bounds on restarts leave in Ray 2.64; until then this pool has them, and pyproject.toml holds Ray below.
         warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
         stream = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-            Judge,
+            EvaluationActor,
             fn_constructor_args=(cfg, dict(students)),
             batch_format="pyarrow",
             batch_size=pool.batch_size,
@@ -129,7 +129,7 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
 
 
 def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: pa.Table) -> Evaluation:
-    """Sort what `Judge` said of the items, in whatever order it came, into an evaluation."""
+    """Sort what `EvaluationActor` said of the items, in whatever order it came, into an evaluation."""
     has_metric = pc.field("metric").is_valid() & ~pc.field("features").is_valid()
     # By name and not by arrival, so that the same run writes the same file.
     order = [(name, "ascending") for name in ("dataset", "id", "student", "metric")]
@@ -138,7 +138,7 @@ def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: 
     place = {(item["dataset"], item["id"]): i for i, item in enumerate(items)}
     pictures = table.filter(pc.field("png").is_valid()).select(PICTURES.names).to_pylist()
     pictures.sort(key=lambda row: (place[row["dataset"], row["id"]], row["name"]))
-    names = ["lq", *(row for name in students for row in (name, taught(name)))]
+    names = ["lq", *(row for name in students for row in (name, with_teacher_row(name)))]
     named = set(rows["student"].unique().to_pylist())
     return Evaluation(
         rows=rows,
@@ -183,16 +183,16 @@ def _contents(cfg: Config, table: pa.Table) -> dict[str, str]:
     }
 
 
-def _costs(table: pa.Table) -> dict[str, dict[str, Cost]]:
+def _costs(table: pa.Table) -> dict[str, dict[str, InferenceCost]]:
     """Of every student on every test set."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in table.filter(pc.field("seconds").is_valid()).to_pylist():
         found.setdefault((row["dataset"], row["student"]), []).append(row)
-    costs: dict[str, dict[str, Cost]] = {}
+    costs: dict[str, dict[str, InferenceCost]] = {}
     for (dataset, student), rows in sorted(found.items()):
         seconds = statistics.median(row["seconds"] for row in rows)
         device = statistics.mode(sorted(row["device"] for row in rows))
-        costs.setdefault(dataset, {})[student] = Cost(rows[0]["parameters"], seconds, device)
+        costs.setdefault(dataset, {})[student] = InferenceCost(rows[0]["parameters"], seconds, device)
     return costs
 
 

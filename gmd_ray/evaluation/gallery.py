@@ -11,7 +11,7 @@ import numpy as np
 
 from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
-from gmd_ray.evaluation.judge import ADAPTED, PICTURE_SIDE, centre
+from gmd_ray.evaluation.actor import ADAPTED, PICTURE_SIDE, centre
 from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import PairStore, shown_pairs
 from gmd_ray.evaluation.table import BASELINE
@@ -40,7 +40,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureRow:
     """The versions of one image side by side."""
 
     id: str
@@ -48,7 +48,7 @@ class Row:
     note: str = ""
 
 
-def held_out_rows(evaluation: Evaluation, dataset: str) -> list[Row]:
+def held_out_rows(evaluation: Evaluation, dataset: str) -> list[PictureRow]:
     """Input, every student's output and the ground truth, with the PSNR of each where it was measured."""
     rows = []
     for image in evaluation.pictured(dataset):
@@ -62,17 +62,19 @@ def held_out_rows(evaluation: Evaluation, dataset: str) -> list[Row]:
             for name, png in pngs.items()
             if png is not None
         ]
-        rows.append(Row(image, figures))
+        rows.append(PictureRow(image, figures))
     return rows
 
 
-def pair_rows(cfg: Config, store: PairStore, evaluation: Evaluation, inputs: RunInputs) -> tuple[list[Row], list[Row]]:
+def pair_rows(
+    cfg: Config, store: PairStore, evaluation: Evaluation, inputs: RunInputs
+) -> tuple[list[PictureRow], list[PictureRow]]:
     """Accepted and rejected pairs of the store: LQ, restored, pseudo-target, the adapted student's output, truth."""
     shown = shown_pairs(store, cfg.evaluation.report_images)
     images = store.images(shown)
     truth = _truths(cfg, shown, inputs)
     accepted = {image for image, _ in store.accepted}
-    rows: tuple[list[Row], list[Row]] = ([], [])
+    rows: tuple[list[PictureRow], list[PictureRow]] = ([], [])
     for image in shown:
         parts = _centred({name: decode_png(images[image][name]) for name in SHOWN if images[image][name] is not None})
         if (png := evaluation.picture("pairs", image, ADAPTED)) is not None:
@@ -84,11 +86,11 @@ def pair_rows(cfg: Config, store: PairStore, evaluation: Evaluation, inputs: Run
             Figure(NAMES.get(name, name), _uri(encode_png(part, 6)), width, _psnr(part, parts.get("hq")))
             for name, part in parts.items()
         ]
-        rows[0 if image in accepted else 1].append(Row(image, figures, f"score {images[image]['score']:.3g}"))
+        rows[0 if image in accepted else 1].append(PictureRow(image, figures, f"score {images[image]['score']:.3g}"))
     return rows
 
 
-def pair_row(image: str, pngs: Mapping[str, bytes], note: str) -> Row:
+def pair_row(image: str, pngs: Mapping[str, bytes], note: str) -> PictureRow:
     """Images of a row of the pair store side by side, in the order given, cut to their centre.
 
     Args:
@@ -96,7 +98,9 @@ def pair_row(image: str, pngs: Mapping[str, bytes], note: str) -> Row:
     """
     parts = _centred({name: decode_png(png) for name, png in pngs.items()})
     width = _zoom(parts["pseudo_target"].shape[1])
-    return Row(image, [Figure(NAMES.get(name, name), _uri(encode_png(x, 6)), width) for name, x in parts.items()], note)
+    return PictureRow(
+        image, [Figure(NAMES.get(name, name), _uri(encode_png(x, 6)), width) for name, x in parts.items()], note
+    )
 
 
 def _centred(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

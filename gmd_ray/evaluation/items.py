@@ -52,7 +52,7 @@ def held_out_items(cfg: Config, inputs: RunInputs | None = None) -> list[Item]:
     return items
 
 
-def taught_students(cfg: Config, students: Iterable[str]) -> list[str]:
+def students_with_teacher(cfg: Config, students: Iterable[str]) -> list[str]:
     """The students whose output the teacher projects at test time (`evaluation.online`), in their own order.
 
     Raises:
@@ -67,7 +67,7 @@ def taught_students(cfg: Config, students: Iterable[str]) -> list[str]:
     return [name for name in known if name in online]
 
 
-def taught(student: str) -> str:
+def with_teacher_row(student: str) -> str:
     """The row of a student and then the teacher."""
     return f"{student}+teacher"
 

@@ -17,9 +17,9 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
 from gmd_ray.config.secrets import redact
 from gmd_ray.evaluation import svg
+from gmd_ray.evaluation.actor import ADAPTED
 from gmd_ray.evaluation.files import read_bytes, write_bytes
 from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
-from gmd_ray.evaluation.judge import ADAPTED
 from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, PairStore, open_store
 from gmd_ray.evaluation.table import (
@@ -39,7 +39,7 @@ SIGNIFICANT = 2.0
 """Standard errors from zero at which a difference is coloured."""
 
 
-class Decision(Protocol):
+class PromotionOutcome(Protocol):
     """What the promotion gates said; `gmd_ray.tracking.Decision` is one."""
 
     @property
@@ -55,7 +55,7 @@ def write_report(
     evaluation: Evaluation,
     recorder: Recorder | None = None,
     *,
-    decision: Decision | None = None,
+    decision: PromotionOutcome | None = None,
     inputs: RunInputs | None = None,
 ) -> str:
     """Write `<out>/report.html`: figures, gate, pair store and pictures of a run.

@@ -46,7 +46,7 @@ WHOLE_SET = ""
 
 
 @dataclass(frozen=True)
-class Cost:
+class InferenceCost:
     """What a student takes on a test set."""
 
     parameters: int | None
@@ -96,7 +96,7 @@ class Evaluation:
     """What besides the images decides the values, e.g. the crop border; part of `test_set`."""
     contents: Mapping[str, str] = field(default_factory=dict)
     """Test set -> digest of its pictures and of what degrades them; part of `test_set`."""
-    costs: Mapping[str, Mapping[str, Cost]] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, InferenceCost]] = field(default_factory=dict)
     """Test set -> student -> cost."""
 
     @cached_property
@@ -228,7 +228,10 @@ def load_evaluation(out: str) -> Evaluation:
         tuple(about["metrics"]),
         about["settings"],
         about.get("contents", {}),  # an earlier version's file has neither
-        {name: {key: Cost(**cost) for key, cost in line.items()} for name, line in about.get("costs", {}).items()},
+        {
+            name: {key: InferenceCost(**cost) for key, cost in line.items()}
+            for name, line in about.get("costs", {}).items()
+        },
     )
 
 

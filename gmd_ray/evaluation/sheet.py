@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gmd_ray.evaluation.gallery import Row, pair_row
+from gmd_ray.evaluation.gallery import PictureRow, pair_row
 from gmd_ray.pairstore import manifest
 from gmd_ray.pairstore import run_settings as settings
 from gmd_ray.pairstore.schema import accepted, rows_dataset
@@ -77,7 +77,7 @@ def _pictures(rows: Any, ids: list[str]) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in found}
 
 
-def _row(row: dict[str, Any], taken: bool) -> Row:
+def _row(row: dict[str, Any], taken: bool) -> PictureRow:
     closeness = "" if row["fidelity"] is None else f", fidelity {row['fidelity']:.3g}"
     note = f"score {row['score']:.3g}{closeness}, {'accepted' if taken else 'rejected'}"
     return pair_row(row["id"], {name: row[name] for name in SHOWN if row[name] is not None}, note)

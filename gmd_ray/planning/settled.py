@@ -71,12 +71,12 @@ def check_finetunes(found: Findings, cfg: Config, *, generated: bool, inputs: Ru
     if "://" in cfg.out or not cfg.student.path:
         return
     from gmd_ray.training import refuse_begun
-    from gmd_ray.training.plan import make_plan
+    from gmd_ray.training.spec import make_spec
 
     for name in ["adapted", *cfg.controls]:
         with found.errors_of("settings", "out"):
             if generated:
-                make_plan(cfg, name, None, inputs=inputs)
+                make_spec(cfg, name, None, inputs=inputs)
             refuse_begun(cfg, name, generated=generated, inputs=inputs)
 
 

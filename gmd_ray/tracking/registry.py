@@ -20,7 +20,7 @@ from gmd_ray.images.listing import open_filesystem
 from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.progress import NullRecorder
 from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
-from gmd_ray.tracking.gates import CANDIDATE, Verdict, judge, read_champion
+from gmd_ray.tracking.promotion import CANDIDATE, Verdict, judge_promotion, read_champion
 from gmd_ray.tracking.recorder import MlflowRecorder
 from gmd_ray.tracking.runs import sha256
 from gmd_ray.tracking.turns import turn
@@ -95,7 +95,7 @@ def promote(
 ) -> Decision:
     """Move the alias `champion` to `version` if every gate of `cfg.tracking.gates` holds, and no champion is better.
 
-    A champion's figures count where they are of the same test set (`gates.judge`). It stays reachable as
+    A champion's figures count where they are of the same test set (`promotion.judge_promotion`). It stays reachable as
     `previous_champion`. The decision is kept as the version's tag `promotion`. Promotions of one model wait for each
     other.
 
@@ -110,7 +110,7 @@ def promote(
         champion = _champion(client, model)
         if champion is not None and str(champion.version) == version:
             return Decision(True, [f"version {version} is the champion already"], version)
-        verdicts = judge(cfg.tracking.gates, evaluation, champion and read_champion(client, champion))
+        verdicts = judge_promotion(cfg.tracking.gates, evaluation, champion and read_champion(client, champion))
         promoted, reasons = all(may for may, _ in verdicts), [reason for _, reason in verdicts]
         if promoted:
             if champion is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gmd_ray.training.finetune import finetune
-from gmd_ray.training.plan import Finetuned, finetuned_path
 from gmd_ray.training.pretrain import pretrain, refuse_begun_pretraining
 from gmd_ray.training.resume import refuse_begun, refuse_other_settings
+from gmd_ray.training.spec import Finetuned, finetuned_path
 
 __all__ = [
     "Finetuned",

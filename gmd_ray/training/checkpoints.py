@@ -20,8 +20,8 @@ from typing import Any
 
 from gmd_ray.errors import DataError
 from gmd_ray.text import printable
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import CURVE, SCORE, SNAPSHOT, STATE, Plan, checkpoint_name
+from gmd_ray.training.run_files import CURVE, SCORE, SNAPSHOT, STATE, checkpoint_name, read_curve
+from gmd_ray.training.spec import TrainingSpec
 
 _TORN = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, RuntimeError)
 """What `zipfile` raises at one archive or another that is not whole; RuntimeError covers what it does not support."""
@@ -29,7 +29,7 @@ _TORN = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, Run
 log = logging.getLogger("gmd_ray.training")
 
 
-def settle_checkpoints(plan: Plan, label: str) -> None:
+def settle_checkpoints(spec: TrainingSpec, label: str) -> None:
     """Make the last whole checkpoint the one that Ray Train goes on from, and say which ones are torn.
 
     Where training goes on from an earlier one it comes to the same weights: steps depend on nothing but the checkpoint.
@@ -41,7 +41,7 @@ def settle_checkpoints(plan: Plan, label: str) -> None:
         DataError: there are checkpoints and none is whole, or the one to be exported is torn with none before it. The
             line names the file.
     """
-    snapshot = Path(plan.directory, SNAPSHOT)
+    snapshot = Path(spec.directory, SNAPSHOT)
     train = snapshot.parent
     listed = _read_snapshot(snapshot)
     known = {} if listed is None else {_step(entry): entry for entry in listed["checkpoint_results"]}
@@ -55,9 +55,9 @@ def settle_checkpoints(plan: Plan, label: str) -> None:
         return
     torn: dict[int, str] = {}
     chosen = _last_whole(train, candidates, torn)
-    scores = {point["step"]: point[SCORE] for point in read_curve(Path(plan.directory, CURVE)) if SCORE in point}
+    scores = {point["step"]: point[SCORE] for point in read_curve(Path(spec.directory, CURVE)) if SCORE in point}
     scores |= {step: entry["metrics"][SCORE] for step, entry in known.items() if SCORE in entry["metrics"]}
-    if chosen is not None and plan.cfg.training.export == "best":
+    if chosen is not None and spec.cfg.training.export == "best":
         best = _best(scores, chosen)
         if best is not None and best != chosen and (why := _why_torn(train / checkpoint_name(best) / STATE)):
             # It is made again where training goes on from before it.

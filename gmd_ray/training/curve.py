@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError
 from ray.train import UserCallback
 
 from gmd_ray.progress import Progress, Recorder, duration
-from gmd_ray.training.documents import curve_lines
+from gmd_ray.training.run_files import curve_lines
 
 log = logging.getLogger("gmd_ray.training")
 

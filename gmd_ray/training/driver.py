@@ -20,9 +20,9 @@ from ray.train.torch import TorchTrainer
 from gmd_ray.errors import GmdError
 from gmd_ray.progress import Recorder
 from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, root_cause
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import CURVE, SCORE, Plan
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
+from gmd_ray.training.run_files import CURVE, SCORE, read_curve
+from gmd_ray.training.spec import TrainingSpec
 
 log = logging.getLogger("gmd_ray.training")
 
@@ -40,7 +40,7 @@ _ENVIRONMENT = {
 }
 
 
-def fit(plan: Plan, label: str, recorder: Recorder) -> int | None:
+def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
     """Run Ray Train to the end; the step of the last checkpoint that it went on from, if any.
 
     Raises:
@@ -49,37 +49,37 @@ def fit(plan: Plan, label: str, recorder: Recorder) -> int | None:
         KeyboardInterrupt: on Ctrl-C, when the workers have ended.
         SystemExit: on SIGTERM, likewise.
     """
-    _set_environment(plan)
-    check_resources(plan.cfg)
-    cfg = plan.cfg.training
-    curve = Path(plan.directory, CURVE)
+    _set_environment(spec)
+    check_resources(spec.cfg)
+    cfg = spec.cfg.training
+    curve = Path(spec.directory, CURVE)
     points = read_curve(curve)
     trainer = _Trainer(
         _train,
         # What the listing told of the pairs is the driver's alone, and half of what would travel.
-        train_loop_config={"plan": plan.without_listing()},
+        train_loop_config={"spec": spec.without_listing()},
         scaling_config=ScalingConfig(
             num_workers=cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers),
             use_gpu=cfg.use_gpu,
-            resources_per_worker=worker_resources(plan.cfg),
+            resources_per_worker=worker_resources(spec.cfg),
         ),
         run_config=RunConfig(
             name="train",
-            storage_path=plan.directory,
+            storage_path=spec.directory,
             failure_config=FailureConfig(max_failures=cfg.max_failures),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if plan.validation else None
+                num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if spec.validation else None
             ),
             callbacks=[CurveKeeper(str(curve), recorder, points[-1]["step"] if points else 0)],
         ),
     )
-    log.info("%s: %s", label, _what(plan))
-    watcher = CurveWatcher(curve, label, cfg.steps, plan.cfg.log_interval_s, lambda: waiting_for(plan.cfg))
+    log.info("%s: %s", label, _what(spec))
+    watcher = CurveWatcher(curve, label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg))
     with _sigterm_ends(label), watcher:
         try:
             outcome = trainer.fit().return_value
         except TrainingFailedError as error:
-            raise GmdError(f"{label}: {_why_failed(error, plan)}") from error
+            raise GmdError(f"{label}: {_why_failed(error, spec)}") from error
         except RayActorError as error:
             raise GmdError(f"{label}: {_why_controller_died(str(error))}") from error
     if isinstance(outcome, GmdError):
@@ -144,8 +144,8 @@ def _sigterm_ends(label: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _set_environment(plan: Plan) -> None:
-    if plan.cfg.training.min_workers is not None:
+def _set_environment(spec: TrainingSpec) -> None:
+    if spec.cfg.training.min_workers is not None:
         # A lost node is counted for a while, and a group that is asked for with it cannot start: give up sooner.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
     if len(ray.nodes()) == 1:
@@ -162,10 +162,10 @@ def _train(config: dict[str, Any]) -> Any:
     return train(config)
 
 
-def _why_failed(error: TrainingFailedError, plan: Plan) -> str:
+def _why_failed(error: TrainingFailedError, spec: TrainingSpec) -> str:
     _, cause = root_cause(getattr(error, "worker_failures", None) or {0: error})
     return (
-        f"workers failed more than training.max_failures={plan.cfg.training.max_failures} times, the last time with "
+        f"workers failed more than training.max_failures={spec.cfg.training.max_failures} times, the last time with "
         f"{described(cause)}; the same command goes on from the last checkpoint"
     )
 
@@ -175,10 +175,10 @@ def _why_controller_died(message: str) -> str:
     return f"Ray Train's controller died ({''.join(last)[:300]}); the same command goes on from the last checkpoint"
 
 
-def _what(plan: Plan) -> str:
-    cfg = plan.cfg.training
-    parts = [f"{len(plan.source)} source pairs"] if plan.source else []
-    if plan.target:
-        kind = {"median": "median-filtered pairs", "supervised": "pairs with ground truth"}.get(plan.name)
-        parts.append(f"{len(plan.target.ids)} {kind or 'accepted pairs'}")
+def _what(spec: TrainingSpec) -> str:
+    cfg = spec.cfg.training
+    parts = [f"{len(spec.source)} source pairs"] if spec.source else []
+    if spec.target:
+        kind = {"median": "median-filtered pairs", "supervised": "pairs with ground truth"}.get(spec.name)
+        parts.append(f"{len(spec.target.ids)} {kind or 'accepted pairs'}")
     return f"{cfg.steps} steps of {cfg.batch_size} on {' and '.join(parts)}, {cfg.num_workers} worker(s)"

@@ -14,9 +14,10 @@ from gmd_ray.errors import DataError
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
 from gmd_ray.training.checkpoints import settle_checkpoints
-from gmd_ray.training.documents import digest_of_path, read_curve, read_json, write_json
-from gmd_ray.training.plan import CURVE, DONE, Finetuned, Plan, make_plan
+from gmd_ray.training.digests import digest_of_path
 from gmd_ray.training.resume import check_settings
+from gmd_ray.training.run_files import CURVE, DONE, read_curve, read_json, write_json
+from gmd_ray.training.spec import Finetuned, TrainingSpec, make_spec
 
 _DIGEST = "student"
 """In a finished fine-tune's document: the digest of the student as it was written."""
@@ -61,36 +62,36 @@ def finetune(
     """
     started = time.monotonic()
     recorder = NullRecorder() if recorder is None else recorder
-    plan = make_plan(cfg, name, seed, inputs=inputs)
-    settings = check_settings(plan)
-    done_path = Path(plan.directory, DONE)
-    label = f"finetune {Path(plan.directory).name}"
-    if done_path.is_file() and Path(plan.student).exists():
-        log.info("%s: finished before, %s", label, plan.student)
-        return _finished(plan, done_path)
-    settle_checkpoints(plan, label)
-    counts = {"source pairs": len(plan.source), "accepted pairs": len(plan.target.ids) if plan.target else 0}
+    spec = make_spec(cfg, name, seed, inputs=inputs)
+    settings = check_settings(spec)
+    done_path = Path(spec.directory, DONE)
+    label = f"finetune {Path(spec.directory).name}"
+    if done_path.is_file() and Path(spec.student).exists():
+        log.info("%s: finished before, %s", label, spec.student)
+        return _finished(spec, done_path)
+    settle_checkpoints(spec, label)
+    counts = {"source pairs": len(spec.source), "accepted pairs": len(spec.target.ids) if spec.target else 0}
     recorder.params(settings | {"counts": counts})
 
     from gmd_ray.training.driver import fit
 
-    resumed_from = fit(plan, label, recorder)
+    resumed_from = fit(spec, label, recorder)
 
-    points = read_curve(Path(plan.directory, CURVE))
+    points = read_curve(Path(spec.directory, CURVE))
     finetuned = Finetuned(
-        path=plan.student,
-        steps=plan.cfg.training.steps,
+        path=spec.student,
+        steps=spec.cfg.training.steps,
         final_loss=points[-1]["loss"] if points else math.nan,
         seconds=time.monotonic() - started,
         resumed_from=resumed_from,
     )
-    document = dataclasses.asdict(finetuned) | {"path": redact(plan.student)}  # the path is read by no later run
-    write_json(done_path, document | {_DIGEST: digest_of_path(plan.student)})
-    recorder.artifact(plan.student)
+    document = dataclasses.asdict(finetuned) | {"path": redact(spec.student)}  # the path is read by no later run
+    write_json(done_path, document | {_DIGEST: digest_of_path(spec.student)})
+    recorder.artifact(spec.student)
     return finetuned
 
 
-def _finished(plan: Plan, document: Path) -> Finetuned:
+def _finished(spec: TrainingSpec, document: Path) -> Finetuned:
     """What an earlier run came to.
 
     Raises:
@@ -98,9 +99,9 @@ def _finished(plan: Plan, document: Path) -> Finetuned:
     """
     found = read_json(document)
     written = found.pop(_DIGEST, None)
-    if written is not None and digest_of_path(plan.student) != written:
+    if written is not None and digest_of_path(spec.student) != written:
         raise DataError(
-            f"{plan.student}: not as this fine-tune wrote it, torn or replaced; remove it, and the same command writes "
+            f"{spec.student}: not as this fine-tune wrote it, torn or replaced; remove it, and the same command writes "
             f"it again from the last checkpoint"
         )
-    return Finetuned(**found | {"path": plan.student})
+    return Finetuned(**found | {"path": spec.student})

@@ -17,10 +17,11 @@ from gmd_ray.config.secrets import digested_values
 from gmd_ray.errors import ConfigError, ResumeMismatchError
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import Recorder
-from gmd_ray.training.documents import digest_of_path, read_json, write_json
+from gmd_ray.training.digests import digest_of_path
 from gmd_ray.training.finetune import finetune
-from gmd_ray.training.plan import Finetuned, finetuned_path
 from gmd_ray.training.resume import is_begun, refuse_begun
+from gmd_ray.training.run_files import read_json, write_json
+from gmd_ray.training.spec import Finetuned, finetuned_path
 
 log = logging.getLogger("gmd_ray.training")
 

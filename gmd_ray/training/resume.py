@@ -10,8 +10,8 @@ from gmd_ray.errors import ResumeMismatchError
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.training.checkpoints import has_checkpoints
 from gmd_ray.training.data import sources
-from gmd_ray.training.documents import read_json, write_json
-from gmd_ray.training.plan import CURVE, DONE, SETTINGS, Plan, finetuned_path, make_plan
+from gmd_ray.training.run_files import CURVE, DONE, SETTINGS, read_json, write_json
+from gmd_ray.training.spec import TrainingSpec, finetuned_path, make_spec
 
 _OF_THE_STORE = ("accepted pairs", "ground truth")
 """Settings that `generate` may still change."""
@@ -34,53 +34,53 @@ def refuse_begun(
 
     Raises:
         ResumeMismatchError: naming what differs.
-        ConfigError, DataError: as `make_plan`.
+        ConfigError, DataError: as `make_spec`.
     """
     if is_begun(Path(finetuned_path(cfg, name, seed)).parent):
-        refuse_other_settings(make_plan(cfg, name, seed, targets=generated, inputs=inputs), generated=generated)
+        refuse_other_settings(make_spec(cfg, name, seed, targets=generated, inputs=inputs), generated=generated)
 
 
-def refuse_other_settings(plan: Plan, *, generated: bool = True) -> dict[str, Any]:
+def refuse_other_settings(spec: TrainingSpec, *, generated: bool = True) -> dict[str, Any]:
     """Hold the settings against those that the directory's checkpoints or student were made with; nothing is written.
 
     Source files are compared by name, size and time, without reading them.
 
     Returns:
-        The settings, as `Plan.settings`.
+        The settings, as `TrainingSpec.settings`.
 
     Raises:
         ResumeMismatchError: naming the keys or the source files that differ.
         DataError: the directory's own settings are missing or damaged.
     """
-    now = plan.settings()
-    if not is_begun(Path(plan.directory)):
+    now = spec.settings()
+    if not is_begun(Path(spec.directory)):
         return now
-    before = read_json(Path(plan.directory, SETTINGS))
+    before = read_json(Path(spec.directory, SETTINGS))
     left_out = () if generated else _OF_THE_STORE
     differing = [key for key in sorted({*before, *now}.difference(left_out)) if before.get(key) != now.get(key)]
     if differing:
         changes = "; ".join(f"{key}: {before.get(key)} before, {now.get(key)} now" for key in differing)
         raise ResumeMismatchError(
-            f"{plan.directory} was begun with other settings ({changes}): remove it, or give another out="
+            f"{spec.directory} was begun with other settings ({changes}): remove it, or give another out="
         )
-    sources.compare(plan)
+    sources.compare(spec)
     return now
 
 
-def check_settings(plan: Plan) -> dict[str, Any]:
+def check_settings(spec: TrainingSpec) -> dict[str, Any]:
     """As `refuse_other_settings`; and source files in doubt are read, and where the fine-tune is about to begin,
     settings and source files are written down.
     """
-    now = refuse_other_settings(plan)
-    directory, interval_s = Path(plan.directory), plan.cfg.log_interval_s
+    now = refuse_other_settings(spec)
+    directory, interval_s = Path(spec.directory), spec.cfg.log_interval_s
     path = directory / SETTINGS
     if is_begun(directory):
-        sources.settle(plan, sources.compare(plan), interval_s)
+        sources.settle(spec, sources.compare(spec), interval_s)
         return now
     changed = path.is_file() and read_json(path) != now
     write_json(path, now)
-    if sources.remember(plan, interval_s) or changed:
-        Path(plan.directory, CURVE).unlink(missing_ok=True)  # of a run that never reached a checkpoint
+    if sources.remember(spec, interval_s) or changed:
+        Path(spec.directory, CURVE).unlink(missing_ok=True)  # of a run that never reached a checkpoint
     return now
 
 

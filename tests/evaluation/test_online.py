@@ -173,6 +173,6 @@ def test_mistakes_are_one_line(online: Config, students: dict[str, str], tmp_pat
 
 
 def judge_failure(cfg: Config, students: dict[str, str]) -> Exception | None:
-    from gmd_ray.evaluation.judge import Judge
+    from gmd_ray.evaluation.actor import EvaluationActor
 
-    return Judge(cfg, students).failure
+    return EvaluationActor(cfg, students).failure

@@ -13,9 +13,9 @@ import pytest
 
 from gmd_ray.config import Config
 from gmd_ray.evaluation import gallery, write_report
+from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import Item, held_out_items
-from gmd_ray.evaluation.judge import Judge
 from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.images.files.encode import decode_png
@@ -71,7 +71,7 @@ def judge(cfg: Config, students: dict[str, str]) -> Evaluation:
     store = open_store(cfg)
     if store is not None and "adapted" in students:
         items += pair_items(store, cfg.evaluation.report_images)
-    return collect(cfg, students, items, Judge(cfg, students)(pa.Table.from_pylist(items)))
+    return collect(cfg, students, items, EvaluationActor(cfg, students)(pa.Table.from_pylist(items)))
 
 
 def page(cfg: Config, students: dict[str, str], decision: Decision | None = None) -> Page:

@@ -26,14 +26,14 @@ from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_te
 from gmd_ray.students import load_student
 from gmd_ray.tracking import MlflowRecorder, start_run
 from gmd_ray.training import finetune, finetuned_path
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import Finetuned, make_plan
+from gmd_ray.training.run_files import read_curve
+from gmd_ray.training.spec import Finetuned, make_spec
 from tests.training.oracle import plain_training
 from tests.training.toys import LONG, FileRecorder, make_config
 
 
 def _assert_is_plain_training(cfg: Config) -> None:
-    expected = plain_training(make_plan(cfg, "adapted", None))
+    expected = plain_training(make_spec(cfg, "adapted", None))
     after = torch.load(finetuned_path(cfg, "adapted"), weights_only=True)
     assert after.keys() == expected.keys()
     for key, value in expected.items():

@@ -14,9 +14,9 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, ResumeMismatchError
 from gmd_ray.students import load_student
 from gmd_ray.training import finetuned_path, pretrain, refuse_begun_pretraining
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import make_plan
 from gmd_ray.training.resume import check_settings
+from gmd_ray.training.run_files import read_curve
+from gmd_ray.training.spec import make_spec
 from tests.students.test_fresh import SWINIR
 from tests.training.toys import make_config
 
@@ -95,19 +95,19 @@ def test_settings_of_a_begun_training_are_refused_without_a_trace(
     refuse_begun_pretraining(cfg)
     assert not (tmp_path / "run" / "finetune").exists()
     pretrain(cfg)
-    plan = make_plan(*asked[0], None)
-    check_settings(plan)
-    Path(plan.directory, "train").mkdir()
-    Path(plan.directory, "train", "checkpoint_manager_snapshot.json").write_text("{}")
+    spec = make_spec(*asked[0], None)
+    check_settings(spec)
+    Path(spec.directory, "train").mkdir()
+    Path(spec.directory, "train", "checkpoint_manager_snapshot.json").write_text("{}")
     refuse_begun_pretraining(cfg)
     cfg.pretrain.lr = 1e-3
     with pytest.raises(ResumeMismatchError, match=r"training\.lr: 0\.0002 before, 0\.001 now"):
         refuse_begun_pretraining(cfg)
     cfg.pretrain.arguments = SWINIR | {"embed_dim": 24}
-    before = sorted(Path(plan.directory).rglob("*"))
+    before = sorted(Path(spec.directory).rglob("*"))
     with pytest.raises(ResumeMismatchError, match=r"another start .*pretrain\.arguments"):
         refuse_begun_pretraining(cfg)
-    assert sorted(Path(plan.directory).rglob("*")) == before
+    assert sorted(Path(spec.directory).rglob("*")) == before
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Place(NamedTuple):
+class CropPlace(NamedTuple):
     """Where a crop lies and how it is turned; in LQ pixels."""
 
     top: int
@@ -16,14 +16,14 @@ class Place(NamedTuple):
     """Quarter turns (0 to 3), plus 4 for a horizontal flip before them; 0 leaves the crop as it is."""
 
 
-def place(height: int, width: int, patch: int, flip: bool, rng: np.random.Generator) -> Place:
+def place(height: int, width: int, patch: int, flip: bool, rng: np.random.Generator) -> CropPlace:
     """A crop of `patch` x `patch` in an LQ image of the given size; at 0 along an axis that is too short."""
     top = int(rng.integers(max(0, height - patch) + 1))
     left = int(rng.integers(max(0, width - patch) + 1))
-    return Place(top, left, int(rng.integers(8)) if flip else 0)
+    return CropPlace(top, left, int(rng.integers(8)) if flip else 0)
 
 
-def cut(image: np.ndarray, where: Place, patch: int, scale: int = 1) -> np.ndarray:
+def cut(image: np.ndarray, where: CropPlace, patch: int, scale: int = 1) -> np.ndarray:
     """The crop of one image of a pair, turned.
 
     Args:

@@ -16,8 +16,8 @@ from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.images.sets.pairs import PairFile, load_image, load_pair
 from gmd_ray.pairstore.schema import accepted, rows_dataset
-from gmd_ray.training.data.crops import Place, cut, place
-from gmd_ray.training.data.targets import TargetPlan
+from gmd_ray.training.data.crops import CropPlace, cut, place
+from gmd_ray.training.data.targets import AcceptedPairs
 
 TargetColumn = Literal["pseudo_target", "restored"]
 
@@ -95,7 +95,7 @@ class SourcePairs:
         clean = np.ascontiguousarray(_floats(hq[top * s : bottom * s, left * s : right * s]))
         assert self._degradation is not None
         lq = self._degradation(clean, sample_rng(*key))
-        within = Place(where.top - top, where.left - left, where.turn)
+        within = CropPlace(where.top - top, where.left - left, where.turn)
         return cut(lq, within, patch), cut(clean, within, patch, s)
 
     def _images(self, index: int) -> tuple[np.ndarray | None, np.ndarray]:
@@ -128,15 +128,15 @@ class TargetPairs:
         DataError: naming the pair whose images are missing or torn, or a store that has changed since it was listed.
     """
 
-    def __init__(self, plan: TargetPlan, *, scale: int, patch: int, flip: bool, gray: bool = False) -> None:
-        self._plan, self._scale, self._patch, self._flip, self._gray = plan, scale, patch, flip, gray
+    def __init__(self, spec: AcceptedPairs, *, scale: int, patch: int, flip: bool, gray: bool = False) -> None:
+        self._plan, self._scale, self._patch, self._flip, self._gray = spec, scale, patch, flip, gray
         self._file = tempfile.SpooledTemporaryFile(max_size=ENCODED_IN_MEMORY)  # noqa: SIM115 (lives as long as we do)
         self._lock = threading.Lock()
         places = {}
-        column: TargetColumn | None = None if plan.truths else "restored" if plan.median else "pseudo_target"
-        batches = rows_dataset(plan.store_url).to_batches(
+        column: TargetColumn | None = None if spec.truths else "restored" if spec.median else "pseudo_target"
+        batches = rows_dataset(spec.store_url).to_batches(
             columns=["id", "lq", *([column] if column else [])],
-            filter=accepted(plan.threshold, plan.higher_is_better, plan.strangers, plan.fidelity),
+            filter=accepted(spec.threshold, spec.higher_is_better, spec.strangers, spec.fidelity),
             batch_size=16,
             fragment_readahead=1,
         )
@@ -146,9 +146,9 @@ class TargetPairs:
                     self._append(row["id"], row["lq"], "lq"),
                     self._append(row["id"], row[column], column) if column else None,
                 )
-        if places.keys() != set(plan.ids):
-            raise DataError(f"{plan.store_url}: the accepted pairs have changed since the run began; start it again")
-        self._places = [places[key] for key in plan.ids]
+        if places.keys() != set(spec.ids):
+            raise DataError(f"{spec.store_url}: the accepted pairs have changed since the run began; start it again")
+        self._places = [places[key] for key in spec.ids]
 
     def crop(self, index: int, epoch: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         lq_place, target_place = self._places[index]

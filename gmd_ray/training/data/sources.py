@@ -23,7 +23,7 @@ from gmd_ray.hashing import content_digest
 from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.sets.pairs import PairFile
 from gmd_ray.progress import Progress
-from gmd_ray.training.plan import Plan
+from gmd_ray.training.spec import TrainingSpec
 
 NAME = "sources.parquet"
 
@@ -43,7 +43,7 @@ _AHEAD = 64
 """Files that wait to be read: a million futures at once are memory for nothing."""
 
 
-class Row(NamedTuple):
+class SourceFile(NamedTuple):
     """What is known of a file."""
 
     size: int | None
@@ -51,7 +51,7 @@ class Row(NamedTuple):
     digest: str
 
 
-Record = dict[str, Row]
+Record = dict[str, SourceFile]
 """By key."""
 
 
@@ -65,26 +65,26 @@ class Doubts:
     """Files whose content has to be looked at."""
 
 
-def compare(plan: Plan) -> Doubts:
+def compare(spec: TrainingSpec) -> Doubts:
     """Hold the source files against those that the fine-tune was begun with, by name, size and time; nothing is read.
 
     Raises:
         ResumeMismatchError: naming files that have changed.
         DataError: the record is damaged.
     """
-    record = _read(Path(plan.directory, NAME))
+    record = _read(Path(spec.directory, NAME))
     if not record:
         return Doubts({}, {})
-    now = files_of(plan)
+    now = files_of(spec)
     if changed := [key for key, file in now.items() if key in record and _has_other_size(record[key], file)]:
-        raise ResumeMismatchError(_changed(plan, [now[key].uri for key in changed]))
+        raise ResumeMismatchError(_changed(spec, [now[key].uri for key in changed]))
     # Which files there are is a matter of the settings (`source pairs`); those of the validation stand here alone.
     if strange := now.keys() ^ record.keys():
-        raise ResumeMismatchError(_changed(plan, sorted(strange)))
+        raise ResumeMismatchError(_changed(spec, sorted(strange)))
     return Doubts(record, {key: file for key, file in now.items() if not _is_unchanged(record[key], file)})
 
 
-def settle(plan: Plan, doubts: Doubts, interval_s: float) -> None:
+def settle(spec: TrainingSpec, doubts: Doubts, interval_s: float) -> None:
     """Read the files that are in doubt, and keep the times that they have now.
 
     Raises:
@@ -96,12 +96,12 @@ def settle(plan: Plan, doubts: Doubts, interval_s: float) -> None:
     digests = _digests(doubts.unread, "source files with another time", interval_s)
     changed = [doubts.unread[key].uri for key, digest in digests.items() if digest != doubts.record[key].digest]
     if changed:
-        raise ResumeMismatchError(_changed(plan, changed))
-    fresh = {key: Row(file.size, file.modified, digests[key]) for key, file in doubts.unread.items()}
-    _write(Path(plan.directory, NAME), doubts.record | fresh)
+        raise ResumeMismatchError(_changed(spec, changed))
+    fresh = {key: SourceFile(file.size, file.modified, digests[key]) for key, file in doubts.unread.items()}
+    _write(Path(spec.directory, NAME), doubts.record | fresh)
 
 
-def remember(plan: Plan, interval_s: float) -> bool:
+def remember(spec: TrainingSpec, interval_s: float) -> bool:
     """Write the record of a fine-tune that is about to begin: each file is read once.
 
     What this fine-tune or one beside it has read before, and has kept size and time, is not read again.
@@ -112,28 +112,28 @@ def remember(plan: Plan, interval_s: float) -> bool:
     Raises:
         DataError: a file that cannot be read.
     """
-    now = files_of(plan)
-    path = Path(plan.directory, NAME)
+    now = files_of(spec)
+    path = Path(spec.directory, NAME)
     if not now:
         path.unlink(missing_ok=True)
         return False
     before = _read(path)
     rows: Record = {}
-    for known in sorted(Path(plan.directory).parent.glob(f"*/{NAME}")):
+    for known in sorted(Path(spec.directory).parent.glob(f"*/{NAME}")):
         record = _read(known)
         rows |= {key: record[key] for key, file in now.items() if key in record and _is_unchanged(record[key], file)}
     missing = {key: file for key, file in now.items() if key not in rows}
     digests = _digests(missing, "source files", interval_s)
-    rows |= {key: Row(file.size, file.modified, digests[key]) for key, file in missing.items()}
+    rows |= {key: SourceFile(file.size, file.modified, digests[key]) for key, file in missing.items()}
     _write(path, rows)
     return any(row.digest != rows[key].digest for key, row in before.items() if key in rows)
 
 
-def files_of(plan: Plan) -> dict[str, ImageFile]:
+def files_of(spec: TrainingSpec) -> dict[str, ImageFile]:
     """Key -> file of all that the weights depend on; the validation's where it picks what is exported."""
-    files = _by_key("", plan.source)
-    if plan.cfg.training.export == "best":
-        files |= _by_key("held-out ", plan.validation)
+    files = _by_key("", spec.source)
+    if spec.cfg.training.export == "best":
+        files |= _by_key("held-out ", spec.validation)
     return files
 
 
@@ -143,11 +143,11 @@ def _by_key(head: str, pairs: Sequence[PairFile]) -> dict[str, ImageFile]:
     }
 
 
-def _has_other_size(row: Row, file: ImageFile) -> bool:
+def _has_other_size(row: SourceFile, file: ImageFile) -> bool:
     return row.size is not None and file.size is not None and row.size != file.size
 
 
-def _is_unchanged(row: Row, file: ImageFile) -> bool:
+def _is_unchanged(row: SourceFile, file: ImageFile) -> bool:
     """By what the listing tells. A file of an LMDB has no size, and the time of the whole store."""
     return file.modified is not None and (row.size, row.modified) == (file.size, file.modified)
 
@@ -178,10 +178,10 @@ def _digest(file: ImageFile) -> str:
         raise DataError(f"{file.uri}: cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _changed(plan: Plan, names: Sequence[str]) -> str:
+def _changed(spec: TrainingSpec, names: Sequence[str]) -> str:
     some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return (
-        f"{plan.directory} was begun with other source images ({some}): put them back, or remove the directory to "
+        f"{spec.directory} was begun with other source images ({some}): put them back, or remove the directory to "
         f"train anew, or give another out="
     )
 
@@ -194,12 +194,12 @@ def _read(path: Path) -> Record:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: damaged ({reason}); remove it where the source is as it was") from error
-    rows = map(Row, columns["size"], columns["modified"], columns["digest"])
+    rows = map(SourceFile, columns["size"], columns["modified"], columns["digest"])
     return dict(zip(columns["key"], rows, strict=True))
 
 
 def _write(path: Path, record: Record) -> None:
-    columns = dict(zip(Row._fields, zip(*record.values(), strict=True), strict=True))
+    columns = dict(zip(SourceFile._fields, zip(*record.values(), strict=True), strict=True))
     draft = path.with_name(f".{path.name}.tmp")
     pq.write_table(pa.table({"key": list(record), **columns}, schema=SCHEMA), draft)
     draft.replace(path)

@@ -13,11 +13,11 @@ from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.listing import read_file
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.pairstore.schema import FidelityBound, accepted, fidelity_bound, rows_dataset
-from gmd_ray.training.documents import digest
+from gmd_ray.training.digests import digest
 
 
 @dataclass(frozen=True)
-class TargetPlan:
+class AcceptedPairs:
     """The accepted view of a pair store, as the driver saw it."""
 
     store_url: str
@@ -37,7 +37,7 @@ class TargetPlan:
     """URIs of ground truth that is taken for the target instead, one for each id; empty but for `supervised`."""
 
 
-def target_plan(cfg: Config, name: str, inputs: RunInputs | None = None) -> TargetPlan:
+def accepted_pairs(cfg: Config, name: str, inputs: RunInputs | None = None) -> AcceptedPairs:
     """The accepted pairs of `<out>/pairs` as the fine-tune of this name takes them.
 
     Raises:
@@ -77,7 +77,7 @@ def target_plan(cfg: Config, name: str, inputs: RunInputs | None = None) -> Targ
     ids = tuple(row["id"] for row in view)
     found = digest(json.dumps(_told(row), sort_keys=True) for row in view)
     truths = _truths(inputs or RunInputs(), cfg.training.supervised_hq, ids) if name == "supervised" else ()
-    return TargetPlan(url, threshold, higher, median, strangers, ids, found, bound, truths)
+    return AcceptedPairs(url, threshold, higher, median, strangers, ids, found, bound, truths)
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:

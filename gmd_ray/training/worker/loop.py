@@ -22,7 +22,8 @@ from gmd_ray.students import Student, load_student
 from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data.datasets import Crops, SourcePairs, TargetPairs
 from gmd_ray.training.data.mixing import Mixture, Stream
-from gmd_ray.training.plan import SCORE, SNAPSHOT, STATE, Plan, checkpoint_name
+from gmd_ray.training.run_files import SCORE, SNAPSHOT, STATE, checkpoint_name
+from gmd_ray.training.spec import TrainingSpec
 from gmd_ray.training.worker.meter import Meter
 from gmd_ray.training.worker.optim import Ema, learning_rate, make_optimizer
 from gmd_ray.training.worker.parallel import first_failure, gathered, gathering, gradient_norm, load_optimizer, wrap
@@ -34,22 +35,22 @@ def train(config: dict[str, Any]) -> GmdError | int | None:
     """One worker's part of a fine-tune.
 
     Args:
-        config: {"plan": Plan}.
+        config: {"spec": TrainingSpec}.
 
     Returns:
         The step that it was resumed from (None for a new start); or the error that a user must mend. Ray Train starts
         the workers again after an error that is raised, which is right for lost machines and wrong for wrong settings:
         those are returned, by all workers alike.
     """
-    plan: Plan = config["plan"]
-    cfg = plan.cfg.training
+    spec: TrainingSpec = config["spec"]
+    cfg = spec.cfg.training
     threads = max(1, int(cfg.cpus_per_worker))
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
     worker = None
     failure: GmdError | None = None
     try:
-        worker = _Worker(plan)
+        worker = _Worker(spec)
     except GmdError as error:
         failure = error
     failure = first_failure(failure)
@@ -70,10 +71,10 @@ def train(config: dict[str, Any]) -> GmdError | int | None:
 class _Worker:
     """Model, data and state of one rank."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, spec: TrainingSpec) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self._plan, self._cfg = plan, plan.cfg.training
+        self._plan, self._cfg = spec, spec.cfg.training
         self._device = _device()
         self._layout = torch.channels_last if self._cfg.channels_last else torch.contiguous_format
         self._student = self._load_student()
@@ -83,10 +84,10 @@ class _Worker:
         self.start = 0 if self._state is None else int(self._state["step"])
         self._best: tuple[float, int] = (self._state or {}).get("best", (-math.inf, 0))
         if self._state is not None and self._state["sampler"] != self._mixture.state(self.start):
-            raise ResumeMismatchError(f"{plan.directory}: its checkpoint's sampler stands elsewhere; remove it")
+            raise ResumeMismatchError(f"{spec.directory}: its checkpoint's sampler stands elsewhere; remove it")
         sharded = self._cfg.strategy == "fsdp"
         dealt = (0, 1) if sharded else (self.rank, self.world_size)
-        self._validation = Validation(plan.validation, plan.cfg.source, *dealt) if plan.validation else None
+        self._validation = Validation(spec.validation, spec.cfg.source, *dealt) if spec.validation else None
 
     def wrap(self) -> None:
         """Put the model on its device and join it with the other workers', and take up the checkpoint's state."""
@@ -236,27 +237,27 @@ class _Worker:
             ray.train.report(figures, checkpoint, checkpoint_dir_name=checkpoint_name(step))
 
     def _batches(self, scale: int) -> Batches:
-        plan, cfg = self._plan, self._cfg
+        spec, cfg = self._plan, self._cfg
         streams: dict[Stream, Crops] = {}
-        if plan.source:
+        if spec.source:
             streams["source"] = SourcePairs(
-                plan.cfg.source,
-                plan.source,
+                spec.cfg.source,
+                spec.source,
                 scale=scale,
                 patch=cfg.patch,
                 flip=cfg.flip,
-                seed=plan.seed,
+                seed=spec.seed,
                 cache_bytes=int(cfg.cache_gb * 1e9),
             )
-        if plan.target:
+        if spec.target:
             streams["target"] = TargetPairs(
-                plan.target, scale=scale, patch=cfg.patch, flip=cfg.flip, gray=plan.cfg.target.gray
+                spec.target, scale=scale, patch=cfg.patch, flip=cfg.flip, gray=spec.cfg.target.gray
             )
-        n_target = len(plan.target.ids) if plan.target else 0
+        n_target = len(spec.target.ids) if spec.target else 0
         self._mixture = Mixture(
-            cfg.batch_size, cfg.source_ratio, len(plan.source), n_target, plan.seed, mode=cfg.mixing
+            cfg.batch_size, cfg.source_ratio, len(spec.source), n_target, spec.seed, mode=cfg.mixing
         )
-        return Batches(self._mixture, streams, plan.seed, self.rank, self.world_size, self._device.type == "cuda")
+        return Batches(self._mixture, streams, spec.seed, self.rank, self.world_size, self._device.type == "cuda")
 
     def _nan_batch(self) -> Batch:
         p, n = self._cfg.patch, self._cfg.accumulate

@@ -16,7 +16,7 @@ from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.sets.pairs import list_pairs, list_truths
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.ready import ready
-from gmd_ray.training.plan import make_plan
+from gmd_ray.training.spec import make_spec
 from tests.training.toys import make_config, picture
 
 
@@ -54,9 +54,9 @@ def test_an_adaptation_lists_each_folder_once(tmp_path: Path, walked: Counter[st
     e.metrics = ["psnr"]
     inputs = ready(cfg, "finetune", save=False)
     for name in ("adapted", *cfg.controls):
-        plan = make_plan(cfg, name, None, inputs=inputs)
-        assert len(plan.validation) == 2
-    assert [Path(uri).name for uri in make_plan(cfg, "supervised", None, inputs=inputs).target.truths] == [  # type: ignore[union-attr]
+        spec = make_spec(cfg, name, None, inputs=inputs)
+        assert len(spec.validation) == 2
+    assert [Path(uri).name for uri in make_spec(cfg, "supervised", None, inputs=inputs).target.truths] == [  # type: ignore[union-attr]
         f"{i:03d}.png" for i in range(1, 8)
     ]
     assert len(held_out_items(cfg, inputs)) == 5

@@ -17,7 +17,7 @@ import torch
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import ConfigError, GmdError
-from gmd_ray.evaluation.items import Item, taught, taught_students
+from gmd_ray.evaluation.items import Item, students_with_teacher, with_teacher_row
 from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE
 from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.files.decode import decode_image
@@ -58,7 +58,7 @@ PICTURE_SIDE = 320
 ADAPTED = "adapted"
 
 
-class Judge:
+class EvaluationActor:
     """Restores each image with every student, projects it where asked to, and measures what comes out.
 
     Restored images are rounded to 8 bits first, as a saved file would be. One image at a time: a value depends on
@@ -68,7 +68,7 @@ class Judge:
     def __init__(self, cfg: Config, students: Mapping[str, str]) -> None:
         self.cfg = cfg
         self.students: dict[str, Student] = {}
-        self.taught = {taught(name): name for name in taught_students(cfg, students)}
+        self.with_teacher = {with_teacher_row(name): name for name in students_with_teacher(cfg, students)}
         self.metrics: dict[str, Metric | SetMetric | str] = {}
         self.parameters: dict[str, int] = {}
         self.device = ""
@@ -86,7 +86,7 @@ class Judge:
             self.students[name] = student
             self.parameters[name] = sum(parameter.numel() for parameter in student.module.parameters())
             self.device = _device_name(student.module)
-        if self.taught:
+        if self.with_teacher:
             # One image at a time: a compiled teacher would fill each up to the pool's batch, and project that.
             pool = replace(self.cfg.teacher.pool, batch_size=1)
             self.teacher = load_teacher(replace(self.cfg.teacher, device=cfg.device, pool=pool))
@@ -129,7 +129,7 @@ class Judge:
             yield from self._show_pair(item)
             return
         names = [*(["lq"] if self.scale == 1 else []), *self.students]
-        rows = [*names, *self.taught]
+        rows = [*names, *self.with_teacher]
         try:
             lq, hq = self._read(item)
         except Exception as error:  # noqa: BLE001 - one unreadable image must not end the evaluation
@@ -151,13 +151,13 @@ class Judge:
             try:
                 if name in self.students:
                     images[name] = self._restore(name, lq, item["id"])
-                elif name in self.taught:
-                    images[name] = self._project(images.get(self.taught[name]), item["id"])
+                elif name in self.with_teacher:
+                    images[name] = self._project(images.get(self.with_teacher[name]), item["id"])
             except Exception as error:  # noqa: BLE001 - the same, for one student on one image
                 yield from self._failed(name, error, hq is not None)
                 continue
             if name != "lq":  # the image is on the host by now, so the device has done its work
-                seconds[name] = time.perf_counter() - start + seconds.get(self.taught.get(name, ""), 0)
+                seconds[name] = time.perf_counter() - start + seconds.get(self.with_teacher.get(name, ""), 0)
                 cost = {"parameters": self.parameters.get(name), "device": self.device}
                 yield {"student": name, "seconds": seconds[name], **cost}
             if item["picture"] and name != "lq":

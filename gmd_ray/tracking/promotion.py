@@ -60,7 +60,7 @@ def read_champion(client: MlflowClient, version: ModelVersion) -> Champion:
     return Champion(str(version.version), dict(version.tags), _kept_values(client, version))
 
 
-def judge(gates: Sequence[GateConfig], evaluation: Evaluation, champion: Champion | None) -> list[Verdict]:
+def judge_promotion(gates: Sequence[GateConfig], evaluation: Evaluation, champion: Champion | None) -> list[Verdict]:
     """A verdict for each gate, in order; where all hold, one for each of their figures that the champion has as well.
 
     A candidate whose gates hold is refused where it is worse than the champion on the same test set: on target photos

@@ -16,26 +16,8 @@ from gmd_ray.config.secrets import digested_values
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.sets.pairs import PairFile
 from gmd_ray.images.sets.run_inputs import RunInputs
-from gmd_ray.training.data.targets import TargetPlan, target_plan
-from gmd_ray.training.documents import digest, digest_of_files, digest_of_path
-
-CURVE = "curve.jsonl"
-"""In a fine-tune's directory: see `gmd_ray.training.curve`."""
-
-SETTINGS = "settings.json"
-"""In a fine-tune's directory: what determines its weights, see `gmd_ray.training.resume`."""
-
-SNAPSHOT = "train/checkpoint_manager_snapshot.json"
-"""In a fine-tune's directory: Ray Train's list of the checkpoints, which are folders beside it."""
-
-STATE = "state.pt"
-"""In the folder of a checkpoint: everything that training goes on from."""
-
-DONE = "finetuned.json"
-"""In a fine-tune's directory: what a finished one came to."""
-
-SCORE = "val_psnr"
-"""The figure of a validation, in dB; checkpoints are ranked by it."""
+from gmd_ray.training.data.targets import AcceptedPairs, accepted_pairs
+from gmd_ray.training.digests import digest, digest_of_files, digest_of_path
 
 NAMES = ("adapted", "source_only", "median", "supervised", "pretrained")
 
@@ -53,7 +35,7 @@ normalisation, which are those of a worker's part of the batch, and rank 0's buf
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingSpec:
     """Everything a worker needs; pickled to it."""
 
     name: str
@@ -62,7 +44,7 @@ class Plan:
     seed: int
     source: tuple[PairFile, ...]
     """Empty where the ratio is 0."""
-    target: TargetPlan | None
+    target: AcceptedPairs | None
     """None where the ratio is 1."""
     validation: tuple[PairFile, ...]
     """Held-out source pairs; empty where there is no validation."""
@@ -97,7 +79,7 @@ class Plan:
                 values["ground truth"] = digest_of_files(self.target.truths)
         return {key: digested_values(value) for key, value in values.items()}
 
-    def without_listing(self) -> Plan:
+    def without_listing(self) -> TrainingSpec:
         """What the workers need of it: the pairs without `PairFile.files`."""
 
         def bare(pairs: tuple[PairFile, ...]) -> tuple[PairFile, ...]:
@@ -139,13 +121,13 @@ def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
     return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
 
 
-def make_plan(
+def make_spec(
     cfg: Config, name: str, seed: int | None, *, targets: bool = True, inputs: RunInputs | None = None
-) -> Plan:
+) -> TrainingSpec:
     """List the source pairs and the accepted pairs, and check that there are any.
 
     Args:
-        targets: look for the accepted pairs; without them the plan cannot be trained, only compared.
+        targets: look for the accepted pairs; without them the spec cannot be trained, only compared.
         inputs: the listings that the run shares; by default new ones.
 
     Raises:
@@ -171,7 +153,7 @@ def make_plan(
         if cfg.source.hq is None or (cfg.source.lq is None and cfg.source.degradation is None):
             raise ConfigError("source.hq with source.lq or source.degradation is needed at training.source_ratio > 0")
         source = inputs.pairs(cfg.source.hq, cfg.source.lq, cfg.source.lq_template, cfg.source.limit)
-    return Plan(
+    return TrainingSpec(
         name=name,
         cfg=dataclasses.replace(
             cfg,
@@ -180,7 +162,7 @@ def make_plan(
         ),
         seed=cfg.seed if seed is None else seed,
         source=tuple(source),
-        target=target_plan(cfg, name, inputs) if ratio < 1 and targets else None,
+        target=accepted_pairs(cfg, name, inputs) if ratio < 1 and targets else None,
         validation=_validation(cfg, inputs),
         directory=os.path.dirname(student),
         student=student,
@@ -201,8 +183,3 @@ def _validation(cfg: Config, inputs: RunInputs) -> tuple[PairFile, ...]:
 def _names(pair: PairFile) -> str:
     """Of both images: which belongs to which is a matter of names and of `source.lq_template`."""
     return pair.id if pair.lq is None else f"{pair.id} {PurePosixPath(pair.lq).name}"
-
-
-def checkpoint_name(step: int) -> str:
-    """The folder of a checkpoint, beside the snapshot."""
-    return f"step_{step:08d}"
