@@ -1,4 +1,4 @@
-"""Stage 2: the student's fine-tune on source pairs and accepted pairs; and its training on the source before."""
+"""Stage 2: fine-tuning the student on source pairs and accepted pairs; and pre-training it on source pairs alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray Train as a fine-tune uses it: started, watched, and stopped at any moment."""
+"""Running Ray Train for a fine-tune: starting it, watching it, and stopping it at any moment."""
 
 from __future__ import annotations
 
@@ -27,27 +27,30 @@ from gmd_ray.training.spec import TrainingSpec
 log = logging.getLogger("gmd_ray.training")
 
 ABORT_S = 2.0
-"""How long Ray Train may take to end its workers in order. It cannot while they start, and a job stop waits for 3 s."""
+"""Seconds that Ray Train gets to end its workers. It cannot while they start, and `ray job stop` waits for 3 s."""
 
 EXIT_CODE = 143
-"""128 + SIGTERM, as shells have it."""
+"""Exit status of a process that SIGTERM ended, as shells report it: 128 + 15."""
 
 _ENVIRONMENT = {
-    # Importing a student's libraries takes tens of seconds on a busy node; Ray's own limit is 60.
+    # Importing a student's libraries can take tens of seconds on a busy node; Ray's default limit is 60.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
-    # The controller commits checkpoints, and sees that the workers have finished, when it polls: every 2 s otherwise.
+    # The controller commits checkpoints, and notices that workers have finished, when it polls; the default is 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
 }
 
 
 def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
-    """Run Ray Train to the end; the step of the last checkpoint that it went on from, if any.
+    """Run Ray Train to the end.
+
+    Returns:
+        The step of the checkpoint that training resumed from; None if it started at step 0.
 
     Raises:
-        ConfigError: workers that this cluster can never hold.
-        GmdError: what the workers returned, or how they died.
-        KeyboardInterrupt: on Ctrl-C, when the workers have ended.
-        SystemExit: on SIGTERM, likewise.
+        ConfigError: the cluster can never hold the workers.
+        GmdError: the error that the workers returned, or the way they died.
+        KeyboardInterrupt: Ctrl-C was pressed; the workers have ended.
+        SystemExit: SIGTERM arrived; the workers have ended.
     """
     _set_environment(spec)
     check_resources(spec.cfg)
@@ -56,7 +59,7 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
     points = read_curve(curve)
     trainer = _Trainer(
         _train,
-        # What the listing told of the pairs is the driver's alone, and half of what would travel.
+        # Without the listing's facts about files, which the workers do not need: half of the bytes.
         train_loop_config={"spec": spec.without_listing()},
         scaling_config=ScalingConfig(
             num_workers=cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers),
@@ -88,10 +91,10 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train, whose run an exception in the driver ends.
+    """A TorchTrainer whose run ends with an exception in the driver, and passes that on.
 
-    Ray Train takes Ctrl-C for itself, waits with it until the workers have started, and then ends the process without a
-    word to those who called.
+    Ray Train installs its own handler of Ctrl-C, which waits until the workers have started and then ends the process,
+    so that a caller never sees the KeyboardInterrupt.
     """
 
     _controller: ray.actor.ActorHandle | None = None
@@ -114,12 +117,12 @@ class _Trainer(TorchTrainer):
         except GetTimeoutError:
             ray.kill(self._controller)  # its workers, which it owns, end with it
         except RayError:
-            pass  # it has ended, which is how it answers
+            pass  # the controller has ended, as it was told to
 
 
 @contextlib.contextmanager
 def _sigterm_ends(label: str) -> Iterator[None]:
-    """Turn SIGTERM, as `ray job stop` sends it, into a SystemExit for the length of a `with` block, and say so."""
+    """Turn SIGTERM, which `ray job stop` sends, into a logged SystemExit while a `with` block runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -138,7 +141,7 @@ def _sigterm_ends(label: str) -> Iterator[None]:
     except SystemExit as error:
         if not asked:
             raise
-        # Where Ray was waiting it makes a SystemExit of its own of ours, with status 1.
+        # If Ray was waiting for an answer, it replaces our SystemExit by its own, with status 1.
         raise SystemExit(EXIT_CODE) from error
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -146,17 +149,17 @@ def _sigterm_ends(label: str) -> Iterator[None]:
 
 def _set_environment(spec: TrainingSpec) -> None:
     if spec.cfg.training.min_workers is not None:
-        # A lost node is counted for a while, and a group that is asked for with it cannot start: give up sooner.
+        # Ray counts a lost node for a while, and a worker group that needs it cannot start: give up on it sooner.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
     if len(ray.nodes()) == 1:
-        # The watch for nodes about to be reclaimed: a process to start for nothing where no other would be left.
+        # The preemption watcher is a process of its own, and useless on a cluster of one node.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
 
 def _train(config: dict[str, Any]) -> Any:
-    """The workers' loop, imported in the worker: torch and a student's libraries take seconds."""
+    """Run the workers' loop, which is imported in the worker: importing torch in the driver would take seconds."""
     from gmd_ray.training.worker.loop import train
 
     return train(config)

@@ -1,4 +1,4 @@
-"""Going on with a fine-tune: only with the settings, the pairs and the student that it was begun with."""
+"""Resuming a fine-tune, which needs the settings, pairs and student weights that it was begun with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gmd_ray.training.run_files import CURVE, DONE, SETTINGS, read_json, write_j
 from gmd_ray.training.spec import TrainingSpec, finetuned_path, make_spec
 
 _OF_THE_STORE = ("accepted pairs", "ground truth")
-"""Settings that `generate` may still change."""
+"""Keys of `TrainingSpec.settings` that a run of `generate` may still change."""
 
 
 def refuse_begun(
@@ -25,32 +25,35 @@ def refuse_begun(
     generated: bool = True,
     inputs: RunInputs | None = None,
 ) -> None:
-    """Refuse settings that do not fit a fine-tune which was begun or finished; nothing is written, Ray is not needed.
+    """Refuse settings that differ from those of a begun or finished fine-tune; write nothing, need no Ray.
 
     Args:
-        generated: the pair store stands as the fine-tune will find it. Without, `generate` comes first, and the
-            accepted pairs are not compared.
-        inputs: the listings that the run shares; by default new ones.
+        cfg: the settings.
+        name: see `finetune`.
+        seed: see `finetune`.
+        generated: whether the pair store is complete. If False, `generate` runs first, and the accepted pairs are not
+            compared.
+        inputs: see `finetune`.
 
     Raises:
-        ResumeMismatchError: naming what differs.
-        ConfigError, DataError: as `make_spec`.
+        ResumeMismatchError: settings differ; the message names them.
+        ConfigError, DataError: see `make_spec`.
     """
     if is_begun(Path(finetuned_path(cfg, name, seed)).parent):
         refuse_other_settings(make_spec(cfg, name, seed, targets=generated, inputs=inputs), generated=generated)
 
 
 def refuse_other_settings(spec: TrainingSpec, *, generated: bool = True) -> dict[str, Any]:
-    """Hold the settings against those that the directory's checkpoints or student were made with; nothing is written.
+    """Compare the settings with those that the directory's checkpoints or student were made with; write nothing.
 
-    Source files are compared by name, size and time, without reading them.
+    Source files are compared by name, size and time of change, without reading them.
 
     Returns:
-        The settings, as `TrainingSpec.settings`.
+        `spec.settings()`.
 
     Raises:
-        ResumeMismatchError: naming the keys or the source files that differ.
-        DataError: the directory's own settings are missing or damaged.
+        ResumeMismatchError: settings or source files differ; the message names them.
+        DataError: the directory's settings file is missing or damaged.
     """
     now = spec.settings()
     if not is_begun(Path(spec.directory)):
@@ -61,15 +64,17 @@ def refuse_other_settings(spec: TrainingSpec, *, generated: bool = True) -> dict
     if differing:
         changes = "; ".join(f"{key}: {before.get(key)} before, {now.get(key)} now" for key in differing)
         raise ResumeMismatchError(
-            f"{spec.directory} was begun with other settings ({changes}): remove it, or give another out="
+            f"{spec.directory} was begun with other settings ({changes}); remove it, or give another out="
         )
     sources.compare(spec)
     return now
 
 
 def check_settings(spec: TrainingSpec) -> dict[str, Any]:
-    """As `refuse_other_settings`; and source files in doubt are read, and where the fine-tune is about to begin,
-    settings and source files are written down.
+    """Check the settings as `refuse_other_settings` does, and keep the record of them up to date.
+
+    For a begun fine-tune, source files whose time alone differs are read and compared by content. For a new one,
+    settings and digests of the source files are written to its directory.
     """
     now = refuse_other_settings(spec)
     directory, interval_s = Path(spec.directory), spec.cfg.log_interval_s
@@ -80,10 +85,10 @@ def check_settings(spec: TrainingSpec) -> dict[str, Any]:
     changed = path.is_file() and read_json(path) != now
     write_json(path, now)
     if sources.remember(spec, interval_s) or changed:
-        Path(spec.directory, CURVE).unlink(missing_ok=True)  # of a run that never reached a checkpoint
+        Path(spec.directory, CURVE).unlink(missing_ok=True)  # it is from a run that never reached a checkpoint
     return now
 
 
 def is_begun(directory: Path) -> bool:
-    """Whether a fine-tune has left anything there that depends on its settings: a checkpoint, or its student."""
+    """Return whether a fine-tune's directory holds anything that depends on its settings: a checkpoint or a student."""
     return has_checkpoints(directory) or (directory / DONE).is_file()

@@ -111,7 +111,7 @@ def test_the_one_before_a_torn_checkpoint_is_used(tmp_path: Path, caplog: pytest
     settle_checkpoints(spec, "finetune adapted")
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert str(train / "step_00000012" / "state.pt") in line
-    assert line.endswith("going on from step 8")
+    assert line.endswith("resuming from step 8")
     assert _as_ray_sees_it(spec) == ("step_00000008", ["step_00000008"])
 
 
@@ -122,7 +122,7 @@ def test_where_none_is_whole_the_line_names_the_file_and_what_to_do(tmp_path: Pa
     with pytest.raises(DataError) as caught:
         settle_checkpoints(spec, "finetune adapted")
     assert str(train / "step_00000012" / "state.pt") in str(caught.value)
-    assert f"remove {train} to begin anew" in str(caught.value)
+    assert f"remove {train} to start over" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -142,7 +142,7 @@ def test_a_torn_list_is_made_again_from_the_folders(
     snapshot.unlink() if content is None else snapshot.write_bytes(content)
     settle_checkpoints(spec, "finetune adapted")
     assert _as_ray_sees_it(spec) == ("step_00000012", ["step_00000004", "step_00000008", "step_00000012"])
-    assert f"{snapshot} is torn or missing: going on from step 12" in caplog.text
+    assert f"{snapshot} is damaged or missing: resuming from step 12" in caplog.text
 
 
 def test_a_run_killed_at_its_first_checkpoint_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -150,7 +150,7 @@ def test_a_run_killed_at_its_first_checkpoint_begins_anew(tmp_path: Path, caplog
     (train / "checkpoint_manager_snapshot.json").unlink()
     _tear(train / "step_00000004" / "state.pt", "cut in half")
     settle_checkpoints(spec, "finetune adapted")
-    assert "beginning anew" in caplog.text
+    assert "starting from step 0" in caplog.text
     assert not (train / "checkpoint_manager_snapshot.json").exists()
     (train / "checkpoint_manager_snapshot.json").write_bytes(b"")
     (train / "step_00000004" / "state.pt").unlink()
@@ -165,7 +165,7 @@ def test_a_torn_best_checkpoint_is_made_again_from_before_it(tmp_path: Path, cap
     assert _as_ray_sees_it(spec)[0] == "step_00000012"
     _tear(train / "step_00000008" / "state.pt", "cut in half")
     settle_checkpoints(spec, "finetune adapted")
-    assert f"{train}/step_00000008/state.pt is torn: going on from step 4" in caplog.text
+    assert f"{train}/step_00000008/state.pt is incomplete: resuming from step 4" in caplog.text
     assert _as_ray_sees_it(spec) == ("step_00000004", ["step_00000004"])
 
 

@@ -34,7 +34,7 @@ def test_a_torn_checkpoint_or_student_costs_no_bit_of_the_weights(
     last = student.parent / "train" / "step_00000012" / "state.pt"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
     assert finetune(cfg, "adapted").resumed_from == 8
-    assert f"{last} is torn: going on from step 8" in caplog.text
+    assert f"{last} is incomplete: resuming from step 8" in caplog.text
     again = torch.load(student, weights_only=True)
     assert all(torch.equal(again[key], value) for key, value in undisturbed.items())
 
@@ -42,7 +42,7 @@ def test_a_torn_checkpoint_or_student_costs_no_bit_of_the_weights(
     for state in student.parent.glob("train/step_*/state.pt"):
         state.write_bytes(b"")
     started = time.monotonic()
-    with pytest.raises(DataError, match=r"no checkpoint is whole .*state\.pt is empty.* remove .*train to begin anew"):
+    with pytest.raises(DataError, match=r"no checkpoint is intact .*state\.pt is empty.* remove .*train to start over"):
         finetune(cfg, "adapted")
     assert time.monotonic() - started < 20, "before any worker starts"
 

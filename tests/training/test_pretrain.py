@@ -105,7 +105,7 @@ def test_settings_of_a_begun_training_are_refused_without_a_trace(
         refuse_begun_pretraining(cfg)
     cfg.pretrain.arguments = SWINIR | {"embed_dim": 24}
     before = sorted(Path(spec.directory).rglob("*"))
-    with pytest.raises(ResumeMismatchError, match=r"another start .*pretrain\.arguments"):
+    with pytest.raises(ResumeMismatchError, match=r"other initial weights .*pretrain\.arguments"):
         refuse_begun_pretraining(cfg)
     assert sorted(Path(spec.directory).rglob("*")) == before
 

@@ -1,8 +1,8 @@
-"""What the source images were when a fine-tune began: one that changed under its name is another image.
+"""A record of the source images of a fine-tune, which refuses images that changed under their names.
 
 `sources.parquet` in the fine-tune's directory has a row for every file: size, time of the last change and a digest of
-the content. Where size and time are as they were, one listing is all that a resume costs; where the time alone differs,
-as after a copy, the content decides.
+the content. If size and time are unchanged, a resume costs one listing; if the time alone differs, as after a copy, the
+content decides.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ SCHEMA = pa.schema(
         ("digest", pa.string()),
     ]
 )
-"""`key` is the side and the name, `hq/city/a.png`: the same wherever the folders lie. `size` and `modified` are null
-where the listing does not tell."""
+"""`key` is the side and the file's id, as in `hq/city/a.png`, which does not change when the folder moves. `size` and
+`modified` are null if the listing does not have them."""
 
 _THREADS = 8
 _AHEAD = 64
-"""Files that wait to be read: a million futures at once are memory for nothing."""
+"""Files that are queued for reading at a time: a million futures at once would waste memory."""
 
 
 class SourceFile(NamedTuple):
-    """What is known of a file."""
+    """One row of the record."""
 
     size: int | None
     modified: datetime | None
@@ -52,24 +52,24 @@ class SourceFile(NamedTuple):
 
 
 Record = dict[str, SourceFile]
-"""By key."""
+"""Rows by `key`."""
 
 
 @dataclass(frozen=True)
 class Doubts:
-    """What a comparison by size and time leaves open."""
+    """The result of a comparison by size and time."""
 
     record: Record
-    """As the fine-tune began; empty where it kept none."""
+    """The record of the fine-tune's beginning; empty if it kept none."""
     unread: dict[str, ImageFile]
-    """Files whose content has to be looked at."""
+    """Files whose content has to be compared."""
 
 
 def compare(spec: TrainingSpec) -> Doubts:
-    """Hold the source files against those that the fine-tune was begun with, by name, size and time; nothing is read.
+    """Compare the source files with those that the fine-tune was begun with, by name, size and time, without reading.
 
     Raises:
-        ResumeMismatchError: naming files that have changed.
+        ResumeMismatchError: files have changed; the message names some.
         DataError: the record is damaged.
     """
     record = _read(Path(spec.directory, NAME))
@@ -78,18 +78,18 @@ def compare(spec: TrainingSpec) -> Doubts:
     now = files_of(spec)
     if changed := [key for key, file in now.items() if key in record and _has_other_size(record[key], file)]:
         raise ResumeMismatchError(_changed(spec, [now[key].uri for key in changed]))
-    # Which files there are is a matter of the settings (`source pairs`); those of the validation stand here alone.
+    # The setting `source pairs` compares the names of the training files; this finds changed names of validation files.
     if strange := now.keys() ^ record.keys():
         raise ResumeMismatchError(_changed(spec, sorted(strange)))
     return Doubts(record, {key: file for key, file in now.items() if not _is_unchanged(record[key], file)})
 
 
 def settle(spec: TrainingSpec, doubts: Doubts, interval_s: float) -> None:
-    """Read the files that are in doubt, and keep the times that they have now.
+    """Read the files that `compare` could not decide on, and record their new times if the content is the same.
 
     Raises:
-        ResumeMismatchError: naming files that have changed.
-        DataError: a file that cannot be read.
+        ResumeMismatchError: files have changed; the message names some.
+        DataError: a file cannot be read.
     """
     if not doubts.unread:
         return
@@ -102,15 +102,16 @@ def settle(spec: TrainingSpec, doubts: Doubts, interval_s: float) -> None:
 
 
 def remember(spec: TrainingSpec, interval_s: float) -> bool:
-    """Write the record of a fine-tune that is about to begin: each file is read once.
+    """Write the record of a fine-tune that is about to begin, reading each file once.
 
-    What this fine-tune or one beside it has read before, and has kept size and time, is not read again.
+    Files that the record of this run or of another fine-tune beside it has with the same size and time are not read
+    again.
 
     Returns:
-        Whether files differ from those that an earlier start, which came to no checkpoint, found.
+        True if files differ from those of an earlier start that reached no checkpoint.
 
     Raises:
-        DataError: a file that cannot be read.
+        DataError: a file cannot be read.
     """
     now = files_of(spec)
     path = Path(spec.directory, NAME)
@@ -130,7 +131,7 @@ def remember(spec: TrainingSpec, interval_s: float) -> bool:
 
 
 def files_of(spec: TrainingSpec) -> dict[str, ImageFile]:
-    """Key -> file of all that the weights depend on; the validation's where it picks what is exported."""
+    """The files that the weights depend on, by key; validation files are among them if they choose the export."""
     files = _by_key("", spec.source)
     if spec.cfg.training.export == "best":
         files |= _by_key("held-out ", spec.validation)
@@ -148,12 +149,12 @@ def _has_other_size(row: SourceFile, file: ImageFile) -> bool:
 
 
 def _is_unchanged(row: SourceFile, file: ImageFile) -> bool:
-    """By what the listing tells. A file of an LMDB has no size, and the time of the whole store."""
+    """Compare size and time of change. A file in an LMDB has no size, and the time of the whole store."""
     return file.modified is not None and (row.size, row.modified) == (file.size, file.modified)
 
 
 def _digests(files: dict[str, ImageFile], label: str, interval_s: float) -> dict[str, str]:
-    """Key -> digest of the content, read by several threads."""
+    """Digests of the files' content by key, read by several threads."""
     if not files:
         return {}
     found: dict[str, str] = {}
@@ -181,8 +182,8 @@ def _digest(file: ImageFile) -> str:
 def _changed(spec: TrainingSpec, names: Sequence[str]) -> str:
     some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return (
-        f"{spec.directory} was begun with other source images ({some}): put them back, or remove the directory to "
-        f"train anew, or give another out="
+        f"{spec.directory} was begun with other source images ({some}); restore them, or remove the directory to "
+        f"train from the start, or give another out="
     )
 
 
@@ -193,7 +194,7 @@ def _read(path: Path) -> Record:
         columns = pq.read_table(path, schema=SCHEMA).to_pydict()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: damaged ({reason}); remove it where the source is as it was") from error
+        raise DataError(f"{path}: damaged ({reason}); remove it if the source images have not changed") from error
     rows = map(SourceFile, columns["size"], columns["modified"], columns["digest"])
     return dict(zip(columns["key"], rows, strict=True))
 

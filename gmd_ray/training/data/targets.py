@@ -1,4 +1,4 @@
-"""The accepted pairs that a fine-tune learns from, found out by the driver."""
+"""The accepted pairs that a fine-tune learns from, selected by the driver."""
 
 from __future__ import annotations
 
@@ -18,31 +18,36 @@ from gmd_ray.training.digests import digest
 
 @dataclass(frozen=True)
 class AcceptedPairs:
-    """The accepted view of a pair store, as the driver saw it."""
+    """The accepted pairs of a store at the time when the driver read it."""
 
     store_url: str
     threshold: float
     higher_is_better: bool
     median: bool
-    """Take the median-filtered `restored` for the target, not the pseudo-target."""
+    """If True, the target is the median-filtered `restored` instead of the pseudo-target."""
     strangers: tuple[str, ...]
-    """Rows of images that are no longer among the store's inputs: left out."""
+    """Ids of images that are no longer among the store's inputs; their rows are left out."""
     ids: tuple[str, ...]
-    """Sorted; the order that `Draw.index` counts in."""
+    """Ids of the pairs, sorted; `Draw.index` is a position in this tuple."""
     digest: str
-    """Of ids, scores, the fingerprints of the models that made the rows, and the digests of the photos."""
+    """Digest of ids, scores, the fingerprints of the models that made the rows, and the digests of the photos."""
     fidelity: FidelityBound | None = None
-    """The second opinion asked for."""
+    """The bound on fidelity that pairs have to meet; None if there is none."""
     truths: tuple[str, ...] = ()
-    """URIs of ground truth that is taken for the target instead, one for each id; empty but for `supervised`."""
+    """For the control `supervised`, URIs of the ground truth of each id, used as targets; else empty."""
 
 
 def accepted_pairs(cfg: Config, name: str, inputs: RunInputs | None = None) -> AcceptedPairs:
-    """The accepted pairs of `<out>/pairs` as the fine-tune of this name takes them.
+    """Select the accepted pairs of `<out>/pairs` for a fine-tune.
+
+    Args:
+        cfg: the settings; `scorer.threshold` and `scorer.fidelity_bound` decide.
+        name: see `finetune`.
+        inputs: see `finetune`.
 
     Raises:
-        ConfigError: settings that cannot be met.
-        DataError: no finished pair store, no accepted pairs, or photos without the ground truth that is asked for.
+        ConfigError: a setting that this fine-tune needs is missing.
+        DataError: no finished pair store, no accepted pairs, or photos without ground truth for `supervised`.
     """
     median = name == "median"
     url = os.path.join(os.path.abspath(cfg.out), "pairs")
@@ -81,7 +86,10 @@ def accepted_pairs(cfg: Config, name: str, inputs: RunInputs | None = None) -> A
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without the digest of its photo where a store is older than that: its fine-tunes are, too."""
+    """The row for the digest of `AcceptedPairs`.
+
+    Older stores have no digests of photos, and fine-tunes begun on them computed theirs without that column.
+    """
     return row if row["digest"] is not None else {key: value for key, value in row.items() if key != "digest"}
 
 

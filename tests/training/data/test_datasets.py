@@ -143,7 +143,7 @@ def test_a_pair_without_a_whole_image_is_named(tmp_path: Path, broken: object) -
     rows = [pair_row(i) for i in range(4)]
     rows[2]["lq"] = rows[2]["lq"][:-20] if broken == "truncated" else broken
     write_store(tmp_path, rows)
-    with pytest.raises(DataError, match=r"002\.png has no whole PNG in column lq"):
+    with pytest.raises(DataError, match=r"002\.png has no complete PNG in column lq"):
         TargetPairs(_target_plan(tmp_path), scale=1, patch=8, flip=False)
 
 
