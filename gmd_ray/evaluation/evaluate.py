@@ -1,4 +1,4 @@
-"""Baseline against adapted students, on held-out images."""
+"""`evaluate`: comparing the baseline with adapted students on held-out images."""
 
 from __future__ import annotations
 
@@ -37,22 +37,23 @@ def evaluate(
 ) -> Evaluation:
     """Measure students on the test sets of `cfg.evaluation`.
 
-    One Ray Data stream over the test images; each actor holds every student, every metric and, where
-    `cfg.evaluation.online` asks for rows such as `baseline+teacher`, the teacher. Writes
-    `<out>/evaluation/metrics.parquet` (a row for each image, student and metric), `pictures.parquet` (what the report
-    shows) and `table.md`, and leaves the means with the recorder as `<dataset>/<student>/<metric>`.
+    The test images pass through one Ray Data stream. Each actor holds all students, all metrics and, if
+    `cfg.evaluation.online` asks for rows such as `baseline+teacher`, the teacher. The call writes
+    `<out>/evaluation/metrics.parquet` (a row for each image, student and metric), `pictures.parquet` (the pictures of
+    the report) and `table.md`, and gives the means to the recorder as `<dataset>/<student>/<metric>`.
 
     Args:
-        cfg: the run.
-        students: name -> checkpoint, `baseline` first. Where the students keep the size of their input, the input
-            itself is measured too, as `lq`.
-        recorder: where figures and tables go.
-        inputs: the listings that the run shares; by default new ones.
+        cfg: the settings.
+        students: paths of checkpoints by name, `baseline` first. If the students keep the size of their input, the
+            input itself is measured too, as `lq`.
+        recorder: gets figures and tables.
+        inputs: folder listings that the run shares; the folders are listed here if it is None.
 
     Raises:
         ConfigError: no test set, an unknown metric, a student called `lq`, or an unknown name in `evaluation.online`.
         DataError: test images without their partner.
-        ModelError: a checkpoint that does not load.
+        ModelError: a checkpoint cannot be loaded.
+        GmdError: Ray ended the evaluation.
     """
     recorder = recorder or NullRecorder()
     _check(cfg, students)
@@ -94,7 +95,7 @@ def _check(cfg: Config, students: Mapping[str, str]) -> None:
 
 
 def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measured: int) -> pa.Table:
-    """Rows of schema `judge.SCHEMA`, in the order of their arrival."""
+    """Measure the items with a pool of actors: rows of schema `actor.SCHEMA`, in the order of their arrival."""
     import ray.data
     from ray.exceptions import RayError
 
@@ -129,9 +130,9 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
 
 
 def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: pa.Table) -> Evaluation:
-    """Sort what `EvaluationActor` said of the items, in whatever order it came, into an evaluation."""
+    """Build an evaluation from the rows of `EvaluationActor`, which may come in any order."""
     has_metric = pc.field("metric").is_valid() & ~pc.field("features").is_valid()
-    # By name and not by arrival, so that the same run writes the same file.
+    # Sorted by name and not by arrival, so that the same run writes the same file.
     order = [(name, "ascending") for name in ("dataset", "id", "student", "metric")]
     of_sets = pa.Table.from_pylist(list(_set_rows(table)), schema=ROWS)
     rows = pa.concat_tables([table.filter(has_metric).select(ROWS.names), of_sets]).sort_by(order)
@@ -152,7 +153,7 @@ def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: 
 
 
 def _set_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """A row for the whole of each test set, of every metric that compares sets."""
+    """One row per test set, student and metric for the metrics that compare sets of images, such as FID."""
     features: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for row in table.filter(pc.field("features").is_valid()).to_pylist():
         key = (row["dataset"], row["student"], row["metric"])
@@ -170,8 +171,8 @@ def _set_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _contents(cfg: Config, table: pa.Table) -> dict[str, str]:
-    """A digest of the pictures of each test set: two folders may well hold the same names."""
-    made = cfg.evaluation.source_lq is None  # then what degrades the source is part of it
+    """A digest of the pixels of each test set; two folders may hold different images under the same names."""
+    made = cfg.evaluation.source_lq is None  # then the degradation is part of the test set
     degradation = [cfg.source.degradation, cfg.source.degradation_args, cfg.seed] if made else None
     lines: dict[str, list[str]] = {}
     for row in table.filter(pc.field("content").is_valid()).to_pylist():
@@ -184,7 +185,7 @@ def _contents(cfg: Config, table: pa.Table) -> dict[str, str]:
 
 
 def _costs(table: pa.Table) -> dict[str, dict[str, InferenceCost]]:
-    """Of every student on every test set."""
+    """The cost of every student on every test set."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in table.filter(pc.field("seconds").is_valid()).to_pylist():
         found.setdefault((row["dataset"], row["student"]), []).append(row)

@@ -1,4 +1,4 @@
-"""Rows of pictures for the report."""
+"""Rows of pictures for the report and the contact sheet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gmd_ray.images.sets.run_inputs import RunInputs
 
 NAMES = {"lq": "LQ input", BASELINE: "restored (baseline)", "pseudo_target": "pseudo-target", "hq": "ground truth"}
 SHOWN = ("lq", "restored", "pseudo_target")
-"""Of a row of the pair store."""
+"""Columns of the pair store that the report shows."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class Figure:
 
     name: str
     src: str
-    """data: URI of a PNG."""
+    """The PNG as a `data:` URI."""
     width: int
-    """CSS pixels."""
+    """Width on the page, in CSS pixels."""
     note: str = ""
     best: bool = False
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """The versions of one image side by side."""
+    """Versions of one image, side by side."""
 
     id: str
     figures: list[Figure]
@@ -49,13 +49,13 @@ class PictureRow:
 
 
 def held_out_rows(evaluation: Evaluation, dataset: str) -> list[PictureRow]:
-    """Input, every student's output and the ground truth, with the PSNR of each where it was measured."""
+    """The test images: input, output of every student and ground truth, with PSNR if it was measured."""
     rows = []
     for image in evaluation.pictured(dataset):
         pngs = {name: evaluation.picture(dataset, image, name) for name in ("lq", *evaluation.students, "hq")}
         psnr = {name: evaluation.values(name, dataset, "psnr").get(image) for name in pngs}
         best = max((value for value in psnr.values() if value is not None), default=None)
-        # All at the width of an output, the input too where a student enlarges.
+        # All pictures get the width of an output; the input is enlarged for students of a scale above 1.
         width = max(_width(png) for png in pngs.values() if png is not None)
         figures = [
             Figure(NAMES.get(name, name), _uri(png), width, _db(psnr[name]), best is not None and psnr[name] == best)
@@ -69,7 +69,7 @@ def held_out_rows(evaluation: Evaluation, dataset: str) -> list[PictureRow]:
 def pair_rows(
     cfg: Config, store: PairStore, evaluation: Evaluation, inputs: RunInputs
 ) -> tuple[list[PictureRow], list[PictureRow]]:
-    """Accepted and rejected pairs of the store: LQ, restored, pseudo-target, the adapted student's output, truth."""
+    """Accepted and rejected pairs: LQ, restored, pseudo-target, output of the adapted student, and ground truth."""
     shown = shown_pairs(store, cfg.evaluation.report_images)
     images = store.images(shown)
     truth = _truths(cfg, shown, inputs)
@@ -91,10 +91,12 @@ def pair_rows(
 
 
 def pair_row(image: str, pngs: Mapping[str, bytes], note: str) -> PictureRow:
-    """Images of a row of the pair store side by side, in the order given, cut to their centre.
+    """Images of one row of the pair store side by side, in the order given, cut to their centre.
 
     Args:
-        pngs: column -> PNG; `pseudo_target` among them.
+        image: id of the row.
+        pngs: PNGs by column, `lq` and `pseudo_target` among them.
+        note: text beside the id.
     """
     parts = _centred({name: decode_png(png) for name, png in pngs.items()})
     width = _zoom(parts["pseudo_target"].shape[1])
@@ -104,13 +106,13 @@ def pair_row(image: str, pngs: Mapping[str, bytes], note: str) -> PictureRow:
 
 
 def _centred(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same middle of every image of a pair; that of `lq` is smaller by the student's scale."""
+    """The same centre of all images of a pair; that of `lq` is smaller by the student's scale."""
     scale = parts["pseudo_target"].shape[1] // parts["lq"].shape[1]
     return {name: centre(part, PICTURE_SIDE // (scale if name == "lq" else 1)) for name, part in parts.items()}
 
 
 def _truths(cfg: Config, ids: Sequence[str], inputs: RunInputs) -> Mapping[str, str]:
-    """URIs of the ground truth of target images by their id, paired by path without extension."""
+    """URIs of the ground truth of target images by id, paired by path without extension."""
     if cfg.evaluation.pairs_hq is None:
         return {}
     listing = inputs.folder(cfg.evaluation.pairs_hq)
@@ -122,12 +124,12 @@ def _truths(cfg: Config, ids: Sequence[str], inputs: RunInputs) -> Mapping[str, 
 def _read(uri: str, gray: bool) -> np.ndarray | None:
     try:
         return decode_image(read_file(uri), gray=gray)
-    except GmdError:  # what the report cannot show it leaves out; the ground truth plays no part in the run
+    except GmdError:  # the ground truth is for the report alone, which leaves the picture out
         return None
 
 
 def _psnr(part: np.ndarray, hq: np.ndarray | None) -> str:
-    """PSNR in dB over RGB where there is a ground truth of the same size, and another picture than it."""
+    """The PSNR over RGB as text; empty for the ground truth itself, and without one of the same size."""
     if hq is None or hq is part or hq.shape != part.shape:
         return ""
     error = float(np.mean((part.astype(np.float64) - hq) ** 2))
@@ -143,7 +145,7 @@ def _uri(png: bytes) -> str:
 
 
 def _width(png: bytes) -> int:
-    """CSS width of a picture: the PNG header says how wide it is."""
+    """The CSS width of a picture, from the width in its PNG header."""
     return _zoom(png_size(png)[0])
 
 

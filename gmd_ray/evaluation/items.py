@@ -1,4 +1,4 @@
-"""What to measure: the images of the test sets, and which of them to keep pictures of."""
+"""The images of the test sets, and the choice of those that the report shows."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from gmd_ray.images.sets.run_inputs import RunInputs
 T = TypeVar("T")
 
 Item = dict[str, Any]
-"""A row of the stream: `dataset`, `id`, URIs `lq` and `hq` ("" for none), `data` (the LQ image's bytes where there is
-no URI) and `picture` (keep PNGs for the report)."""
+"""One row of the stream: `dataset`, `id`, URIs `lq` and `hq` ("" for none), `data` (the bytes of an LQ image without a
+URI) and `picture` (True if PNGs are kept for the report)."""
 
 
 def held_out_items(cfg: Config, inputs: RunInputs | None = None) -> list[Item]:
-    """The target and source test sets of `cfg.evaluation`, sorted by id within each.
+    """List the target and source test sets of `cfg.evaluation`, each sorted by id.
 
     Args:
-        inputs: the listings that the run shares; by default new ones.
+        cfg: the settings.
+        inputs: folder listings that the run shares; the folders are listed here if it is None.
 
     Raises:
-        ConfigError: no test set is configured, or one that cannot be read as pairs.
+        ConfigError: no test set is set, or one side of a test set is missing.
         DataError: images without their partner.
     """
     e, inputs = cfg.evaluation, inputs or RunInputs()
     if e.target_hq is not None and e.target_lq is None:
-        raise ConfigError("evaluation.target_hq is set without evaluation.target_lq: name the folder of the inputs too")
+        raise ConfigError("evaluation.target_hq is set without evaluation.target_lq: set the folder of the inputs too")
     if e.source_lq is not None and e.source_hq is None:
         raise ConfigError("evaluation.source_lq is set without evaluation.source_hq: a source test set needs both")
     if e.target_lq is None and e.source_hq is None:
@@ -53,10 +54,10 @@ def held_out_items(cfg: Config, inputs: RunInputs | None = None) -> list[Item]:
 
 
 def students_with_teacher(cfg: Config, students: Iterable[str]) -> list[str]:
-    """The students whose output the teacher projects at test time (`evaluation.online`), in their own order.
+    """The students whose output the teacher projects at test time (`evaluation.online`), in the order of `students`.
 
     Raises:
-        ConfigError: a name that is no student's.
+        ConfigError: `evaluation.online` names an unknown student.
     """
     known, online = list(students), cfg.evaluation.online
     if isinstance(online, bool):
@@ -68,7 +69,7 @@ def students_with_teacher(cfg: Config, students: Iterable[str]) -> list[str]:
 
 
 def with_teacher_row(student: str) -> str:
-    """The row of a student and then the teacher."""
+    """The name of the table row for a student followed by the teacher."""
     return f"{student}+teacher"
 
 
@@ -77,7 +78,7 @@ def _item(dataset: str, image: str, lq: str | None, hq: str | None) -> Item:
 
 
 def spread(items: Sequence[T], n: int) -> list[T]:
-    """At most n items, evenly over the sequence, both ends included: chosen by place, not by how they look."""
+    """At most n items, evenly spaced over the sequence, both ends included: chosen by position, not by result."""
     if len(items) <= n:
         return list(items)
     if n < 2:

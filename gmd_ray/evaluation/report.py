@@ -1,4 +1,4 @@
-"""The visual report: one HTML file that needs nothing beside itself."""
+"""The visual report: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from gmd_ray.progress import NullRecorder, Recorder
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
 SIGNIFICANT = 2.0
-"""Standard errors from zero at which a difference is coloured."""
+"""Number of standard errors beyond which a difference is coloured."""
 
 
 class PromotionOutcome(Protocol):
-    """What the promotion gates said; `gmd_ray.tracking.Decision` is one."""
+    """The decision of the promotion gates, as `gmd_ray.tracking.Decision` has it."""
 
     @property
     def promoted(self) -> bool: ...
@@ -58,13 +58,20 @@ def write_report(
     decision: PromotionOutcome | None = None,
     inputs: RunInputs | None = None,
 ) -> str:
-    """Write `<out>/report.html`: figures, gate, pair store and pictures of a run.
+    """Write `<out>/report.html`: figures, promotion, pair store and pictures of a run.
 
-    Everything is optional but the evaluation: what a run does not have (a pair store, ground truth, a training log, a
-    registry) is left out.
+    Only the evaluation is required. Sections for which a run has nothing (no pair store, ground truth, training log or
+    registry) are left out.
+
+    Args:
+        cfg: the settings.
+        evaluation: the figures and pictures.
+        recorder: gets the report as an artifact.
+        decision: the decision of the promotion gates.
+        inputs: folder listings that the run shares; the folders are listed here if it is None.
 
     Returns:
-        the report's path.
+        The path of the report.
 
     Raises:
         DataError: the pair store is damaged.
@@ -98,14 +105,14 @@ def write_report(
         versions=_versions(),
     )
     path = f"{cfg.out.rstrip('/')}/report.html"
-    # Settings, manifest and URIs of failed rows may carry passwords, and reports are passed around.
+    # Settings, manifest and URIs of failed rows may contain passwords, and people send reports to each other.
     write_bytes(path, redact(page).encode())
     (recorder or NullRecorder()).artifact(path)
     return path
 
 
 def _headline(evaluation: Evaluation, datasets: Sequence[str]) -> dict[str, Any] | None:
-    """The gain of the adapted student in the first metric of the first test set that has one."""
+    """The gain of the adapted student, in the first metric with a value on the first test set that has one."""
     for dataset in datasets:
         for metric in evaluation.metrics:
             found = evaluation.difference(ADAPTED, dataset, metric, against=BASELINE)
@@ -126,7 +133,7 @@ def _headline(evaluation: Evaluation, datasets: Sequence[str]) -> dict[str, Any]
 
 
 def _verdict(found: Difference, higher_is_better: bool) -> str:
-    """Which way a difference points, where it is large enough to say."""
+    """Classify a difference as better, worse, or unclear (within `SIGNIFICANT` standard errors)."""
     if found.standard_error is None or abs(found.mean) <= SIGNIFICANT * found.standard_error:
         return "unclear"
     return "better" if (found.mean > 0) == higher_is_better else "worse"
@@ -149,7 +156,7 @@ def _counts(store: PairStore) -> dict[str, Any]:
 
 
 def _costs(cost: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, planned, taken) of the manifest's `cost`; a figure that nobody planned or knows is a dash."""
+    """Rows (name, planned, actual) of the manifest's `cost`; an unknown figure is a dash."""
     predicted, actual = cost.get("predicted") or {}, cost.get("actual") or {}
     currency = actual.get("currency", "")
     rows = [
@@ -171,7 +178,7 @@ def _costs(cost: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
-    """Cells of a metric table; the best mean of a column is marked, and differences beyond two standard errors."""
+    """The cells of a metric table, with marks for the best mean of a column and for clear differences."""
     metrics, note = columns(evaluation, dataset), cost_note(evaluation, dataset)
     best: dict[str, float] = {}
     for metric in metrics:
@@ -219,11 +226,11 @@ def _charts(cfg: Config, store: PairStore | None) -> list[dict[str, Any]]:
 
 
 def _losses(cfg: Config) -> dict[str, list[tuple[float, float]]]:
-    """(step, loss) of every fine-tune that left its `curve.jsonl` under `<out>/finetune/<name>`."""
+    """Pairs (step, loss) of each fine-tune that has a `curve.jsonl` in `<out>/finetune/<name>`."""
     series = {}
     for name in (ADAPTED, *cfg.controls):
         data = read_bytes(f"{cfg.out.rstrip('/')}/finetune/{name}/curve.jsonl") or b""
-        whole = data[: data.rfind(b"\n") + 1]  # a run that was killed may have left half a line
+        whole = data[: data.rfind(b"\n") + 1]  # a killed run may leave half a line
         logged = [figures for figures in map(json.loads, whole.splitlines()) if "loss" in figures]
         if logged:
             series[name] = [(figures["step"], figures["loss"]) for figures in logged]

@@ -71,9 +71,7 @@ def settle_checkpoints(spec: TrainingSpec, label: str) -> None:
         if not snapshot.exists():  # the run was killed while it wrote its first checkpoint
             log.warning("%s: no checkpoint is intact (%s): starting from step 0", label, named)
             return
-        raise DataError(
-            f"{label}: no checkpoint is intact ({named}); restore one, or remove {train} to train from the start"
-        )
+        raise DataError(f"{label}: no checkpoint is intact ({named}); restore one, or remove {train} to start over")
     for step, why in torn.items():
         log.warning("%s: %s %s: resuming from step %d", label, train / checkpoint_name(step) / STATE, why, chosen)
     if listed is None:

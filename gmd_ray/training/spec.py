@@ -175,7 +175,8 @@ def _validation(cfg: Config, inputs: RunInputs) -> tuple[PairFile, ...]:
     e = cfg.evaluation
     if e.source_hq is None:
         raise ConfigError(
-            "training.validate_every > 0 needs held-out source pairs: set evaluation.source_hq, or training.validate_every=0"
+            "training.validate_every > 0 needs held-out source pairs: set evaluation.source_hq, "
+            "or training.validate_every=0"
         )
     if e.source_lq is None and cfg.source.degradation is None:
         raise ConfigError("evaluation.source_hq has no inputs: set evaluation.source_lq, or source.degradation")

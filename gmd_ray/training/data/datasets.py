@@ -145,7 +145,7 @@ class TargetPairs:
     """
 
     def __init__(self, spec: AcceptedPairs, *, scale: int, patch: int, flip: bool, gray: bool = False) -> None:
-        self._plan, self._scale, self._patch, self._flip, self._gray = spec, scale, patch, flip, gray
+        self._pairs, self._scale, self._patch, self._flip, self._gray = spec, scale, patch, flip, gray
         self._file = tempfile.SpooledTemporaryFile(max_size=ENCODED_IN_MEMORY)  # noqa: SIM115 -- lives as long as this object
         self._lock = threading.Lock()
         places = {}
@@ -170,15 +170,15 @@ class TargetPairs:
         lq_place, target_place = self._places[index]
         lq = decode_png(self._read(*lq_place))
         if target_place is None:
-            target = _load(self._plan.truths[index], self._gray, self._scale)
+            target = _load(self._pairs.truths[index], self._gray, self._scale)
         else:
             target = decode_png(self._read(*target_place))
-        if self._plan.median:
+        if self._pairs.median:
             target = median(target)
         height, width = lq.shape[:2]
         if target.shape[:2] != (height * self._scale, width * self._scale):
             raise DataError(
-                f"pair {self._plan.ids[index]}: lq is {width}x{height}, "
+                f"pair {self._pairs.ids[index]}: lq is {width}x{height}, "
                 f"its target {target.shape[1]}x{target.shape[0]}; the student's scale is {self._scale}"
             )
         where = place(height, width, self._patch, self._flip, rng)
@@ -187,7 +187,7 @@ class TargetPairs:
     def _append(self, key: str, data: bytes | None, column: str) -> tuple[int, int]:
         if data is None or not (data.startswith(_PNG_HEAD) and data.endswith(_PNG_TAIL)):
             raise DataError(
-                f"{self._plan.store_url}: pair {key} has no complete PNG in column {column}; generate it again"
+                f"{self._pairs.store_url}: pair {key} has no complete PNG in column {column}; generate it again"
             )
         start = self._file.tell()
         self._file.write(data)
