@@ -17,16 +17,16 @@ from pyarrow import fs
 Item = TypeVar("Item")
 T = TypeVar("T")
 PAUSES_S = (1.0, 5.0)
-"""Between the attempts of `patiently`."""
+"""Between the attempts of `with_retries`."""
 TEMPORARY = ".tmp-"
 """Prefix of files being written; Parquet scans skip names that begin with a dot."""
 
 
 READERS = 32
-"""Files that `side_by_side` has open: on an object store each open is a round trip."""
+"""Files that `map_threads` has open: on an object store each open is a round trip."""
 
 
-def side_by_side(work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
+def map_threads(work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
     """What `work` makes of each item, in their order, by threads."""
     with ThreadPoolExecutor(READERS, thread_name_prefix="gmd-files") as pool:
         yield from pool.map(work, items)
@@ -37,7 +37,7 @@ def absolute(url: str) -> str:
     return url if "://" in url else os.path.abspath(url)
 
 
-def located(path: str | None) -> str | None:
+def absolute_if_exists(path: str | None) -> str | None:
     """`absolute` for what exists on this machine; a hub id stays as it is."""
     return os.path.abspath(path) if path is not None and os.path.exists(path) else path
 
@@ -71,7 +71,7 @@ def put(filesystem: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def patiently(work: Callable[[], T]) -> T:
+def with_retries(work: Callable[[], T]) -> T:
     """Do it again, twice at most, where storage fails: a network may recover in a moment.
 
     What will not change by itself (no such file, no permission) is raised at once.

@@ -26,6 +26,7 @@ from gmd_ray.images.listing import read_file
 from gmd_ray.images.sets.pairs import PairFile, load_pair
 from gmd_ray.quality import MetricUnavailable, load_metric, load_set_metric
 from gmd_ray.quality.protocol import Metric, SetMetric
+from gmd_ray.ray_utils.remote_errors import as_text
 from gmd_ray.students import load_student
 from gmd_ray.students.protocol import Student
 from gmd_ray.teachers import load_teacher
@@ -53,7 +54,7 @@ REFERENCE = "hq"
 """Value of `student` in rows with features of the ground truth."""
 
 FAILURE = "failure"
-"""`dataset` of a row that ends the evaluation: `id` is the type of the error, `error` its text."""
+"""Value of `dataset` in a row that ends the evaluation, whose `error` is from `remote_errors.as_text`."""
 
 PICTURE_SIDE = 320
 """Side in HQ pixels of the centre square that pictures of larger images are cut to, without resampling."""
@@ -122,8 +123,8 @@ class EvaluationActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.failure is not None:
-            # As a row: Ray would start an actor that fails again and again, and lose an exception's type on its way.
-            row = {"dataset": FAILURE, "id": type(self.failure).__name__, "error": str(self.failure)}
+            # The failure travels as a row: Ray would restart an actor that raises, and lose the type of the exception.
+            row = {"dataset": FAILURE, "error": as_text(self.failure)}
             return pa.Table.from_pylist([row], schema=SCHEMA)
         rows: list[dict[str, Any]] = []
         for item in batch.to_pylist():

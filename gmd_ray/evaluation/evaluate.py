@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import statistics
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gmd_ray import errors
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, GmdError, nearest
 from gmd_ray.evaluation.actor import ADAPTED, FAILURE, REFERENCE, SCHEMA, EvaluationActor
@@ -27,7 +25,9 @@ from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.quality import compare_sets, known_metrics
-from gmd_ray.ray_utils.pools import actor_pool
+from gmd_ray.ray_utils.pools import restarting_pool, silence
+from gmd_ray.ray_utils.remote_errors import from_text
+from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.evaluation")
 
@@ -101,20 +101,15 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
 
     pool = cfg.evaluation.pool
     blocks = math.ceil(len(items) / pool.batch_size)
-    with warnings.catch_warnings():
-        # The bounds on restarts leave in Ray 2.64; until then this pool has them, and pyproject.toml holds Ray below.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+    with restarting_pool(pool) as options:
         stream = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             EvaluationActor,
             fn_constructor_args=(cfg, dict(students)),
             batch_format="pyarrow",
             batch_size=pool.batch_size,
-            **actor_pool(pool),
-            max_restarts=2,
-            max_task_retries=2,
+            **options,
         )
-    stream.context.enable_progress_bars = False
-    stream.context.issue_detectors_config.detectors = []
+    silence(stream)
     tables = []
     try:
         with Progress("evaluate", measured, interval_s=cfg.log_interval_s) as progress:
@@ -125,7 +120,9 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
                 values = table.filter(pc.field("metric").is_valid())
                 progress.update(len(values.group_by(["dataset", "id"]).aggregate([])))
     except RayError as error:
-        raise GmdError(f"the evaluation broke: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise GmdError(
+            f"the evaluation stopped on a Ray error: {type(error).__name__}: {one_line(error, 300)}"
+        ) from error
     return pa.concat_tables([SCHEMA.empty_table(), *tables])
 
 
@@ -200,7 +197,7 @@ def _costs(table: pa.Table) -> dict[str, dict[str, InferenceCost]]:
 def _raise_failure(table: pa.Table) -> None:
     """Raise the error that an actor met while it loaded its models."""
     for row in table.filter(pc.field("dataset") == FAILURE).slice(0, 1).to_pylist():
-        raise getattr(errors, row["id"], GmdError)(row["error"])
+        raise from_text(row["error"])
 
 
 def _means(evaluation: Evaluation) -> dict[str, float]:

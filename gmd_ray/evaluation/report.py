@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
@@ -20,6 +19,7 @@ from gmd_ray.evaluation import svg
 from gmd_ray.evaluation.actor import ADAPTED
 from gmd_ray.evaluation.files import read_bytes, write_bytes
 from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
+from gmd_ray.evaluation.pages import render
 from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, PairStore, open_store
 from gmd_ray.evaluation.table import (
@@ -78,10 +78,8 @@ def write_report(
     """
     store = open_store(cfg)
     accepted, rejected = pair_rows(cfg, store, evaluation, inputs or RunInputs()) if store is not None else ([], [])
-    environment = Environment(
-        loader=PackageLoader("gmd_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
         out=cfg.out,
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=_headline(evaluation, evaluation.datasets),

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.evaluation.gallery import PictureRow, pair_row
-from gmd_ray.pairstore import manifest
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.evaluation.pages import render
+from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.schema import accepted, rows_dataset
-from gmd_ray.pairstore.store import PairStore, damage_told
+from gmd_ray.pairstore.store import PairStore, arrow_errors_as_data_errors
 from gmd_ray.pairstore.thresholds import read_gate
 
 SHOWN = ("restored", "pseudo_target", "lq")
@@ -33,11 +32,11 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
     """
     gate = read_gate(store, threshold, limit)
     rows = rows_dataset(store.path, store.filesystem)
-    strangers = manifest.told_strangers(store.read(manifest.NAME), store.read(settings.NAME))
+    strangers = manifest.removed_input_ids(store.read(manifest.MANIFEST_FILE), store.read(run_settings.SETTINGS_FILE))
     view = accepted(gate.threshold, gate.higher_is_better, strangers, gate.bound)
     ok = (pc.field("status") == "ok") & pc.field("score").is_valid()
     ok = ok & ~pc.field("id").isin(pa.array(strangers, pa.string()))
-    with damage_told(store.url):
+    with arrow_errors_as_data_errors(store.url):
         taken = set(rows.to_table(columns=["id"], filter=view)["id"].to_pylist())
         table = rows.to_table(columns=["id", "score"], filter=ok)
     found = dict(zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True))
@@ -53,17 +52,15 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
         "Borderline": ("nearest to the threshold, best first", [pair for pair in ranked if pair in borderline]),
         "Worst": ("worst last", worst),
     }
-    with damage_told(store.url):
+    with arrow_errors_as_data_errors(store.url):
         pictures = _pictures(rows, [key for _, pairs in chosen.values() for _, key in pairs])
     groups = [
         (title, note, [_row(pictures[key], key in taken) for _, key in pairs])
         for title, (note, pairs) in chosen.items()
         if pairs
     ]
-    environment = Environment(
-        loader=PackageLoader("gmd_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("sheet.html.j2").render(
+    return render(
+        "sheet.html.j2",
         url=store.url,
         threshold=f"{'≥' if gate.higher_is_better else '≤'} {gate.threshold:g}",
         bound=str(gate.bound) if gate.bound else "",

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from gmd_ray.config import Config
 from gmd_ray.evaluation.items import Item, spread
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore import store as generation_store
 from gmd_ray.pairstore.schema import FidelityBound, accepted, fidelity_bound, rows_dataset
 from gmd_ray.pairstore.store import store_url
@@ -67,7 +67,7 @@ def open_store(cfg: Config) -> PairStore | None:
     # Rows of images that have left the inputs are in no count.
     strangers = manifest.get("stranger_ids", [])
     inputs = ~pc.field("id").isin(pa.array(strangers, pa.string()))
-    recorded = settings.recorded_fidelity(manifest.get("settings", {}))
+    recorded = run_settings.recorded_fidelity(manifest.get("settings", {}))
     bound = fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, recorded, url)
     view = accepted(cfg.scorer.threshold, higher, strangers, bound)
     ok = rows.to_table(columns=["id", "score"], filter=inputs & (pc.field("status") == "ok"))

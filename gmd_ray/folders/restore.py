@@ -19,7 +19,7 @@ from gmd_ray.folders.restore_worker import Job, Restorer, RestorerActor
 from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
 from gmd_ray.images.results import AUTO, Naming, name_results
 from gmd_ray.progress import Progress
-from gmd_ray.storage import located
+from gmd_ray.storage import absolute_if_exists
 from gmd_ray.text import one_line, printable
 
 log = logging.getLogger("gmd_ray")
@@ -206,7 +206,11 @@ def _ray_rows(cfg: Config, batches: list[list[Job]], out: str) -> Iterator[dict[
     with restarting_pool(pool) as options:
         stream = ray.data.from_items(rows, override_num_blocks=blocks).map(
             RestorerActor,
-            fn_constructor_args=(replace(cfg.student, path=located(cfg.student.path)), cfg.target.max_pixels, out),
+            fn_constructor_args=(
+                replace(cfg.student, path=absolute_if_exists(cfg.student.path)),
+                cfg.target.max_pixels,
+                out,
+            ),
             **options,
         )
     silence(stream)

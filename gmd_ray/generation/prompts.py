@@ -12,7 +12,7 @@ import torch
 from gmd_ray.config import Config, TeacherConfig
 from gmd_ray.config.places import below
 from gmd_ray.ray_utils.remote_errors import answer_of, as_value
-from gmd_ray.storage import absolute, located
+from gmd_ray.storage import absolute, absolute_if_exists
 from gmd_ray.teachers import encode_prompts, find_prompts
 
 log = logging.getLogger("gmd_ray.generation")
@@ -32,7 +32,7 @@ def with_prompts(cfg: Config) -> Config:
     Raises:
         ModelError: prompts that cannot be encoded.
     """
-    teacher = replace(cfg.teacher, path=located(cfg.teacher.path))
+    teacher = replace(cfg.teacher, path=absolute_if_exists(cfg.teacher.path))
     folder = prompts_folder(cfg.out)
     found = find_prompts(teacher, folder)
     if found is None:

@@ -13,7 +13,7 @@ from gmd_ray.hashing import content_digest
 from gmd_ray.images.files.decode import decode_8bit
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.listing import read_file
-from gmd_ray.storage import patiently
+from gmd_ray.storage import with_retries
 
 
 def read_images(
@@ -36,7 +36,7 @@ def read_images(
     def work(rows: list[Row]) -> list[Row]:
         columns = []
         for row in rows:
-            data = patiently(partial(read_file, row["uri"]))
+            data = with_retries(partial(read_file, row["uri"]))
             row.update(bytes=len(data), digest=content_digest(data))  # of a file that does not decode too
             columns.append({"lq": encode_png(decode_8bit(data, gray=gray, max_pixels=max_pixels))})
         return columns

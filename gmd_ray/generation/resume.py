@@ -21,11 +21,11 @@ from gmd_ray.hashing import content_digest
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.images.listing import ImageFile, read_file
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.run_settings import Facts
 from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.pairstore.totals import stranger_ids
+from gmd_ray.pairstore.totals import find_removed_inputs
 from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.pools import actor_resources
 from gmd_ray.ray_utils.remote_errors import answer_of, as_value
@@ -45,10 +45,10 @@ def refuse_other_settings(store: PairStore, cfg: Config) -> None:
     Raises:
         ResumeMismatchError: naming the keys that differ.
     """
-    saved = store.read(settings.NAME) or {}
+    saved = store.read(run_settings.SETTINGS_FILE) or {}
     if known_facts(store, saved.get("models", {})):
-        now = settings.relevant(cfg)
-        settings.refuse_changes(saved.get("settings", now), now, store.url)
+        now = run_settings.relevant(cfg)
+        run_settings.refuse_changes(saved.get("settings", now), now, store.url)
 
 
 def refuse_other_student(
@@ -64,10 +64,10 @@ def refuse_other_student(
         ModelError: a student that cannot be loaded.
         ConfigError: settings that it does not have.
     """
-    saved = store.read(settings.NAME) or {}
+    saved = store.read(run_settings.SETTINGS_FILE) or {}
     known = known_facts(store, saved.get("models", {})).get("student")
-    now = settings.places(cfg)
-    keys = [key for key in settings.moved(saved.get("places", now), now) if key.startswith("student.")]
+    now = run_settings.places(cfg)
+    keys = [key for key in run_settings.moved(saved.get("places", now), now) if key.startswith("student.")]
     if known is not None and keys:
         student = load(replace(model_configs(cfg)["student"], device="cpu"))
         _refuse_other_model(store, "student", keys, known["fingerprint"], student.fingerprint)
@@ -91,27 +91,27 @@ def claim(
         ResumeMismatchError: naming the keys that differ.
     """
     refuse_other_settings(store, cfg)
-    saved = store.read(settings.NAME) or {}
+    saved = store.read(run_settings.SETTINGS_FILE) or {}
     facts = known_facts(store, saved.get("models", {}))
-    now, places = settings.relevant(cfg), settings.places(cfg)
+    now, places = run_settings.relevant(cfg), run_settings.places(cfg)
     if facts:
-        changed = settings.moved(saved.get("places", places), places)
+        changed = run_settings.moved(saved.get("places", places), places)
         if "target.path" in changed:
             _refuse_other_images(store, cfg, images, changed_ids)
-        for section in settings.MODELS:
+        for section in run_settings.MODELS:
             keys = [key for key in changed if key.startswith(f"{section}.")]
             if keys or (section == "scorer" and "higher_is_better" not in facts[section]):
                 facts[section] = _same_model(store, section, keys, facts.get(section), cfg, models)
-    strangers = stranger_ids(store.index(), [image.id for image in images])
+    strangers = find_removed_inputs(store.index(), [image.id for image in images])
     # For those who look at a run that is going on.
     inputs = {"count": len(images), "limit": cfg.target.limit, "stranger_ids": strangers}
-    store.write(settings.NAME, {"settings": now, "places": places, "models": facts, "inputs": inputs})
+    store.write(run_settings.SETTINGS_FILE, {"settings": now, "places": places, "models": facts, "inputs": inputs})
     return facts
 
 
 def remember(store: PairStore, facts: Facts) -> None:
     """Leave what the workers said of their models beside the settings."""
-    store.write(settings.NAME, {**store.read(settings.NAME), "models": facts})
+    store.write(run_settings.SETTINGS_FILE, {**store.read(run_settings.SETTINGS_FILE), "models": facts})
 
 
 def complete(store: PairStore, cfg: Config, facts: Facts, models: Models) -> Facts:
@@ -134,10 +134,10 @@ def known_facts(store: PairStore, remembered: Facts) -> Facts:
     Raises:
         DataError: rows of two models of a kind.
     """
-    rows = store.index().select(["status", *settings.MODELS])
+    rows = store.index().select(["status", *run_settings.MODELS])
     ok = rows.filter(pc.field("status") == "ok")
     facts: Facts = {}
-    for section in settings.MODELS:
+    for section in run_settings.MODELS:
         prints = sorted(pc.unique(ok[section]).drop_null().to_pylist())
         if len(prints) > 1:
             raise DataError(

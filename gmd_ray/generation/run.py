@@ -1,4 +1,4 @@
-"""One run over one pair store: lock, subtract what is done, stream the rest, close the books."""
+"""One run over one pair store: lock, subtract what is done, stream the rest, check the totals."""
 
 from __future__ import annotations
 
@@ -26,26 +26,25 @@ from gmd_ray.generation.resume import claim, complete, known_facts, refuse_other
 from gmd_ray.generation.stream import Models, build_stream, run_stream
 from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
-from gmd_ray.pairstore import manifest
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.audit.changes import changed_photos
 from gmd_ray.pairstore.history import RunClock
 from gmd_ray.pairstore.lock import StoreLock
 from gmd_ray.pairstore.run_settings import Facts, higher_is_better
 from gmd_ray.pairstore.schema import FidelityBound, accepted, fidelity_bound
 from gmd_ray.pairstore.store import PairStore, store_url
-from gmd_ray.pairstore.totals import Books, close_books
+from gmd_ray.pairstore.totals import Totals, check_totals
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.shutdown import StopRequest
-from gmd_ray.storage import patiently, put
+from gmd_ray.storage import put, with_retries
 from gmd_ray.teachers import load_teacher
 from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
 
 
-def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | None = None) -> Books:
+def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | None = None) -> Totals:
     """Restore, project and score every target image that has no row yet. Ray must be initialised.
 
     Args:
@@ -77,8 +76,8 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
         StoreLock(store.filesystem, store.path, store.url) as lock,
     ):
         refuse_other_settings(store, cfg)  # before anything is changed or encoded for a run that may not go on
-        store.sweep()
-        store.repair()
+        store.remove_temp_files()
+        store.drop_duplicates()
         # Asked for once, not each time that this file is used.
         saved = replace(cfg, generation=replace(cfg.generation, retry_failed=False))
         changed = changed_photos(store, files, cfg.log_interval_s)
@@ -86,15 +85,15 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
             cfg = with_prompts(cfg)
         facts = claim(store, cfg, files, models, changed)
         # Not before the claim: the settings of a run that is refused are not those of this directory.
-        patiently(lambda: _save_settings(saved))
+        with_retries(lambda: _save_settings(saved))
         if cfg.generation.retry_failed:
             check_capacity(cfg)  # before rows go for a run that cannot start
-            store.forget(manifest.NAME)
-            store.forget(suspects.NAME)
+            store.delete(manifest.MANIFEST_FILE)
+            store.delete(suspects.SUSPECTS_FILE)
             log.info("%d failed rows are tried again", store.drop_failed(ids))
         if changed:
             check_capacity(cfg)
-            store.forget(manifest.NAME)
+            store.delete(manifest.MANIFEST_FILE)
             log.warning(
                 "%d photos have changed since their rows were made, which are made anew: %s",
                 len(changed),
@@ -104,14 +103,14 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
         done = set(store.index()["id"].to_pylist())
         todo = [file for file in files if file.id not in done]
         log.info("%s: %d images, %d of them have their row already", store.url, len(files), len(files) - len(todo))
-        recorder.params(settings.relevant(cfg))
+        recorder.params(run_settings.relevant(cfg))
         if todo:
             facts = _work_off(cfg, todo, store, lock, facts, models, stop)
             stop.leave()
-            store.forget(suspects.NAME)  # every image has its row
+            store.delete(suspects.SUSPECTS_FILE)  # every image has its row
             facts = complete(store, cfg, facts, models)
         rows = store.index()
-        books = close_books(
+        totals = check_totals(
             rows,
             ids,
             resumed=len(files) - len(todo),
@@ -120,16 +119,18 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
             fidelity=_bound(cfg, store),
             seconds=time.monotonic() - start,
         )
-        if books.strangers:
-            log.info("%s: %d rows of images that are no longer among the inputs, left out", store.url, books.strangers)
-        summary = manifest.make_manifest(cfg, store, books, facts, rows, ids)
-        store.write(manifest.NAME, summary)
+        if totals.removed_inputs:
+            log.info(
+                "%s: %d rows of images that are no longer among the inputs, left out", store.url, totals.removed_inputs
+            )
+        summary = manifest.make_manifest(cfg, store, totals, facts, rows, ids)
+        store.write(manifest.MANIFEST_FILE, summary)
         stop.leave()  # asked for since the stream ran dry: whoever called us goes no further
-    figures = {**books.counts(), "images_per_second": summary["images_per_second"]}
+    figures = {**totals.counts(), "images_per_second": summary["images_per_second"]}
     recorder.metrics({key: float(value) for key, value in figures.items() if value is not None})
     if "://" not in store.url:
-        recorder.artifact(f"{store.path}/{manifest.NAME}")
-    return books
+        recorder.artifact(f"{store.path}/{manifest.MANIFEST_FILE}")
+    return totals
 
 
 def _work_off(
@@ -143,7 +144,7 @@ def _work_off(
 ) -> Facts:
     """Stream these files into the store; returns the facts of the models that worked."""
     missing = check_capacity(cfg)
-    store.forget(manifest.NAME)
+    store.delete(manifest.MANIFEST_FILE)
     patience = batch_bound(cfg.generation).of(1) or cfg.generation.no_progress_timeout_s
     notebook = suspects.Notebook(store.url, suspects.circumstances(cfg), patience)
     ledger = open_ledger(facts, notebook.save, notebook.load(todo))
@@ -166,7 +167,7 @@ def _work_off(
     clock.save()
     store.refresh()
     known_facts(store, facts)  # nobody has put rows of another model here meanwhile
-    store.repair()
+    store.drop_duplicates()
     return facts
 
 

@@ -28,7 +28,7 @@ from gmd_ray.quality import Scorer, load_scorer
 from gmd_ray.ray_utils.capacity import TASK_CPUS, read_cpus
 from gmd_ray.ray_utils.pools import GROW_AT, actor_pool
 from gmd_ray.ray_utils.ray_internals import let_go_of_dead_runs, limit_blocks_in_flight
-from gmd_ray.storage import located
+from gmd_ray.storage import absolute_if_exists
 from gmd_ray.students import Student, load_student
 from gmd_ray.teachers import Teacher, load_teacher
 from gmd_ray.text import one_line
@@ -167,15 +167,17 @@ def _at_work(ledger: ray.actor.ActorHandle, timeout_s: float) -> str:
 def model_configs(cfg: Config) -> dict[str, Any]:
     """The models' sections with local paths made absolute: workers need not share the driver's directory."""
     return {
-        "student": replace(cfg.student, path=located(cfg.student.path)),
+        "student": replace(cfg.student, path=absolute_if_exists(cfg.student.path)),
         "teacher": replace(
-            cfg.teacher, path=located(cfg.teacher.path), prompt_embeddings=located(cfg.teacher.prompt_embeddings)
+            cfg.teacher,
+            path=absolute_if_exists(cfg.teacher.path),
+            prompt_embeddings=absolute_if_exists(cfg.teacher.prompt_embeddings),
         ),
         "scorer": replace(
             cfg.scorer,
-            path=located(cfg.scorer.path),
-            weights=located(cfg.scorer.weights),
-            fidelity_weights=located(cfg.scorer.fidelity_weights),
+            path=absolute_if_exists(cfg.scorer.path),
+            weights=absolute_if_exists(cfg.scorer.weights),
+            fidelity_weights=absolute_if_exists(cfg.scorer.fidelity_weights),
         ),
     }
 

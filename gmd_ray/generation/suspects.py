@@ -11,20 +11,20 @@ from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
 from gmd_ray.generation.ledger import Begun, Evidence
 from gmd_ray.images.listing import ImageFile
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
 
-NAME = "suspects.json"
+SUSPECTS_FILE = "suspects.json"
 
 
 def circumstances(cfg: Config) -> str:
     """A digest of all that an image may hang by but itself: other models, devices or pools are a new trial."""
-    models = {section: asdict(getattr(cfg, section)) for section in settings.MODELS}
+    models = {section: asdict(getattr(cfg, section)) for section in run_settings.MODELS}
     del models["teacher"]["prompt_embeddings"]  # found or made by each run
-    return settings.fingerprint({**models, "places": settings.places(cfg)})
+    return run_settings.fingerprint({**models, "places": run_settings.places(cfg)})
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,11 @@ class Notebook:
         ]
         try:
             PairStore(self.url).write(
-                NAME, {"settings": self.settings, "patience_s": self.patience_s, "at": time.time(), "rows": rows}
+                SUSPECTS_FILE,
+                {"settings": self.settings, "patience_s": self.patience_s, "at": time.time(), "rows": rows},
             )
         except OSError as error:
-            log.warning("%s/%s: not written: %s", self.url, NAME, one_line(error))
+            log.warning("%s/%s: not written: %s", self.url, SUSPECTS_FILE, one_line(error))
 
     def load(self, files: Iterable[ImageFile]) -> Evidence:
         """What earlier runs left of these images.
@@ -59,7 +60,7 @@ class Notebook:
         store = PairStore(self.url)
         found: Evidence = {}
         try:
-            told = store.read(NAME)
+            told = store.read(SUSPECTS_FILE)
             if told is None or told["settings"] != self.settings:
                 return {}
             modified = {file.id: file.modified for file in files}
@@ -74,7 +75,9 @@ class Notebook:
                 if begun.times > 0:
                     found[row["stage"], row["id"]] = begun
         except (GmdError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s/%s: cannot be used (%s); no image is under suspicion", self.url, NAME, one_line(error))
+            log.warning(
+                "%s/%s: cannot be used (%s); no image is under suspicion", self.url, SUSPECTS_FILE, one_line(error)
+            )
             return {}
         if found:
             some = ", ".join(sorted({f"{stage} on {key}" for stage, key in found})[:3])

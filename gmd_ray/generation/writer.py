@@ -13,7 +13,7 @@ from gmd_ray.pairstore.lock import StoreLostError, held, lock_path
 from gmd_ray.pairstore.parts import write_part
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.storage import patiently
+from gmd_ray.storage import with_retries
 from gmd_ray.text import one_line
 
 SUMMARY = ["id", "status", "score", "fidelity", "seconds_restore", "seconds_project", "seconds_score"]
@@ -43,9 +43,9 @@ def write_rows(
         index = PAIR_SCHEMA.get_field_index("restored")
         table = table.set_column(index, PAIR_SCHEMA.field(index), pa.nulls(table.num_rows, pa.binary()))
     try:
-        if not patiently(lambda: held(store.filesystem, lock_path(store.path), token)):
+        if not with_retries(lambda: held(store.filesystem, lock_path(store.path), token)):
             raise StoreLostError(f"{store_url}: the lock of this run is gone; another driver may be at work here")
-        patiently(lambda: write_part(store.filesystem, store.rows_path, table))
+        with_retries(lambda: write_part(store.filesystem, store.rows_path, table))
     except (OSError, GmdError) as error:
         reason: Exception = error
         if not isinstance(error, GmdError):

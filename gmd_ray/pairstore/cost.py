@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gmd_ray.config import Config, PlanConfig
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import run_settings
 
-NAME = "plan.json"
+PLAN_FILE = "plan.json"
 """In the store's directory: the last plan."""
 
 
@@ -49,7 +49,7 @@ def predicted_and_actual(
     Accelerator-hours are those that the models of the stored rows were busy: loading, waiting, and work that was lost
     and done again come on top, as they do in the plan.
     """
-    if plan is not None and plan.get("settings_fingerprint") != settings.fingerprint(settings.relevant(cfg)):
+    if plan is not None and plan.get("settings_fingerprint") != run_settings.fingerprint(run_settings.relevant(cfg)):
         plan = None
     spent = accelerator_seconds(cfg, seconds)
     same_images = plan is not None and plan["images"] == ok

@@ -14,10 +14,9 @@ from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError, DataError, nearest
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.safe_paths import safe_relative
-from gmd_ray.pairstore import manifest
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.schema import PAIR_SCHEMA, accepted, fidelity_bound, rows_dataset
-from gmd_ray.pairstore.store import PairStore, damage_told
+from gmd_ray.pairstore.store import PairStore, arrow_errors_as_data_errors
 from gmd_ray.storage import put
 
 LAYOUTS = ("parquet", "folders")
@@ -26,10 +25,10 @@ LAYOUTS = ("parquet", "folders")
 def last_gate(store: str, scorer: ScorerConfig, given: Collection[str] = ()) -> ScorerConfig:
     """The gate as the store's last finished run had it, but for the fields in `given`; as it is where none finished."""
     url = PairStore(store)
-    told = url.read(manifest.NAME)
+    told = url.read(manifest.MANIFEST_FILE)
     if told is None:
         return scorer
-    recorded = settings.recorded_fidelity(told.get("settings", {}))
+    recorded = run_settings.recorded_fidelity(told.get("settings", {}))
     last = {"threshold": told["threshold"], "fidelity": recorded, "fidelity_bound": told.get("fidelity_bound")}
     return replace(scorer, **{key: value for key, value in last.items() if key not in given})
 
@@ -68,12 +67,12 @@ def export_pairs(
     if layout not in LAYOUTS:
         raise ConfigError(f"layout={layout}: {nearest(layout, LAYOUTS)}")
     rows = rows_dataset(store)
-    told, saved = PairStore(store).read(manifest.NAME), PairStore(store).read(settings.NAME) or {}
+    told, saved = PairStore(store).read(manifest.MANIFEST_FILE), PairStore(store).read(run_settings.SETTINGS_FILE) or {}
     if higher_is_better is None:
-        higher_is_better = settings.higher_is_better(saved.get("models", {}))
-    second = fidelity_bound(bound, fidelity, settings.recorded_fidelity(saved.get("settings", {})), store)
-    view = accepted(threshold, higher_is_better, manifest.told_strangers(told, saved), second)
-    with damage_told(store):
+        higher_is_better = run_settings.higher_is_better(saved.get("models", {}))
+    second = fidelity_bound(bound, fidelity, run_settings.recorded_fidelity(saved.get("settings", {})), store)
+    view = accepted(threshold, higher_is_better, manifest.removed_input_ids(told, saved), second)
+    with arrow_errors_as_data_errors(store):
         ids = rows.to_table(columns=["id"], filter=view)["id"].to_pylist()
     if not ids:
         raise DataError(
@@ -114,7 +113,7 @@ def _batches(
     store: str, rows: ds.Dataset, view: ds.Expression, columns: list[str], size: int
 ) -> Iterator[pa.RecordBatch]:
     """Of the accepted pairs; what cannot be read is told as such, unlike what cannot be written."""
-    with damage_told(store):
+    with arrow_errors_as_data_errors(store):
         yield from rows.to_batches(columns=columns, filter=view, batch_size=size)
 
 

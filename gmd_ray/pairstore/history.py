@@ -10,7 +10,7 @@ from gmd_ray.pairstore.store import PairStore
 
 log = logging.getLogger("gmd_ray.generation")
 
-NAME = "runs.json"
+RUNS_FILE = "runs.json"
 SAVE_EVERY_S = 30.0
 """A driver that is killed loses the time since it last saved."""
 
@@ -38,14 +38,14 @@ class RunClock:
         self._saved = time.monotonic()
         self._run["seconds"] = self._saved - self._start
         try:
-            self._store.write(NAME, [*self._earlier, self._run])
+            self._store.write(RUNS_FILE, [*self._earlier, self._run])
         except OSError as error:
-            log.warning("%s/%s: not written: %s", self._store.url, NAME, error)
+            log.warning("%s/%s: not written: %s", self._store.url, RUNS_FILE, error)
 
 
 def read_runs(store: PairStore) -> list[Run]:
     """All runs, the oldest first; empty for a store that is older than this file."""
-    return list(store.read(NAME) or [])
+    return list(store.read(RUNS_FILE) or [])
 
 
 def wall_seconds(runs: list[Run]) -> float | None:

@@ -13,7 +13,7 @@ from gmd_ray.config import Config
 from gmd_ray.config.secrets import digested, digested_values
 from gmd_ray.errors import ResumeMismatchError
 
-NAME = "settings.json"
+SETTINGS_FILE = "settings.json"
 
 Facts = dict[str, dict[str, Any]]
 """student, teacher, scorer -> fingerprint, and the scorer's higher_is_better."""

@@ -114,7 +114,7 @@ def rows_dataset(store_url: str, filesystem: fs.FileSystem | None = None) -> ds.
 def accepted(
     threshold: float,
     higher_is_better: bool,
-    strangers: Collection[str] = (),
+    removed_inputs: Collection[str] = (),
     fidelity: FidelityBound | None = None,
 ) -> pc.Expression:
     """The gate as a filter over `rows_dataset`: finished, and the score at the threshold or on its better side.
@@ -122,13 +122,14 @@ def accepted(
     Threshold and bound are rounded to the column's own float32, so that a value equal to them is accepted.
 
     Args:
-        strangers: ids to leave out: `stranger_ids` of the store's manifest, images that are no longer among its inputs.
+        removed_inputs: ids to leave out, of images that are no longer among the store's inputs (`stranger_ids` of its
+            manifest).
         fidelity: a bound on a second column; a row without a value there is not accepted.
     """
     view = (pc.field("status") == "ok") & _at_least("score", threshold, higher_is_better)
     if fidelity is not None:
         view = view & _at_least("fidelity", fidelity.limit, HIGHER_IS_CLOSER[fidelity.metric])
-    return view & ~pc.field("id").isin(pa.array(list(strangers), pa.string())) if strangers else view
+    return view & ~pc.field("id").isin(pa.array(list(removed_inputs), pa.string())) if removed_inputs else view
 
 
 def _at_least(column: str, limit: float, higher_is_better: bool) -> pc.Expression:

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from gmd_ray.pairstore import manifest
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.history import read_runs
 from gmd_ray.pairstore.lock import holder_of
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.storage import side_by_side
+from gmd_ray.storage import map_threads
 from gmd_ray.text import printable
 
 COLUMNS = ["id", "status", "error_stage", "error_type"]
@@ -83,9 +82,9 @@ def read_status(store: PairStore) -> Status:
     parts = [info for info in infos if info.base_name.startswith("part-") and info.base_name.endswith(".parquet")]
     rows: dict[str, tuple[str, str]] = {}
     skipped = 0
-    told = store.read(manifest.NAME)
-    saved = store.read(settings.NAME) or {}
-    strangers = set(manifest.told_strangers(told, saved))
+    told = store.read(manifest.MANIFEST_FILE)
+    saved = store.read(run_settings.SETTINGS_FILE) or {}
+    strangers = set(manifest.removed_input_ids(told, saved))
 
     def read(info: fs.FileInfo) -> pa.Table | None:
         try:
@@ -95,7 +94,7 @@ def read_status(store: PairStore) -> Status:
         except (pa.ArrowException, OSError):
             return None
 
-    for table in side_by_side(read, parts):
+    for table in map_threads(read, parts):
         if table is None:
             skipped += 1
             continue

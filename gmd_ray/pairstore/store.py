@@ -19,7 +19,7 @@ from gmd_ray.errors import DataError
 from gmd_ray.images.listing import open_filesystem
 from gmd_ray.pairstore.parts import drop_rows, part_name
 from gmd_ray.pairstore.schema import PAIR_SCHEMA, rows_dataset
-from gmd_ray.storage import TEMPORARY, absolute, get, patiently, put_json, remove
+from gmd_ray.storage import TEMPORARY, absolute, get, put_json, remove, with_retries
 from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
@@ -58,7 +58,7 @@ def find_store(url: str) -> PairStore:
 
 
 @contextmanager
-def damage_told(url: str) -> Iterator[None]:
+def arrow_errors_as_data_errors(url: str) -> Iterator[None]:
     """Turn what Arrow says of a part file that it cannot read into a DataError."""
     try:
         yield
@@ -105,7 +105,7 @@ class PairStore:
         empty = pa.schema([*(PAIR_SCHEMA.field(name) for name in INDEX), (PART, pa.string())]).empty_table()
         if not self._names():
             return empty
-        with damage_told(self.url):
+        with arrow_errors_as_data_errors(self.url):
             files = rows_dataset(self.path, self.filesystem).files
             rows = pa.concat_tables(
                 self._read_parts(files[start : start + _AT_ONCE]) for start in range(0, len(files), _AT_ONCE)
@@ -121,14 +121,14 @@ class PairStore:
         So would the footers of all parts, kept for a second scan that never comes.
         """
         parts = ds.dataset(files, schema=PAIR_SCHEMA, format="parquet", filesystem=self.filesystem)
-        return patiently(lambda: parts.to_table(columns=list(columns), cache_metadata=False)).combine_chunks()
+        return with_retries(lambda: parts.to_table(columns=list(columns), cache_metadata=False)).combine_chunks()
 
-    def sweep(self) -> None:
+    def remove_temp_files(self) -> None:
         """Remove what writers that were killed left half written."""
         for name in self._names(TEMPORARY):
             remove(self.filesystem, f"{self.rows_path}/{name}")
 
-    def repair(self) -> int:
+    def drop_duplicates(self) -> int:
         """Keep one row of every id that has several, an ok one where there is one; returns how many went.
 
         Of equal ones the row stays whose part has the name that its rows stand for: the other is a copy, and `verify`
@@ -170,7 +170,7 @@ class PairStore:
         rows = self.index().select(["id", PART])
         files = pc.unique(rows.filter(pc.is_in(rows["id"], wanted))[PART]).to_pylist()
         found: dict[str, str | None] = {}
-        with damage_told(self.url):
+        with arrow_errors_as_data_errors(self.url):
             for start in range(0, len(files), _AT_ONCE):
                 part = self._read_parts(files[start : start + _AT_ONCE], ["id", "digest"])
                 part = part.filter(pc.is_in(part["id"], wanted))
@@ -218,9 +218,9 @@ class PairStore:
             raise DataError(f"{self.url}/{name}: not a JSON document ({error}); remove it or restore it") from error
 
     def write(self, name: str, value: Any) -> None:
-        patiently(lambda: put_json(self.filesystem, f"{self.path}/{name}", value))
+        with_retries(lambda: put_json(self.filesystem, f"{self.path}/{name}", value))
 
-    def forget(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         remove(self.filesystem, f"{self.path}/{name}")
 
     def _names(self, prefix: str = "part-") -> list[str]:

@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gmd_ray.errors import DataError
-from gmd_ray.pairstore import manifest
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.schema import FidelityBound, accepted, fidelity_bound, rows_dataset
-from gmd_ray.pairstore.store import PairStore, damage_told
+from gmd_ray.pairstore.store import PairStore, arrow_errors_as_data_errors
 from gmd_ray.text import printable
 
 PAPER_THRESHOLD = 4.2
@@ -94,15 +93,15 @@ def read_gate(store: PairStore, threshold: float | None = None, limit: float | N
     Raises:
         DataError: nothing scored yet, no threshold to take, or a bound on a fidelity that the store does not hold.
     """
-    told, saved = store.read(manifest.NAME) or {}, store.read(settings.NAME) or {}
+    told, saved = store.read(manifest.MANIFEST_FILE) or {}, store.read(run_settings.SETTINGS_FILE) or {}
     if threshold is None:
         threshold = told.get("threshold")
     if threshold is None:
         raise DataError(f"{store.url}: no finished run says which threshold; give --threshold")
-    higher = settings.higher_is_better(saved.get("models", {}))
+    higher = run_settings.higher_is_better(saved.get("models", {}))
     used = saved.get("settings", {})
-    strangers = manifest.told_strangers(told, saved)
-    bound = fidelity_bound(limit, None, settings.recorded_fidelity(used), store.url)
+    strangers = manifest.removed_input_ids(told, saved)
+    bound = fidelity_bound(limit, None, run_settings.recorded_fidelity(used), store.url)
     rows = rows_dataset(store.path, store.filesystem)
     ok = pc.field("status") == "ok"
     if strangers:
@@ -111,7 +110,7 @@ def read_gate(store: PairStore, threshold: float | None = None, limit: float | N
     view = accepted(lax, higher, strangers, bound)  # whatever the score, for the bound alone
 
     def scores(rule: pc.Expression) -> np.ndarray:
-        with damage_told(store.url):
+        with arrow_errors_as_data_errors(store.url):
             found = rows.to_table(columns=["id", "score"], filter=rule & pc.field("score").is_valid())
         if pc.count_distinct(found["id"]).as_py() < found.num_rows:  # after a crash; the next run repairs it
             found = found.group_by("id").aggregate([("score", "min")]).rename_columns({"score_min": "score"})

@@ -16,7 +16,7 @@ _MEND = "`gmd-ray verify` says what is wrong with the store, and how to mend it"
 
 
 @dataclass(frozen=True)
-class Books:
+class Totals:
     """Counts of inputs by what became of them."""
 
     inputs: int
@@ -25,7 +25,7 @@ class Books:
     failed: int
     resumed: int
     """Of the inputs, done by earlier runs."""
-    strangers: int
+    removed_inputs: int
     """Rows in the store whose image is no longer among the inputs; in none of the counts above."""
     threshold: float
     seconds: float
@@ -45,16 +45,19 @@ class Books:
         )
 
     def counts(self) -> dict[str, Any]:
-        return {**asdict(self), "ok": self.ok}
+        """The counts under the names of the manifest and the trackers: `removed_inputs` is `strangers` there."""
+        counts = {**asdict(self), "ok": self.ok}
+        counts["strangers"] = counts.pop("removed_inputs")
+        return counts
 
 
-def stranger_ids(rows: pa.Table, inputs: Collection[str]) -> list[str]:
+def find_removed_inputs(rows: pa.Table, inputs: Collection[str]) -> list[str]:
     """Ids of rows whose image is not among the inputs, sorted."""
     known = pa.array(sorted(set(inputs)), pa.string())
     return sorted(pc.unique(rows["id"].filter(pc.invert(pc.is_in(rows["id"], known)))).to_pylist())
 
 
-def close_books(
+def check_totals(
     rows: pa.Table,
     inputs: Collection[str],
     *,
@@ -63,7 +66,7 @@ def close_books(
     higher_is_better: bool,
     seconds: float,
     fidelity: FidelityBound | None = None,
-) -> Books:
+) -> Totals:
     """Count the rows of a store against the inputs.
 
     Args:
@@ -89,13 +92,13 @@ def close_books(
         raise BooksError(f"books do not balance: {ok} ok + {failed} failed of {len(known)} inputs; {_MEND}")
     schema = pa.schema([PAIR_SCHEMA.field(name) for name in names])
     view = mine.cast(schema).filter(accepted(threshold, higher_is_better, fidelity=fidelity))
-    return Books(
+    return Totals(
         inputs=len(known),
         accepted=view.num_rows,
         rejected=ok - view.num_rows,
         failed=failed,
         resumed=resumed,
-        strangers=rows.num_rows - mine.num_rows,
+        removed_inputs=rows.num_rows - mine.num_rows,
         threshold=threshold,
         seconds=seconds,
         fidelity_bound=None if fidelity is None else fidelity.limit,

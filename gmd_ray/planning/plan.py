@@ -16,7 +16,7 @@ from gmd_ray.images.listing import ImageFile
 from gmd_ray.images.sets.inventory import Listed
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.images.sizes import image_sizes
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.cost import price
 from gmd_ray.planning.probe import Probe
 from gmd_ray.students import load_student
@@ -165,7 +165,7 @@ def make_plan(cfg: Config, jobs: list[Job], unreadable: int, probe: Probe | None
         price=None if hours is None else price(fleet, hours, disk),
         currency=fleet.currency,
         replica_bytes=largest.replica_bytes,
-        settings_fingerprint=settings.fingerprint(settings.relevant(cfg)),
+        settings_fingerprint=run_settings.fingerprint(run_settings.relevant(cfg)),
     )
 
 

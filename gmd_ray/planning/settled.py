@@ -41,14 +41,14 @@ def check_store(found: Findings, cfg: Config) -> None:
 
 def _refuse_other_scorer(found: Findings, cfg: Config, store: PairStore) -> None:
     from gmd_ray.generation.resume import known_facts
-    from gmd_ray.pairstore import run_settings as settings
+    from gmd_ray.pairstore import run_settings
     from gmd_ray.quality import load_scorer
 
     if cfg.scorer.path is None:
         return
-    saved, now = store.read(settings.NAME) or {}, settings.places(cfg)
+    saved, now = store.read(run_settings.SETTINGS_FILE) or {}, run_settings.places(cfg)
     known = known_facts(store, saved.get("models", {})).get("scorer")
-    if known is None or "scorer.path" not in settings.moved(saved.get("places", now), now):
+    if known is None or "scorer.path" not in run_settings.moved(saved.get("places", now), now):
         return
     with contextlib.suppress(GmdError):  # it cannot be loaded, which `check_weights` has told
         fingerprint = load_scorer(replace(cfg.scorer, device="cpu")).fingerprint

@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 
 from gmd_ray.errors import GmdError
 from gmd_ray.progress import Recorder
+from gmd_ray.ray_utils.remote_errors import raise_if_error
 from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, root_cause
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
 from gmd_ray.training.run_files import CURVE, SCORE, read_curve
@@ -80,14 +81,12 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
     watcher = CurveWatcher(curve, label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg))
     with _sigterm_ends(label), watcher:
         try:
-            outcome = trainer.fit().return_value
+            answer: int | GmdError | None = trainer.fit().return_value
         except TrainingFailedError as error:
             raise GmdError(f"{label}: {_why_failed(error, spec)}") from error
         except RayActorError as error:
             raise GmdError(f"{label}: {_why_controller_died(str(error))}") from error
-    if isinstance(outcome, GmdError):
-        raise outcome
-    return outcome
+    return raise_if_error(answer)
 
 
 class _Trainer(TorchTrainer):

@@ -58,7 +58,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_plan(args: argparse.Namespace) -> int:
     cfg = load_settings(args, "plan", *(["generate"] if args.probe else []))
-    from gmd_ray.pairstore.cost import NAME
+    from gmd_ray.pairstore.cost import PLAN_FILE
     from gmd_ray.pairstore.store import PairStore, store_url
     from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
     from gmd_ray.planning.probe import run_probe
@@ -72,7 +72,7 @@ def run_plan(args: argparse.Namespace) -> int:
         with ray_session(cfg):
             probe = run_probe(cfg, jobs, args.probe)
     plan = make_plan(cfg, jobs, unreadable, probe)
-    PairStore(store_url(cfg.out)).write(NAME, plan.as_json())
+    PairStore(store_url(cfg.out)).write(PLAN_FILE, plan.as_json())
     for line in inputs.sets:
         say(line)
     show("\n".join(["", plan.table(), *later_stages(cfg, inputs.sets)]))

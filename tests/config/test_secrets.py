@@ -16,7 +16,7 @@ from gmd_ray.config import Config, secrets
 from gmd_ray.config.load import config_text, load_config, resolved, save_config
 from gmd_ray.config.secrets import digested, is_redacted, known, learn, redact, remember
 from gmd_ray.errors import ConfigError
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import run_settings
 
 
 @pytest.mark.parametrize(
@@ -209,16 +209,16 @@ def test_a_store_knows_its_settings_again_without_their_secrets(
             ["teacher.prompt=${oc.env:GMD_PROMPT}", "target.path=s3://me:hunter2@b/x?secret_key=hunter2",
              "student.path=${oc.env:GMD_DIR}"]
         )  # fmt: skip
-        return cfg, settings.relevant(cfg)
+        return cfg, run_settings.relevant(cfg)
 
     cfg, first = made("a secret prompt")
-    told = json.dumps([first, settings.places(cfg)])
+    told = json.dumps([first, run_settings.places(cfg)])
     for secret in ("secret prompt", "hunter2", str(environment)):
         assert secret not in told
     assert made("a secret prompt")[1] == first
     changed = made("another prompt")[1]
     assert changed["teacher.prompt"] != first["teacher.prompt"], "another prompt is another setting"
-    assert settings.relevant(Config()) == settings.relevant(load_config([]))
+    assert run_settings.relevant(Config()) == run_settings.relevant(load_config([]))
     assert digested("nothing hidden") == "nothing hidden"
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.generation import generate
-from gmd_ray.pairstore.totals import Books
+from gmd_ray.pairstore.totals import Totals
 from tests.generation.world import World, write_odd_files
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[World, Books]:
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[World, Totals]:
     """A finished run over 24 photos and the odd files of any photo folder. Only looked at: `world` is to be changed."""
     world = World(tmp_path_factory.mktemp("finished")).build(24)
     write_odd_files(world.photos)
@@ -18,7 +18,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tup
 
 
 @pytest.fixture
-def world(finished: tuple[World, Books], tmp_path: Path) -> World:
+def world(finished: tuple[World, Totals], tmp_path: Path) -> World:
     """A copy of the finished run; its photos have moved, which must not matter."""
     return finished[0].copy(tmp_path)
 

@@ -16,7 +16,7 @@ from gmd_ray.generation.resume import claim, refuse_other_settings, refuse_other
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.images.listing import list_images
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.audit.verify import verify
 from gmd_ray.pairstore.store import PairStore
 from tests.generation.world import World, write_photo, write_scorer, write_student
@@ -68,34 +68,34 @@ def test_relevant_settings(key: str, value: Any) -> None:
     for section in sections:
         node = getattr(node, section)
     setattr(node, field, value)
-    before, after = settings.relevant(Config()), settings.relevant(changed)
+    before, after = run_settings.relevant(Config()), run_settings.relevant(changed)
     assert {name for name in before if before[name] != after[name]} == {key}
-    assert settings.fingerprint(before) != settings.fingerprint(after)
+    assert run_settings.fingerprint(before) != run_settings.fingerprint(after)
     with pytest.raises(ResumeMismatchError, match=f"the store was made with other settings: {key}: "):
-        settings.refuse_changes(before, after, "the store")
+        run_settings.refuse_changes(before, after, "the store")
 
 
 def test_how_the_teacher_was_set_and_what_it_caches_is_of_no_consequence() -> None:
     changed = Config()
     changed.teacher.preset, changed.teacher.cache = "gmd", "lockstep"
     changed.teacher.gpus_per_replica, changed.teacher.sharding = 4, "ulysses"
-    assert settings.relevant(changed) == settings.relevant(Config())
+    assert run_settings.relevant(changed) == run_settings.relevant(Config())
 
 
 def test_a_setting_that_an_old_store_does_not_know_had_its_default() -> None:
-    now = settings.relevant(Config())
+    now = run_settings.relevant(Config())
     old = {key: value for key, value in now.items() if key != "teacher.strength"}
-    settings.refuse_changes(old, now, "the store")
+    run_settings.refuse_changes(old, now, "the store")
     with pytest.raises(ResumeMismatchError, match=r"teacher\.strength: 1\.0 -> 0\.5"):
-        settings.refuse_changes(old, {**now, "teacher.strength": 0.5}, "the store")
+        run_settings.refuse_changes(old, {**now, "teacher.strength": 0.5}, "the store")
 
 
 def test_an_overlap_of_tiles_that_there_are_not() -> None:
-    now = settings.relevant(Config())
+    now = run_settings.relevant(Config())
     old = now | {"student.tile_overlap": 32}  # the default of earlier versions
-    settings.refuse_changes(old, now, "the store")
+    run_settings.refuse_changes(old, now, "the store")
     with pytest.raises(ResumeMismatchError, match=r"student\.tile_overlap: 32 -> None"):
-        settings.refuse_changes(old | {"student.tile": 64}, now | {"student.tile": 64}, "the store")
+        run_settings.refuse_changes(old | {"student.tile": 64}, now | {"student.tile": 64}, "the store")
 
 
 def test_models_may_move_but_not_change(world: World, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_store_without_finished_rows_binds_to_nothing(world: World) -> None:
     world.cfg.teacher.steps = 3
     store = PairStore(world.store)
     assert claim(store, world.cfg, list_images(str(world.photos)), world.models()) == {}
-    saved = store.read(settings.NAME)
+    saved = store.read(run_settings.SETTINGS_FILE)
     assert saved["settings"]["teacher.steps"] == 3
     assert saved["models"] == {}
     world.cfg.target.limit = 1

@@ -27,7 +27,7 @@ from gmd_ray.pairstore.audit.verify import verify
 from gmd_ray.pairstore.export import export_pairs
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.pairstore.totals import Books
+from gmd_ray.pairstore.totals import Totals
 from gmd_ray.progress import NullRecorder
 from gmd_ray.quality import load_scorer
 from gmd_ray.ray_utils import ray_internals, shutdown
@@ -36,7 +36,7 @@ from gmd_ray.students import load_student
 from tests.generation.shelf import fill
 from tests.generation.world import BROKEN, SharpenTeacher, TeacherSpec, World, wait_for, write_photo
 
-Finished = tuple[World, Books]
+Finished = tuple[World, Totals]
 
 
 def test_every_file_is_one_row(finished: Finished) -> None:
@@ -141,7 +141,7 @@ def test_only_missing_and_new_photos_are_projected(world: World) -> None:
     world.cfg.generation.keep_restored = False
     books = generate(world.cfg, models=world.models())
     assert set(world.projected()) == (set(before) - set(left) | {"new.png"}) - BROKEN - {"001.png"}
-    assert books.strangers == ("001.png" in left)
+    assert books.removed_inputs == ("001.png" in left)
     assert books.inputs == 31
     rows = world.rows()
     for key, row in rows.items():
@@ -156,7 +156,7 @@ def test_a_smaller_limit_makes_strangers_of_the_rest(world: World, tmp_path: Pat
     """They stay in the store, and leave the counts and the accepted view."""
     world.cfg.target.limit = 5
     books = generate(world.cfg, models=world.models())
-    assert (books.inputs, books.strangers) == (5, 26)
+    assert (books.inputs, books.removed_inputs) == (5, 26)
     assert len(world.rows()) == 31
     assert export_pairs(world.store, str(tmp_path / "all"), -100.0) == books.ok
     world.cfg.target.limit = None
@@ -215,7 +215,7 @@ def test_a_stop_asked_for_while_the_books_are_closed_is_heard(world: World, monk
         return real(*args)
 
     monkeypatch.setattr(run_module.manifest, "make_manifest", late)
-    PairStore(world.store).forget("manifest.json")
+    PairStore(world.store).delete("manifest.json")
     with pytest.raises(SystemExit) as caught:
         generate(world.cfg, models=world.models())
     assert caught.value.code == 143

@@ -17,17 +17,17 @@ from gmd_ray.generation.stages import Replica, Score
 from gmd_ray.images.files.encode import decode_png, to_tensor
 from gmd_ray.pairstore.export import export_pairs
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
-from gmd_ray.pairstore.totals import Books
+from gmd_ray.pairstore.totals import Totals
 from gmd_ray.quality import load_metric, load_scorer
 from gmd_ray.training.data.targets import accepted_pairs
 from tests.generation.shelf import ok_row, png
 from tests.generation.world import World
 
-Finished = tuple[World, Books]
+Finished = tuple[World, Totals]
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[World, Books]:
+def measured(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[World, Totals]:
     world = World(tmp_path_factory.mktemp("measured")).build(8)
     world.cfg.scorer.fidelity = "psnr"
     world.cfg.scorer.threshold = 0.0

@@ -14,7 +14,7 @@ import pytest
 from gmd_ray.errors import ConfigError, DataError, StorageError
 from gmd_ray.images.listing import _joiner, list_images, open_filesystem, read_file
 from gmd_ray.images.sets.pairs import list_pairs
-from gmd_ray.storage import patiently
+from gmd_ray.storage import with_retries
 
 NAMES = ["b.png", "a b/ü (1).JPG", "a b/é#50%?.jpeg", "z/y/x/deep.TIFF", "B.webp"]
 OTHERS = ["notes.txt", "z/clip.mp4", "noext", ".hidden.png", ".cache/x.png", "__MACOSX/._b.png"]
@@ -150,7 +150,7 @@ def test_a_network_that_fails_while_reading_may_be_asked_again(
     assert isinstance(caught.value, DataError)
     assert isinstance(caught.value, OSError)
     assert isinstance(pickle.loads(pickle.dumps(caught.value)), StorageError)  # from a worker
-    assert patiently(lambda: read_file("memory://flaky/a.png")) == b"data"
+    assert with_retries(lambda: read_file("memory://flaky/a.png")) == b"data"
 
 
 def test_what_will_not_change_by_itself_is_not_asked_again(folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_what_will_not_change_by_itself_is_not_asked_again(folder: Path) -> None
 
     for uri in (f"{folder}/none.png", f"{folder}/b.png/x.png"):
         with pytest.raises(DataError):
-            patiently(lambda uri=uri: look(uri))
+            with_retries(lambda uri=uri: look(uri))
     assert len(asked) == 2
 
 

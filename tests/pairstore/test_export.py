@@ -9,12 +9,12 @@ from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.pairstore.export import export_pairs
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.pairstore.totals import Books
+from gmd_ray.pairstore.totals import Totals
 from tests.generation.shelf import fill, finish, ok_row
 from tests.generation.world import World
 from tests.images.test_safe_paths import HOSTILE
 
-Finished = tuple[World, Books]
+Finished = tuple[World, Totals]
 
 
 def accepted_ids(world: World, threshold: float) -> set[str]:
@@ -78,7 +78,7 @@ def test_a_store_that_is_not_whole_is_one_line(layout: str, tmp_path: Path) -> N
     rows = [ok_row(f"{i}.png", 5.0) for i in range(3)]
     fill(store, [rows])
     finish(store, rows)
-    store.forget("manifest.json")
+    store.delete("manifest.json")
     inputs = {"count": 2, "limit": 2, "stranger_ids": ["0.png"]}
     store.write("settings.json", {**store.read("settings.json"), "inputs": inputs})
     assert export_pairs(store.url, str(tmp_path / "whole"), 4.2, layout) == 2

@@ -21,22 +21,22 @@ def test_repair_keeps_one_row_of_each_and_an_ok_one(store: PairStore) -> None:
     add(store, a="ok", b="failed", c="ok")
     add(store, b="ok", c="ok")
     add(store, d="ok")
-    assert store.repair() == 2
+    assert store.drop_duplicates() == 2
     assert statuses(store) == [("a", "ok"), ("b", "ok"), ("c", "ok"), ("d", "ok")]
-    assert store.repair() == 0
+    assert store.drop_duplicates() == 0
 
 
 @pytest.mark.parametrize("copy", ["part-0000.parquet", "part-zzzz.parquet"])
 def test_repair_keeps_the_copy_whose_name_is_right(store: PairStore, copy: str) -> None:
     name = add(store, a="ok", b="failed")
     Path(store.rows_path, copy).write_bytes(Path(store.rows_path, name).read_bytes())
-    assert store.repair() == 2
+    assert store.drop_duplicates() == 2
     assert os.listdir(store.rows_path) == [name]
     # An ok row outweighs a name.
     add(store, b="ok")
     Path(store.rows_path, part_name(["b"])).rename(Path(store.rows_path, copy))
     store.refresh()
-    assert store.repair() == 1
+    assert store.drop_duplicates() == 1
     assert statuses(store) == [("a", "ok"), ("b", "ok")]
 
 
@@ -45,7 +45,7 @@ def test_repair_loses_nothing_where_a_rewritten_part_takes_the_name_of_another(s
         add(store, **{left: "ok", right: "ok"})
         add(store, **{left: "ok"})
         add(store, **{right: "ok"})
-    store.repair()
+    store.drop_duplicates()
     assert statuses(store) == [(key, "ok") for key in "abxy"]
 
 
@@ -58,7 +58,7 @@ def test_a_crash_in_the_middle_of_a_rewrite_is_repaired(store: PairStore, monkey
         with pytest.raises(KeyboardInterrupt):
             store.drop_failed({"b"})
     assert len(os.listdir(store.rows_path)) == 2
-    store.repair()
+    store.drop_duplicates()
     assert statuses(store) == [("a", "ok"), ("b", "failed"), ("c", "failed")]
     assert store.drop_failed({"b"}) == 1
     assert statuses(store) == [("a", "ok"), ("c", "failed")]

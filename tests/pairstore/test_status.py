@@ -40,7 +40,7 @@ def test_after_a_run(store: PairStore) -> None:
 
 def test_during_a_run(store: PairStore) -> None:
     """3 of 20 rows were there before; 4 came within the 8 s since it began to stream: half an image a second."""
-    store.forget("manifest.json")
+    store.delete("manifest.json")
     saved = store.read("settings.json")
     store.write("settings.json", {**saved, "inputs": {"count": 20, "limit": None}})
     Path(store.rows_path, ".tmp-1").write_bytes(b"being written")
@@ -60,7 +60,7 @@ def test_during_a_run(store: PairStore) -> None:
 
 
 def test_rows_of_images_that_left_the_inputs_are_not_counted(store: PairStore) -> None:
-    store.forget("manifest.json")
+    store.delete("manifest.json")
     saved = store.read("settings.json")
     inputs = {"count": 5, "limit": 5, "stranger_ids": ["0.png", "h.png"]}
     store.write("settings.json", {**saved, "inputs": inputs})

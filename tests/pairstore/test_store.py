@@ -24,7 +24,7 @@ from gmd_ray.pairstore.lock import StoreLock, StoreLockedError, StoreLostError
 from gmd_ray.pairstore.parts import part_name, write_part
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.pairstore.store import PairStore, store_url
-from gmd_ray.pairstore.totals import close_books, stranger_ids
+from gmd_ray.pairstore.totals import check_totals, find_removed_inputs
 from gmd_ray.storage import put
 
 
@@ -73,7 +73,7 @@ def test_the_index_of_many_parts_is_read_in_groups(store: PairStore) -> None:
     assert {row["id"]: row["__filename"].rsplit("/")[-1] for row in rows.to_pylist()}.items() >= {
         (key, part) for key, part in parts.items() if key != "k007"
     }
-    assert store.repair() == 1
+    assert store.drop_duplicates() == 1
     assert store.index()["id"].value_counts().field("counts").to_pylist() == [1] * 151
     assert sum(status == "failed" for _, status in statuses(store)) == 50
     Path(store.rows_path, "part-zz.parquet").write_bytes(b"torn")
@@ -97,7 +97,7 @@ def test_sweep_removes_what_killed_writers_left(store: PairStore) -> None:
     name = add(store, a="ok")
     Path(store.rows_path, ".tmp-0123").write_bytes(b"half")
     assert statuses(store) == [("a", "ok")]
-    store.sweep()
+    store.remove_temp_files()
     assert os.listdir(store.rows_path) == [name]
 
 
@@ -146,7 +146,7 @@ def test_the_store_lives_on_any_filesystem(tmp_path: Path) -> None:
     with StoreLock(store.filesystem, store.path, store.url):
         add(store, a="ok", b="failed")
         add(store, a="ok")
-        assert store.repair() == 1
+        assert store.drop_duplicates() == 1
         assert store.drop_failed({"b"}) == 1
         assert statuses(store) == [("a", "ok")]
     assert store.read("lock.json") is None
@@ -248,10 +248,10 @@ def test_books_balance() -> None:
     rows = rows.set_column(rows.schema.get_field_index("score"), "score", pa.array([4.2, 4.1, None, 9.0], pa.float32()))
 
     def close(rows: pa.Table, *inputs: str, threshold: float = 4.2, higher: bool = True):  # type: ignore[no-untyped-def]
-        return close_books(rows, inputs, resumed=1, threshold=threshold, higher_is_better=higher, seconds=2.0)
+        return check_totals(rows, inputs, resumed=1, threshold=threshold, higher_is_better=higher, seconds=2.0)
 
     books = close(rows, "a", "b", "c")
-    assert (books.accepted, books.rejected, books.failed, books.strangers) == (1, 1, 1, 1)
+    assert (books.accepted, books.rejected, books.failed, books.removed_inputs) == (1, 1, 1, 1)
     assert str(books) == "3 inputs = 1 accepted + 1 rejected + 1 failed at threshold 4.2 (1 from earlier runs, 2 s)"
     assert close(rows, "a", "b", "c", threshold=4.1, higher=False).accepted == 1
     with pytest.raises(BooksError, match=r"1 of 4 inputs have no row \(lost\)"):
@@ -261,7 +261,7 @@ def test_books_balance() -> None:
     with pytest.raises(BooksError, match=r"1 ids have more than one row \(gone\)"):
         close(pa.concat_tables([rows, rows.slice(3, 1)]), "a", "b", "c")
     assert close(rows.slice(0, 0)).inputs == 0
-    assert stranger_ids(rows, ["c", "a"]) == ["b", "gone"]
+    assert find_removed_inputs(rows, ["c", "a"]) == ["b", "gone"]
     with pytest.raises(BooksError, match="0 ok"):
         close(table(a="odd"), "a")
 
@@ -271,7 +271,7 @@ def test_rows_without_a_name_are_refused_and_kept(store: PairStore) -> None:
     other = Path(store.rows_path, "part-00000-spark.parquet")
     pq.write_table(pa.table({"x": [1, 2, 3]}), other)
     with pytest.raises(DataError, match=r"part-00000-spark.parquet: foreign, it has rows without an id"):
-        store.repair()
+        store.drop_duplicates()
     assert other.exists()
 
 

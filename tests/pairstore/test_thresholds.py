@@ -88,7 +88,7 @@ def unfinished(tmp_path: Path) -> PairStore:
     rows = [ok_row("0.png", 5.0)]
     fill(store, [rows])
     finish(store, rows)
-    store.forget("manifest.json")
+    store.delete("manifest.json")
     return store
 
 

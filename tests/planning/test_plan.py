@@ -19,7 +19,7 @@ from gmd_ray.images.layouts import SETS
 from gmd_ray.images.sets.inventory import Listed
 from gmd_ray.pairstore.cost import predicted_and_actual
 from gmd_ray.pairstore.store import PairStore, store_url
-from gmd_ray.pairstore.totals import Books
+from gmd_ray.pairstore.totals import Totals
 from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
 from gmd_ray.planning.probe import Probe, run_probe
 from gmd_ray.teachers import estimate_teacher
@@ -255,7 +255,7 @@ def test_predicted_and_actual(cfg: Config) -> None:
     assert predicted_and_actual(cfg, plan, ok=4, seconds=seconds, wall=1.0, disk=1)["predicted"] is None
 
 
-def test_a_manifest_holds_both(finished: tuple[World, Books]) -> None:
+def test_a_manifest_holds_both(finished: tuple[World, Totals]) -> None:
     cost = json.loads(Path(finished[0].store, "manifest.json").read_text())["cost"]
     assert cost["predicted"] is None
     assert cost["actual"]["images"] == finished[1].ok

@@ -20,12 +20,12 @@ from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.progress import Progress
-from gmd_ray.storage import get, patiently, put, side_by_side
+from gmd_ray.storage import get, map_threads, put, with_retries
 from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
 
-NAME = "unchanged.parquet"
+STAMPS_FILE = "unchanged.parquet"
 """Of the store: size and time of photos whose digest was found to be their row's though their time was not."""
 _STAMPS = pa.schema([PAIR_SCHEMA.field(name) for name in ("id", "bytes", "modified")])
 _AT_ONCE = 4096
@@ -90,7 +90,7 @@ class Comparison:
         for start in range(0, len(self.doubtful), _AT_ONCE):
             ids = self.doubtful[start : start + _AT_ONCE]
             known = digests(ids)
-            for key, found in zip(ids, side_by_side(lambda key: _digest(self._files[key].uri), ids), strict=True):
+            for key, found in zip(ids, map_threads(lambda key: _digest(self._files[key].uri), ids), strict=True):
                 tick(1)
                 if isinstance(found, Exception):
                     # A row that failed because its file could not be read is no worse off.
@@ -149,7 +149,7 @@ def changed_photos(store: PairStore, files: Sequence[ImageFile], interval_s: flo
 
 def confirmed_stamps(store: PairStore) -> pa.Table:
     """Columns id, bytes, modified of photos that an earlier run found to be those of their rows, by their digests."""
-    data = get(store.filesystem, f"{store.path}/{NAME}")
+    data = get(store.filesystem, f"{store.path}/{STAMPS_FILE}")
     if data is None:
         return _STAMPS.empty_table()
     try:
@@ -166,7 +166,7 @@ def _remember(store: PairStore, confirmed: pa.Table, compared: Comparison) -> No
         return
     sink = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables([kept, compared.stamps(compared.equal)]), sink, compression="zstd")
-    patiently(lambda: put(store.filesystem, f"{store.path}/{NAME}", memoryview(sink.getvalue())))
+    with_retries(lambda: put(store.filesystem, f"{store.path}/{STAMPS_FILE}", memoryview(sink.getvalue())))
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -180,6 +180,6 @@ def _same_time(rows: pa.Table, now: pa.Table) -> pa.ChunkedArray:
 
 def _digest(uri: str) -> str | Exception:
     try:
-        return content_digest(patiently(lambda: read_file(uri)))
+        return content_digest(with_retries(lambda: read_file(uri)))
     except (OSError, GmdError) as error:
         return error

@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 from gmd_ray.config.secrets import MARK
 from gmd_ray.errors import GmdError
 from gmd_ray.images.listing import ImageFile, list_images
-from gmd_ray.pairstore import manifest
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.audit import changes
 from gmd_ray.pairstore.schema import accepted, fidelity_bound
 from gmd_ray.pairstore.store import PairStore
@@ -39,13 +38,13 @@ def recount(store: PairStore, rows: pa.Table, notes: list[str], deep: bool) -> l
     """The counts of the manifest against the rows, and the rows against the input folder."""
     documents = {}
     findings = []
-    for name in (manifest.NAME, settings.NAME):
+    for name in (manifest.MANIFEST_FILE, run_settings.SETTINGS_FILE):
         try:
             documents[name] = store.read(name)
         except GmdError as error:
             findings.append(Finding(f"{store.path}/{name}", one_line(error, 120), "run generate again"))
             documents[name] = None
-    told, saved = documents[manifest.NAME], documents[settings.NAME] or {}
+    told, saved = documents[manifest.MANIFEST_FILE], documents[run_settings.SETTINGS_FILE] or {}
     if told is None:
         if not findings:
             findings.append(Finding(store.url, "no manifest.json: its run did not finish", "run generate again"))
@@ -100,12 +99,14 @@ def _recount(store: PairStore, rows: pa.Table, told: dict[str, Any]) -> Iterator
     mend = "run generate again"
     mine = rows.filter(~pc.field("id").isin(pa.array(told.get("stranger_ids", []), pa.string())))
     try:
-        recorded = settings.recorded_fidelity(told.get("settings", {}))
+        recorded = run_settings.recorded_fidelity(told.get("settings", {}))
         bound = fidelity_bound(told.get("fidelity_bound"), None, recorded, store.url)
         view = accepted(told["threshold"], told["higher_is_better"], (), bound)
         counts = {name: int(told[name]) for name in ("inputs", "accepted", "rejected", "failed")}
     except (KeyError, TypeError, ValueError) as error:
-        yield Finding(f"{store.path}/{manifest.NAME}", f"not a manifest of this program ({one_line(error)})", mend)
+        yield Finding(
+            f"{store.path}/{manifest.MANIFEST_FILE}", f"not a manifest of this program ({one_line(error)})", mend
+        )
         return
     ok = mine.filter(pc.field("status") == "ok").num_rows
     taken = mine.filter(view).num_rows
@@ -113,7 +114,9 @@ def _recount(store: PairStore, rows: pa.Table, told: dict[str, Any]) -> Iterator
     found = {"inputs": mine.num_rows, "accepted": taken, "rejected": ok - taken, "failed": failed}
     wrong = [f"{name} {counts[name]} (rows: {found[name]})" for name in counts if counts[name] != found[name]]
     if wrong:
-        yield Finding(f"{store.path}/{manifest.NAME}", f"its books are not those of the rows: {', '.join(wrong)}", mend)
+        yield Finding(
+            f"{store.path}/{manifest.MANIFEST_FILE}", f"its books are not those of the rows: {', '.join(wrong)}", mend
+        )
 
 
 def some(ids: list[str]) -> str:

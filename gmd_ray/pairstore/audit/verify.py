@@ -14,18 +14,18 @@ from pyarrow import fs
 
 from gmd_ray.errors import GmdError
 from gmd_ray.images.files.encode import decode_png
-from gmd_ray.pairstore import run_settings as settings
+from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.audit import changes
 from gmd_ray.pairstore.audit.recount import Finding, recount, some
 from gmd_ray.pairstore.lock import holder_of
 from gmd_ray.pairstore.parts import SCALARS, part_name
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.storage import TEMPORARY, side_by_side
+from gmd_ray.storage import TEMPORARY, map_threads
 from gmd_ray.text import one_line, printable
 
 KNOWN = {"settings.json", "manifest.json", "runs.json", "lock.json", "plan.json", "sheet.html", "rows"}
-KNOWN |= {"suspects.json", changes.NAME}
+KNOWN |= {"suspects.json", changes.STAMPS_FILE}
 NEW_COLUMNS = {"fidelity", "bytes", "modified", "digest"}
 """Absent from stores that are older than they are."""
 _AGAIN = "remove it, and run generate again for its images"
@@ -75,7 +75,7 @@ def verify(store: PairStore, deep: bool = False) -> Verified:
         for info in _files(store, store.rows_path)
         if info.base_name.startswith("part-") and info.base_name.endswith(".parquet")
     ]
-    for info, (table, wrong) in zip(parts, side_by_side(lambda info: _part(store, info), parts), strict=True):
+    for info, (table, wrong) in zip(parts, map_threads(lambda info: _part(store, info), parts), strict=True):
         findings += wrong
         if table is not None:
             tables.append(table)
@@ -200,7 +200,7 @@ def _picture(row: dict[str, Any]) -> tuple[int, list[str]]:
 
 def _other_models(names: list[str], tables: list[pa.Table]) -> Iterator[Finding]:
     """Parts whose ok rows were made by other models than most: from another store, whole as they may be."""
-    for section in settings.MODELS:
+    for section in run_settings.MODELS:
         made_by = [
             Counter(made for made in table.filter(pc.field("status") == "ok")[section].to_pylist() if made)
             for table in tables

@@ -152,7 +152,7 @@ class TargetPairs:
         column: TargetColumn | None = None if spec.truths else "restored" if spec.median else "pseudo_target"
         batches = rows_dataset(spec.store_url).to_batches(
             columns=["id", "lq", *([column] if column else [])],
-            filter=accepted(spec.threshold, spec.higher_is_better, spec.strangers, spec.fidelity),
+            filter=accepted(spec.threshold, spec.higher_is_better, spec.removed_inputs, spec.fidelity),
             batch_size=16,
             fragment_readahead=1,
         )

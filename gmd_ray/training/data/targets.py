@@ -25,7 +25,7 @@ class AcceptedPairs:
     higher_is_better: bool
     median: bool
     """If True, the target is the median-filtered `restored` instead of the pseudo-target."""
-    strangers: tuple[str, ...]
+    removed_inputs: tuple[str, ...]
     """Ids of images that are no longer among the store's inputs; their rows are left out."""
     ids: tuple[str, ...]
     """Ids of the pairs, sorted; `Draw.index` is a position in this tuple."""
@@ -63,11 +63,11 @@ def accepted_pairs(cfg: Config, name: str, inputs: RunInputs | None = None) -> A
     threshold = cfg.scorer.threshold
     columns = ["id", "score", "teacher", "student", "scorer", "digest"]
     rows = rows_dataset(url)
-    strangers = tuple(manifest.get("stranger_ids", ()))
+    removed_inputs = tuple(manifest.get("stranger_ids", ()))
     recorded = str(manifest.get("settings", {}).get("scorer.fidelity", "none"))
     bound = fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, recorded, url)
-    gate = accepted(threshold, higher, strangers, bound)
-    view = rows.to_table(columns=columns, filter=gate).sort_by("id").to_pylist()
+    is_accepted = accepted(threshold, higher, removed_inputs, bound)
+    view = rows.to_table(columns=columns, filter=is_accepted).sort_by("id").to_pylist()
     if not view:
         scores = [score for score in rows.to_table(columns=["score"])["score"].to_pylist() if score is not None]
         best = (
@@ -80,12 +80,12 @@ def accepted_pairs(cfg: Config, name: str, inputs: RunInputs | None = None) -> A
             f"{'lower' if higher else 'raise'} scorer.threshold{' or loosen scorer.fidelity_bound' if bound else ''}"
         )
     ids = tuple(row["id"] for row in view)
-    found = digest(json.dumps(_told(row), sort_keys=True) for row in view)
+    content = digest(json.dumps(_digested(row), sort_keys=True) for row in view)
     truths = _truths(inputs or RunInputs(), cfg.training.supervised_hq, ids) if name == "supervised" else ()
-    return AcceptedPairs(url, threshold, higher, median, strangers, ids, found, bound, truths)
+    return AcceptedPairs(url, threshold, higher, median, removed_inputs, ids, content, bound, truths)
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
+def _digested(row: dict[str, Any]) -> dict[str, Any]:
     """The row for the digest of `AcceptedPairs`.
 
     Older stores have no digests of photos, and fine-tunes begun on them computed theirs without that column.

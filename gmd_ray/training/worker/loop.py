@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
+from gmd_ray.ray_utils.remote_errors import as_value
 from gmd_ray.students import Student, load_student
 from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data.datasets import Crops, SourcePairs, TargetPairs
@@ -47,24 +48,16 @@ def train(config: dict[str, Any]) -> GmdError | int | None:
     threads = max(1, int(cfg.cpus_per_worker))
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
-    worker = None
-    failure: GmdError | None = None
-    try:
-        worker = _Worker(spec)
-    except GmdError as error:
-        failure = error
-    failure = first_failure(failure)
+    worker = as_value(_Worker, spec)
+    failure = first_failure(worker if isinstance(worker, GmdError) else None)
     if failure is not None:
         return failure
-    assert worker is not None
+    assert isinstance(worker, _Worker)
     with Prefetcher(worker.batches, worker.start, cfg.steps, threads) as prefetcher:
         worker.wrap()
         failure = worker.run(prefetcher)
     if failure is None:
-        try:
-            worker.export()
-        except GmdError as error:
-            failure = error
+        failure = as_value(worker.export)
     return first_failure(failure) or (worker.start or None)
 
 

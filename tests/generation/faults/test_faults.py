@@ -12,7 +12,7 @@ import ray
 from gmd_ray.config import PoolConfig
 from gmd_ray.errors import GmdError, ModelError
 from gmd_ray.generation import generate
-from gmd_ray.pairstore.totals import Books
+from gmd_ray.pairstore.totals import Totals
 from tests.generation.world import World, wait_for
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 FAULTS = {"002.png": "raise", "deep/er/008.png": "kill", "013.png": "exit", "022.png": "nan"}
 
 
-def test_bad_rows_are_isolated_and_kept_out_of_the_next_run(fresh: World, finished: tuple[World, Books]) -> None:
+def test_bad_rows_are_isolated_and_kept_out_of_the_next_run(fresh: World, finished: tuple[World, Totals]) -> None:
     books = generate(fresh.cfg, models=fresh.models(faults=tuple(FAULTS.items())))
     assert (books.failed, books.inputs) == (4, 24)
     rows, good = fresh.rows(), finished[0].rows()
@@ -55,7 +55,7 @@ def test_no_size_of_pool_hangs_on_rows_that_kill(fresh: World, low: int, high: i
 
 
 def test_a_killed_worker_costs_nothing_and_pools_and_batches_do_not_show(
-    fresh: World, finished: tuple[World, Books]
+    fresh: World, finished: tuple[World, Totals]
 ) -> None:
     fresh.cfg.teacher.pool = PoolConfig(min=2, max=2, num_cpus=0.5, batch_size=3)
     fresh.cfg.student.pool.batch_size = 1

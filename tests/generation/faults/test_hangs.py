@@ -29,7 +29,7 @@ def test_a_hang_is_convicted_by_name_and_the_run_goes_on(fresh: World) -> None:
     }
     assert failed["001.png"]["error"] == "the worker did not finish this image in generation.batch_timeout_s=4, 2 times"
     assert "an image's values are those in [0, 1]" in str(failed["003.png"]["error"])
-    assert not Path(fresh.store, suspects.NAME).exists()
+    assert not Path(fresh.store, suspects.SUSPECTS_FILE).exists()
 
     before = fresh.projected()
     assert generate(fresh.cfg, models=fresh.models()).failed == 3, "it stays convicted"
@@ -45,7 +45,7 @@ def test_a_run_that_ends_in_a_hang_names_it_and_the_next_knows(fresh: World) -> 
     models = fresh.models(faults=(("001.png", "hang"),))
     with pytest.raises(GmdError, match=r"no block of images was finished in 20 s; at work: project on .*001\.png"):
         generate(fresh.cfg, models=models)
-    told = json.loads(Path(fresh.store, suspects.NAME).read_text())["rows"]
+    told = json.loads(Path(fresh.store, suspects.SUSPECTS_FILE).read_text())["rows"]
     assert {"stage": "project", "id": "001.png", "times": 1, "alone": 0, "hung": 1} in told
 
     before = fresh.projected()["001.png"]

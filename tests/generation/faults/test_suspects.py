@@ -24,7 +24,7 @@ def book(tmp_path: Path) -> Notebook:
 
 
 def told(book: Notebook) -> dict[str, list[int]]:
-    document = json.loads(Path(book.url, suspects.NAME).read_text())
+    document = json.loads(Path(book.url, suspects.SUSPECTS_FILE).read_text())
     return {f"{row['stage']} {row['id']}": [row["times"], row["alone"], row["hung"]] for row in document["rows"]}
 
 
@@ -32,7 +32,9 @@ def test_what_ended_with_its_worker_is_kept_and_what_goes_on_is_not(book: Notebo
     ledger = Ledger({}, book.save)
     ledger.begin("project", ["a", "b"])
     ledger.begin("restore", ["c"])
-    assert not Path(book.url, suspects.NAME).exists(), "a driver that is killed now has nothing against its images"
+    assert not Path(book.url, suspects.SUSPECTS_FILE).exists(), (
+        "a driver that is killed now has nothing against its images"
+    )
     assert ledger.history("project", ["a", "b"]) == [Begun(1), Begun(1)]  # repeated: the worker died
     assert told(book) == {"project a": [1, 0, 0], "project b": [1, 0, 0]}
     ledger.begin("project", ["a"])
@@ -97,6 +99,6 @@ def test_what_no_longer_counts(book: Notebook, tmp_path: Path) -> None:
     assert patient == {("project", "b"): Begun(2, 1), ("read", "c"): Begun(1, 1)}
     assert Notebook(book.url, "settings", 30.0).load(FILES) == everything
     for damage in ("{", "[]", '{"settings": "settings"}', '{"settings": "settings", "rows": [{}], "patience_s": 1}'):
-        Path(book.url, suspects.NAME).write_text(damage)
+        Path(book.url, suspects.SUSPECTS_FILE).write_text(damage)
         assert book.load(FILES) == {}
     assert Notebook(str(tmp_path / "none"), "settings", 60.0).load(FILES) == {}

@@ -80,7 +80,7 @@ def words(found: Verified) -> str:
 def test_an_unchanged_folder_is_listed_and_not_read(store: PairStore, photos: Path, reads: list[str]) -> None:
     assert changed(store, photos) == []
     assert reads == []
-    assert not Path(store.path, changes.NAME).exists()
+    assert not Path(store.path, changes.STAMPS_FILE).exists()
 
 
 def another_size(path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_photo_that_was_only_touched_is_read_once(store: PairStore, photos: Pa
     assert verify(store).findings == []
     assert sorted(reads) == ["a.png", "b.png"]
     reads.clear()
-    assert not Path(store.path, changes.NAME).exists(), "verify changes nothing"
+    assert not Path(store.path, changes.STAMPS_FILE).exists(), "verify changes nothing"
     for expected in (["a.png", "b.png"], []):
         assert changed(store, photos) == []
         assert sorted(reads) == expected
@@ -259,7 +259,7 @@ def test_a_run_that_was_killed_between_drop_and_redo_leaves_no_row_twice(
             store.drop(changed(store, photos))
     store.refresh()
     assert store.index().num_rows == 7, "the shorter part is there beside the old one"
-    store.repair()
+    store.drop_duplicates()
     assert changed(store, photos) == ["d/e.png"]
     store.drop(["d/e.png"])
     assert sorted(store.index()["id"].to_pylist()) == ["a.png", "b.png", "c.png", "f.png"]
@@ -268,7 +268,7 @@ def test_a_run_that_was_killed_between_drop_and_redo_leaves_no_row_twice(
 def test_a_damaged_side_file_only_costs_reading(store: PairStore, photos: Path, reads: list[str]) -> None:
     age(photos / "a.png", 10)
     assert changed(store, photos) == []
-    Path(store.path, changes.NAME).write_bytes(b"PAR1 half")
+    Path(store.path, changes.STAMPS_FILE).write_bytes(b"PAR1 half")
     assert changed(store, photos) == []
     assert reads == ["a.png", "a.png"]
     assert pa.table(changes.confirmed_stamps(store))["id"].to_pylist() == ["a.png"]

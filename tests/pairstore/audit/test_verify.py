@@ -147,7 +147,7 @@ def lost_row(store: PairStore) -> str:
 
 
 def unfinished(store: PairStore) -> str:
-    store.forget("manifest.json")
+    store.delete("manifest.json")
     return "no manifest.json: its run did not finish"
 
 
@@ -199,7 +199,7 @@ def test_the_deep_look_decodes(tmp_path: Path, values: dict, expected: str) -> N
 
 
 def test_a_run_that_goes_on_is_not_called_broken(store: PairStore) -> None:
-    store.forget("manifest.json")
+    store.delete("manifest.json")
     parts(store)[1].unlink()
     Path(store.rows_path, ".tmp-0123").write_bytes(b"half")
     lock(store)
