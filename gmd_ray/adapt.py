@@ -1,4 +1,4 @@
-"""The whole run, read top to bottom: generate, fine-tune, evaluate, register."""
+"""`adapt`: the whole run, in order: generate, fine-tune, evaluate, register."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ log = logging.getLogger("gmd_ray")
 
 @dataclass(frozen=True)
 class Adapted:
-    """What a run leaves, below `out`."""
+    """The result of a run; its files are below `out`."""
 
     student: str
-    """The adapted checkpoint, in the layout of `student.path`."""
+    """Path of the adapted checkpoint, in the file layout of `student.path`."""
     table: str
-    """Markdown."""
+    """The figures of the evaluation, in Markdown."""
     report: str
-    """Self-contained HTML."""
+    """Path of the report, a self-contained HTML file."""
     version: str | None
-    """Of the registered model; None without tracking."""
+    """Version of the registered model; None without tracking."""
     promoted: bool
     reasons: list[str]
-    """What each gate said."""
+    """One line per promotion gate, with its verdict."""
 
 
 def adapt(cfg: Config) -> Adapted:
-    """Adapt `student.path` to the photos in `target.path`; the same call again takes up where the last one stopped.
+    """Adapt `student.path` to the photos in `target.path`. The same call again continues where the last one stopped.
 
     Raises:
-        GmdError: whatever a user can mend, in one line. A `TrackingError` of the registry comes after the report.
+        GmdError: an error that the user can fix, in one line. If the registry fails, its `TrackingError` is raised
+            after the report has been written.
     """
     require(cfg, "adapt")
     check_out(cfg, files=True)
     inputs = ready(cfg, "adapt", save=False)
 
-    # Seconds of imports: what is missing is told first.
+    # These imports take seconds, so that errors in the settings are reported before them.
     from gmd_ray.evaluation import evaluate, markdown, write_report
     from gmd_ray.generation import generate
     from gmd_ray.tracking import Decision, TrackingError, promote, register, start_run
@@ -52,18 +53,18 @@ def adapt(cfg: Config) -> Adapted:
             books = generate(cfg, recorder)
         log.info("%s", books)
 
-        # Stage 2: the student again, on source pairs and accepted pairs; then the controls it must beat.
+        # Stage 2: fine-tune the student on source pairs and accepted pairs; then the controls that it must beat.
         students = {"baseline": str(cfg.student.path)}
         for name in ["adapted", *cfg.controls]:
             with run.stage(f"finetune-{name}") as recorder:
                 students[name] = str(finetune(cfg, name, recorder, inputs=inputs).path)
 
-        # Held-out target and source images, all students side by side.
+        # Stage 3: measure all students on held-out target and source images.
         with run.stage("evaluate") as recorder:
             evaluation = evaluate(cfg, students, recorder, inputs=inputs)
 
-        # A model version; champion only if every gate holds. Without a registry that answers, the hours before this
-        # still end in a report, which says so.
+        # Register a model version, and promote it to champion if every promotion gate holds. If the registry fails, the
+        # hours of work before it still end in a report, which names the failure.
         version, failure = None, None
         try:
             version = register(cfg, run, students["adapted"], evaluation)
@@ -72,7 +73,7 @@ def adapt(cfg: Config) -> Adapted:
             decision, failure = Decision(False, [f"refused: {error}"], version), error
         report = write_report(cfg, evaluation, run, decision=decision, inputs=inputs)
         if failure is not None:
-            log.error("nothing was promoted, all else is done: %s", report)
+            log.error("the registry failed, so that nothing was promoted; everything else is done: %s", report)
             raise failure
         return Adapted(
             student=students["adapted"],

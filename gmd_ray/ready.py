@@ -1,4 +1,4 @@
-"""From settings to a run that may begin: the preflight, and then the run directory."""
+"""Preparing a run: the preflight, and then the run directory."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
     from gmd_ray.planning import Findings
 
 ANYWHERE = ("generate", "plan", "encode-prompts")
-"""Verbs that write no models and reports, so that `out` may lie at any URL."""
+"""Verbs that write neither models nor reports, so that `out` may be any URL."""
 
 
 def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) -> RunInputs:
-    """The preflight of a verb and, where nothing stands in its way, its run directory; a refusal leaves no trace.
+    """Run the preflight of a verb and make its run directory; a refused run leaves no trace.
 
     Args:
+        cfg: the settings.
         verb: adapt, generate, finetune, pretrain, evaluate or plan.
-        save: leave the resolved settings in the run directory. `generate` does so itself, once the store has not
-            refused them.
-        probes: a plan that measures some images here first.
+        save: write the resolved settings to the run directory. `generate` does so itself, after the store has accepted
+            them.
+        probes: True for a plan that measures some images on this machine first.
 
     Returns:
-        the folders of the run as the preflight listed them, to be handed to its stages.
+        The folders of the run as the preflight listed them, to be handed to its stages.
 
     Raises:
-        RefusedError: everything that stands in the way, a line each.
+        RefusedError: the run cannot start; one line per reason.
     """
     from gmd_ray.planning import Preflight
 
@@ -50,13 +51,13 @@ def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) ->
 
 
 def joins_cluster(cfg: Config) -> bool:
-    """Whether the run joins a Ray cluster, whose nodes may have what this machine has not; else it starts its own."""
+    """Return True if the run joins a Ray cluster, whose nodes may differ from this machine; else it starts Ray here."""
     ray = sys.modules.get("ray")
     return cluster_address(cfg) is not None or (ray is not None and ray.is_initialized())
 
 
 def settle(cfg: Config) -> None:
-    """Make the run directory and the data that the preset asks for."""
+    """Make the run directory, and draw the images of the demo if the preset asks for them."""
     if cfg.prepare == "demo":
         from gmd_ray.demo.prepare import prepare
 
@@ -66,7 +67,7 @@ def settle(cfg: Config) -> None:
 
 
 def check(load: Callable[[], Config], verb: str) -> Findings:
-    """Everything that the preflight of a verb finds, and what is wrong with its settings; nothing is begun."""
+    """Collect the findings of a verb's preflight and the errors of its settings, without starting anything."""
     from gmd_ray.planning import Findings, Preflight
 
     found = Findings(verb)

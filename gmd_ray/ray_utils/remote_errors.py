@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gmd_ray import errors
-from gmd_ray.errors import GmdError, ModelError
+from gmd_ray.errors import GmdError, ModelError, RefusedError
 
 if TYPE_CHECKING:
     import ray
@@ -53,6 +53,8 @@ def as_text(error: GmdError) -> str:
 def from_text(text: str) -> GmdError:
     """Make the GmdError that `as_text` wrote; a class outside `gmd_ray.errors` becomes a plain GmdError."""
     name, message = json.loads(text)
+    if name == RefusedError.__name__:
+        return RefusedError(message.split("; "))
     kind = getattr(errors, name, GmdError)
     return kind(message) if isinstance(kind, type) and issubclass(kind, GmdError) else GmdError(message)
 

@@ -1,4 +1,4 @@
-"""Model versions of adapted students, and the gates between `challenger` and `champion`."""
+"""Model versions of adapted students, and their promotion from `challenger` to `champion`."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous_champion"
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gates said of a version."""
+    """The decision of the promotion gates about a version."""
 
     promoted: bool
     reasons: list[str]
-    """One line for every gate, in the order of the config, then for every figure held against the champion's; those
-    that refuse begin with `refused`, figures without a like with `not compared`."""
+    """One line per gate, in the order of the settings, then one per comparison with the champion. Lines that refuse
+    begin with `refused`; lines about figures that cannot be compared begin with `not compared`."""
     version: str | None
-    """None where the run is not tracked."""
+    """Number of the version; None if the run is not tracked."""
 
 
 def register(
@@ -60,10 +60,10 @@ def register(
     (`test_set.*`) and the student's means (`metric.<dataset>.<metric>`).
 
     Returns:
-        The version's number, as a string; None where the run is not tracked.
+        The number of the version, as a string; None if the run is not tracked.
 
     Raises:
-        TrackingError: MLflow refuses or cannot be reached.
+        TrackingError: MLflow refuses, or cannot be reached.
     """
     if not isinstance(recorder, MlflowRecorder):
         return None
@@ -95,12 +95,11 @@ def promote(
 ) -> Decision:
     """Move the alias `champion` to `version` if every gate of `cfg.tracking.gates` holds, and no champion is better.
 
-    A champion's figures count where they are of the same test set (`promotion.judge_promotion`). It stays reachable as
-    `previous_champion`. The decision is kept as the version's tag `promotion`. Promotions of one model wait for each
-    other.
+    `promotion.judge_promotion` decides. The champion before keeps the alias `previous_champion`, and the version's tag
+    `promotion` records the decision. Promotions of one model wait for each other.
 
     Raises:
-        TrackingError: MLflow refuses or cannot be reached, or another promotion does not end.
+        TrackingError: MLflow refuses, cannot be reached, or another promotion does not end.
     """
     if not isinstance(recorder, MlflowRecorder) or version is None:
         return Decision(False, ["tracking.enabled=false: nothing was registered, so nothing can be promoted"], None)
@@ -120,13 +119,13 @@ def promote(
         client.set_model_version_tag(model, version, "promotion", outcome)
     recorder.tags({"promotion": outcome})
     for reason in reasons:
-        log.info("gate: %s", reason)
+        log.info("promotion gate: %s", reason)
     log.info("%s version %s %s", model, version, "is champion now" if promoted else "stays challenger")
     return Decision(promoted, reasons, version)
 
 
 def _outcome(verdicts: Sequence[Verdict]) -> str:
-    """For the tag: what refuses first."""
+    """The text of the tag `promotion`: the reasons, those that refuse first."""
     refusing, others = ([reason for may, reason in verdicts if may is which] for which in (False, True))
     return "; ".join([*refusing, *others]) if refusing else f"accepted: {'; '.join(others)}"
 
@@ -143,7 +142,7 @@ def _measured(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _lineage(cfg: Config) -> dict[str, str]:
-    """Which models and how many pairs the student was adapted with, from the pair store of the run."""
+    """Tags with the models and the numbers of pairs that the student was adapted with, from the run's pair store."""
     store = below(cfg.out, "pairs")
     filesystem, root = open_filesystem(store)
     try:
@@ -185,7 +184,7 @@ def _champion(client: MlflowClient, model: str) -> ModelVersion | None:
 
 @contextmanager
 def _local_file(path: str) -> Iterator[Path]:
-    """`path` itself where it is local, else a temporary copy."""
+    """Yield `path` itself if it is local, else a temporary copy."""
     if not is_remote(path):
         local = local_path(path)
         if not local.exists():

@@ -47,7 +47,7 @@ def test_ray_is_not_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-class _Unlisted(GmdError):
+class _UnlistedError(GmdError):
     pass
 
 
@@ -59,6 +59,6 @@ def test_an_error_in_a_text_column_keeps_its_class_and_message(error: GmdError) 
 
 
 def test_an_error_class_of_another_module_becomes_a_plain_one() -> None:
-    again = from_text(as_text(_Unlisted("why")))
+    again = from_text(as_text(_UnlistedError("why")))
     assert type(again) is GmdError
     assert str(again) == "why"
