@@ -17,8 +17,8 @@ FIGURES = "training.json"
 def train_models(dest: str | Path, only: str | None = None) -> None:
     """Train teacher, student and scorer (or `only` one) into `dest`.
 
-    The last bits of CPU arithmetic differ between machines, so that only the same kind of machine gives the same weights
-    again.
+    The last bits of CPU arithmetic differ between machines, so that only the same kind of machine gives the same
+    weights again.
     """
     from gmd_ray.demo.train_scorer import ScorerRecipe, train_scorer
     from gmd_ray.demo.train_student import StudentRecipe, train_student

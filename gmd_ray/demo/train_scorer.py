@@ -41,7 +41,8 @@ def train_scorer(dest: str | Path, recipe: ScorerRecipe) -> dict[str, float]:
     """Train a scorer and write its directory.
 
     Returns:
-        `seconds` of wall time and `held_out_correlation`, the Pearson correlation of score and label on 200 held-out images.
+        `seconds` of wall time, and `held_out_correlation`, the Pearson correlation of score and label on 200 held-out
+        images.
     """
     from gmd_ray.quality.nima import NimaScorer, emd_loss, score_distribution
 

@@ -56,8 +56,6 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
     _set_environment(spec)
     check_resources(spec.cfg)
     cfg = spec.cfg.training
-    curve = Path(spec.directory, CURVE)
-    points = read_curve(curve)
     trainer = _Trainer(
         _train,
         # Without the listing's facts about files, which the workers do not need: half of the bytes.
@@ -67,18 +65,12 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
             use_gpu=cfg.use_gpu,
             resources_per_worker=worker_resources(spec.cfg),
         ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=spec.directory,
-            failure_config=FailureConfig(max_failures=cfg.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if spec.validation else None
-            ),
-            callbacks=[CurveKeeper(str(curve), recorder, points[-1]["step"] if points else 0)],
-        ),
+        run_config=run_config(spec, recorder),
     )
     log.info("%s: %s", label, _what(spec))
-    watcher = CurveWatcher(curve, label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg))
+    watcher = CurveWatcher(
+        Path(spec.directory, CURVE), label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg)
+    )
     with _sigterm_ends(label), watcher:
         try:
             answer: int | GmdError | None = trainer.fit().return_value
@@ -87,6 +79,21 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
         except RayActorError as error:
             raise GmdError(f"{label}: {_why_controller_died(str(error))}") from error
     return raise_if_error(answer)
+
+
+def run_config(spec: TrainingSpec, recorder: Recorder) -> RunConfig:
+    """Ray Train's settings for the checkpoints, the failures and the figures of a fine-tune."""
+    cfg, curve = spec.cfg.training, Path(spec.directory, CURVE)
+    points = read_curve(curve)
+    return RunConfig(
+        name="train",
+        storage_path=spec.directory,
+        failure_config=FailureConfig(max_failures=cfg.max_failures),
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if spec.validation else None
+        ),
+        callbacks=[CurveKeeper(str(curve), recorder, points[-1]["step"] if points else 0)],
+    )
 
 
 class _Trainer(TorchTrainer):

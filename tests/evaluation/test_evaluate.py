@@ -26,7 +26,7 @@ from tests.evaluation.conftest import save_student, write_store
 
 
 def judged(cfg: Config, students: dict[str, str]) -> Evaluation:
-    """What `evaluate` finds, without Ray."""
+    """Evaluate without Ray."""
     items = held_out_items(cfg)
     table = pa.Table.from_pylist(items)
     return collect(cfg, students, items, EvaluationActor(cfg, students)(table))

@@ -26,7 +26,7 @@ from tests.teachers.text_encoders import write_text_encoders
 
 @pytest.fixture(scope="module")
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With text encoders alone, so that the run has to encode its prompts."""
+    """A teacher with text encoders and no prompt table, so that the run has to encode its prompts."""
     path = make_flux(tmp_path_factory.mktemp("online") / "flux", autoencoder=False)
     (path / "prompt_embeddings.safetensors").unlink()
     write_text_encoders(path)

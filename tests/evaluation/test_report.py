@@ -203,7 +203,7 @@ def test_the_training_log_becomes_a_curve_and_passwords_do_not_show(
 
 
 def test_ground_truth_goes_by_names_that_look_the_same(tmp_path: Path) -> None:
-    """macOS stores an accent apart from its letter; a linked file has its own name too."""
+    """macOS stores an accent apart from its letter, and a linked file has a name of its own."""
     decomposed = unicodedata.normalize("NFD", "Grüße.png")
     (tmp_path / decomposed).write_bytes(b"")
     (tmp_path / "again.png").symlink_to(decomposed)

@@ -22,7 +22,7 @@ def evaluation(
     extra: list[dict[str, object]] | None = None,
     metrics: tuple[str, ...] = ("psnr",),
 ) -> Evaluation:
-    """(student, metric) -> value of image 0, 1, ...; None is a failure."""
+    """Build an evaluation from the values of image 0, 1, ... by (student, metric); None is a failure."""
     rows = [
         {
             "dataset": dataset,

@@ -27,7 +27,7 @@ def batches_of(spec: TrainingSpec, rank: int = 0, world_size: int = 1) -> Batche
 
 
 def plain_training(spec: TrainingSpec) -> dict[str, Tensor]:
-    """What the loop promises, in the fewest words."""
+    """Train as the loop promises to, in as few lines as possible."""
     cfg = spec.cfg.training
     module = load_student(spec.cfg.student).module.train()
     average = {key: value.clone() for key, value in module.state_dict().items()}

@@ -23,7 +23,7 @@ SCORES = {4: 30.0, 8: 32.0, 12: 31.0}
 def _leave(
     tmp_path: Path, steps: list[int], listed: list[int] | None = None, scored: bool = False
 ) -> tuple[TrainingSpec, Path]:
-    """What a run with these checkpoints leaves; `listed` in the snapshot, by default all of them."""
+    """Write the files of a run with these checkpoints; the snapshot lists those in `listed`, by default all of them."""
     held_out = {"validate_every": 4, "export": "best"} if scored else {}
     cfg = make_config(tmp_path, **held_out)
     cfg.evaluation.source_hq, cfg.evaluation.source_lq = cfg.source.hq, cfg.source.lq

@@ -25,8 +25,7 @@ def test_a_directory_keeps_no_ending_and_counts_by_its_content(tmp_path: Path) -
     assert Path(finetuned_path(cfg, "adapted")).name == "student"
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_a_latent_diffusion_student_is_finetuned(tmp_path: Path) -> None:
     cfg = make_config(tmp_path, steps=3, checkpoint_every=3, log_every=1, patch=16)
     cfg.student.path = str(tmp_path / "ldm")

@@ -23,10 +23,10 @@ from tests.training.toys import make_config
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, str]]:
-    """What `finetune` is called with."""
+    """The arguments of the calls of `finetune`."""
     calls: list[tuple[Config, str]] = []
 
-    def finetune(cfg: Config, name: str, recorder: Any) -> None:
+    def finetune(cfg: Config, name: str, recorder: Any, inputs: Any) -> None:
         calls.append((cfg, name))
 
     # The package exports a function of the module's name.
@@ -110,8 +110,7 @@ def test_settings_of_a_begun_training_are_refused_without_a_trace(
     assert sorted(Path(spec.directory).rglob("*")) == before
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_from_scratch_with_no_pairs_and_no_student(tmp_path: Path) -> None:
     cfg = make_config(tmp_path, patch=16, keep_checkpoints=3, checkpoint_every=1)
     cfg.out = str(tmp_path / "elsewhere")

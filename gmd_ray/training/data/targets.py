@@ -34,7 +34,7 @@ class AcceptedPairs:
     fidelity: FidelityBound | None = None
     """The bound on fidelity that pairs have to meet; None if there is none."""
     truths: tuple[str, ...] = ()
-    """For the control `supervised`, URIs of the ground truth of each id, used as targets; else empty."""
+    """URIs of the ground truth of each id, which the control `supervised` takes as targets; else empty."""
 
 
 def accepted_pairs(cfg: Config, name: str, inputs: RunInputs | None = None) -> AcceptedPairs:
