@@ -50,8 +50,8 @@ def adapt(cfg: Config) -> Adapted:
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         # Stages 0, 1, 1b: restore, project and score every target photo.
         with run.stage("generate") as recorder:
-            books = generate(cfg, recorder)
-        log.info("%s", books)
+            totals = generate(cfg, recorder, files=inputs.images(str(cfg.target.path), cfg.target.limit))
+        log.info("%s", totals)
 
         # Stage 2: fine-tune the student on source pairs and accepted pairs; then the controls that it must beat.
         students = {"baseline": str(cfg.student.path)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -44,13 +44,20 @@ from gmd_ray.text import one_line
 log = logging.getLogger("gmd_ray.generation")
 
 
-def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | None = None) -> Totals:
+def generate(
+    cfg: Config,
+    recorder: Recorder | None = None,
+    *,
+    models: Models | None = None,
+    files: Sequence[ImageFile] | None = None,
+) -> Totals:
     """Restore, project and score every target image that has no row yet. Ray must be initialised.
 
     Args:
         cfg: of it `target`, `student`, `teacher`, `scorer`, `generation` and `out`; the store is `<out>/pairs`.
         recorder: gets the settings, the counts, images/s and the manifest.
         models: other loaders for the three models.
+        files: the images of `target.path`, if they have been listed before; listed here if it is None.
 
     Returns:
         the books of the whole store, earlier runs included.
@@ -66,7 +73,7 @@ def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | 
     """
     recorder, models = recorder or NullRecorder(), models or Models()
     start = time.monotonic()
-    files = list_images(cfg.target.path or "", cfg.target.limit)
+    files = list_images(cfg.target.path or "", cfg.target.limit) if files is None else list(files)
     ids = {file.id for file in files}
     store = PairStore(store_url(cfg.out))
     with (

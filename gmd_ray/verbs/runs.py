@@ -89,9 +89,9 @@ def run_generate(args: argparse.Namespace) -> int:
     from gmd_ray.ready import ready
     from gmd_ray.tracking import start_run
 
-    ready(cfg, "generate", save=False)
+    inputs = ready(cfg, "generate", save=False)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("generate") as recorder:
-        say(generate(cfg, recorder))
+        say(generate(cfg, recorder, files=inputs.images(str(cfg.target.path), cfg.target.limit)))
     return 0
 
 
