@@ -38,15 +38,15 @@ def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) ->
     from gmd_ray.planning import Preflight
 
     flight = Preflight(cfg, verb, joins=joins_cluster(cfg), probes=probes)
-    found = flight.run()
-    found.refuse()
+    findings = flight.run()
+    findings.refuse()
     settle(cfg)
     if flight.undrawn:
-        found = flight.after_drawing()
-        found.refuse()
+        findings = flight.after_drawing()
+        findings.refuse()
     if save:
         save_config(cfg, Path(cfg.out) / "config.yaml")
-    flight.inputs.sets = found.sets
+    flight.inputs.sets = findings.sets
     return flight.inputs
 
 
@@ -70,12 +70,12 @@ def check(load: Callable[[], Config], verb: str) -> Findings:
     """Collect the findings of a verb's preflight and the errors of its settings, without starting anything."""
     from gmd_ray.planning import Findings, Preflight
 
-    found = Findings(verb)
-    with found.errors_of("config", ""):
+    findings = Findings(verb)
+    with findings.errors_of("config", ""):
         cfg = load()
-        with found.errors_of("config", ""):
+        with findings.errors_of("config", ""):
             require(cfg, verb)
-        with found.errors_of("config", "out"):
+        with findings.errors_of("config", "out"):
             check_out(cfg, files=verb not in ANYWHERE)
-        Preflight(cfg, verb, joins=joins_cluster(cfg)).run(found)
-    return found
+        Preflight(cfg, verb, joins=joins_cluster(cfg)).run(findings)
+    return findings

@@ -155,14 +155,14 @@ def _set_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     for row in table.filter(pc.field("features").is_valid()).to_pylist():
         key = (row["dataset"], row["student"], row["metric"])
         features.setdefault(key, []).append(np.frombuffer(row["features"], np.float32))
-    for (dataset, student, metric), found in sorted(features.items()):
+    for (dataset, student, metric), vectors in sorted(features.items()):
         if student == REFERENCE:
             continue
         truths = features.get((dataset, REFERENCE, metric), [])
         higher = known_metrics()[metric].higher_is_better
         row = {"dataset": dataset, "id": WHOLE_SET, "student": student, "metric": metric, "higher_is_better": higher}
         try:
-            yield {**row, "value": compare_sets(metric, np.array(found), np.array(truths))}
+            yield {**row, "value": compare_sets(metric, np.array(vectors), np.array(truths))}
         except DataError as error:
             yield {**row, "error": str(error)}
 
@@ -176,18 +176,18 @@ def _contents(cfg: Config, table: pa.Table) -> dict[str, str]:
         lines.setdefault(row["dataset"], []).append(f"{row['id']} {row['content']}")
     about = {"source": json.dumps(degradation, sort_keys=True, default=str)}
     return {
-        name: hashlib.sha256("\n".join([about.get(name, ""), *sorted(found)]).encode()).hexdigest()
-        for name, found in sorted(lines.items())
+        name: hashlib.sha256("\n".join([about.get(name, ""), *sorted(pictures)]).encode()).hexdigest()
+        for name, pictures in sorted(lines.items())
     }
 
 
 def _costs(table: pa.Table) -> dict[str, dict[str, InferenceCost]]:
     """The cost of every student on every test set."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    rows_of: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in table.filter(pc.field("seconds").is_valid()).to_pylist():
-        found.setdefault((row["dataset"], row["student"]), []).append(row)
+        rows_of.setdefault((row["dataset"], row["student"]), []).append(row)
     costs: dict[str, dict[str, InferenceCost]] = {}
-    for (dataset, student), rows in sorted(found.items()):
+    for (dataset, student), rows in sorted(rows_of.items()):
         seconds = statistics.median(row["seconds"] for row in rows)
         device = statistics.mode(sorted(row["device"] for row in rows))
         costs.setdefault(dataset, {})[student] = InferenceCost(rows[0]["parameters"], seconds, device)

@@ -113,28 +113,28 @@ def _headline(evaluation: Evaluation, datasets: Sequence[str]) -> dict[str, Any]
     """The gain of the adapted student, in the first metric with a value on the first test set that has one."""
     for dataset in datasets:
         for metric in evaluation.metrics:
-            found = evaluation.difference(ADAPTED, dataset, metric, against=BASELINE)
-            if found is None:
+            difference = evaluation.difference(ADAPTED, dataset, metric, against=BASELINE)
+            if difference is None:
                 continue
             unit = " dB" if metric.startswith("psnr") else ""
             means = [evaluation.mean(student, dataset, metric) for student in (BASELINE, ADAPTED)]
-            gain, _, error = change(found, 10.0 if unit else 0.1).partition(" ± ")
+            gain, _, error = change(difference, 10.0 if unit else 0.1).partition(" ± ")
             return {
                 "gain": f"{gain.replace('-', '−')}{unit}",
                 "metric": metric.upper(),
-                "where": f"{found.n} {dataset} test images",
+                "where": f"{difference.n} {dataset} test images",
                 "means": " → ".join(number(mean) for mean in means if mean is not None),
                 "spread": f"± {error}{unit} standard error" if error else "",
-                "verdict": _verdict(found, evaluation.directions[metric]),
+                "verdict": _verdict(difference, evaluation.directions[metric]),
             }
     return None
 
 
-def _verdict(found: Difference, higher_is_better: bool) -> str:
+def _verdict(difference: Difference, higher_is_better: bool) -> str:
     """Classify a difference as better, worse, or unclear (within `SIGNIFICANT` standard errors)."""
-    if found.standard_error is None or abs(found.mean) <= SIGNIFICANT * found.standard_error:
+    if difference.standard_error is None or abs(difference.mean) <= SIGNIFICANT * difference.standard_error:
         return "unclear"
-    return "better" if (found.mean > 0) == higher_is_better else "worse"
+    return "better" if (difference.mean > 0) == higher_is_better else "worse"
 
 
 def _counts(store: PairStore) -> dict[str, Any]:
@@ -188,12 +188,14 @@ def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
         cells = []
         for metric in metrics:
             mean = evaluation.mean(student, dataset, metric)
-            found = evaluation.difference(student, dataset, metric, against=BASELINE) if student != BASELINE else None
+            difference = (
+                evaluation.difference(student, dataset, metric, against=BASELINE) if student != BASELINE else None
+            )
             cells.append(
                 {
                     "mean": "–" if mean is None else number(mean),
-                    "change": "" if found is None or mean is None else change(found, mean).replace("-", "−"),
-                    "verdict": "" if found is None else _verdict(found, evaluation.directions[metric]),
+                    "change": "" if difference is None or mean is None else change(difference, mean).replace("-", "−"),
+                    "verdict": "" if difference is None else _verdict(difference, evaluation.directions[metric]),
                     "best": mean is not None and mean == best[metric],
                 }
             )

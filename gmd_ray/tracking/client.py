@@ -88,7 +88,7 @@ def store_errors() -> tuple[type[Exception], ...]:
     """Exceptions of a store that does not answer or refuses: MLflow's, the network's, and those of loaded libraries."""
     from mlflow.exceptions import MlflowException
 
-    found: list[type[Exception]] = [MlflowException, OSError]
+    errors: list[type[Exception]] = [MlflowException, OSError]
     for module, names in (
         ("sqlalchemy.exc", ("SQLAlchemyError",)),
         ("botocore.exceptions", ("BotoCoreError", "ClientError")),
@@ -98,8 +98,8 @@ def store_errors() -> tuple[type[Exception], ...]:
     ):
         if module.split(".")[0] in sys.modules:
             with contextlib.suppress(ImportError):
-                found += [getattr(importlib.import_module(module), name) for name in names]
-    return tuple(found)
+                errors += [getattr(importlib.import_module(module), name) for name in names]
+    return tuple(errors)
 
 
 _REFUSED = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)

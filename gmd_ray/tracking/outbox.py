@@ -52,7 +52,7 @@ class Outbox:
         self._retry_at = 0.0
         self._lock = threading.RLock()
         self._at_exit = False
-        self.told: set[str] = set()
+        self.filled_runs: set[str] = set()
         """Ids of the runs for which more than a status was queued."""
 
     def __getstate__(self) -> dict[str, Any]:

@@ -87,12 +87,12 @@ def judge_promotion(gates: Sequence[GateConfig], evaluation: Evaluation, champio
         loss = max(gate.min_gain for gate in gates if (gate.dataset, gate.metric) == (dataset, metric))
         allowed = min(0.0, loss) if dataset == "source" else 0.0
         gate = GateConfig(metric=metric, dataset=dataset, against="champion", min_gain=allowed)
-        found = _against_champion(gate, evaluation, champion)
-        if isinstance(found, str):
-            found = True, f"not compared: {dataset} {metric}: {found}"
-        elif not found[0]:
-            found = False, f"{found[1]}; a gate `against: champion` with its own min_gain may allow that"
-        verdicts.append(found)
+        verdict = _against_champion(gate, evaluation, champion)
+        if isinstance(verdict, str):
+            verdict = True, f"not compared: {dataset} {metric}: {verdict}"
+        elif not verdict[0]:
+            verdict = False, f"{verdict[1]}; a gate `against: champion` with its own min_gain may allow that"
+        verdicts.append(verdict)
     return verdicts
 
 
@@ -106,8 +106,10 @@ def _judge(gate: GateConfig, evaluation: Evaluation, champion: Champion | None) 
     if gate.against == "champion":
         if champion is None:
             return True, f"holds: {what} {mean:.4g}: there is no champion to beat yet"
-        found = _against_champion(gate, evaluation, champion)
-        return (False, f"refused: {what}: {found}; evaluate it on this one first") if isinstance(found, str) else found
+        verdict = _against_champion(gate, evaluation, champion)
+        if isinstance(verdict, str):
+            return False, f"refused: {what}: {verdict}; evaluate it on this one first"
+        return verdict
     pairs = evaluation.difference(CANDIDATE, gate.dataset, gate.metric, against=gate.against)
     if pairs is None:
         return False, f"refused: {what}: no value of {gate.against} to compare with"

@@ -155,8 +155,8 @@ class MlflowRecorder:
 
     def _is_refused(self, error: GmdError) -> bool:
         """Return True if `error` refuses the command, and False if it is the failure of a run that has begun."""
-        told = self.outbox.told
-        idle = self.run_id not in told if self.is_stage else not told  # and nothing about its stages
+        filled = self.outbox.filled_runs
+        idle = self.run_id not in filled if self.is_stage else not filled  # and nothing about its stages
         if self.before is not None:
             return idle or isinstance(error, ConfigError | ResumeMismatchError)
         return idle and isinstance(error, ValueError | ResumeMismatchError)
@@ -170,7 +170,7 @@ class MlflowRecorder:
 
     def _put(self, kind: str, payload: tuple[Any, ...], label: str) -> None:
         if kind not in ("status", "delete"):
-            self.outbox.told.add(self.run_id)
+            self.outbox.filled_runs.add(self.run_id)
         self.outbox.put(Entry(self.run_id, kind, payload, label))
 
     def _child(self, name: str) -> MlflowRecorder:

@@ -73,21 +73,21 @@ def register(
         digest = sha256(path)
         tags = {"sha256": digest, "run_id": run_id, "file": path.name, "gmd_ray.version": gmd_ray.__version__}
         tags |= _lineage(cfg) | _measured(evaluation)
-        found = _same_version(client, model, run_id, digest)
-        if found is None:
+        version = _same_version(client, model, run_id, digest)
+        if version is None:
             folder = f"student/{digest[:12]}"
             client.log_artifact(run_id, str(path), folder)
             _create_model(client, model)
             source = f"{client.get_run(run_id).info.artifact_uri}/{folder}"
-            found = str(client.create_model_version(model, source, run_id=run_id, tags=tags).version)
-            log.info("registered %s version %s", model, found)
+            version = str(client.create_model_version(model, source, run_id=run_id, tags=tags).version)
+            log.info("registered %s version %s", model, version)
         else:
             for key, value in tags.items():
-                client.set_model_version_tag(model, found, key, value)
-            log.info("%s version %s holds this file already", model, found)
-        client.set_registered_model_alias(model, CHALLENGER, found)
-    recorder.tags({"registered_version": found})
-    return found
+                client.set_model_version_tag(model, version, key, value)
+            log.info("%s version %s holds this file already", model, version)
+        client.set_registered_model_alias(model, CHALLENGER, version)
+    recorder.tags({"registered_version": version})
+    return version
 
 
 def promote(
@@ -160,9 +160,9 @@ def _lineage(cfg: Config) -> dict[str, str]:
 
 
 def _same_version(client: MlflowClient, model: str, run_id: str, digest: str) -> str | None:
-    for found in client.search_model_versions(f"run_id='{run_id}'"):
-        if found.name == model and found.tags.get("sha256") == digest:
-            return str(found.version)
+    for version in client.search_model_versions(f"run_id='{run_id}'"):
+        if version.name == model and version.tags.get("sha256") == digest:
+            return str(version.version)
     return None
 
 

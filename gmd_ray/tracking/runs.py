@@ -72,16 +72,16 @@ def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecord
     recorder = MlflowRecorder(uri, run_id, outbox=outbox, before=before)
     log.info("MLflow run %s in experiment %r at %s", run_id, cfg.tracking.experiment, redact(uri))
 
-    def tell() -> None:
+    def send_settings() -> None:
         recorder.tags(_origin(cfg))
         recorder.params(resolved)
         recorder.text(json.dumps(resolved, indent=2, default=str), "config.json")
 
     if before is None:
-        tell()
-        outbox.told.clear()
+        send_settings()
+        outbox.filled_runs.clear()
     try:
-        with recorder.ending(None if before is None else tell):
+        with recorder.ending(None if before is None else send_settings):
             yield recorder
     finally:
         if recorder.deleted:

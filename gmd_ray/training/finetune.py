@@ -97,11 +97,11 @@ def _finished(spec: TrainingSpec, document: Path) -> Finetuned:
     Raises:
         DataError: the student file is not the one that this run wrote.
     """
-    found = read_json(document)
-    written = found.pop(_DIGEST, None)
+    result = read_json(document)
+    written = result.pop(_DIGEST, None)
     if written is not None and digest_of_path(spec.student) != written:
         raise DataError(
             f"{spec.student}: not as this fine-tune wrote it (incomplete or replaced); remove it, and the same command "
             f"writes it again from the last checkpoint"
         )
-    return Finetuned(**found | {"path": spec.student})
+    return Finetuned(**result | {"path": spec.student})

@@ -110,9 +110,9 @@ class SourcePairs:
 
     def _images(self, index: int) -> tuple[np.ndarray | None, np.ndarray]:
         """The decoded images (lq or None, hq), in 8 bits if that loses nothing."""
-        found = self._cache.get(index)
-        if found is not None:
-            return found
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
         pair = self._pairs[index]
         images: tuple[np.ndarray | None, np.ndarray]
         if pair.lq is None:

@@ -157,19 +157,19 @@ def _digests(files: dict[str, ImageFile], label: str, interval_s: float) -> dict
     """Digests of the files' content by key, read by several threads."""
     if not files:
         return {}
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     remaining = iter(files.items())
     with ThreadPoolExecutor(_THREADS, "sources") as pool, Progress(label, len(files), "file", interval_s) as progress:
         try:
             while batch := list(islice(remaining, _AHEAD)):
                 read = pool.map(_digest, [file for _, file in batch])
                 for (key, _), digest in zip(batch, read, strict=True):
-                    found[key] = digest
+                    digests[key] = digest
                     progress.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return found
+    return digests
 
 
 def _digest(file: ImageFile) -> str:

@@ -51,7 +51,7 @@ def blocks(module: nn.Module) -> list[nn.Module]:
     with others (weight tying) and members without parameters stay with the root.
     """
     shared = _shared_parameters(module)
-    found: list[nn.Module] = []
+    members: list[nn.Module] = []
 
     def visit(parent: nn.Module) -> None:
         for child in parent.children():
@@ -60,10 +60,10 @@ def blocks(module: nn.Module) -> list[nn.Module]:
                 continue
             own = {id(p) for p in child.parameters()}
             if own and not own & shared:
-                found.append(child)
+                members.append(child)
 
     visit(module)
-    return found
+    return members
 
 
 def _shared_parameters(module: nn.Module) -> set[int]:
