@@ -37,7 +37,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def _images(folder: Path, names: list[str], side: int = 24) -> str:
     folder.mkdir()
     for key, name in enumerate(names):
-        (folder / name).write_bytes(encode_png(picture(hash(folder.name) % 1000 + key, side, side)))
+        (folder / name).write_bytes(encode_png(picture(sum(folder.name.encode()) + key, side, side)))
     return str(folder)
 
 
