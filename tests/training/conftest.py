@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from ray.train import Checkpoint, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.context import StorageContext
+from ray.train.v2._internal.execution.training_report import _TrainingReport
 
 from gmd_ray.progress import Recorder
 from gmd_ray.ray_utils.remote_errors import raise_if_error
@@ -32,7 +32,7 @@ def fit_in_process(spec: TrainingSpec, label: str, recorder: Recorder) -> int | 
     manager = CheckpointManager(config.checkpoint_config, storage)
 
     async def register(checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:
-        manager.register_checkpoint(SimpleNamespace(checkpoint=checkpoint, metrics=metrics, validation=None))
+        manager.register_checkpoint(_TrainingReport(checkpoint, metrics, validation=False))
 
     def report(metrics: dict[str, Any], checkpoint: Any = None, checkpoint_dir_name: str | None = None) -> None:
         if checkpoint is not None:
