@@ -32,11 +32,11 @@ def register(verbs: Verbs) -> None:
 
 
 def run_new_student(args: argparse.Namespace) -> int:
-    from gmd_ray.students.latent.presets import new_student
+    from gmd_ray.students.latent.presets import new_latent_student
 
     vae = Path(args.vae) if args.vae else None
     with writing("--to", args.to, folder=True):
-        count = new_student(args.preset, Path(args.to), vae, args.scale, args.steps, args.seed)
+        count = new_latent_student(args.preset, Path(args.to), vae, args.scale, args.steps, args.seed)
     say(f"{args.preset}: {count / 1e6:,.1f} M untrained parameters in {args.to}")
     return 0
 
