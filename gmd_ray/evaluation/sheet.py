@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.errors import DataError
-from gmd_ray.evaluation.gallery import Row, pair_row
+from gmd_ray.evaluation.gallery import PictureRow, pair_row
+from gmd_ray.evaluation.pages import render
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.view import StoreView
 
@@ -53,10 +53,8 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
         for title, (note, pairs) in chosen.items()
         if pairs
     ]
-    environment = Environment(
-        loader=PackageLoader("gmd_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("sheet.html.j2").render(
+    return render(
+        "sheet.html.j2",
         url=store.url,
         threshold=f"{'≥' if gate.higher_is_better else '≤'} {gate.threshold:g}",
         bound=str(gate.bound) if gate.bound else "",
@@ -64,7 +62,7 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
     )
 
 
-def _row(row: dict[str, Any], taken: bool) -> Row:
+def _row(row: dict[str, Any], taken: bool) -> PictureRow:
     closeness = "" if row["fidelity"] is None else f", fidelity {row['fidelity']:.3g}"
     note = f"score {row['score']:.3g}{closeness}, {'accepted' if taken else 'rejected'}"
     return pair_row(row["id"], {name: row[name] for name in SHOWN if row[name] is not None}, note)

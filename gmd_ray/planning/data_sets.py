@@ -9,6 +9,7 @@ from gmd_ray.config import Config
 from gmd_ray.images.headers import Header, read_headers, settle_doubts
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.images.sets.inventory import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST, TRUTH, Listed, data_sets
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.planning.findings import Findings
 
 _READ_BY = {
@@ -46,7 +47,9 @@ class DataSet:
         return [side for side in (self.hq, self.lq) if side is not None]
 
 
-def read_data_sets(found: Findings, cfg: Config, stages: Sequence[str]) -> dict[str, DataSet]:
+def read_data_sets(
+    found: Findings, cfg: Config, stages: Sequence[str], inputs: RunInputs | None = None
+) -> dict[str, DataSet]:
     """List every set of the settings that these stages read, and read the headers of its files.
 
     A set that cannot be listed becomes an error; the other sets are still read.
@@ -56,7 +59,7 @@ def read_data_sets(found: Findings, cfg: Config, stages: Sequence[str]) -> dict[
     if cfg.training.validate_every and not wanted.isdisjoint((SOURCE, TRUTH)):
         wanted.add(SOURCE_TEST)
     with found.errors_of("data", "source.degradation"):
-        for role, listing in data_sets(cfg).items():
+        for role, listing in data_sets(cfg, inputs).items():
             if role not in wanted and not (role == "truth for the report" and "evaluate" in stages):
                 continue
             with found.errors_of("data", _KEYS.get(role, ("", ""))[0]):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, GmdError, ModelError
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.planning.findings import Findings
 
 if TYPE_CHECKING:
@@ -60,27 +61,28 @@ def _refuse_other_scorer(found: Findings, cfg: Config, store: PairStore) -> None
             )
 
 
-def check_finetunes(found: Findings, cfg: Config, *, generated: bool) -> None:
+def check_finetunes(found: Findings, cfg: Config, *, generated: bool, inputs: RunInputs | None = None) -> None:
     """Compare the settings of each fine-tune with those that it was started with.
 
     Args:
         generated: Stage 2 comes by itself, so that the pair store has to be finished; else the run makes it first.
+        inputs: the listings that the run shares; by default new ones.
     """
     if "://" in cfg.out or not cfg.student.path:
         return
     from gmd_ray.training import refuse_begun
-    from gmd_ray.training.plan import make_plan
+    from gmd_ray.training.spec import make_spec
 
     for name in ["adapted", *cfg.controls]:
         with found.errors_of("settings", "out"):
             if generated:
-                make_plan(cfg, name, None)
-            refuse_begun(cfg, name, generated=generated)
+                make_spec(cfg, name, None, inputs=inputs)
+            refuse_begun(cfg, name, generated=generated, inputs=inputs)
 
 
-def check_pretraining(found: Findings, cfg: Config) -> None:
+def check_pretraining(found: Findings, cfg: Config, inputs: RunInputs | None = None) -> None:
     """Compare the settings of `pretrain` with those that it was started with."""
     from gmd_ray.training import refuse_begun_pretraining
 
     with found.errors_of("settings", "out"):
-        refuse_begun_pretraining(cfg)
+        refuse_begun_pretraining(cfg, inputs)

@@ -12,8 +12,9 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation.watchdog import batch_bound
-from gmd_ray.images.listing import ImageFile, list_images
+from gmd_ray.images.listing import ImageFile
 from gmd_ray.images.sets.inventory import Listed
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.images.sizes import image_sizes
 from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.cost import price
@@ -98,7 +99,7 @@ class Plan:
         return "\n".join(f"{name:<18} {value:>12}  {note}".rstrip() for name, value, note in rows)
 
 
-def survey(cfg: Config) -> tuple[list[Job], int]:
+def survey(cfg: Config, inputs: RunInputs | None = None) -> tuple[list[Job], int]:
     """Every readable target image with what it will cost, and the number of the others.
 
     Images are sized from their headers, the teacher is known by its config files, the student by its checkpoint where
@@ -109,7 +110,7 @@ def survey(cfg: Config) -> tuple[list[Job], int]:
         ModelError: models that cannot be read.
         ConfigError: neither a student nor `plan.scale`.
     """
-    files = list_images(cfg.target.path or "", cfg.target.limit)
+    files = (inputs or RunInputs()).images(cfg.target.path or "", cfg.target.limit)
     teacher, scale = estimate_teacher(cfg.teacher), _scale(cfg)
     memory = cache(teacher.replica_bytes)
     jobs = []

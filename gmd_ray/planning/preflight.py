@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gmd_ray.config import Config
 from gmd_ray.images.sets.inventory import TARGET
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.planning.bursts import check_bursts
 from gmd_ray.planning.data_sets import read_data_sets
 from gmd_ray.planning.earlier_runs import check_finetunes, check_pretraining, check_store
@@ -42,6 +43,8 @@ class Preflight:
 
     def __init__(self, cfg: Config, verb: str, *, joins: bool = False, probes: bool = False) -> None:
         self.cfg, self.verb = cfg, verb
+        self.inputs = RunInputs()
+        """The listings that the checks made, for the run to go on with."""
         self.stages = [stage for stage in STAGES[verb] if verb != "plan" or _is_planned(cfg, stage)]
         self.undrawn = cfg.prepare == "demo" and not Path(cfg.out, "world", "world.json").is_file()
         """The images are drawn when the run starts, and can be looked at after that."""
@@ -91,13 +94,13 @@ class Preflight:
         if "generate" in stages:
             check_store(found, cfg)
         if "finetune" in stages:
-            check_finetunes(found, cfg, generated=self.verb == "finetune")
+            check_finetunes(found, cfg, generated=self.verb == "finetune", inputs=self.inputs)
         if self.verb == "pretrain":
-            check_pretraining(found, cfg)
+            check_pretraining(found, cfg, self.inputs)
 
     def _check_images(self, found: Findings) -> None:
         cfg, stages = self.cfg, self.stages
-        sets = read_data_sets(found, cfg, stages)
+        sets = read_data_sets(found, cfg, stages, self.inputs)
         check_images(found, cfg, sets, self._scale)
         check_overlap(found, cfg, sets, generates="generate" in stages, evaluates="evaluate" in stages)
         if "evaluate" in stages:

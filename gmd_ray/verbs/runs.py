@@ -69,17 +69,17 @@ def run_plan(args: argparse.Namespace) -> int:
     from gmd_ray.ray_utils.session import ray_session
     from gmd_ray.ready import ready
 
-    listed = ready(cfg, "plan", save=False, probes=bool(args.probe))
-    jobs, unreadable = survey(cfg)
+    inputs = ready(cfg, "plan", save=False, probes=bool(args.probe))
+    jobs, unreadable = survey(cfg, inputs)
     probe = None
     if args.probe:
         with ray_session(cfg):
             probe = run_probe(cfg, jobs, args.probe)
     plan = make_plan(cfg, jobs, unreadable, probe)
     PairStore(store_url(cfg.out)).write(PLAN_FILE, plan.as_json())
-    for line in listed:
+    for line in inputs.sets:
         say(line)
-    show("\n".join(["", plan.table(), *later_stages(cfg, listed)]))
+    show("\n".join(["", plan.table(), *later_stages(cfg, inputs.sets)]))
     for warning in (stall_warning(cfg, plan), *(pool_warnings(cfg, probe) if probe else ())):
         if warning:
             log.warning("%s", warning)
@@ -90,12 +90,12 @@ def run_generate(args: argparse.Namespace) -> int:
     cfg = load_settings(args, "generate")
     from gmd_ray.generation import generate
     from gmd_ray.ray_utils.session import ray_session
-    from gmd_ray.ready import ready, target_photos
+    from gmd_ray.ready import ready
     from gmd_ray.tracking import start_run
 
-    listed = ready(cfg, "generate", save=False)
+    inputs = ready(cfg, "generate", save=False)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("generate") as recorder:
-        say(generate(cfg, recorder, files=target_photos(listed)))
+        say(generate(cfg, recorder, files=inputs.images(str(cfg.target.path), cfg.target.limit)))
     return 0
 
 
@@ -106,11 +106,11 @@ def run_finetune(args: argparse.Namespace) -> int:
     from gmd_ray.tracking import start_run
     from gmd_ray.training import finetune
 
-    ready(cfg, "finetune")
+    inputs = ready(cfg, "finetune")
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         for name in ["adapted", *cfg.controls]:
             with run.stage(f"finetune-{name}") as recorder:
-                say(finetune(cfg, name, recorder).path)
+                say(finetune(cfg, name, recorder, inputs=inputs).path)
     return 0
 
 
@@ -121,9 +121,9 @@ def run_pretrain(args: argparse.Namespace) -> int:
     from gmd_ray.tracking import start_run
     from gmd_ray.training import pretrain
 
-    ready(cfg, "pretrain")
+    inputs = ready(cfg, "pretrain")
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("pretrain") as recorder:
-        say(pretrain(cfg, recorder).path)
+        say(pretrain(cfg, recorder, inputs=inputs).path)
     return 0
 
 
@@ -135,7 +135,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from gmd_ray.tracking import start_run
     from gmd_ray.training import finetuned_path
 
-    ready(cfg, "evaluate")
+    inputs = ready(cfg, "evaluate")
     students = {"baseline": str(cfg.student.path)}
     for name in ["adapted", *cfg.controls]:
         path = finetuned_path(cfg, name)
@@ -144,9 +144,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
         else:
             log.info("%s: no fine-tuned student at %s; left out", name, path)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("evaluate") as recorder:
-        evaluation = evaluate(cfg, students, recorder)
+        evaluation = evaluate(cfg, students, recorder, inputs=inputs)
         show(markdown(evaluation))
-        say(f"report   {write_report(cfg, evaluation, recorder)}")
+        say(f"report   {write_report(cfg, evaluation, recorder, inputs=inputs)}")
     return 0
 
 

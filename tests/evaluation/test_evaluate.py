@@ -13,9 +13,9 @@ import torch
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, ModelError
 from gmd_ray.evaluation import Evaluation, evaluate, load_evaluation
+from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import held_out_items, spread
-from gmd_ray.evaluation.judge import Judge
 from gmd_ray.evaluation.table import markdown
 from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
 from gmd_ray.images.files.decode import decode_image
@@ -26,10 +26,10 @@ from tests.evaluation.conftest import save_student, write_store
 
 
 def judged(cfg: Config, students: dict[str, str]) -> Evaluation:
-    """What `evaluate` finds, without Ray."""
+    """Evaluate without Ray."""
     items = held_out_items(cfg)
     table = pa.Table.from_pylist(items)
-    return collect(cfg, students, items, Judge(cfg, students)(table))
+    return collect(cfg, students, items, EvaluationActor(cfg, students)(table))
 
 
 def levels(image: np.ndarray) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_parameters_and_median_seconds_of_each_student(
     run: Config, students: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.evaluation.source_hq = run.evaluation.source_lq = None
-    monkeypatch.setattr("gmd_ray.evaluation.judge.load_student", lambda cfg: Slow())
+    monkeypatch.setattr("gmd_ray.evaluation.actor.load_student", lambda cfg: Slow())
     found = judged(run, students)
     cost = found.costs["target"]["adapted"]
     assert cost.parameters == 3 * 3 + 3

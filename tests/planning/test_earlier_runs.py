@@ -13,8 +13,8 @@ from gmd_ray.config import Config
 from gmd_ray.pairstore import run_settings as relevant
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.planning import Preflight
-from gmd_ray.training.plan import make_plan
 from gmd_ray.training.resume import check_settings
+from gmd_ray.training.spec import make_spec
 from tests.generation.shelf import fill, ok_row
 from tests.planning.conftest import STUDENT, config, settings
 from tests.planning.test_preflight import trace
@@ -32,7 +32,7 @@ def finished_store(cfg: Config, **models: str) -> PairStore:
 
 
 def begun_finetune(cfg: Config) -> None:
-    plan = make_plan(cfg, "adapted", None)
+    plan = make_spec(cfg, "adapted", None)
     check_settings(plan)
     Path(plan.directory, "finetuned.json").write_text(json.dumps({"path": plan.student}))
 

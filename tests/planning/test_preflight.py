@@ -103,7 +103,7 @@ def test_the_demo_is_drawn_and_then_looked_at(tmp_path: Path, monkeypatch: pytes
     small = preparation.WorldSize(seed=7, target=8, severe=2, source=6, target_test=4, source_test=3)
     monkeypatch.setattr(preparation, "WorldSize", lambda: small)
     cfg = load_config(["preset=demo", f"out={tmp_path / 'run'}", "training.cpus_per_worker=1"])
-    counts = {listed.role: listed.count for listed in ready(cfg, "adapt")}
+    counts = {listed.role: listed.count for listed in ready(cfg, "adapt").sets}
     assert counts == {"source": 6, "target": 8, "target test": 4, "source test": 3, "truth for the report": 8}
     assert (tmp_path / "run" / "config.yaml").is_file()
     found = Preflight(cfg, "adapt").run()

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config, PromotionGate
 from gmd_ray.evaluation import Evaluation
-from gmd_ray.tracking import Decision, TrackingError, gates, promote, register, registry, start_run
+from gmd_ray.tracking import Decision, TrackingError, promote, promotion, register, registry, start_run
 from gmd_ray.tracking.turns import TAG, turn
 from tests.tracking.measures import figures, measured, student_file, version_of
 
@@ -159,15 +159,15 @@ def test_two_promotions_at_once_cannot_both_win(
             version = register(run, recorder, student_file(tmp_path / str(gain), str(gain).encode()), figures(gain))
             decisions[gain] = promote(run, recorder, version, figures(gain))
 
-    def slow(*args: object) -> list[gates.Verdict]:
+    def slow(*args: object) -> list[promotion.Verdict]:
         if not meanwhile:  # the first is between reading the champion and moving the alias
             meanwhile.append(threading.Thread(target=attempt, args=(0.3,)))
             meanwhile[0].start()
             time.sleep(3)
             assert 0.3 not in decisions, "it waits"
-        return gates.judge(*args)  # type: ignore[arg-type]
+        return promotion.judge_promotion(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(registry, "judge", slow)
+    monkeypatch.setattr(registry, "judge_promotion", slow)
     for gain in (0.5, 0.3):
         (tmp_path / str(gain)).mkdir()
     attempt(0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -85,13 +85,20 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
     return sorted(pairs, key=lambda pair: pair.id)[:limit]
 
 
-def list_truths(hq: str, ids: Sequence[str], key: str) -> list[str]:
+def list_by_stem(hq: str) -> dict[str, ImageFile]:
+    """List the images of a folder by their path without extension; a file that is linked twice has both names."""
+    clean, more = _by_stem(hq)
+    return clean | more
+
+
+def list_truths(hq: str, ids: Sequence[str], key: str, clean: Mapping[str, ImageFile] | None = None) -> list[str]:
     """Find the ground truth of each image, by path without extension.
 
     Args:
         hq: folder or URL of clean images; it may hold others too.
         ids: ids of the images, relative to their own folder.
         key: the setting that `hq` comes from, for the error.
+        clean: what `list_by_stem(hq)` returned, where the folder has been listed before.
 
     Returns:
         the URI of the ground truth of each id, in their order.
@@ -99,8 +106,8 @@ def list_truths(hq: str, ids: Sequence[str], key: str) -> list[str]:
     Raises:
         DataError: images have no ground truth; the message names some.
     """
-    clean, more = _by_stem(hq)
-    clean |= more
+    if clean is None:
+        clean = list_by_stem(hq)
     missing = [image for image in ids if pairing_stem(image) not in clean]
     if missing:
         these = f"{len(missing)} of {len(ids)} photos"

@@ -1,4 +1,4 @@
-"""The accepted pairs that a fine-tune learns from, as the driver reads them."""
+"""The accepted pairs that a fine-tune learns from, selected by the driver."""
 
 from __future__ import annotations
 
@@ -9,41 +9,46 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.config.validate import check_controls
 from gmd_ray.errors import DataError
-from gmd_ray.images.sets.pairs import list_truths
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.pairstore.manifest import read_manifest
 from gmd_ray.pairstore.schema import FidelityBound
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.pairstore.view import StoreView
-from gmd_ray.training.documents import digest
+from gmd_ray.training.digests import digest
 
 
 @dataclass(frozen=True)
-class TargetPlan:
-    """The accepted pairs of a store, as the driver read them."""
+class AcceptedPairs:
+    """The accepted pairs of a store at the time when the driver read it."""
 
     store_url: str
     threshold: float
     higher_is_better: bool
     median: bool
-    """Whether the target is the median-filtered `restored` image, not the pseudo-target."""
+    """If True, the target is the median-filtered `restored` instead of the pseudo-target."""
     removed_inputs: tuple[str, ...]
-    """Ids of rows whose image is no longer among the store's inputs; they are left out."""
+    """Ids of images that are no longer among the store's inputs; their rows are left out."""
     ids: tuple[str, ...]
-    """Ids of the pairs, sorted; `Draw.index` counts in this order."""
+    """Ids of the pairs, sorted; `Draw.index` is a position in this tuple."""
     digest: str
-    """Digest of ids, scores, fingerprints of the models that made the rows, and digests of the photos."""
+    """Digest of ids, scores, the fingerprints of the models that made the rows, and the digests of the photos."""
     fidelity: FidelityBound | None = None
-    """The bound on the pairs' fidelity; None where none was asked for."""
+    """The bound on fidelity that pairs have to meet; None if there is none."""
     truths: tuple[str, ...] = ()
-    """For the control `supervised`: one URI of ground truth for each id, which is the target then; else empty."""
+    """URIs of the ground truth of each id, which the control `supervised` takes as targets; else empty."""
 
 
-def target_plan(cfg: Config, name: str) -> TargetPlan:
-    """Read the accepted pairs of `<out>/pairs` as the fine-tune of this name takes them.
+def accepted_pairs(cfg: Config, name: str, inputs: RunInputs | None = None) -> AcceptedPairs:
+    """Select the accepted pairs of `<out>/pairs` for a fine-tune.
+
+    Args:
+        cfg: the settings; `scorer.threshold` and `scorer.fidelity_bound` decide.
+        name: see `finetune`.
+        inputs: see `finetune`.
 
     Raises:
-        ConfigError: settings that cannot be met.
-        DataError: no finished pair store, no accepted pairs, or photos without the ground truth that is asked for.
+        ConfigError: a setting that this fine-tune needs is missing.
+        DataError: no finished pair store, no accepted pairs, or photos without ground truth for `supervised`.
     """
     median = name == "median"
     store = PairStore(store_url(cfg.out))
@@ -67,11 +72,12 @@ def target_plan(cfg: Config, name: str) -> TargetPlan:
             f"{'lower' if higher else 'raise'} scorer.threshold{' or loosen scorer.fidelity_bound' if bound else ''}"
         )
     ids = tuple(row["id"] for row in view)
-    found = digest(json.dumps(_without_absent_digest(row), sort_keys=True) for row in view)
+    content = digest(json.dumps(_without_absent_digest(row), sort_keys=True) for row in view)
     truths: tuple[str, ...] = ()
     if name == "supervised":
-        truths = tuple(list_truths(str(cfg.training.supervised_hq), ids, "training.supervised_hq"))
-    return TargetPlan(store.url, pairs.threshold, higher, median, pairs.removed_inputs, ids, found, bound, truths)
+        inputs = inputs or RunInputs()
+        truths = tuple(inputs.truths(str(cfg.training.supervised_hq), ids, "training.supervised_hq"))
+    return AcceptedPairs(store.url, pairs.threshold, higher, median, pairs.removed_inputs, ids, content, bound, truths)
 
 
 def _without_absent_digest(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What a fine-tune is made of, found out before any worker starts; and what it leaves behind.
+"""The inputs and settings of one fine-tune, collected before any worker starts.
 
-No torch here: the driver and Ray Train's controller read this module.
+This module does not import torch: the driver and Ray Train's controller import it, and torch takes seconds.
 """
 
 from __future__ import annotations
@@ -15,27 +15,10 @@ from gmd_ray.config import Config
 from gmd_ray.config.secrets import digested_values
 from gmd_ray.config.validate import check_test_sets, check_validation
 from gmd_ray.errors import ConfigError, nearest
-from gmd_ray.images.sets.pairs import PairFile, list_pairs
-from gmd_ray.training.data.targets import TargetPlan, target_plan
-from gmd_ray.training.documents import digest, digest_of_files, digest_of_path
-
-CURVE = "curve.jsonl"
-"""In a fine-tune's directory: see `gmd_ray.training.curve`."""
-
-SETTINGS = "settings.json"
-"""In a fine-tune's directory: what determines its weights, see `gmd_ray.training.resume`."""
-
-SNAPSHOT = "train/checkpoint_manager_snapshot.json"
-"""In a fine-tune's directory: Ray Train's list of the checkpoints, which are folders beside it."""
-
-STATE = "state.pt"
-"""In the folder of a checkpoint: everything that training goes on from."""
-
-DONE = "finetuned.json"
-"""In a fine-tune's directory: what a finished one came to."""
-
-SCORE = "val_psnr"
-"""The figure of a validation, in dB; checkpoints are ranked by it."""
+from gmd_ray.images.sets.pairs import PairFile
+from gmd_ray.images.sets.run_inputs import RunInputs
+from gmd_ray.training.data.targets import AcceptedPairs, accepted_pairs
+from gmd_ray.training.digests import digest, digest_of_files, digest_of_path
 
 NAMES = ("adapted", "source_only", "median", "supervised", "pretrained")
 
@@ -44,34 +27,34 @@ _NO_EFFECT = {
     "compile", "accumulate", "strategy", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures",
     "validate_every", "validation_images", "export", "supervised_hq", "perceptual_weights",
 }  # fmt: skip
-"""Fields of `training` that leave the weights as they are, to the order of summation; or that `settings` sees to.
+"""Fields of `training` that change the weights by rounding at most, or that `TrainingSpec.settings` handles itself.
 
-Two things do depend on the number of workers and on `accumulate`: the branches that stochastic depth skips (SwinIR's
-DropPath, in `pretrain` alone), which each worker draws for itself, step by step; and the statistics of batch
-normalisation, which are those of a worker's part of the batch, and rank 0's buffers in the checkpoint.
+Two things still depend on the number of workers and on `accumulate`: stochastic depth (SwinIR's DropPath, in `pretrain`
+alone), since each worker draws the skipped branches of its own part of the batch; and batch normalisation, whose
+statistics are those of one part of the batch, with rank 0's buffers in the checkpoint.
 """
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything a worker needs; pickled to it."""
+class TrainingSpec:
+    """Everything that a worker needs to train; Ray Train pickles it to each of them."""
 
     name: str
     cfg: Config
-    """With `training.source_ratio` as this fine-tune uses it, and absolute paths."""
+    """The settings, with the `training.source_ratio` of this fine-tune and an absolute `student.path`."""
     seed: int
     source: tuple[PairFile, ...]
-    """Empty where the ratio is 0."""
-    target: TargetPlan | None
-    """None where the ratio is 1."""
+    """The source pairs; empty if the ratio is 0."""
+    target: AcceptedPairs | None
+    """The accepted pairs; None if the ratio is 1."""
     validation: tuple[PairFile, ...]
-    """Held-out source pairs; empty where there is no validation."""
+    """Held-out source pairs; empty if `training.validate_every` is 0."""
     directory: str
     student: str
-    """Where the fine-tuned student goes."""
+    """The path that the fine-tuned student is written to."""
 
     def settings(self) -> dict[str, Any]:
-        """What determines the weights, as flat JSON values."""
+        """Everything that determines the weights, as flat JSON values; a resumed fine-tune must have the same."""
         fields = dataclasses.asdict(self.cfg.training)
         values = {f"training.{key}": value for key, value in fields.items() if key not in _NO_EFFECT}
         values["training.betas"] = list(self.cfg.training.betas)
@@ -89,7 +72,7 @@ class Plan:
         if self.source:
             for key in ("degradation", "degradation_args", "gray"):
                 values[f"source.{key}"] = getattr(self.cfg.source, key)
-            values["source.lq"] = self.cfg.source.lq is not None  # where the files lie does not matter, their names do
+            values["source.lq"] = self.cfg.source.lq is not None  # the folder may move, the names may not change
             values["source pairs"] = digest(_names(pair) for pair in self.source)
         if self.target:
             values["accepted pairs"] = self.target.digest
@@ -97,8 +80,8 @@ class Plan:
                 values["ground truth"] = digest_of_files(self.target.truths)
         return {key: digested_values(value) for key, value in values.items()}
 
-    def without_listing(self) -> Plan:
-        """What the workers need of it: the pairs without `PairFile.files`."""
+    def without_listing(self) -> TrainingSpec:
+        """A copy whose pairs lack `PairFile.files`, which only the driver needs; it halves what travels to a worker."""
 
         def bare(pairs: tuple[PairFile, ...]) -> tuple[PairFile, ...]:
             return tuple(dataclasses.replace(pair, files=()) for pair in pairs)
@@ -108,55 +91,59 @@ class Plan:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished fine-tune."""
+    """The result of a finished fine-tune."""
 
     path: str
-    """The student, in the layout of `student.path`."""
+    """Path of the fine-tuned student, in the file layout of `student.path`."""
     steps: int
     final_loss: float
-    """Mean over the last logged interval."""
+    """Mean loss over the last logged interval."""
     seconds: float
-    """Wall time of the call that finished it."""
+    """Wall time of the call that finished the training."""
     resumed_from: int | None
-    """Step of the checkpoint that this call went on from; None where it started anew."""
+    """Step of the checkpoint that this call resumed from; None if it started at step 0."""
 
 
 def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
-    """Where `finetune(cfg, name, seed=seed)` leaves the student.
+    """The path that `finetune(cfg, name, seed=seed)` writes the student to.
 
     Raises:
-        ConfigError: for a name that there is not.
+        ConfigError: `name` is unknown, or `student.path` is not set.
     """
     if name not in NAMES:
-        raise ConfigError(f"fine-tune {name!r}: no such one; {nearest(name, NAMES)}")
+        raise ConfigError(f"no fine-tune is called {name!r}; {nearest(name, NAMES)}")
     if cfg.student.path is None:
         raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
     folder = name if seed is None else f"{name}-seed{seed}"
     path = Path(cfg.student.path)
-    suffix = "" if path.is_dir() else path.suffix  # a directory's name may hold dots: ldm-1.3b
-    if path.name.endswith(".pth.tar"):  # an old ending of PyTorch's
+    suffix = "" if path.is_dir() else path.suffix  # a directory may have a dot in its name: ldm-1.3b
+    if path.name.endswith(".pth.tar"):  # an older PyTorch convention
         suffix = ".pth.tar"
     return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
 
 
-def make_plan(cfg: Config, name: str, seed: int | None, *, targets: bool = True) -> Plan:
-    """List the source pairs and the accepted pairs, and check that there are any.
+def make_spec(
+    cfg: Config, name: str, seed: int | None, *, targets: bool = True, inputs: RunInputs | None = None
+) -> TrainingSpec:
+    """Collect the source pairs and the accepted pairs of a fine-tune, and check that there are any.
 
     Args:
-        targets: look for the accepted pairs; without them the plan cannot be trained, only compared.
+        targets: read the accepted pairs. A spec without them can be compared with a begun fine-tune, not trained.
+        inputs: folder listings that the run shares; the folders are listed here if it is None.
 
     Raises:
-        ConfigError: settings that cannot be met.
+        ConfigError: the settings contradict each other, or one is missing.
         DataError: no source pairs, no finished pair store, or no accepted pairs.
     """
+    inputs = inputs or RunInputs()
     student = finetuned_path(cfg, name, seed)
     if "://" in cfg.out:
-        raise ConfigError(f"out={cfg.out}: checkpoints and students are files; give a path that every node sees")
+        raise ConfigError(f"out={cfg.out}: checkpoints are files; give a path that every node can reach")
     parts = cfg.training.num_workers * cfg.training.accumulate
     if cfg.training.batch_size < parts:
         each = f" x training.accumulate={cfg.training.accumulate}" if cfg.training.accumulate > 1 else ""
         raise ConfigError(
-            f"training.batch_size={cfg.training.batch_size} is the global batch: it needs a slot for each of "
+            f"training.batch_size={cfg.training.batch_size} is the global batch, and must be at least "
             f"training.num_workers={cfg.training.num_workers}{each}"
         )
     ratio = 1.0 if name in ("source_only", "pretrained") else cfg.training.source_ratio
@@ -166,8 +153,8 @@ def make_plan(cfg: Config, name: str, seed: int | None, *, targets: bool = True)
     if ratio > 0:
         if cfg.source.hq is None or (cfg.source.lq is None and cfg.source.degradation is None):
             raise ConfigError("source.hq with source.lq or source.degradation is needed at training.source_ratio > 0")
-        source = list_pairs(cfg.source.hq, cfg.source.lq, cfg.source.lq_template, cfg.source.limit)
-    return Plan(
+        source = inputs.pairs(cfg.source.hq, cfg.source.lq, cfg.source.lq_template, cfg.source.limit)
+    return TrainingSpec(
         name=name,
         cfg=dataclasses.replace(
             cfg,
@@ -176,27 +163,22 @@ def make_plan(cfg: Config, name: str, seed: int | None, *, targets: bool = True)
         ),
         seed=cfg.seed if seed is None else seed,
         source=tuple(source),
-        target=target_plan(cfg, name) if ratio < 1 and targets else None,
-        validation=_validation(cfg),
+        target=accepted_pairs(cfg, name, inputs) if ratio < 1 and targets else None,
+        validation=_validation(cfg, inputs),
         directory=os.path.dirname(student),
         student=student,
     )
 
 
-def _validation(cfg: Config) -> tuple[PairFile, ...]:
+def _validation(cfg: Config, inputs: RunInputs) -> tuple[PairFile, ...]:
     if not cfg.training.validate_every:
         return ()
     check_validation(cfg)
     check_test_sets(cfg)
     e = cfg.evaluation
-    return tuple(list_pairs(str(e.source_hq), e.source_lq, e.source_template, cfg.training.validation_images))
+    return tuple(inputs.pairs(str(e.source_hq), e.source_lq, e.source_template, cfg.training.validation_images))
 
 
 def _names(pair: PairFile) -> str:
-    """Of both images: which belongs to which is a matter of names and of `source.lq_template`."""
+    """The names of a pair's images, which together with `source.lq_template` decide what is paired with what."""
     return pair.id if pair.lq is None else f"{pair.id} {PurePosixPath(pair.lq).name}"
-
-
-def checkpoint_name(step: int) -> str:
-    """The folder of a checkpoint, beside the snapshot."""
-    return f"step_{step:08d}"

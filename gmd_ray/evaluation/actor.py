@@ -1,4 +1,4 @@
-"""The actor of an evaluation: every student and every metric over one image after the other."""
+"""The Ray actor of an evaluation, which runs all students and metrics on one image after the other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import ConfigError, GmdError
-from gmd_ray.evaluation.items import Item, taught, taught_students
+from gmd_ray.evaluation.items import Item, students_with_teacher, with_teacher_row
 from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE
 from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.files.decode import decode_image
@@ -26,6 +26,7 @@ from gmd_ray.images.listing import read_file
 from gmd_ray.images.sets.pairs import PairFile, load_pair
 from gmd_ray.quality import MetricUnavailable, load_metric, load_set_metric
 from gmd_ray.quality.protocol import Metric, SetMetric
+from gmd_ray.ray_utils.remote_errors import as_text
 from gmd_ray.students import load_student
 from gmd_ray.students.protocol import Student
 from gmd_ray.teachers import load_teacher
@@ -43,32 +44,39 @@ SCHEMA = pa.schema(
         pa.field("device", pa.string()),
     ]
 )
-"""Rows of five kinds in one stream: values have `metric`, what set metrics compare `features` too (float32), pictures
-`png` and `name`, an image's digest `content`, and what a student took for it `seconds`."""
+"""Schema of the stream, which has five kinds of rows.
+
+Values fill `metric`; features for set metrics such as FID fill `features` too (float32 as bytes); pictures fill `png`
+and `name`; the digest of a test image fills `content`; and the time that a student took for it fills `seconds`.
+"""
 
 REFERENCE = "hq"
-"""`student` of the features of ground truths."""
+"""Value of `student` in rows with features of the ground truth."""
 
 FAILURE = "failure"
-"""`dataset` of a row that ends the evaluation: `id` is the type of the error, `error` its text."""
+"""Value of `dataset` in a row that ends the evaluation, whose `error` is from `remote_errors.as_text`."""
 
 PICTURE_SIDE = 320
-"""Pictures of larger images are cut to a centre square of this many HQ pixels, at their own resolution."""
+"""Side in HQ pixels of the centre square that pictures of larger images are cut to, without resampling."""
 
 ADAPTED = "adapted"
 
 
-class Judge:
+class EvaluationActor:
     """Restores each image with every student, projects it where asked to, and measures what comes out.
 
-    Restored images are rounded to 8 bits first, as a saved file would be. One image at a time: a value depends on
-    neither the batch it rides in nor its neighbours, and what fails is one value.
+    Restored images are rounded to 8 bits first, as in a saved file. Images are processed one at a time, so that a value
+    does not depend on the batch, and a failure costs one value.
+
+    Args:
+        cfg: the settings.
+        students: paths of checkpoints by name.
     """
 
     def __init__(self, cfg: Config, students: Mapping[str, str]) -> None:
         self.cfg = cfg
         self.students: dict[str, Student] = {}
-        self.taught = {taught(name): name for name in taught_students(cfg, students)}
+        self.with_teacher = {with_teacher_row(name): name for name in students_with_teacher(cfg, students)}
         self.metrics: dict[str, Metric | SetMetric | str] = {}
         self.parameters: dict[str, int] = {}
         self.device = ""
@@ -86,8 +94,8 @@ class Judge:
             self.students[name] = student
             self.parameters[name] = sum(parameter.numel() for parameter in student.module.parameters())
             self.device = _device_name(student.module)
-        if self.taught:
-            # One image at a time: a compiled teacher would fill each up to the pool's batch, and project that.
+        if self.with_teacher:
+            # A compiled teacher pads its input to the pool's batch size; here it gets one image at a time.
             pool = replace(self.cfg.teacher.pool, batch_size=1)
             self.teacher = load_teacher(replace(self.cfg.teacher, device=cfg.device, pool=pool))
         for name in cfg.metrics:
@@ -116,8 +124,8 @@ class Judge:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.failure is not None:
-            # As a row: Ray would start an actor that fails again and again, and lose an exception's type on its way.
-            row = {"dataset": FAILURE, "id": type(self.failure).__name__, "error": str(self.failure)}
+            # The failure travels as a row: Ray would restart an actor that raises, and lose the type of the exception.
+            row = {"dataset": FAILURE, "error": as_text(self.failure)}
             return pa.Table.from_pylist([row], schema=SCHEMA)
         rows: list[dict[str, Any]] = []
         for item in batch.to_pylist():
@@ -130,10 +138,10 @@ class Judge:
             yield from self._show_pair(item)
             return
         names = [*(["lq"] if self.scale == 1 else []), *self.students]
-        rows = [*names, *self.taught]
+        rows = [*names, *self.with_teacher]
         try:
             lq, hq = self._read(item)
-        except Exception as error:  # noqa: BLE001 - one unreadable image must not end the evaluation
+        except Exception as error:  # noqa: BLE001 -- an unreadable image must not end the evaluation
             for name in rows:
                 yield from self._failed(name, error, bool(item["hq"]))
             return
@@ -152,13 +160,13 @@ class Judge:
             try:
                 if name in self.students:
                     images[name] = self._restore(name, lq, item["id"])
-                elif name in self.taught:
-                    images[name] = self._project(images.get(self.taught[name]), item["id"])
-            except Exception as error:  # noqa: BLE001 - the same, for one student on one image
+                elif name in self.with_teacher:
+                    images[name] = self._project(images.get(self.with_teacher[name]), item["id"])
+            except Exception as error:  # noqa: BLE001 -- one student that fails on one image must not end it either
                 yield from self._failed(name, error, hq is not None)
                 continue
-            if name != "lq":  # the image is on the host by now, so the device has done its work
-                seconds[name] = time.perf_counter() - start + seconds.get(self.taught.get(name, ""), 0)
+            if name != "lq":  # the image is on the host by now, so that GPU work is included in the time
+                seconds[name] = time.perf_counter() - start + seconds.get(self.with_teacher.get(name, ""), 0)
                 cost = {"parameters": self.parameters.get(name), "device": self.device}
                 yield {"student": name, "seconds": seconds[name], **cost}
             if item["picture"] and name != "lq":
@@ -166,16 +174,16 @@ class Judge:
             yield from self._measure(name, to_tensor([images[name]])[0], reference)
 
     def _show_pair(self, item: Item) -> Iterator[dict[str, Any]]:
-        """The adapted student's output for a row of the pair store."""
+        """Show the adapted student's output for a row of the pair store."""
         try:
             restored = self._restore(ADAPTED, decode_png(item["data"]), item["id"])
-        except Exception:  # a picture that the report does without
+        except Exception:  # the report can do without this picture
             log.warning("%s: the adapted student cannot restore it", item["id"], exc_info=True)
             return
         yield {"name": ADAPTED, "png": self._picture(restored, 1)}
 
     def _read(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
-        """The input and, where known, the ground truth: float32 RGB in [0, 1], (H, W, 3)."""
+        """Load the input and, if there is one, the ground truth: float32 RGB in [0, 1], (H, W, 3)."""
         gray = self.cfg.target.gray if item["dataset"] == "target" else self.cfg.source.gray
         if not item["hq"]:
             return decode_image(read_file(item["lq"]), gray=gray), None
@@ -187,9 +195,9 @@ class Judge:
         return _rounded(self.students[name].restore(to_tensor([lq]), [image_id]), "restored")
 
     def _project(self, restored: np.ndarray | None, image: str) -> np.ndarray:
-        """Online use: the teacher on a student's output at test time, rounded before and after as in a pair store."""
+        """Project a student's output with the teacher, both rounded to 8 bits as in a pair store."""
         if restored is None:
-            raise ValueError("the student failed, there is nothing to project")
+            raise ValueError("the student failed, so that there is nothing to project")
         return _rounded(self.teacher.project(to_tensor([restored]), [image]), "projected")
 
     def _measure(self, student: str, image: torch.Tensor, reference: torch.Tensor | None) -> Iterator[dict[str, Any]]:
@@ -206,19 +214,19 @@ class Judge:
                     row["features"] = metric.features(image).tobytes()
                 else:
                     row["value"] = float(metric(image, reference if metric.needs_reference else None))
-            except Exception as error:  # noqa: BLE001 - NIQE on a small image, a shape that does not match
+            except Exception as error:  # noqa: BLE001 -- for example NIQE on a small image, or a shape that differs
                 row["error"] = _reason(error)
             yield row
 
     def _reference_features(self, reference: torch.Tensor) -> Iterator[dict[str, Any]]:
-        """What set metrics compare the students' images with; where it fails, so do those."""
+        """Features of the ground truth for set metrics. Without them, those metrics report the failure themselves."""
         for name, metric in self.metrics.items():
             if isinstance(metric, SetMetric):
                 with contextlib.suppress(GmdError):
                     yield {"student": REFERENCE, "metric": name, "features": metric.features(reference).tobytes()}
 
     def _failed(self, student: str, error: Exception, has_truth: bool) -> Iterator[dict[str, Any]]:
-        """Rows of an image that a student has no output for."""
+        """Rows for an image on which a student failed."""
         for name, metric in self.metrics.items():
             row: dict[str, Any] = {"student": student, "metric": name}
             if isinstance(metric, str):
@@ -232,7 +240,7 @@ class Judge:
 
 
 def _rounded(images: torch.Tensor, what: str) -> np.ndarray:
-    """The one image of a batch at 8 bits: float32 (H, W, 3)."""
+    """Round the only image of a batch (1, 3, H, W) to 8-bit levels: float32 (H, W, 3) in [0, 1]."""
     [image] = to_images(images)
     if not np.isfinite(image).all():
         raise ValueError(f"the {what} image has values that are not finite")
@@ -240,13 +248,13 @@ def _rounded(images: torch.Tensor, what: str) -> np.ndarray:
 
 
 def centre(image: np.ndarray, side: int) -> np.ndarray:
-    """The middle of an (H, W, 3) image, at most `side` pixels each way."""
+    """Cut the centre out of an (H, W, 3) image, at most `side` pixels each way."""
     top, left = max(0, image.shape[0] - side) // 2, max(0, image.shape[1] - side) // 2
     return image[top : top + side, left : left + side]
 
 
 def _digest(images: Sequence[np.ndarray]) -> str:
-    """Of the pictures as 8-bit samples, whatever file they came in."""
+    """A digest of images as 8-bit samples, independent of the file format that they came in."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(f"{image.shape}".encode())
@@ -263,6 +271,6 @@ def _device_name(module: torch.nn.Module) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """One line, short enough for a table."""
+    """The error in one line that is short enough for a table."""
     text = redact(" ".join(str(error).split()))[:300]
     return text if isinstance(error, GmdError) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Whether a student may become champion: the gates of the settings, then the present champion's own figures."""
+"""Promotion of a student to champion: the gates of `tracking.gates`, then a comparison with the present champion."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from gmd_ray.evaluation import Difference, Evaluation
 
 CANDIDATE = "adapted"
-"""The student that is registered and judged."""
+"""Name of the student that is registered and may be promoted."""
 _METRICS = "evaluation/metrics.parquet"
 
 Verdict = tuple[bool, str]
-"""Whether it may be promoted as far as this figure goes, and a line that says why."""
+"""True if this figure allows promotion, and a line with the reason."""
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The figures of the version that a candidate would replace."""
+    """The model version that a candidate would replace, with its figures."""
 
     version: str
     tags: Mapping[str, str]
-    """Of the version, as `register` leaves them: `test_set.<dataset>`, `metric.<dataset>.<metric>`."""
+    """Tags that `register` gave the version: `test_set.<dataset>` and `metric.<dataset>.<metric>`."""
     values: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
-    """(dataset, metric) -> image -> value, where its run still has them."""
+    """Values by (dataset, metric) and image; empty if its run no longer has them."""
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class Champion:
         return None if text is None else float(text)
 
     def images(self, dataset: str, metric: str) -> Mapping[str, float]:
-        """Values by image, if they are those that the version was registered with; its run may have gone on since."""
+        """Values by image, if their mean is the registered one: the run may have evaluated another student since."""
         values, mean = self.values.get((dataset, metric), {}), self.mean(dataset, metric)
         if not values or mean is None or not math.isclose(math.fsum(values.values()) / len(values), mean, rel_tol=1e-9):
             return {}
@@ -60,12 +60,20 @@ def read_champion(client: MlflowClient, version: ModelVersion) -> Champion:
     return Champion(str(version.version), dict(version.tags), _kept_values(client, version))
 
 
-def judge(gates: Sequence[PromotionGate], evaluation: Evaluation, champion: Champion | None) -> list[Verdict]:
-    """A verdict for each gate, in order; where all hold, one for each of their figures that the champion has as well.
+def judge_promotion(gates: Sequence[PromotionGate], evaluation: Evaluation, champion: Champion | None) -> list[Verdict]:
+    """Judge the candidate by each gate; if all hold, compare the figures of the gates with the champion's as well.
 
-    A candidate whose gates hold is refused where it is worse than the champion on the same test set: on target photos
-    at all, on source pairs by more than the gate lets it lose against its own reference. A gate `against: champion`
-    on a figure speaks for that figure alone.
+    A candidate is refused if it is worse than the champion on the same test set: on target photos by any amount, on
+    source pairs by more than the gate allows against its own reference. A gate `against: champion` replaces this
+    comparison for its figure.
+
+    Args:
+        gates: `tracking.gates`.
+        evaluation: the figures of the candidate.
+        champion: the present champion; None if there is none.
+
+    Returns:
+        One verdict per gate, in their order, then one per comparison.
     """
     verdicts = [_judge(gate, evaluation, champion) for gate in gates] or [(True, "no gates are set")]
     if champion is None or not all(holds for holds, _ in verdicts):
@@ -79,12 +87,12 @@ def judge(gates: Sequence[PromotionGate], evaluation: Evaluation, champion: Cham
         loss = max(gate.min_gain for gate in gates if (gate.dataset, gate.metric) == (dataset, metric))
         allowed = min(0.0, loss) if dataset == "source" else 0.0
         gate = PromotionGate(metric=metric, dataset=dataset, against="champion", min_gain=allowed)
-        found = _against_champion(gate, evaluation, champion)
-        if isinstance(found, str):
-            found = True, f"not compared: {dataset} {metric}: {found}"
-        elif not found[0]:
-            found = False, f"{found[1]}; a gate `against: champion` with its own min_gain may allow that"
-        verdicts.append(found)
+        verdict = _against_champion(gate, evaluation, champion)
+        if isinstance(verdict, str):
+            verdict = True, f"not compared: {dataset} {metric}: {verdict}"
+        elif not verdict[0]:
+            verdict = False, f"{verdict[1]}; a gate `against: champion` with its own min_gain may allow that"
+        verdicts.append(verdict)
     return verdicts
 
 
@@ -98,8 +106,10 @@ def _judge(gate: PromotionGate, evaluation: Evaluation, champion: Champion | Non
     if gate.against == "champion":
         if champion is None:
             return True, f"holds: {what} {mean:.4g}: there is no champion to beat yet"
-        found = _against_champion(gate, evaluation, champion)
-        return (False, f"refused: {what}: {found}; evaluate it on this one first") if isinstance(found, str) else found
+        verdict = _against_champion(gate, evaluation, champion)
+        if isinstance(verdict, str):
+            return False, f"refused: {what}: {verdict}; evaluate it on this one first"
+        return verdict
     pairs = evaluation.difference(CANDIDATE, gate.dataset, gate.metric, against=gate.against)
     if pairs is None:
         return False, f"refused: {what}: no value of {gate.against} to compare with"
@@ -109,10 +119,10 @@ def _judge(gate: PromotionGate, evaluation: Evaluation, champion: Champion | Non
 
 
 def _against_champion(gate: PromotionGate, evaluation: Evaluation, champion: Champion) -> Verdict | str:
-    """The verdict, or why there can be none."""
+    """Compare a figure with the champion's: the verdict, or the reason why they cannot be compared."""
     mean, theirs = evaluation.mean(CANDIDATE, gate.dataset, gate.metric), champion.mean(gate.dataset, gate.metric)
     assert mean is not None
-    from gmd_ray.evaluation.results import paired  # the room is heavy, and workers import this file
+    from gmd_ray.evaluation.results import paired  # a heavy import, and workers import this file
 
     if theirs is None:
         return f"{champion.name} has no value to compare with"
@@ -132,7 +142,7 @@ def _gain(evaluation: Evaluation, gate: PromotionGate, difference: float) -> flo
 
 
 def _verdict(gate: PromotionGate, mean: float, gain: float, reference: str, pairs: Difference | None) -> Verdict:
-    # A gain that is not a number (two infinite means) must refuse, hence >= and not a negated <.
+    # Two infinite means give a gain of NaN, which has to refuse: `>=` is False then, `not <` would be True.
     holds = gain >= gate.min_gain
     word, sign = ("holds", ">=") if holds else ("refused", "is not >=")
     spread = "" if pairs is None or pairs.standard_error is None else f" ± {pairs.standard_error:.2g}"
@@ -142,7 +152,7 @@ def _verdict(gate: PromotionGate, mean: float, gain: float, reference: str, pair
 
 
 def _kept_values(client: MlflowClient, version: ModelVersion) -> dict[tuple[str, str], dict[str, float]]:
-    """What the run of a version keeps of its candidate, image by image; empty where it is gone."""
+    """Read the candidate's values by image from the run of a version; empty if they are gone."""
     from gmd_ray.evaluation.results import WHOLE_SET
 
     values: dict[tuple[str, str], dict[str, float]] = {}
@@ -154,7 +164,7 @@ def _kept_values(client: MlflowClient, version: ModelVersion) -> dict[tuple[str,
         for run in client.search_runs([experiment], stage, max_results=1):
             with tempfile.TemporaryDirectory() as folder:
                 table = pq.read_table(client.download_artifacts(run.info.run_id, _METRICS, folder))
-            # Not of a whole set, whose one value pairs with nothing.
+            # Values of a whole test set cannot be paired by image.
             rows = table.filter((pc.field("student") == CANDIDATE) & (pc.field("id") != WHOLE_SET)).to_pylist()
             for row in rows:
                 if row["value"] is not None:
@@ -164,6 +174,6 @@ def _kept_values(client: MlflowClient, version: ModelVersion) -> dict[tuple[str,
         pa.ArrowException,
         ValueError,
         KeyError,
-    ):  # not there, or not what it should be: the means speak
+    ):  # gone or damaged: the registered means are compared instead
         return {}
     return values

@@ -1,4 +1,4 @@
-"""What is found out, refused and remembered before any worker starts."""
+"""The checks and the records before any worker starts."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, ResumeMismatchError
 from gmd_ray.training import finetuned_path
 from gmd_ray.training.data.datasets import TargetPairs
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import make_plan
 from gmd_ray.training.resume import check_settings, refuse_begun
+from gmd_ray.training.run_files import read_curve
+from gmd_ray.training.spec import make_spec
 from tests.training.toys import make_config, pair_row, write_store, write_student
 
 
 def test_accepted_view_at_the_threshold(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
-    target = make_plan(cfg, "adapted", None).target
+    target = make_spec(cfg, "adapted", None).target
     assert target is not None
     assert target.ids == tuple(f"{i:03d}.png" for i in range(1, 8))
     assert not target.median
-    control = make_plan(cfg, "median", None).target
+    control = make_spec(cfg, "median", None).target
     assert control == dataclasses.replace(target, median=True)
 
 
@@ -37,17 +37,17 @@ def test_lower_is_better_is_read_from_the_manifest(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
     manifest = tmp_path / "run" / "pairs" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"higher_is_better": False}))
-    target = make_plan(cfg, "adapted", None).target
+    target = make_spec(cfg, "adapted", None).target
     assert target is not None
     assert target.ids == ("000.png", "001.png")
 
 
 def test_images_that_have_left_the_inputs_are_left_out(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
-    before = make_plan(cfg, "adapted", None).target
+    before = make_spec(cfg, "adapted", None).target
     manifest = tmp_path / "run" / "pairs" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"stranger_ids": ["002.png", "005.png"]}))
-    target = make_plan(cfg, "adapted", None).target
+    target = make_spec(cfg, "adapted", None).target
     assert target is not None
     assert before is not None
     assert target.ids == ("001.png", "003.png", "004.png", "006.png", "007.png")
@@ -61,7 +61,7 @@ def test_no_accepted_pairs(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
     cfg.scorer.threshold = 100.0
     with pytest.raises(DataError, match=r"no accepted pairs at threshold 100 .*lower scorer\.threshold") as caught:
-        make_plan(cfg, "adapted", None)
+        make_spec(cfg, "adapted", None)
     assert "\n" not in str(caught.value)
 
 
@@ -69,7 +69,7 @@ def test_unfinished_pair_store(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
     (tmp_path / "run" / "pairs" / "manifest.json").unlink()
     with pytest.raises(DataError, match="run generate"):
-        make_plan(cfg, "adapted", None)
+        make_spec(cfg, "adapted", None)
 
 
 def _set(section: str, **values: Any) -> Callable[[Config], None]:
@@ -88,7 +88,7 @@ def _set(section: str, **values: Any) -> Callable[[Config], None]:
         (_set("source", hq=None), "adapted", "source.hq"),
         (_set("source", lq=None), "adapted", "source.degradation"),
         (_set("training", num_workers=5), "adapted", "training.batch_size=4"),
-        (_set("", out="s3://bucket/run"), "adapted", "every node sees"),
+        (_set("", out="s3://bucket/run"), "adapted", "every node can reach"),
         (_set("generation", keep_restored=False), "median", "generation.keep_restored=true"),
     ],
 )
@@ -96,16 +96,16 @@ def test_settings_that_cannot_be_met(tmp_path: Path, change: Callable[[Config], 
     cfg = make_config(tmp_path)
     change(cfg)
     with pytest.raises(ConfigError, match=said.replace(".", r"\.")) as caught:
-        make_plan(cfg, name, None)
+        make_spec(cfg, name, None)
     assert "\n" not in str(caught.value)
 
 
 def _begin(cfg: Config, name: str = "adapted") -> None:
     """Leave what a run leaves at its first checkpoint."""
-    plan = make_plan(cfg, name, None)
-    check_settings(plan)
-    (Path(plan.directory) / "train").mkdir(exist_ok=True)
-    (Path(plan.directory) / "train" / "checkpoint_manager_snapshot.json").write_text("{}")
+    spec = make_spec(cfg, name, None)
+    check_settings(spec)
+    (Path(spec.directory) / "train").mkdir(exist_ok=True)
+    (Path(spec.directory) / "train" / "checkpoint_manager_snapshot.json").write_text("{}")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_resume_with_other_settings_names_the_key(tmp_path: Path, change: Callab
     _begin(cfg)
     change(cfg)
     with pytest.raises(ResumeMismatchError, match=key.replace(".", r"\.")) as caught:
-        check_settings(make_plan(cfg, "adapted", None))
+        check_settings(make_spec(cfg, "adapted", None))
     assert str(caught.value).count(" before, ") == 1
 
 
@@ -134,14 +134,14 @@ def test_resume_with_another_student_or_other_pairs(tmp_path: Path) -> None:
     _begin(cfg)
     write_student(tmp_path / "student.pth", seed=1)
     write_store(tmp_path / "run" / "pairs", [pair_row(i) for i in range(8)], per_part=2)
-    check = make_plan(cfg, "adapted", None)
+    check = make_spec(cfg, "adapted", None)
     with pytest.raises(ResumeMismatchError, match=r"student\.path") as caught:
         check_settings(check)
     assert "accepted pairs" not in str(caught.value)  # the same rows in other parts, less a failed one
     rows = [pair_row(i, teacher="another") for i in range(8)]
     write_store(tmp_path / "run" / "pairs", rows, per_part=2)
     with pytest.raises(ResumeMismatchError, match="accepted pairs"):
-        check_settings(make_plan(cfg, "adapted", None))
+        check_settings(make_spec(cfg, "adapted", None))
 
 
 def test_settings_that_leave_the_weights_alone_may_change(tmp_path: Path) -> None:
@@ -155,19 +155,19 @@ def test_settings_that_leave_the_weights_alone_may_change(tmp_path: Path) -> Non
         _set("", log_interval_s=3.0),
     ):
         change(cfg)
-    check_settings(make_plan(cfg, "adapted", None))
+    check_settings(make_spec(cfg, "adapted", None))
 
 
 def test_settings_of_a_run_without_checkpoint_are_forgotten(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
-    plan = make_plan(cfg, "adapted", None)
-    check_settings(plan)
-    curve = Path(plan.directory) / "curve.jsonl"
+    spec = make_spec(cfg, "adapted", None)
+    check_settings(spec)
+    curve = Path(spec.directory) / "curve.jsonl"
     curve.write_text('{"step": 1, "loss": 2.0}\n')
-    check_settings(plan)
+    check_settings(spec)
     assert curve.is_file()
     cfg.training.lr = 0.5
-    check_settings(make_plan(cfg, "adapted", None))
+    check_settings(make_spec(cfg, "adapted", None))
     assert not curve.is_file()
 
 
@@ -175,12 +175,12 @@ def test_every_seed_that_is_asked_for_has_a_place_of_its_own(tmp_path: Path) -> 
     cfg = make_config(tmp_path)
     assert finetuned_path(cfg, "adapted") == str(tmp_path / "run" / "finetune" / "adapted" / "student.pth")
     assert finetuned_path(cfg, "adapted", 3) == str(tmp_path / "run" / "finetune" / "adapted-seed3" / "student.pth")
-    assert make_plan(cfg, "adapted", 3).seed == 3
+    assert make_spec(cfg, "adapted", 3).seed == 3
 
 
 def _refusal(cfg: Config, name: str = "adapted") -> str:
     with pytest.raises(ResumeMismatchError) as caught:
-        check_settings(make_plan(cfg, name, None))
+        check_settings(make_spec(cfg, name, None))
     return str(caught.value)
 
 
@@ -188,7 +188,7 @@ def test_other_lq_files_are_noticed(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
     _begin(cfg)
     cfg.source.lq = str((tmp_path / "source" / "lq").rename(tmp_path / "moved"))
-    check_settings(make_plan(cfg, "adapted", None))
+    check_settings(make_spec(cfg, "adapted", None))
     for path in (tmp_path / "moved").iterdir():
         path.rename(path.with_name(f"{path.stem}x2.png"))
     cfg.source.lq_template = "{}x2"
@@ -204,9 +204,9 @@ def test_other_ground_truth_is_noticed_wherever_it_lies(tmp_path: Path) -> None:
     cfg.training.supervised_hq = str(tmp_path / "truth")
     _begin(cfg, "supervised")
     cfg.training.supervised_hq = str(tmp_path / "copy")
-    check_settings(make_plan(cfg, "supervised", None))
+    check_settings(make_spec(cfg, "supervised", None))
     (tmp_path / "copy" / "000.png").write_bytes(b"of a photo that was not accepted")
-    check_settings(make_plan(cfg, "supervised", None))
+    check_settings(make_spec(cfg, "supervised", None))
     (tmp_path / "copy" / "004.png").write_bytes(bytes([5]))
     assert "ground truth: " in _refusal(cfg, "supervised")
 
@@ -219,7 +219,7 @@ def test_torn_line_of_a_curve_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_driver_and_controller_import_no_torch() -> None:
-    code = "import sys, gmd_ray.training, gmd_ray.training.plan; sys.exit('torch' in sys.modules)"
+    code = "import sys, gmd_ray.training, gmd_ray.training.spec; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -258,14 +258,14 @@ def test_ahead_of_generate_the_accepted_pairs_are_not_compared(tmp_path: Path) -
 
 def test_a_finished_finetune_without_its_checkpoints_still_has_its_settings(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
-    plan = make_plan(cfg, "adapted", None)
-    check_settings(plan)
-    Path(plan.directory, "finetuned.json").write_text("{}")
+    spec = make_spec(cfg, "adapted", None)
+    check_settings(spec)
+    Path(spec.directory, "finetuned.json").write_text("{}")
     cfg.training.lr = 0.5
     assert "training.lr: 0.001 before, 0.5 now" in _refusal(cfg)
-    Path(plan.directory, "settings.json").unlink()
-    with pytest.raises(DataError, match=r"settings\.json: no such file; put it back, or remove"):
-        check_settings(make_plan(cfg, "adapted", None))
+    Path(spec.directory, "settings.json").unlink()
+    with pytest.raises(DataError, match=r"settings\.json: no such file; restore it, or remove"):
+        check_settings(make_spec(cfg, "adapted", None))
 
 
 def test_the_student_keeps_the_whole_ending_of_its_file() -> None:

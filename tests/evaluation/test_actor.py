@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from gmd_ray.config import Config, StudentConfig
-from gmd_ray.evaluation.judge import Judge
+from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.students import load_student
 from gmd_ray.students.latent.presets import new_latent_student
@@ -21,7 +21,7 @@ def test_a_sampling_student_is_judged_by_the_noise_of_each_images_id(tmp_path: P
     new_latent_student("ldm-tiny", Path(path))
     cfg = Config()
     cfg.evaluation.metrics, cfg.evaluation.device = ["psnr"], "cpu"
-    judge = Judge(cfg, {"baseline": path, "adapted": path})
+    judge = EvaluationActor(cfg, {"baseline": path, "adapted": path})
     file = str(tmp_path / "photo.png")
     item = {"dataset": "target", "id": "sub/photo.png", "lq": file, "hq": file, "picture": True, "data": None}
     rows = judge(pa.Table.from_pylist([item])).to_pylist()
