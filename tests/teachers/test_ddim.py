@@ -18,7 +18,7 @@ from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers import Teacher, load_teacher
-from gmd_ray.teachers.ddim import GROUPS, DDIMTeacher, select_blocks
+from gmd_ray.teachers.ddim import GROUPS, DDIMTeacher, select_unet_blocks
 
 NONE = InjectionConfig(blocks="all", steps=0)
 ALL = InjectionConfig(blocks="all", steps=2)
@@ -154,7 +154,12 @@ def test_the_blocks_of_stable_diffusion_2() -> None:
             use_linear_projection=True,
         )
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(865.9e6, rel=1e-4)
-    assert {group: len(select_blocks(unet, group)) for group in GROUPS} == {"all": 16, "down": 6, "mid": 1, "up": 9}
+    assert {group: len(select_unet_blocks(unet, group)) for group in GROUPS} == {
+        "all": 16,
+        "down": 6,
+        "mid": 1,
+        "up": 9,
+    }
 
 
 @pytest.mark.parametrize("size", [(16, 24), (17, 30), (5, 3)])
@@ -227,16 +232,16 @@ def test_its_fingerprint_tells_settings_apart(sd_dir: Path, sd_v_dir: Path) -> N
     [
         ({"injection": InjectionConfig(steps=1)}, ConfigError, "late_single: a U-Net has all, down, mid, up"),
         ({"injection": InjectionConfig(blocks=["mid"], steps=1)}, ConfigError, "no block 'mid'; known: down_bl"),
-        ({"injection": InjectionConfig(blocks="all", tensors="v")}, ConfigError, "tensors=v: DDIM injects both"),
+        ({"injection": InjectionConfig(blocks="all", tensors="v")}, ConfigError, "tensors=v: DDIM injects keys"),
         ({"injection": InjectionConfig(blocks="all", steps=9)}, ConfigError, "at most the 4 steps run"),
-        ({"solver": "midpoint"}, ConfigError, "solver=midpoint: DDIM has a solver of its own"),
-        ({"injection": InjectionConfig(blocks="all", tokens="image")}, ConfigError, "tokens=image: a U-Net attends to"),
-        ({"quantization": "fp8"}, ConfigError, "^teacher.quantization=fp8: FLUX's alone; .* set it to none$"),
-        ({"offload": "group"}, ConfigError, "^teacher.offload=group: FLUX's alone; .* set it to none$"),
-        ({"compile": True}, ConfigError, "^teacher.compile=True: FLUX's alone; .* set it to false$"),
-        ({"attention_backend": "flash"}, ConfigError, "^teacher.attention_backend=flash: FLUX's .* set it to null$"),
-        ({"cache_dtype": "fp8"}, ConfigError, "^teacher.cache_dtype=fp8: FLUX's alone; .* set it to same$"),
-        ({"host_cache_gb": 1.0}, ConfigError, "^teacher.host_cache_gb=1.0: FLUX's alone; .* set it to null$"),
+        ({"solver": "midpoint"}, ConfigError, "solver=midpoint: DDIM has its own solver"),
+        ({"injection": InjectionConfig(blocks="all", tokens="image")}, ConfigError, "tokens=image: self-attention"),
+        ({"quantization": "fp8"}, ConfigError, "^teacher.quantization=fp8: for FLUX only; .* set it to none$"),
+        ({"offload": "group"}, ConfigError, "^teacher.offload=group: for FLUX only; .* set it to none$"),
+        ({"compile": True}, ConfigError, "^teacher.compile=True: for FLUX only; .* set it to false$"),
+        ({"attention_backend": "flash"}, ConfigError, "attention_backend=flash: for FLUX only; .* set it to null$"),
+        ({"cache_dtype": "fp8"}, ConfigError, "^teacher.cache_dtype=fp8: for FLUX only; .* set it to same$"),
+        ({"host_cache_gb": 1.0}, ConfigError, "^teacher.host_cache_gb=1.0: for FLUX only; .* set it to null$"),
         ({"cache_location": "host"}, ConfigError, "cache_location=host: DDIM's cache stays on its device"),
         ({"tile": 30}, ConfigError, "multiples of 4"),
         ({"prompt": "unknown"}, ModelError, "prompt 'unknown' is not in prompt_embeddings"),

@@ -62,8 +62,8 @@ def test_a_plugin_needs_no_path(tmp_path: Path) -> None:
         ("no_such_package.x:f", "cannot import no_such_package.x (No module named 'no_such_package')"),
         (f"{__name__}:Nobody", "has no 'Nobody'"),
         (f"{__name__}:NOT_CALLABLE", "not callable"),
-        (f"{__name__}:NoProject", "made a NoProject, which is no Teacher"),
-        (f"{__name__}:NoFingerprint", "made a NoFingerprint, which is no Teacher"),
+        (f"{__name__}:NoProject", "returned a NoProject, which is no Teacher"),
+        (f"{__name__}:NoFingerprint", "returned a NoFingerprint, which is no Teacher"),
     ],
 )
 def test_what_is_no_teacher_is_one_line(method: str, message: str) -> None:

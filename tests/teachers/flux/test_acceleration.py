@@ -80,7 +80,7 @@ def test_an_attention_backend(flux_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("_native_cudn", "did you mean '_native_cudnn'"), ("flash", "not to be had here"), ("sage", "known: ")],
+    [("_native_cudn", "did you mean '_native_cudnn'"), ("flash", "not available here"), ("sage", "known: ")],
 )
 def test_attention_that_is_not_there(flux_dir: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:

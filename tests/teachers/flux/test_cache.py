@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gmd_ray.teachers import load_teacher
-from gmd_ray.teachers.flux.cache import HostMemory, OnHost, Rounded, empty_packed, tensors
-from gmd_ray.teachers.flux.projection import FluxProjector, ProjectionPlan, injected_slots
+from gmd_ray.teachers.flux.cache import Float8Banks, HostBanks, HostMemory, empty_packed, tensors
+from gmd_ray.teachers.flux.projection import FluxProjector, ProjectionPlan
 from gmd_ray.teachers.flux.sampler import Slot
 from tests.teachers.flux.test_caches import HEIGHT, IDS, SETTINGS, WIDTH, prepare
 from tests.teachers.flux.test_teacher import config, ids, images
@@ -57,7 +57,7 @@ def test_host_equals_device(flux_dir: Path, latents: torch.Tensor, solver: str, 
     copies = on_host(projector)
     away = replace(plan, cache_location="host", resident=resident)
     assert torch.equal(projector(latents, IDS, away), expected)
-    kept = len(injected_slots(plan))
+    kept = len(plan.injected_slots())
     assert len(copies.queue) == 2 * max(0, kept - resident)
     # The second projection finds the memory that the first one took.
     chunks = list(projector._host._chunks)
@@ -85,7 +85,7 @@ def test_a_missing_wait_would_be_seen() -> None:
             pass
 
     def there_and_back(copies: LateCopies) -> list[float]:
-        host = OnHost(lambda: {"block": torch.zeros(3)}, order, 2, HostMemory(pinned=False, chunk=4096), copies)
+        host = HostBanks(lambda: {"block": torch.zeros(3)}, order, 2, HostMemory(pinned=False, chunk=4096), copies)
         for slot in reversed(order):
             tensors(host.open(slot))[0].fill_(slot.interval)
         found = []
@@ -126,7 +126,7 @@ def test_error_of_eight_bits(dtype: torch.dtype) -> None:
             return self[slot]
 
     inner = One()
-    banks = Rounded(inner, whole)
+    banks = Float8Banks(inner, whole)
     tensors(banks.open(Slot(0, False)))[0].copy_(x)
     back = tensors(banks.pop(Slot(0, False), None))[0]
     slack = 0 if dtype == torch.float32 else 2**-7  # its own rounding

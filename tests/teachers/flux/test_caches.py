@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.teachers import load_teacher
-from gmd_ray.teachers.flux.attention import Entry, InjectingFlux, select_blocks
+from gmd_ray.teachers.flux.attention import Entry, InjectingFlux
+from gmd_ray.teachers.flux.blocks import select_blocks
 from gmd_ray.teachers.flux.latents import image_ids
-from gmd_ray.teachers.flux.projection import FluxProjector, Kept, ProjectionPlan, Prompt, Visited
+from gmd_ray.teachers.flux.projection import FluxProjector, InversionState, Kept, ProjectionPlan, Prompt
 
 HEIGHT, WIDTH = 12, 8
 IDS = image_ids(HEIGHT, WIDTH)
@@ -46,7 +47,7 @@ def size(kept: Kept) -> int:
 
     total = 0
     for left in kept.values():
-        found = [left.z] if isinstance(left, Visited) else [x for entry in left.values() for x in tensors(entry)]
+        found = [left.z] if isinstance(left, InversionState) else [x for entry in left.values() for x in tensors(entry)]
         total += sum(x.nbytes for x in found)
     return total
 

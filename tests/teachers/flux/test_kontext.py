@@ -13,11 +13,11 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontex
 from gmd_ray.config import TeacherConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.images.noise import image_noise
 from gmd_ray.teachers import Teacher, load_teacher
 from gmd_ray.teachers.flux.kontext import KontextTeacher
 from gmd_ray.teachers.flux.latents import pack
 from gmd_ray.teachers.flux.modulation import Conditioning
-from gmd_ray.teachers.noise import image_noise
 
 PROMPT = "a sharp photo"
 
@@ -119,7 +119,7 @@ def test_weights_of_another_pipeline_are_refused(flux_dir: Path, tmp_path: Path)
     path = tmp_path / "dev"
     shutil.copytree(flux_dir, path)
     (path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ModelError, match="of a FluxPipeline") as caught:
+    with pytest.raises(ModelError, match="belongs to FluxPipeline") as caught:
         teacher(path)
     assert "\n" not in str(caught.value)
     (path / "model_index.json").write_text(json.dumps({"_class_name": "FluxKontextPipeline"}))

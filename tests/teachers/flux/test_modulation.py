@@ -13,7 +13,7 @@ from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.cost.dimensions import FluxDimensions
 from gmd_ray.teachers.flux.attention import InjectingFlux
 from gmd_ray.teachers.flux.modulation import KEPT_ROWS, Conditioning, ModulationTables
-from gmd_ray.teachers.flux.projection import FluxProjector, conditionings
+from gmd_ray.teachers.flux.projection import FluxProjector
 from tests.teachers.conftest import make_flux
 from tests.teachers.flux.test_caches import HEIGHT, IDS, WIDTH, prepare
 from tests.teachers.flux.test_teacher import config, ids, images
@@ -59,7 +59,7 @@ def test_every_row_is_computed_at_once_and_before_the_first_forward(flux_dir: Pa
     latents = torch.randn(1, HEIGHT * WIDTH // 4, 48)
     for _ in range(2):
         projector(latents, IDS, plan)
-    assert calls == [len(set(conditionings(plan)))] == [6 + 2 * 6]
+    assert calls == [len(set(plan.conditionings()))] == [6 + 2 * 6]
     # 12 columns of a double block, 3 of each of two single ones, 2 of the end, 32 wide, float32.
     assert tables.nbytes() == calls[0] * (12 + 2 * 3 + 2) * 32 * 4
 

@@ -9,11 +9,11 @@ import torch
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
+from gmd_ray.images.noise import image_noise
 from gmd_ray.teachers import Teacher, load_teacher
 from gmd_ray.teachers.flux.latents import image_ids, pack, unpack
 from gmd_ray.teachers.flux.sdedit import SDEditTeacher
 from gmd_ray.teachers.flux.teacher import FluxTeacher
-from gmd_ray.teachers.noise import image_noise
 
 
 def teacher(path: Path, strength: float) -> SDEditTeacher:

@@ -100,9 +100,9 @@ def main() -> None:
     """A driver to be killed: python -m tests.teachers.multi_gpu.shards FOLDER"""
     import sys
 
-    from gmd_ray.teachers.multi_gpu.process_group import Ranks
+    from gmd_ray.teachers.multi_gpu.process_group import RankGroup
 
-    ranks = Ranks(dict, 2)
+    ranks = RankGroup(dict, 2)
     print(*ranks.pids, flush=True)
     ranks.call(wait_in_a_collective, sys.argv[1])
 

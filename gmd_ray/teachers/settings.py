@@ -1,0 +1,37 @@
+"""What the settings mean for the model that they load: device, dtype and tiles."""
+
+from __future__ import annotations
+
+import torch
+
+from gmd_ray.config import TeacherConfig
+from gmd_ray.devices import choose_device
+from gmd_ray.errors import ConfigError
+
+
+def device_and_dtype(cfg: TeacherConfig) -> tuple[torch.device, torch.dtype]:
+    """Where the model runs and in which precision; `teacher.dtype=auto` is bfloat16 on CUDA, float32 elsewhere.
+
+    Raises:
+        ConfigError: `teacher.device` is not on this machine.
+    """
+    device = choose_device(cfg.device, "teacher.device")
+    if cfg.dtype == "auto":
+        return device, torch.bfloat16 if device.type == "cuda" else torch.float32
+    return device, {"float32": torch.float32, "bfloat16": torch.bfloat16}[cfg.dtype]
+
+
+def check_tiles(cfg: TeacherConfig, multiple: int) -> None:
+    """Refuse tiles that do not fall on the model's grid of tokens or latents.
+
+    Args:
+        multiple: side, in pixels, of the smallest square that the model can take.
+
+    Raises:
+        ConfigError: `teacher.tile` or `teacher.tile_overlap` is no multiple, or the overlap is not below the tile.
+    """
+    if cfg.tile and (cfg.tile % multiple or cfg.tile_overlap % multiple or cfg.tile_overlap >= cfg.tile):
+        raise ConfigError(
+            f"teacher.tile={cfg.tile}, teacher.tile_overlap={cfg.tile_overlap}: both must be multiples of "
+            f"{multiple}, the overlap below the tile"
+        )
