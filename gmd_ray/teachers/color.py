@@ -23,7 +23,7 @@ class ColorFixedTeacher:
         self.ranks = getattr(teacher, "ranks", 1)
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
-        """As `Teacher.project`; the result is on the CPU."""
+        """Project images as `Teacher.project` says; the result is on the CPU."""
         return self.fix(self.teacher.project(restored, ids), restored.cpu()).clamp(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""What the settings mean for the model that they load: device, dtype and tiles."""
+"""Settings that all teachers apply in the same way: device, dtype and tiles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gmd_ray.errors import ConfigError
 
 
 def device_and_dtype(cfg: TeacherConfig) -> tuple[torch.device, torch.dtype]:
-    """Where the model runs and in which precision; `teacher.dtype=auto` is bfloat16 on CUDA, float32 elsewhere.
+    """The device and the precision of the model; `teacher.dtype=auto` is bfloat16 on CUDA, float32 elsewhere.
 
     Raises:
         ConfigError: `teacher.device` is not on this machine.

@@ -1,4 +1,4 @@
-"""What a teacher's directory lacks, from names and first bytes."""
+"""The check that a teacher's directory is complete."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_download_that_is_not_whole(flux: Path) -> None:
 
 
 def test_a_hub_id_without_network_takes_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The hub's own client retries for 82 s."""
+    """An unreachable hub is noticed at once; its own client would retry for 82 s."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -122,3 +122,5 @@ def test_a_device_that_is_not_there_is_named(flux: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert choose_device("cuda:1", "teacher.device").index == 1
     assert choose_device("cpu", "teacher.device").type == "cpu"
+    with pytest.raises(ConfigError, match=r"^student\.device=gpu: no such device; use auto, cpu, cuda or cuda:N"):
+        choose_device("gpu", "student.device")

@@ -1,4 +1,4 @@
-"""DDIM inversion with Stable Diffusion: the formula, what is injected, and what is refused."""
+"""DDIM inversion with Stable Diffusion: the formula, the injected attention, and the refused settings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def latents(batch: int = 1) -> torch.Tensor:
 
 
 def levels(steps: int) -> tuple[list[int], list[float]]:
-    """Times clean to noisy, and the signal's share abar before the first and after each (SD's own schedule)."""
+    """Times from clean to noisy, and the signal's share abar before the first and after each (SD's own schedule)."""
     abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     times = [1 + i * (1000 // steps) for i in range(steps)]
     return times, [abar[0], *(abar[t] for t in times)]
@@ -82,7 +82,7 @@ def test_both_passes_are_the_ddim_formula(fixture: str, kind: str, request: pyte
 
 @pytest.mark.parametrize("fixture", ["sd_dir", "sd_v_dir"])
 def test_the_round_trips_error_falls_with_the_steps(fixture: str, request: pytest.FixtureRequest) -> None:
-    """To half the times: beyond, an untrained U-Net's prediction of noise is too rough for so few steps."""
+    """Inversion to half of the times; beyond, an untrained U-Net's predictions are too rough for so few steps."""
     errors = []
     for steps in (10, 20, 40):
         found = teacher(request.getfixturevalue(fixture), steps=steps, strength=0.5)
@@ -114,7 +114,7 @@ def hooked(unet: UNet2DConditionModel, blocks: list[str], overrides: dict[str, t
 
 @pytest.mark.parametrize("blocks", ["all", "up"])
 def test_injection_replaces_keys_and_values_of_equal_times(sd_dir: Path, blocks: str) -> None:
-    """Against the stock model with hooks on its projections, which know nothing of processors."""
+    """Injection equals the stock model with hooks on its projections, which do not use processors."""
     found = teacher(sd_dir, prompt="a sharp photo", injection=InjectionConfig(blocks=blocks, steps=2))
     names = {"all": 4, "up": 2}
     assert len(found.blocks) == names[blocks]
@@ -145,7 +145,10 @@ def test_injection_replaces_keys_and_values_of_equal_times(sd_dir: Path, blocks:
 
 
 def test_the_blocks_of_stable_diffusion_2() -> None:
-    """At full size, without memory: 16 self-attentions, and the U-Net of the 1.3B (teacher.md 6)."""
+    """At full size, without memory: 16 self-attentions, and the parameters of the paper's 1.3B teacher.
+
+    See docs/method.md, "Diffusion teachers".
+    """
     with torch.device("meta"):
         unet = UNet2DConditionModel(
             block_out_channels=(320, 640, 1280, 1280),

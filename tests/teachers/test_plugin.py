@@ -1,4 +1,4 @@
-"""A teacher by import path."""
+"""Third-party teachers, named by import path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gmd_ray.teachers import Teacher, find_prompts, load_teacher
 
 
 class Invert:
-    """A negative: a Teacher that is nobody's idea of one."""
+    """A minimal Teacher: it returns the negative of an image."""
 
     def __init__(self, cfg: TeacherConfig) -> None:
         self.fingerprint = f"invert-{cfg.steps}"

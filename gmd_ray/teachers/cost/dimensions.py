@@ -98,7 +98,7 @@ class FluxDimensions:
 
 @dataclass(frozen=True)
 class Injection:
-    """How much of the reconstruction takes keys and values from the inversion."""
+    """The part of the reconstruction that takes keys and values from the inversion."""
 
     double: int
     """Double blocks with injection."""

@@ -1,4 +1,4 @@
-"""What a projection costs, from config files alone: forward passes, FLOPs and bytes.
+"""The cost of a projection, from config files alone: forward passes, FLOPs and bytes.
 
 FLOPs are those of matrix products and attention, two for a multiply and an add, as
 `torch.utils.flop_counter.FlopCounterMode` counts them. See docs/decisions.md, "Memory and cost".

@@ -63,7 +63,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Where a replica keeps what, and the bytes of it on each rank."""
+    """The places where a replica keeps cache and layers, and the bytes that it needs on each rank."""
 
     cache: str
     """kv, input or lockstep."""
@@ -148,7 +148,7 @@ def plan_memory(
 
 
 def modulation_home(files: TeacherFiles, cfg: TeacherConfig, budget: Budget, number_bytes: int = 2) -> str:
-    """Where the modulation layers stay: device or host.
+    """Choose where the modulation layers stay: device or host.
 
     The layers are placed before any image is known, so an image of the tile's size, or else of FLUX's training size,
     decides.

@@ -1,4 +1,4 @@
-"""What a projection has to compute and keep, from a teacher's config.json files and its settings."""
+"""The work of a projection: its evaluations and its cache, from a teacher's config.json files and its settings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TeacherFiles:
 
 
 class TileGrid(NamedTuple):
-    """How an image is cut into tiles of one size; an image without tiles is one tile."""
+    """The tiles of an image, all of one size in pixels; an image without tiles is one tile."""
 
     count: int
     height: int

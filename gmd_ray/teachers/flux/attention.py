@@ -23,7 +23,7 @@ KV = tuple[torch.Tensor | None, torch.Tensor]
 """Keys and values of one block, each (B, tokens, heads, head_dim); keys are None where values alone are injected."""
 
 Entry = KV | torch.Tensor
-"""What is kept of one block: its keys and values, or the attention's input (B, tokens, dim) with the text first. Keys
+"""The cache of one block: its keys and values, or the attention's input (B, tokens, dim) with the text first. Keys
 and values are projected anew from an input, which takes half the bytes and the work of a plain pass's projections."""
 
 

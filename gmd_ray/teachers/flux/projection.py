@@ -58,10 +58,10 @@ class ProjectionPlan:
     """Factor on the latents before the inversion, divided out of the result. 1.15 is Stable-Flow's value.
     See docs/method.md, "Inversion and the null prompt"."""
     cache: str = "kv"
-    """What the inversion leaves for the reconstruction: kv, input or lockstep. All give equal results up to rounding.
+    """The form of the cache: kv, input or lockstep. All give equal results up to rounding.
     See docs/decisions.md, "Memory and cost"."""
     cache_location: str = "device"
-    """Where the cache waits: device or host, with equal results."""
+    """The memory that holds the cache: device or host, with equal results."""
     cache_dtype: str = "same"
     """`same` as the model's, or `fp8`, which takes half the bytes and rounds."""
     resident: int = 2
@@ -100,7 +100,7 @@ class ProjectionPlan:
 
 
 class InversionState(NamedTuple):
-    """Where the inversion evaluated the velocity, so that the reconstruction can repeat it (`cache` lockstep)."""
+    """The inputs of one evaluation of the inversion, which the reconstruction repeats (`cache` lockstep)."""
 
     z: torch.Tensor
     """(B, S, D) float32."""
@@ -108,7 +108,7 @@ class InversionState(NamedTuple):
 
 
 Kept = Banks | dict[Slot, InversionState]
-"""What waits for the reconstruction: banks of keys and values, or for `lockstep` the inversion's states."""
+"""The cache between the two passes: banks of keys and values, or for `lockstep` the inversion's states."""
 
 
 class FluxProjector:

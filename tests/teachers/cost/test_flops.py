@@ -38,7 +38,7 @@ EVERYWHERE = (0.0, 1.0)
 
 
 def counted(model: nn.Module, batch: int, image: int, text: int, **routes: Any) -> int:
-    """FLOPs by FlopCounterMode; the CPU's fused attention is not in its table, so attention is done by matmuls."""
+    """FLOPs by FlopCounterMode, which does not know the CPU's fused attention, so attention uses matrix products."""
     config = model.config
     inputs = {
         "hidden_states": torch.zeros(batch, image, config.in_channels),
@@ -78,7 +78,7 @@ def test_one_forward_and_its_parameters(change: dict, batch: int, image: int, te
 
 
 class Skipped(nn.Module):
-    """A projection computed for the first `live` tokens alone, as a replay that drops replaced tensors needs it."""
+    """A projection of the first `live` tokens alone, as a replay makes it that skips replaced keys and values."""
 
     def __init__(self, inner: nn.Linear, live: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Skipped(nn.Module):
 @pytest.mark.parametrize(
     ("double", "single", "keys", "text"),
     [
-        (2, 3, True, True),  # kills the text
+        (2, 3, True, True),  # no image token sees the text
         (2, 3, False, True),
         (2, 3, True, False),
         (1, 2, True, False),

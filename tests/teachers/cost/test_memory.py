@@ -42,7 +42,7 @@ def plan(cfg: TeacherConfig, side: int, batch: int = 1, budget: Budget = H200, *
 
 
 def test_flux_dev_on_a_large_card() -> None:
-    """What fits an H200, and the 6.56 GB that modulation tables free: docs/decisions.md, "Memory and cost"."""
+    """Plans for an H200, and the 6.56 GB that modulation tables free: docs/decisions.md, "Memory and cost"."""
     gmd = plan(GMD, 512)
     assert (gmd.cache, gmd.cache_location, gmd.modulation) == ("kv", "device", "device")
     assert gmd.cached == pytest.approx(1.7 * GB, abs=0.06 * GB)
@@ -51,7 +51,7 @@ def test_flux_dev_on_a_large_card() -> None:
     four = plan(LITERAL, 512, 4, modulation="host")
     assert four.cached == pytest.approx(107.6 * GB, abs=0.1 * GB)
     assert (four.cache_location, four.cache) == ("device", "kv")
-    assert plan(LITERAL, 512, 4).modulation == "host"  # auto: what makes room for the cache on the device
+    assert plan(LITERAL, 512, 4).modulation == "host"  # auto makes room for the cache on the device
     eight = plan(LITERAL, 512, 8)
     assert (eight.cache, eight.cache_location, eight.modulation) == ("kv", "host", "device")
     assert plan(LITERAL, 512, 8, cache="input", modulation="host").cache_location == "device"
@@ -173,13 +173,13 @@ def test_every_method_refuses_an_image_that_cannot_fit(flux_dir: Path, method: s
 def test_kontext_sees_twice_the_image_and_keeps_nothing() -> None:
     edit, kontext = (plan(replace(GMD, method=method), 1024, batch=8) for method in ("sdedit", "kontext"))
     assert edit.cached == kontext.cached == 0
-    # Of so many images the transformer's activations are more than the autoencoder's, which takes one at a time.
+    # With 8 images the transformer's activations exceed the autoencoder's, which takes one image at a time.
     assert kontext.activations - edit.activations == 18 * 8 * 4096 * 3072 * 2
     assert edit == plan(replace(GMD, injection=InjectionConfig(steps=0)), 1024, batch=8)
 
 
 def test_free_memory_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the allocator holds unused is free; another model's tensors are not."""
+    """Memory that the allocator holds unused is free; another model's tensors are not."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50 * GB, 80 * GB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 * GB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 15 * GB)
@@ -197,7 +197,7 @@ def test_free_memory_of_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_free_memory_of_a_container(tmp_path: Path, folder: str, most: str, now: str, cached: str) -> None:
-    """Its file cache counts as used there, and gives way."""
+    """A container counts its file cache as used; the inactive part is free."""
     meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup" / folder
     cgroup.mkdir(parents=True)
     meminfo.write_text("MemTotal: 99 kB\nMemAvailable: 90000 kB\n")
@@ -222,7 +222,7 @@ def test_the_bound_on_host_memory_is_the_replicas() -> None:
 
 @torch.no_grad()
 def test_activations_of_flux_dev() -> None:
-    """A bound, and a near one, on what eager mode holds at full size; attention itself keeps no matrix."""
+    """ACTIVATION_WIDTHS and CODEC_WIDTHS are close upper bounds at full size, with attention that keeps no matrix."""
     with torch.device("meta"):
         model = InjectingFlux(**FLUX_DEV).to(torch.bfloat16)
         model.use_injecting_attention()

@@ -69,7 +69,7 @@ def test_a_whole_projection(
     assert len(forwards) == 2 * cost.forwards
     assert (cost.codec_flops > 0) == autoencoder
     if cfg.cache != "lockstep":
-        assert (set(held) or {0}) == {cost.cache_bytes}  # Kontext has passes of its own
+        assert (set(held) or {0}) == {cost.cache_bytes}  # Kontext does not call the projector's passes
 
 
 def held_bytes(kept: Any) -> int:

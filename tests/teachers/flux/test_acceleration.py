@@ -1,4 +1,4 @@
-"""Offloading, 8-bit weights and attention kernels, as far as a CPU has them."""
+"""Offloading, 8-bit weights and attention kernels, as far as they run on a CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.teachers.flux.test_teacher import config, ids, images
 
 
 def test_group_offload_changes_nothing(flux_dir: Path) -> None:
-    """With diffusers' hooks in place; from the CPU to the CPU, since there is no other device here."""
+    """Results with diffusers' offloading hooks, here from the CPU to the CPU."""
     x = images(2, 16, 24)
     plain = load_teacher(config(flux_dir))
     teacher = load_teacher(config(flux_dir, offload="group"))

@@ -1,4 +1,4 @@
-"""RankGroup that die, fail, hang or are left behind: the driver hears of it at once, and nothing stays."""
+"""Ranks that die, fail, hang or lose their driver: the driver notices at once, and no process stays."""
 
 from __future__ import annotations
 
