@@ -124,7 +124,9 @@ class DDIMTeacher:
         """Times of the U-Net's evaluations, noisy to clean."""
         self.inject_steps = len(self.times) if cfg.injection.steps is None else cfg.injection.steps
         if self.inject_steps > len(self.times):
-            raise ConfigError(f"teacher.injection.steps={cfg.injection.steps}: at most the {len(self.times)} steps run")
+            raise ConfigError(
+                f"teacher.injection.steps={cfg.injection.steps}: at most {len(self.times)}, the steps that run"
+            )
         self.blocks = select_unet_blocks(self.unet, cfg.injection.blocks) if self.inject_steps else []
         self.switch = InjectionSwitch()
         for name in self.blocks:

@@ -209,8 +209,8 @@ def _by_text(
             found.setdefault(its_revision, {})[text] = Known(prompt, key)
     if revision is None and len(found) > 1:
         raise ModelError(
-            f"{url}: embeddings of {len(found)} text encoders ({', '.join(sorted(found))}), and none in teacher.path "
-            "to tell which are meant; `gmd-ray encode-prompts` makes a file for each"
+            f"{url}: embeddings of {len(found)} text encoders ({', '.join(sorted(found))}), and teacher.path has "
+            "none to choose among them by; use a file of one, as `gmd-ray encode-prompts` makes it"
         )
     if revision is not None and found and revision not in found:
         raise ModelError(

@@ -236,7 +236,7 @@ def test_its_fingerprint_tells_settings_apart(sd_dir: Path, sd_v_dir: Path) -> N
         ({"injection": InjectionConfig(steps=1)}, ConfigError, "late_single: a U-Net has all, down, mid, up"),
         ({"injection": InjectionConfig(blocks=["mid"], steps=1)}, ConfigError, "no block 'mid'; known: down_bl"),
         ({"injection": InjectionConfig(blocks="all", tensors="v")}, ConfigError, "tensors=v: DDIM injects keys"),
-        ({"injection": InjectionConfig(blocks="all", steps=9)}, ConfigError, "at most the 4 steps run"),
+        ({"injection": InjectionConfig(blocks="all", steps=9)}, ConfigError, "at most 4, the steps that run"),
         ({"solver": "midpoint"}, ConfigError, "solver=midpoint: DDIM has its own solver"),
         ({"injection": InjectionConfig(blocks="all", tokens="image")}, ConfigError, "tokens=image: self-attention"),
         ({"quantization": "fp8"}, ConfigError, "^teacher.quantization=fp8: for FLUX only; .* set it to none$"),

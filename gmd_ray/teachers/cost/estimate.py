@@ -114,7 +114,7 @@ def _read(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"{file}: not JSON ({error})") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{file}: not a model's config")
+        raise ModelError(f"{file}: not the config of a model")
     return config
 
 

@@ -43,7 +43,9 @@ class TeacherFiles:
         try:
             size = FluxDimensions.from_config(read("transformer/config.json"))
         except KeyError as error:
-            raise ModelError(f"{path}/transformer/config.json: no {error}; not a FluxTransformer2DModel's") from error
+            raise ModelError(
+                f"{path}/transformer/config.json: no {error}; it does not belong to a FluxTransformer2DModel"
+            ) from error
         return cls(size, read("vae/config.json"), read("scheduler/scheduler_config.json"))
 
     @property

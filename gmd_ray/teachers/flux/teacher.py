@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from gmd_ray.config import TeacherConfig
-from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.errors import ModelError
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.cost.memory import Budget, MemoryPlan, modulation_home, plan_memory
@@ -67,8 +67,6 @@ class FluxTeacher:
         injection = cfg.injection
         self.inject_steps = cfg.steps if injection.steps is None else injection.steps
         self.blocks = select_blocks(self.model.block_names(), injection.blocks) if self.inject_steps else []
-        if self.inject_steps > cfg.steps:
-            raise ConfigError(f"teacher.injection.steps={injection.steps}: at most teacher.steps={cfg.steps}")
         self.prompt, self.inversion_prompt = (
             Prompt(prompt.embeds.to(self.device, dtype), prompt.pooled.to(self.device, dtype))
             for prompt in (known[cfg.prompt].prompt, known[cfg.inversion_prompt].prompt)
