@@ -61,7 +61,7 @@ class TeacherEstimate:
         """The cost of an image of that many pixels."""
         work = Workload.from_config(self._files, self._cfg, 1, height, width)
         cost = projection_cost(work)
-        return ImageCost(*work.padded_tile, work.tiles.count, cost.forwards, cost.flops + cost.codec_flops)
+        return ImageCost(*work.padded_tile, work.tiles.number, cost.forwards, cost.flops + cost.codec_flops)
 
     def replica_bytes(self, height: int, width: int) -> tuple[int, int]:
         """Bytes that each rank of a replica needs on its accelerator, for a batch of images of that many pixels.

@@ -101,7 +101,7 @@ def projection_cost(work: Workload) -> ProjectionCost:
     shape = (work.size, work.batch, work.image_tokens, work.text)
     plain = forward_flops(*shape, tables=True)
     replay = forward_flops(*shape, work.injection, cache=work.cache, tables=True)
-    tiles = work.tiles.count
+    tiles = work.tiles.number
     codec = 0 if work.codec is None else codec_flops(work.codec, *work.padded_tile)
     return ProjectionCost(
         forwards=tiles * forwards,

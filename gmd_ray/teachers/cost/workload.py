@@ -57,7 +57,7 @@ class TeacherFiles:
 class TileGrid(NamedTuple):
     """The tiles of an image, all of one size in pixels; an image without tiles is one tile."""
 
-    count: int
+    number: int
     height: int
     width: int
 
