@@ -15,7 +15,7 @@ MODEL_ROOMS = ("students", "teachers", "quality")
 ENGINE_ROOMS = ("generation", "training", "evaluation")
 MODEL_LIBRARIES = {"diffusers", "spandrel", "spandrel_extra_arches", "pyiqa", "transformers", "timm"}
 
-COMMON = {"destinations", "errors", "hashing", "network", "progress", "storage", "text"}
+COMMON = {"destinations", "devices", "errors", "hashing", "network", "progress", "storage", "text"}
 """The ground floor, which any room may use."""
 ABOVE = {"adapt", "ready", "terminal"}
 """Files above the rooms, which only the verbs may use."""

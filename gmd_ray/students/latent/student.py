@@ -12,7 +12,6 @@ noisy latent. See docs/method.md, "Students".
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.hashing import content_digest
+from gmd_ray.images.noise import image_noise
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import grid_multiple, tiled_in_batches
 from gmd_ray.students.common import device_of, evaluating, fingerprint, tiles_at_once
@@ -100,7 +100,7 @@ class LatentStudent:
         # `field` is the noise of the padded output, (B, C, H' / factor, W' / factor).
         shape = [math.ceil(side * self.scale / self._multiple) * self._multiple for side in lq.shape[-2:]]
         channels, factor = self._network.channels, self._codec.factor
-        field = torch.stack([_noise(key, (channels, *(side // factor for side in shape))) for key in keys])
+        field = torch.stack([image_noise(key, (channels, *(side // factor for side in shape))) for key in keys])
 
         def restore(x: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
             height, width = x.shape[-2] * self.scale, x.shape[-1] * self.scale
@@ -283,12 +283,6 @@ def _stored_dtype(folder: Path) -> torch.dtype:
     with safe_open(sorted(folder.glob("*.safetensors"))[0], framework="pt") as file:
         first = next(iter(file.keys()))
         return _DTYPES.get(file.get_slice(first).get_dtype(), torch.float32)
-
-
-def _noise(key: str, shape: tuple[int, ...]) -> Tensor:
-    """Draw standard normal noise seeded by `key`, on the CPU, so that it is the same for any device."""
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little", signed=True)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _content_key(image: Tensor) -> str:

@@ -11,7 +11,14 @@ from gmd_ray.images.tiling import tiled_at
 
 
 def image_noise(image_id: str, shape: Sequence[int]) -> torch.Tensor:
-    """Standard normal, a function of id and shape; drawn on the CPU, so that it is the same on any device."""
+    """Standard normal noise, float32, that depends on the id and the shape alone.
+
+    It is drawn on the CPU, whose generator gives the same numbers on every machine.
+
+    Args:
+        image_id: any text; the first 8 bytes of its SHA-256 seed the generator.
+        shape: of the result.
+    """
     seed = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "little", signed=True)
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
@@ -24,16 +31,19 @@ def tiled_with_noise(
     overlap: int,
     grid: int,
 ) -> torch.Tensor:
-    """`images.tiling.tiled`, where each tile gets its part of the whole image's noise.
+    """Apply `fn` tile by tile as `images.tiling.tiled` does, and give each tile its part of the whole image's noise.
 
-    So neighbours see the same noise where they overlap, and agree on what to make of it.
+    Neighbouring tiles see the same noise where they overlap, so their results agree there and blend without ghosts.
 
     Args:
-        fn: (B, 3, h, w) and its noise (B, C, h / f, w / f) to (B, 3, h, w).
-        images: (B, 3, H, W), multiples of `grid`.
+        fn: maps (B, 3, h, w) and its noise (B, C, h / f, w / f) to (B, 3, h, w).
+        images: (B, 3, H, W); H and W are multiples of `grid`.
         noise: (B, C, H / f, W / f).
         tile, overlap: in pixels, multiples of `grid`.
-        grid: a multiple of f, of which the tiles start at multiples.
+        grid: a multiple of f; tiles begin at multiples of it.
+
+    Returns:
+        (B, 3, H, W).
     """
     f = images.shape[-1] // noise.shape[-1]
 
