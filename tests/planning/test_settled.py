@@ -25,7 +25,8 @@ def finished_store(cfg: Config, **models: str) -> PairStore:
     fill(store, [[ok_row(f"{i}.jpg", 9.0, **models) for i in range(4)]])
     values = run_settings.relevant(cfg)
     facts = {"scorer": {"fingerprint": models.get("scorer", "n"), "higher_is_better": True}}
-    store.write("settings.json", {"settings": values, "places": run_settings.places(cfg), "models": facts, "inputs": {}})
+    places = run_settings.places(cfg)
+    store.write("settings.json", {"settings": values, "places": places, "models": facts, "inputs": {}})
     counts = {"inputs": 4, "accepted": 4, "rejected": 0, "failed": 0, "threshold": 5, "higher_is_better": True}
     store.write("manifest.json", {**counts, "stranger_ids": [], "settings": values})
     return store
@@ -104,7 +105,7 @@ def test_a_damaged_store_is_one_line(tmp_path: Path) -> None:
 def test_a_mistaken_command_over_a_finished_run_changes_nothing(
     verb: str, mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for room in ("adapt", "session"):
+    for room in ("adapt", "ray_utils.session"):
         monkeypatch.setattr(f"gmd_ray.{room}.ray_session", lambda cfg: pytest.fail("Ray was started"))
     cfg = config(tmp_path)
     finished_store(cfg)
