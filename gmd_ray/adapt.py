@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gmd_ray.config import Config
 from gmd_ray.config.load import check_out, require, resolved
 from gmd_ray.ray_utils.session import ray_session
-from gmd_ray.ready import ready
+from gmd_ray.ready import ready, target_photos
 
 log = logging.getLogger("gmd_ray")
 
@@ -38,9 +38,9 @@ def adapt(cfg: Config) -> Adapted:
     """
     require(cfg, "adapt")
     check_out(cfg, files=True)
-    ready(cfg, "adapt", save=False)
+    listed = ready(cfg, "adapt", save=False)
 
-    # Seconds of imports: what is missing is told first.
+    # Slow imports: errors of the settings are reported before paying for them.
     from gmd_ray.evaluation import evaluate, markdown, write_report
     from gmd_ray.generation import generate
     from gmd_ray.tracking import Decision, TrackingError, promote, register, start_run
@@ -49,8 +49,8 @@ def adapt(cfg: Config) -> Adapted:
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         # Stages 0, 1, 1b: restore, project and score every target photo.
         with run.stage("generate") as recorder:
-            books = generate(cfg, recorder)
-        log.info("%s", books)
+            totals = generate(cfg, recorder, files=target_photos(listed))
+        log.info("%s", totals)
 
         # Stage 2: the student again, on source pairs and accepted pairs; then the controls it must beat.
         students = {"baseline": str(cfg.student.path)}

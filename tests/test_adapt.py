@@ -68,7 +68,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[Decision]:
         return f"{cfg.out}/report.html"
 
     monkeypatch.setattr("gmd_ray.adapt.ray_session", lambda cfg: contextlib.nullcontext())
-    monkeypatch.setattr("gmd_ray.generation.generate", lambda cfg, recorder: "books")
+    monkeypatch.setattr("gmd_ray.generation.generate", lambda cfg, recorder, files: "books")
     monkeypatch.setattr("gmd_ray.training.finetune", lambda cfg, name, recorder: SimpleNamespace(path=__file__))
     monkeypatch.setattr(
         "gmd_ray.evaluation.evaluate",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from gmd_ray.config import Config
+from gmd_ray.config.validate import check_test_sets
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.listing import list_images
 from gmd_ray.images.sets.pairs import list_pairs
@@ -25,16 +26,9 @@ def held_out_items(cfg: Config) -> list[Item]:
         DataError: images without their partner.
     """
     e = cfg.evaluation
-    if e.target_hq is not None and e.target_lq is None:
-        raise ConfigError("evaluation.target_hq is set without evaluation.target_lq: name the folder of the inputs too")
-    if e.source_lq is not None and e.source_hq is None:
-        raise ConfigError("evaluation.source_lq is set without evaluation.source_hq: a source test set needs both")
+    check_test_sets(cfg)
     if e.target_lq is None and e.source_hq is None:
         raise ConfigError("nothing to evaluate on: set evaluation.target_lq (and target_hq), or evaluation.source_hq")
-    if e.source_hq is not None and e.source_lq is None and cfg.source.degradation is None:
-        raise ConfigError(
-            "evaluation.source_hq has no inputs: set evaluation.source_lq, or source.degradation to make them"
-        )
     items: list[Item] = []
     if e.target_lq is not None and e.target_hq is not None:
         pairs = list_pairs(e.target_hq, e.target_lq, e.target_template, e.limit)

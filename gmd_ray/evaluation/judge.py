@@ -92,11 +92,12 @@ class Judge:
             self.teacher = load_teacher(replace(self.cfg.teacher, device=cfg.device, pool=pool))
         for name in cfg.metrics:
             try:
+                weights, directory = cfg.weights.get(name), cfg.weights_dir
                 of_set = load_set_metric(
-                    name, weights=cfg.weights.get(name), device=cfg.device, crop_border=cfg.crop_border
+                    name, weights=weights, directory=directory, device=cfg.device, crop_border=cfg.crop_border
                 )
                 self.metrics[name] = of_set or load_metric(
-                    name, weights=cfg.weights.get(name), device=cfg.device, crop_border=cfg.crop_border
+                    name, weights=weights, directory=directory, device=cfg.device, crop_border=cfg.crop_border
                 )
             except MetricUnavailable as error:
                 self.metrics[name] = str(error).removeprefix(f"metric {name!r} is unavailable: ")

@@ -1,4 +1,4 @@
-"""What a model may return: anything else is its batch's failure, never a value in the store."""
+"""Checks of what a model returns. Anything that is no image or score fails its batch, and never reaches the store."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import Any
 import torch
 
 STRAY = 0.02
-"""How far outside [0, 1] a value may lie without a word: rounding, and the ringing of a resize."""
+"""How far outside [0, 1] a value may lie without a warning: rounding and the ringing of a resize make such values."""
 STRAY_SHARE = 0.01
-"""Of an image's values beyond that, from which on the image is counted as clipped."""
+"""An image with a larger share of values beyond `STRAY` is counted as clipped."""
 FAR = 0.5
 FAR_SHARE = 0.1
-"""An image of which more than this share lies further outside than `FAR` is none: another range, or a model that
-diverged. What clipping would make of it is not what the model meant."""
+"""An output with a larger share of values further than `FAR` outside [0, 1] is no image: the model uses another range,
+or has diverged, and clipping would not give what it meant."""
 
 
 def images_of(values: Any, shape: Sequence[int], what: str) -> tuple[torch.Tensor, int]:
-    """The images that a model returned, float32 of this shape, and how many of them have to be clipped.
+    """Check the images that a model returned.
+
+    Args:
+        values: the model's output.
+        shape: (B, C, H, W) that is due.
+        what: the output's name, for the error.
+
+    Returns:
+        the images as float32 (not clipped), and how many of them have to be clipped.
 
     Raises:
         ValueError: no tensor of floats, another shape, values that are not finite or far outside [0, 1].
@@ -35,7 +43,7 @@ def images_of(values: Any, shape: Sequence[int], what: str) -> tuple[torch.Tenso
 
 
 def scores_of(values: Any, count: int, what: str) -> list[float]:
-    """The scores of `count` images as a model returned them.
+    """Check the scores of `count` images that a model returned, and return them as floats.
 
     Raises:
         ValueError: no tensor of floats, another shape, or values that are not finite.
@@ -51,7 +59,7 @@ def _floats(values: Any, shape: Sequence[int], what: str) -> torch.Tensor:
         raise ValueError(f"{what} is a tensor of {str(values.dtype).removeprefix('torch.')}, not of floats")
     if tuple(values.shape) != tuple(shape):
         raise ValueError(f"{what} has the shape {tuple(values.shape)}, and {tuple(shape)} is due")
-    values = values.detach().float()  # first: what float64 holds may be beyond the store's float32
+    values = values.detach().float()  # before the check: float64 may hold what the store's float32 cannot
     if not torch.isfinite(values).all():
         raise ValueError(f"{what} is not finite")
     return values

@@ -1,4 +1,4 @@
-"""Going on with a store: only with the settings, the models and the photos that its rows were made with."""
+"""Resuming a store, which is possible only with the settings, models and photos that its rows were made with."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-from ray.exceptions import RayError
 
 from gmd_ray.config import Config, StudentConfig
-from gmd_ray.errors import DataError, GmdError, ModelError, ResumeMismatchError
+from gmd_ray.errors import DataError, ModelError, ResumeMismatchError
+from gmd_ray.generation.models import Models, model_configs
 from gmd_ray.generation.stages import facts_of
-from gmd_ray.generation.stream import Models, model_configs
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png
@@ -26,17 +24,21 @@ from gmd_ray.pairstore.run_settings import Facts
 from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.totals import find_removed_inputs
-from gmd_ray.ray_utils.capacity import check_capacity
-from gmd_ray.ray_utils.pools import actor_resources
-from gmd_ray.ray_utils.remote_errors import answer_of
+from gmd_ray.ray_utils.remote_errors import answer_of, as_value
 from gmd_ray.students import Student, load_student
 from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
 
 _SAMPLE = 3
+"""Number of photos of a moved folder that are read and compared."""
 _DECODERS_DIFFER = 2
-"""Levels of 8 bits between what versions of a decoder make of one file: colour profiles, JPEG."""
+"""Largest difference, in levels of 8 bits, between what two versions of a decoder make of one file (color profiles,
+JPEG)."""
+
+
+def _nothing() -> None:
+    pass
 
 
 def refuse_other_settings(store: PairStore, cfg: Config) -> None:
@@ -54,10 +56,10 @@ def refuse_other_settings(store: PairStore, cfg: Config) -> None:
 def refuse_other_student(
     store: PairStore, cfg: Config, load: Callable[[StudentConfig], Student] = load_student
 ) -> None:
-    """Hold the student's fingerprint against that of the store's ok rows, where its file is not the one it was.
+    """Compare the student's fingerprint with that of the store's ok rows, if its file is not the one it was.
 
-    It is loaded in this process, on the CPU; nothing is written, and Ray is not needed. Teachers and scorers are
-    larger, and compared by `claim`.
+    The student is loaded in this process, on the CPU. Nothing is written, and Ray is not needed. Teachers and scorers
+    are larger, and are compared by `check_resume`.
 
     Raises:
         ResumeMismatchError: another student.
@@ -73,22 +75,34 @@ def refuse_other_student(
         _refuse_other_model(store, "student", keys, known["fingerprint"], student.fingerprint)
 
 
-def claim(
-    store: PairStore, cfg: Config, images: list[ImageFile], models: Models, changed_ids: Collection[str] = ()
+def check_resume(
+    store: PairStore,
+    cfg: Config,
+    images: list[ImageFile],
+    models: Models,
+    changed_ids: Collection[str] = (),
+    before_loading: Callable[[], object] = _nothing,
 ) -> Facts:
-    """Compare this run with what the store was made with, and leave its settings there.
+    """Compare this run with what the store's rows were made with, and leave the settings of this run in the store.
 
     Settings are compared by value. A path that changed, or a model file whose size or date did, may still hold the
     same: the model is loaded once to compare fingerprints, and the photos are compared with the rows made of them.
 
     Args:
-        changed_ids: what `changes.changed_photos` found.
+        store: the pair store, whose lock the caller holds.
+        cfg: the settings of this run.
+        images: the inputs of this run.
+        models: the loaders of this run.
+        changed_ids: the result of `changes.changed_photos`.
+        before_loading: is called before a model is loaded on Ray, and raises where it cannot be.
 
     Returns:
-        the facts of the models behind the store's rows; empty for a store without ok rows, where anything goes.
+        the facts of the models behind the store's rows. They are empty for a store without ok rows, which may be gone
+        on with by any settings and models.
 
     Raises:
         ResumeMismatchError: naming the keys that differ.
+        ModelError: a model that cannot be loaded.
     """
     refuse_other_settings(store, cfg)
     saved = store.read(run_settings.SETTINGS_FILE) or {}
@@ -101,27 +115,30 @@ def claim(
         for section in run_settings.MODELS:
             keys = [key for key in changed if key.startswith(f"{section}.")]
             if keys or (section == "scorer" and "higher_is_better" not in facts[section]):
-                facts[section] = _same_model(store, section, keys, facts.get(section), cfg, models)
-    strangers = find_removed_inputs(store.index(), [image.id for image in images])
-    # For those who look at a run that is going on.
-    inputs = {"count": len(images), "limit": cfg.target.limit, "stranger_ids": strangers}
+                facts[section] = _same_model(store, section, keys, facts.get(section), cfg, models, before_loading)
+    removed = find_removed_inputs(store.index(), [image.id for image in images])
+    # For `gmd-ray status` and other readers, while the run goes on.
+    inputs = {"count": len(images), "limit": cfg.target.limit, "stranger_ids": removed}
     store.write(run_settings.SETTINGS_FILE, {"settings": now, "places": places, "models": facts, "inputs": inputs})
     return facts
 
 
 def remember(store: PairStore, facts: Facts) -> None:
-    """Leave what the workers said of their models beside the settings."""
+    """Write the facts of the workers' models beside the settings in the store."""
     store.write(run_settings.SETTINGS_FILE, {**store.read(run_settings.SETTINGS_FILE), "models": facts})
 
 
-def complete(store: PairStore, cfg: Config, facts: Facts, models: Models) -> Facts:
-    """The facts of every model behind the store's ok rows, where the ledger died before it could say them.
+def complete(
+    store: PairStore, cfg: Config, facts: Facts, models: Models, before_loading: Callable[[], object] = _nothing
+) -> Facts:
+    """Return the facts of every model behind the store's ok rows, even if the attempt log died before it gave them.
 
-    The direction of the score is among them, without which the books of a lower-is-better scorer would be reversed.
+    The direction of the score is among them; without it the totals of a lower-is-better scorer would be reversed.
+    `before_loading` is as for `check_resume`.
     """
     known = known_facts(store, facts)
     if "scorer" in known and "higher_is_better" not in known["scorer"]:
-        known["scorer"] = _same_model(store, "scorer", ["scorer.path"], known["scorer"], cfg, models)
+        known["scorer"] = _same_model(store, "scorer", ["scorer.path"], known["scorer"], cfg, models, before_loading)
     if known != facts and known:
         facts = {**facts, **known}
         remember(store, facts)
@@ -129,10 +146,10 @@ def complete(store: PairStore, cfg: Config, facts: Facts, models: Models) -> Fac
 
 
 def known_facts(store: PairStore, remembered: Facts) -> Facts:
-    """The facts of the models that made the store's ok rows: fingerprints from the rows, the rest as remembered.
+    """Return the facts of the models that made the store's ok rows: fingerprints from the rows, the rest `remembered`.
 
     Raises:
-        DataError: rows of two models of a kind.
+        DataError: rows of two students, two teachers or two scorers.
     """
     rows = store.index().select(["status", *run_settings.MODELS])
     ok = rows.filter(pc.field("status") == "ok")
@@ -151,9 +168,9 @@ def known_facts(store: PairStore, remembered: Facts) -> Facts:
 
 
 def _refuse_other_images(store: PairStore, cfg: Config, images: list[ImageFile], changed_ids: Collection[str]) -> None:
-    """See that the photos of another folder are those of the rows; the rows are not given up for a mistaken path.
+    """Refuse a folder whose photos are not those of the rows: rows are not made anew because of a mistaken path.
 
-    Some are read whatever their sizes and times say, which rows of old stores do not have.
+    A few photos are read even if size and time are unchanged, since rows of old stores hold neither.
     """
     ok = store.index().filter((pc.field("status") == "ok") & pc.field("id").isin(pa.array(changed_ids, pa.string())))
     if ok.num_rows:
@@ -184,23 +201,41 @@ def _refuse_other_images(store: PairStore, cfg: Config, images: list[ImageFile],
 
 
 def _same_model(
-    store: PairStore, section: str, keys: list[str], known: dict[str, Any] | None, cfg: Config, models: Models
+    store: PairStore,
+    section: str,
+    keys: list[str],
+    known: dict[str, Any] | None,
+    cfg: Config,
+    models: Models,
+    before_loading: Callable[[], object],
 ) -> dict[str, Any]:
-    """Load a model where a worker of its pool would, and compare it with the one behind the rows."""
-    check_capacity(cfg)
-    config = model_configs(cfg)[section]
-    task = ray.remote(_load_facts).options(**actor_resources(config.pool))
-    loading = task.remote(getattr(models, section), config)
+    """Load a model, and compare it with the one behind the rows. Return its facts."""
+    load, config = getattr(models, section), model_configs(cfg)[section]
+    if cfg.ray.enabled:
+        before_loading()
+        facts = _facts_on_ray(section, load, config, cfg.generation.no_progress_timeout_s)
+    else:
+        facts = _load_facts(load, config)
+    if known is not None:
+        _refuse_other_model(store, section, keys, known["fingerprint"], facts["fingerprint"])
+    return facts
+
+
+def _facts_on_ray(section: str, load: Callable[[Any], Any], config: Any, timeout_s: int) -> dict[str, Any]:
+    """Load a model in a task that reserves what an actor of its pool does, and return its facts."""
+    import ray
+    from ray.exceptions import RayError
+
+    from gmd_ray.ray_utils.pools import actor_resources
+
+    loading = ray.remote(as_value).options(**actor_resources(config.pool)).remote(_load_facts, load, config)
     what = f"the {section}, to be compared with the store's, was not loaded"
     try:
-        answer = answer_of(loading, what, cfg.generation.no_progress_timeout_s)
+        return dict(answer_of(loading, what, timeout_s))
     except RayError as error:
         raise ModelError(
             f"the {section} could not be loaded to compare it with the store's: {one_line(error)}"
         ) from error
-    if known is not None:
-        _refuse_other_model(store, section, keys, known["fingerprint"], answer["fingerprint"])
-    return dict(answer)
 
 
 def _refuse_other_model(store: PairStore, section: str, keys: list[str], known: str, now: str) -> None:
@@ -211,8 +246,5 @@ def _refuse_other_model(store: PairStore, section: str, keys: list[str], known: 
         )
 
 
-def _load_facts(load: Callable[[Any], Any], config: Any) -> dict[str, Any] | GmdError:
-    try:
-        return facts_of(load(config))
-    except GmdError as error:
-        return error  # `answer_of` raises it
+def _load_facts(load: Callable[[Any], Any], config: Any) -> dict[str, Any]:
+    return facts_of(load(config))

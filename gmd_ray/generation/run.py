@@ -1,29 +1,27 @@
-"""One run over one pair store: lock, subtract what is done, stream the rest, check the totals."""
+"""One run over one pair store: lock it, subtract what is done, stream the rest, check the totals."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from pyarrow import fs
-from ray.exceptions import RayError
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import config_text, save_config
 from gmd_ray.config.places import below
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import suspects
-from gmd_ray.generation.ledger import open_ledger
+from gmd_ray.generation.attempt_log import AnyAttemptLog, AttemptLog, start_attempt_log
+from gmd_ray.generation.models import Models
 from gmd_ray.generation.outputs import STRAY_SHARE
 from gmd_ray.generation.prompts import with_prompts
-from gmd_ray.generation.resume import claim, complete, known_facts, refuse_other_settings, remember
-from gmd_ray.generation.stream import Models, build_stream, run_stream
+from gmd_ray.generation.resume import check_resume, complete, known_facts, refuse_other_settings, remember
 from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.pairstore import manifest, run_settings
@@ -36,148 +34,241 @@ from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.pairstore.totals import Totals, check_totals
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.ray_utils.capacity import check_capacity
+from gmd_ray.ray_utils.remote_errors import is_ray_error
 from gmd_ray.ray_utils.shutdown import StopRequest
 from gmd_ray.storage import open_filesystem, put, with_retries
-from gmd_ray.teachers import load_teacher
 from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
 
 
-def generate(cfg: Config, recorder: Recorder | None = None, *, models: Models | None = None) -> Totals:
-    """Restore, project and score every target image that has no row yet. Ray must be initialised.
+def generate(
+    cfg: Config,
+    recorder: Recorder | None = None,
+    *,
+    models: Models | None = None,
+    files: Sequence[ImageFile] | None = None,
+) -> Totals:
+    """Restore, project and score every target image that has no row yet.
+
+    Ray must be initialised, unless `ray.enabled=false`: then the stages run in this process, one block after another.
 
     Args:
-        cfg: of it `target`, `student`, `teacher`, `scorer`, `generation` and `out`; the store is `<out>/pairs`.
+        cfg: the settings. `target`, `student`, `teacher`, `scorer`, `generation`, `ray.enabled` and `out` are used; the
+            store is `<out>/pairs`.
         recorder: gets the settings, the counts, images/s and the manifest.
         models: other loaders for the three models.
+        files: the target images, if the caller has listed them already (`ready`). Default: `target.path` is listed.
 
     Returns:
-        the books of the whole store, earlier runs included.
+        the totals of the whole store, earlier runs included.
 
     Raises:
         DataError: no images, or a damaged store.
         ConfigError: pools that the cluster cannot hold.
         ModelError: a model that cannot be loaded.
         ResumeMismatchError: the store was made with settings, models or photos that give other pixels or scores.
-        StoreLockedError: another driver at work on the store.
+        StoreLockedError: another driver is at work on the store.
         BooksError: the rows do not account for every input exactly once.
         GmdError: whatever else ends a run, in one line.
     """
-    recorder, models = recorder or NullRecorder(), models or Models()
-    start = time.monotonic()
-    files = list_images(cfg.target.path or "", cfg.target.limit)
-    ids = {file.id for file in files}
-    store = PairStore(store_url(cfg.out))
-    with (
-        _storage_told(store.url),
-        _frugal_arrow(),
-        StopRequest(cfg.generation.grace_s) as stop,
-        StoreLock(store.filesystem, store.path, store.url) as lock,
-    ):
-        refuse_other_settings(store, cfg)  # before anything is changed or encoded for a run that may not go on
-        store.remove_temp_files()
-        store.drop_duplicates()
-        # Asked for once, not each time that this file is used.
-        saved = replace(cfg, generation=replace(cfg.generation, retry_failed=False))
-        changed = changed_photos(store, files, cfg.log_interval_s)
-        if models.teacher is load_teacher:  # another loader has prompts of its own, or none
-            cfg = with_prompts(cfg)
-        facts = claim(store, cfg, files, models, changed)
-        # Not before the claim: the settings of a run that is refused are not those of this directory.
-        with_retries(lambda: _save_settings(saved))
+    run = GenerationRun(cfg, recorder or NullRecorder(), models or Models(), files)
+    with run.locked():
+        run.open()
+        run.claim()
+        run.stream()
+        run.close()
+    return run.report()
+
+
+class GenerationRun:
+    """One run over the pair store of a run directory.
+
+    The steps must follow each other in this order, and all but the last while the store is `locked`:
+
+    1. `open` refuses other settings, removes what a crash left, and completes the settings.
+    2. `claim` compares models and photos with the store's rows, leaves the settings of this run in the store, drops the
+       rows that are to be made anew, and finds the images without a row.
+    3. `stream` makes the missing rows.
+    4. `close` checks the totals and writes the manifest.
+    5. `report` tells the recorder, and returns the totals.
+    """
+
+    def __init__(
+        self, cfg: Config, recorder: Recorder, models: Models, files: Sequence[ImageFile] | None = None
+    ) -> None:
+        self._start = time.monotonic()
+        self.cfg, self.recorder, self.models = cfg, recorder, models
+        self.files = list_images(cfg.target.path or "", cfg.target.limit) if files is None else list(files)
+        self.ids = {file.id for file in self.files}
+        self.store = PairStore(store_url(cfg.out))
+        self.facts: Facts = {}
+        self.changed: list[str] = []
+        """Ids of photos that are not the ones their rows were made of."""
+        self.todo: list[ImageFile] = []
+        """Images without a row."""
+        self._missing: list[str] | None = None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store's lock, and turn SIGTERM into an orderly end of the run."""
+        with (
+            _storage_errors_as_gmd_errors(self.store.url),
+            _system_memory_pool(),
+            StopRequest(self.cfg.generation.grace_s) as self._stop,
+            StoreLock(self.store.filesystem, self.store.path, self.store.url) as self._lock,
+        ):
+            yield
+
+    def open(self) -> None:
+        """Refuse other settings, remove what a crash left, find changed photos, and encode the teacher's prompts."""
+        refuse_other_settings(self.store, self.cfg)  # before anything is changed or encoded for a refused run
+        self.store.remove_temp_files()
+        self.store.drop_duplicates()
+        self.changed = changed_photos(self.store, self.files, self.cfg.log_interval_s)
+        # The file of settings asks for no retry: it was asked for once, not each time that the file is used.
+        self._to_save = replace(self.cfg, generation=replace(self.cfg.generation, retry_failed=False))
+        if self.models.needs_prompts:
+            self.cfg = with_prompts(self.cfg)
+
+    def claim(self) -> None:
+        """Take over the store: see that its rows are of the same models and photos, and drop those to be made anew."""
+        cfg, store = self.cfg, self.store
+        self.facts = check_resume(store, cfg, self.files, self.models, self.changed, self.check_room)
+        # Not before: the settings of a run that is refused are not those of this directory.
+        with_retries(lambda: _save_settings(self._to_save))
         if cfg.generation.retry_failed:
-            check_capacity(cfg)  # before rows go for a run that cannot start
+            self.check_room()  # before rows are dropped for a run that cannot start
             store.delete(manifest.MANIFEST_FILE)
             store.delete(suspects.SUSPECTS_FILE)
-            log.info("%d failed rows are tried again", store.drop_failed(ids))
-        if changed:
-            check_capacity(cfg)
+            log.info("%d failed rows are tried again", store.drop_failed(self.ids))
+        if self.changed:
+            self.check_room()
             store.delete(manifest.MANIFEST_FILE)
             log.warning(
                 "%d photos have changed since their rows were made, which are made anew: %s",
-                len(changed),
-                ", ".join(changed[:3]) + ", ..." * (len(changed) > 3),
+                len(self.changed),
+                ", ".join(self.changed[:3]) + ", ..." * (len(self.changed) > 3),
             )
-            store.drop(changed)
+            store.drop(self.changed)
         done = set(store.index()["id"].to_pylist())
-        todo = [file for file in files if file.id not in done]
-        log.info("%s: %d images, %d of them have their row already", store.url, len(files), len(files) - len(todo))
-        recorder.params(run_settings.relevant(cfg))
-        if todo:
-            facts = _work_off(cfg, todo, store, lock, facts, models, stop)
-            stop.leave()
-            store.delete(suspects.SUSPECTS_FILE)  # every image has its row
-            facts = complete(store, cfg, facts, models)
-        rows = store.index()
-        totals = check_totals(
+        self.todo = [file for file in self.files if file.id not in done]
+        resumed = len(self.files) - len(self.todo)
+        log.info("%s: %d images, %d of them have their row already", store.url, len(self.files), resumed)
+        self.recorder.params(run_settings.relevant(cfg))
+
+    def stream(self) -> None:
+        """Make the rows of all images that have none, if there are any.
+
+        Raises:
+            SystemExit: the run was asked to end, and what was at work is written.
+        """
+        if not self.todo:
+            return
+        self.check_room()
+        store, lock = self.store, self._lock
+        store.delete(manifest.MANIFEST_FILE)
+        attempts, blocks = self._start_stream()
+        self._stop.attach(attempts.close)
+        clock, agreed = RunClock(store, before=store.index().num_rows), False
+        with (
+            Progress("generate", len(self.todo), interval_s=self.cfg.log_interval_s) as progress,
+            closing(blocks),
+        ):
+            for block in blocks:
+                lock.check()
+                clock.count(block.num_rows)
+                if not agreed:  # every model is loaded before the first block is through
+                    self.facts, agreed = attempts.facts(), True
+                    remember(store, self.facts)
+                _count(progress, block, self._accepted())
+        _warn_of_clipped(attempts.clipped())
+        lock.check()
+        clock.save()
+        store.refresh()
+        known_facts(store, self.facts)  # refuses rows of another model that came meanwhile
+        store.drop_duplicates()
+        self._stop.exit_if_requested()
+        store.delete(suspects.SUSPECTS_FILE)  # every image has its row
+        self.facts = complete(store, self.cfg, self.facts, self.models, self.check_room)
+
+    def _start_stream(self) -> tuple[AnyAttemptLog, Generator[pa.Table, None, None]]:
+        """Return the attempt log of the stream, and its blocks, which begin to be made when they are iterated over."""
+        cfg, store, token = self.cfg, self.store, self._lock.token
+        patience = batch_bound(cfg.generation).of(1) or cfg.generation.no_progress_timeout_s
+        notebook = suspects.Notebook(store.url, suspects.circumstances(cfg), patience)
+        evidence = notebook.load(self.todo)
+        if not cfg.ray.enabled:
+            from gmd_ray.generation.in_process import run_in_process
+
+            local = AttemptLog(self.facts, notebook.save, evidence)
+            return local, run_in_process(cfg, self.todo, store.url, token, local, self.models)
+        from gmd_ray.generation.stream import build_stream, run_stream
+
+        remote = start_attempt_log(self.facts, notebook.save, evidence)
+        ds = build_stream(cfg, self.todo, store.url, token, remote, self.models)
+        return remote, run_stream(ds, remote, cfg.generation.no_progress_timeout_s, self.check_room())
+
+    def close(self) -> None:
+        """Check that the rows account for every input, and write the manifest.
+
+        Raises:
+            BooksError: they do not.
+            SystemExit: the run was asked to end since the stream ran dry; the manifest is written.
+        """
+        rows = self.store.index()
+        self.totals = check_totals(
             rows,
-            ids,
-            resumed=len(files) - len(todo),
-            threshold=cfg.scorer.threshold,
-            higher_is_better=higher_is_better(facts),
-            fidelity=_bound(cfg, store),
-            seconds=time.monotonic() - start,
+            self.ids,
+            resumed=len(self.files) - len(self.todo),
+            threshold=self.cfg.scorer.threshold,
+            higher_is_better=higher_is_better(self.facts),
+            fidelity=self._fidelity_bound(),
+            seconds=time.monotonic() - self._start,
         )
-        if totals.removed_inputs:
-            log.info(
-                "%s: %d rows of images that are no longer among the inputs, left out", store.url, totals.removed_inputs
-            )
-        summary = manifest.make_manifest(cfg, store, totals, facts, rows, ids)
-        store.write(manifest.MANIFEST_FILE, summary)
-        stop.leave()  # asked for since the stream ran dry: whoever called us goes no further
-    figures = {**totals.counts(), "images_per_second": summary["images_per_second"]}
-    recorder.metrics({key: float(value) for key, value in figures.items() if value is not None})
-    if "://" not in store.url:
-        recorder.artifact(f"{store.path}/{manifest.MANIFEST_FILE}")
-    return totals
+        removed = self.totals.removed_inputs
+        if removed:
+            log.info("%s: %d rows of images that are no longer among the inputs, left out", self.store.url, removed)
+        self.summary = manifest.make_manifest(self.cfg, self.store, self.totals, self.facts, rows, self.ids)
+        self.store.write(manifest.MANIFEST_FILE, self.summary)
+        self._stop.exit_if_requested()
 
+    def report(self) -> Totals:
+        """Tell the recorder of the counts and the manifest, and return the totals."""
+        figures = {**self.totals.counts(), "images_per_second": self.summary["images_per_second"]}
+        self.recorder.metrics({key: float(value) for key, value in figures.items() if value is not None})
+        if "://" not in self.store.url:
+            self.recorder.artifact(f"{self.store.path}/{manifest.MANIFEST_FILE}")
+        return self.totals
 
-def _work_off(
-    cfg: Config,
-    todo: list[ImageFile],
-    store: PairStore,
-    lock: StoreLock,
-    facts: Facts,
-    models: Models,
-    stop: StopRequest,
-) -> Facts:
-    """Stream these files into the store; returns the facts of the models that worked."""
-    missing = check_capacity(cfg)
-    store.delete(manifest.MANIFEST_FILE)
-    patience = batch_bound(cfg.generation).of(1) or cfg.generation.no_progress_timeout_s
-    notebook = suspects.Notebook(store.url, suspects.circumstances(cfg), patience)
-    ledger = open_ledger(facts, notebook.save, notebook.load(todo))
-    stop.closes(ledger)
-    ds = build_stream(cfg, todo, store.url, lock.token, ledger, models)
-    clock, told = RunClock(store, before=store.index().num_rows), False
-    with (
-        Progress("generate", len(todo), interval_s=cfg.log_interval_s) as progress,
-        closing(run_stream(ds, ledger, cfg.generation.no_progress_timeout_s, missing)) as blocks,
-    ):
-        for block in blocks:
-            lock.check()
-            clock.count(block.num_rows)
-            if not told:  # every model has spoken before the first block is through
-                facts, told = ray.get(ledger.facts.remote()), True
-                remember(store, facts)
-            _count(progress, block, accepted(cfg.scorer.threshold, higher_is_better(facts), (), _bound(cfg, store)))
-    _tell_clipped(ray.get(ledger.clipped.remote()))
-    lock.check()
-    clock.save()
-    store.refresh()
-    known_facts(store, facts)  # nobody has put rows of another model here meanwhile
-    store.drop_duplicates()
-    return facts
+    def check_room(self) -> list[str]:
+        """See that the cluster holds the smallest pools, and return what is missing on a cluster that may grow.
+
+        The cluster is looked at once in a run, and only when models are to be loaded.
+
+        Raises:
+            ConfigError: something is missing, and the cluster cannot grow.
+        """
+        if self._missing is None:
+            self._missing = check_capacity(self.cfg)
+        return self._missing
+
+    def _fidelity_bound(self) -> FidelityBound | None:
+        """Return the bound that this run asks for. The rows are made with the metric that it asks for as well."""
+        scorer = self.cfg.scorer
+        return fidelity_bound(scorer.fidelity_bound, scorer.fidelity, scorer.fidelity, self.store.url)
+
+    def _accepted(self) -> pc.Expression:
+        return accepted(self.cfg.scorer.threshold, higher_is_better(self.facts), (), self._fidelity_bound())
 
 
 @contextmanager
-def _storage_told(url: str) -> Iterator[None]:
-    """What files and storage say that did not recover (no space, no permission) in one line."""
+def _storage_errors_as_gmd_errors(url: str) -> Iterator[None]:
+    """Raise an error of files or storage that persists (no space, no permission) as a GmdError of one line."""
     try:
         yield
     except OSError as error:
-        if isinstance(error, BrokenPipeError | RayError):  # of no file; some of Ray's are OSErrors too
+        if isinstance(error, BrokenPipeError) or is_ray_error(error):  # some errors of Ray's are OSErrors too
             raise
         raise GmdError(
             f"{one_line(error)}; what is written to {url} stays, and the same command goes on once that is mended"
@@ -185,8 +276,8 @@ def _storage_told(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _frugal_arrow() -> Iterator[None]:
-    """Arrow's own pool keeps what it once had: several times the index, for as long as the driver lives."""
+def _system_memory_pool() -> Iterator[None]:
+    """Let Arrow allocate from the system. Its own pool would keep several times the index while the driver lives."""
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:
@@ -196,7 +287,7 @@ def _frugal_arrow() -> Iterator[None]:
 
 
 def _save_settings(cfg: Config) -> None:
-    """`config.yaml` of the run directory; a local one is its owner's alone."""
+    """Write `config.yaml` of the run directory. Only its owner may read a local one."""
     filesystem, path = open_filesystem(below(cfg.out, "config.yaml"))
     if isinstance(filesystem, fs.LocalFileSystem):
         save_config(cfg, path)
@@ -204,12 +295,7 @@ def _save_settings(cfg: Config) -> None:
         put(filesystem, path, config_text(cfg).encode())
 
 
-def _bound(cfg: Config, store: PairStore) -> FidelityBound | None:
-    """Of this run: the rows are made, or were found to be made, with the metric that it asks for."""
-    return fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, cfg.scorer.fidelity, store.url)
-
-
-def _tell_clipped(images: dict[str, int]) -> None:
+def _warn_of_clipped(images: dict[str, int]) -> None:
     for stage, count in sorted(images.items()):
         log.warning(
             "%s: %d images had more than %g %% of their values outside [0, 1], and were clipped to it",
@@ -220,6 +306,7 @@ def _tell_clipped(images: dict[str, int]) -> None:
 
 
 def _count(progress: Progress, block: pa.Table, view: pc.Expression) -> None:
+    """Add a block (columns `io_stages.SUMMARY`) to the progress line; `view` holds for accepted rows."""
     ok = block.filter(pc.field("status") == "ok").num_rows
     taken = block.filter(view).num_rows
     new = {"accepted": taken, "rejected": ok - taken, "failed": block.num_rows - ok}

@@ -1,4 +1,4 @@
-"""Stages 0, 1 and 1b: each takes a block of rows in PAIR_SCHEMA and fills in its own columns."""
+"""Stages 0, 1 and 1b: each takes a block of rows of PAIR_SCHEMA and fills in its own columns."""
 
 from __future__ import annotations
 
@@ -11,39 +11,50 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import ray
 import torch
 
+from gmd_ray.config import Config
 from gmd_ray.errors import GmdError, ModelError, ReplicaLostError, ResumeMismatchError
-from gmd_ray.generation.ledger import START
+from gmd_ray.generation.attempt_log import START, AnyAttemptLog
+from gmd_ray.generation.fault_isolation import UNBOUNDED, FaultIsolation, Row, batches_by_size, fail, to_table
+from gmd_ray.generation.models import Models, model_configs
 from gmd_ray.generation.outputs import images_of, scores_of
-from gmd_ray.generation.quarantine import UNBOUNDED, Quarantine, Row, batches_by_size, fail, to_table
 from gmd_ray.generation.watchdog import Bound
 from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.text import one_line
 
 IO_THREADS = 2
-"""Of an actor, for PNGs; they mostly run while the model has the accelerator."""
+"""Threads of an actor for PNGs. They mostly run while the model has the accelerator."""
 MAX_STARTS = 3
-"""Times a worker may die while it loads its model (out of memory, say) before the run ends."""
+"""How often a worker may die while it loads its model (out of memory, for example) before the run ends."""
 HAND_OVER_S = 2.0
-"""For Ray to take the block that a call has returned; it does not say when it has."""
+"""Time for Ray to take the block that a call has returned, in seconds. Ray does not say when it has."""
 PATIENCE_S = 60.0
-"""For the last images of a block to be encoded, in a worker that is about to leave."""
+"""Time for the last images of a block to be encoded in a worker that is about to end, in seconds."""
 
 
 @dataclass(frozen=True)
 class Replica:
-    """What an actor of a pool needs to start: how to load its model, and whom to tell."""
+    """What a stage needs to start: how to load its model, and the attempt log that it reports to."""
 
     load: Callable[[Any], Any]
     config: Any
     """StudentConfig, TeacherConfig or ScorerConfig."""
-    ledger: ray.actor.ActorHandle
+    log: AnyAttemptLog
     max_attempts: int
     bound: Bound = UNBOUNDED
     """How long a batch may take."""
+    own_process: bool = True
+    """False in the driver's process, which the stage may neither end nor give its number of threads."""
+
+
+def replica_of(
+    cfg: Config, section: str, models: Models, log: AnyAttemptLog, bound: Bound, own_process: bool = True
+) -> Replica:
+    """Return what the stage of a model (student, teacher or scorer) needs in a run with these settings."""
+    load, config = getattr(models, section), model_configs(cfg)[section]
+    return Replica(load, config, log, cfg.generation.max_attempts, bound, own_process)
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class _Batch:
     sizes: list[tuple[int, int]]
     """(height, width) of each image without the padding."""
     restored: torch.Tensor | None = None
-    """What `images` were made of, in the same form, for a second opinion on them."""
+    """(B, 3, H, W): the restored images that `images` were made from, where a fidelity metric compares the two."""
 
 
 _Decoding = dict[tuple[str, ...], Future[_Batch]]
@@ -63,35 +74,38 @@ _Decoding = dict[tuple[str, ...], Future[_Batch]]
 class _ModelStage:
     """Loads a model once per actor and runs it over the ok rows of each block, in batches of one (padded) size.
 
-    An actor has two blocks at hand (`pools.BLOCKS_PER_ACTOR`), each in a call of its own, and one thread in which the
-    model runs. While the model works on a batch, other threads decode the next one, be it of this block or the first
-    of the other, and encode the last; so it waits for neither, at the seams of blocks too.
+    An actor has two blocks at a time (`pools.BLOCKS_PER_ACTOR`), each in a call of its own, and one thread in which the
+    model runs. While the model works on a batch, other threads decode the next batch (of this block, or the first of
+    the other block) and encode the one before. So the model waits for neither, even between two blocks.
     """
 
     name: ClassVar[str]
     model_column: ClassVar[str]
-    """Column of the model's fingerprint, and its section of the settings."""
+    """Column of the model's fingerprint; also the name of its section of the settings."""
     image_column: ClassVar[str]
     made_column: ClassVar[str | None] = None
-    """Column of the images that the stage makes."""
+    """Column of the images that the stage makes; None for a stage that makes none."""
 
     def __init__(self, replica: Replica) -> None:
         pool = replica.config.pool
-        torch.set_num_threads(max(1, int(pool.num_cpus)))
+        if replica.own_process:
+            torch.set_num_threads(max(1, int(pool.num_cpus)))
         self.model = load_model(self.model_column, replica)
-        self._quarantine = Quarantine(self.name, replica.ledger, replica.max_attempts, self._hand_over, replica.bound)
-        self._ledger = replica.ledger
+        self._isolation = FaultIsolation(
+            self.name, replica.log, replica.max_attempts, self._hand_over, replica.bound, replica.own_process
+        )
+        self._log = replica.log
         self._multiple = getattr(self.model, "batch_multiple", 1)
         self._batch_size = pool.batch_size
         self._threads = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="gmd-png")
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="gmd-model")
         self._on_their_way = 0
-        """Blocks that the model is done with, and that have not been returned."""
+        """Number of blocks that the model is done with and that have not been returned."""
         self._returned = threading.Condition()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
-        batches, suspects = self._quarantine.sift(rows, self._cut)
+        batches, suspects = self._isolation.sift(rows, self._cut)
         decoding: _Decoding = {}
         self._decode(batches[:1], decoding)  # while the model is still at the other block
         self._model_thread.submit(self._run_model, batches, suspects, decoding).result()
@@ -107,24 +121,28 @@ class _ModelStage:
         return batches_by_size(rows, self.image_column, self._batch_size, self._multiple)
 
     def _run_model(self, batches: list[list[Row]], suspects: list[Row], decoding: _Decoding) -> None:
-        """The model's turn at a block. Suspects are decoded in it too: a death must be laid at the right door."""
+        """Run the model over a block, in the model's thread.
+
+        Suspects are decoded in this thread too, inside their attempt, so that a crash of the decoder is attributed to
+        the right image.
+        """
 
         def work(rows: list[Row]) -> list[Row]:
-            ready = decoding.pop(_key(rows), None)
-            return self._work(rows, ready.result() if ready else self._load(rows))
+            decoded = decoding.pop(_key(rows), None)  # None for suspects, and for halves of a batch that raised
+            return self._work(rows, decoded.result() if decoded else self._load(rows))
 
         for index, batch in enumerate(batches):
             self._decode(batches[index + 1 : index + 2], decoding)
-            self._quarantine.attempt(batch, work)
+            self._isolation.attempt(batch, work)
         for row in suspects:
-            self._quarantine.attempt([row], work)
+            self._isolation.attempt([row], work)
         with self._returned:
             self._on_their_way += 1
 
     def _hand_over(self) -> None:
-        """See that blocks which are done get out of a process that is to end, while the model rests or hangs.
+        """Wait until blocks which are done have left a process that is about to end.
 
-        They would be lost with it and made again, and where each worker breaks at the same point, for ever.
+        They would be lost with it and made again, and if each worker breaks at the same point, made again for ever.
         """
         with self._returned:
             self._returned.wait_for(lambda: self._on_their_way == 0, PATIENCE_S)
@@ -148,7 +166,7 @@ class _ModelStage:
         return [{**new, self.model_column: self.model.fingerprint} for new in columns]
 
     def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
-        """The new columns of each row; images as what `_encoded` gives."""
+        """Return the new columns of each row; images as futures of `_encoded`."""
         raise NotImplementedError
 
     def _encoded(self, images: torch.Tensor) -> list[Future[bytes]]:
@@ -156,21 +174,21 @@ class _ModelStage:
 
     def _count_clipped(self, images: int) -> None:
         if images:
-            self._ledger.count_clipped.remote(self.name, images)
+            self._log.count_clipped(self.name, images)
 
     def _collect(self, rows: list[Row]) -> None:
-        """Wait for the encoded images of a block; one that cannot be encoded is a failed row."""
+        """Wait for the encoded images of a block. A row whose image cannot be encoded is failed."""
         for row in rows:
             if self.made_column and isinstance(row.get(self.made_column), Future):
                 try:
                     row[self.made_column] = row[self.made_column].result()
-                except Exception as error:  # noqa: BLE001 -- whatever it is, it is this image's alone
+                except Exception as error:  # noqa: BLE001 -- whatever it is, it concerns this image alone
                     row[self.made_column] = None
                     fail(row, self.name, type(error).__name__, one_line(error))
 
 
 class Restore(_ModelStage):
-    """Stage 0: the student restores. Fills `restored`."""
+    """Stage 0: the student restores `lq`. Fills `restored`, larger by the student's scale."""
 
     name, model_column, image_column, made_column = "restore", "student", "lq", "restored"
 
@@ -183,7 +201,7 @@ class Restore(_ModelStage):
 
 
 class Project(_ModelStage):
-    """Stage 1: the teacher projects. Fills `pseudo_target`, `width`, `height`."""
+    """Stage 1: the teacher projects `restored`. Fills `pseudo_target` of the same size, `width` and `height`."""
 
     name, model_column, image_column, made_column = "project", "teacher", "restored", "pseudo_target"
 
@@ -199,9 +217,9 @@ class Project(_ModelStage):
 
 
 class Score(_ModelStage):
-    """Stage 1b: the gate scores. Fills `score`, and `fidelity` where it is asked for.
+    """Stage 1b: the gate scores `pseudo_target`. Fills `score`, and `fidelity` if `scorer.fidelity` names a metric.
 
-    Whom it admits is a view over the store, never a filter here.
+    No row is filtered out here: which rows are accepted is a view over the store (`schema.accepted`).
     """
 
     name, model_column, image_column = "score", "scorer", "pseudo_target"
@@ -225,40 +243,51 @@ class Score(_ModelStage):
 
 
 def load_model(section: str, replica: Replica) -> Any:
-    """Load a model inside an actor, and end the run where that cannot be done.
+    """Load a model for a stage, and end the run where that cannot be done.
 
-    An error here would come back wrapped in a traceback, and a death while loading would be repeated by Ray for ever;
-    so the reason goes to the ledger, where the driver finds it.
+    An error that is raised in an actor comes back wrapped in a traceback, and Ray repeats for ever the start of an
+    actor that dies while it loads. So the reason goes to the attempt log, from which the driver raises it.
+
+    Raises:
+        ModelError: the model cannot be loaded, or its worker died `MAX_STARTS` times while loading it.
+        ResumeMismatchError: the model is not the one that made the store's rows.
     """
-    ledger, me = replica.ledger, ray.get_runtime_context().get_actor_id() or "task"
-    [starts] = ray.get(ledger.begin.remote(f"{START}{section}", [me]))
+    log, me, stage = replica.log, replica.log.worker(), f"{START}{section}"
+    [starts] = log.begin(stage, [me]) or [1]
     try:
         if starts > MAX_STARTS:
             raise ModelError(f"the {section} worker died {MAX_STARTS} times while loading its model (out of memory?)")
-        try:
-            model = replica.load(replica.config)
-        except BaseException as error:
-            if isinstance(error, ReplicaLostError) or hasattr(error, "ray_terminate_msg"):
-                os._exit(1)  # as if this process had died: Ray starts another
-            if isinstance(error, GmdError):
-                raise
-            raise ModelError(f"the {section} could not be loaded: {type(error).__name__}: {one_line(error)}") from error
+        model = _load(section, replica)
         facts = facts_of(model)
-        agreed = ray.get(ledger.agree.remote(section, facts))
+        agreed = log.agree(section, facts)
         if agreed != facts:
             raise ResumeMismatchError(
                 f"{section}.path gives model {facts['fingerprint']}, the store's rows are of {agreed['fingerprint']} "
                 f"(other weights, settings or precision); give another out=, or the old model"
             )
     except GmdError as error:
-        ray.get(ledger.fail.remote(error))
+        log.fail(error)
         raise
-    ledger.done.remote(f"{START}{section}", [me])
+    log.done(stage, [me])
     return model
 
 
+def _load(section: str, replica: Replica) -> Any:
+    """Load the model; whatever it raises becomes a GmdError, or ends this process if another may do better."""
+    try:
+        return replica.load(replica.config)
+    except BaseException as error:
+        if not replica.own_process and isinstance(error, KeyboardInterrupt | SystemExit):
+            raise  # Ctrl-C and SIGTERM, which the driver hears
+        if replica.own_process and (isinstance(error, ReplicaLostError) or hasattr(error, "ray_terminate_msg")):
+            os._exit(1)  # as if this process had died: Ray starts another
+        if isinstance(error, GmdError):
+            raise
+        raise ModelError(f"the {section} could not be loaded: {type(error).__name__}: {one_line(error)}") from error
+
+
 def facts_of(model: Any) -> dict[str, Any]:
-    """What must be the same for every worker of a stage, and for every run on a store."""
+    """Return what must be the same for every worker of a stage, and for every run on a store."""
     facts = {"fingerprint": model.fingerprint}
     if hasattr(model, "higher_is_better"):
         facts["higher_is_better"] = model.higher_is_better

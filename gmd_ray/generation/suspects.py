@@ -1,4 +1,4 @@
-"""What a run that ended early knew of images that end or hang their workers, for the next run on its store."""
+"""Evidence of a run that ended early against images that end or hang their workers, kept for the next run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
-from gmd_ray.generation.ledger import Begun, Evidence
+from gmd_ray.generation.attempt_log import Attempts, Evidence
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.store import PairStore
@@ -21,28 +21,28 @@ SUSPECTS_FILE = "suspects.json"
 
 
 def circumstances(cfg: Config) -> str:
-    """A digest of all that an image may hang by but itself: other models, devices or pools are a new trial."""
+    """Return a digest of the models, devices and pools of a run. With others, every image is tried anew."""
     models = {section: asdict(getattr(cfg, section)) for section in run_settings.MODELS}
-    del models["teacher"]["prompt_embeddings"]  # found or made by each run
+    del models["teacher"]["prompt_embeddings"]  # each run finds or makes them
     return run_settings.fingerprint({**models, "places": run_settings.places(cfg)})
 
 
 @dataclass(frozen=True)
 class Notebook:
-    """The store's `suspects.json`: written by the ledger while a run goes on, removed when one ends in order."""
+    """The store's `suspects.json`: written by the attempt log while a run goes on, removed when a run ends in order."""
 
     url: str
-    """Of the pair store."""
+    """URL of the pair store."""
     settings: str
-    """`circumstances` of the run."""
+    """Digest of the run's settings (`circumstances`)."""
     patience_s: float
     """How long a batch may take in this run before it counts as hung."""
 
     def save(self, known: Evidence) -> None:
-        """Replace what is there. Storage that fails costs the next run its knowledge, never this run."""
+        """Replace the file. If storage fails, the next run has no evidence, and this one goes on."""
         rows = [
-            {"stage": stage, "id": key, "times": begun.times, "alone": begun.alone, "hung": begun.hung}
-            for (stage, key), begun in sorted(known.items())
+            {"stage": stage, "id": key, "times": attempts.times, "alone": attempts.alone, "hung": attempts.hung}
+            for (stage, key), attempts in sorted(known.items())
         ]
         try:
             PairStore(self.url).write(
@@ -53,9 +53,9 @@ class Notebook:
             log.warning("%s/%s: not written: %s", self.url, SUSPECTS_FILE, one_line(error))
 
     def load(self, files: Iterable[ImageFile]) -> Evidence:
-        """What earlier runs left of these images.
+        """Return the evidence of earlier runs against these images.
 
-        Not of an image that has changed since, nor a hang within less time than this run allows.
+        Images that have changed since are left out, and so are hangs within less time than this run allows.
         """
         store = PairStore(self.url)
         found: Evidence = {}
@@ -68,12 +68,12 @@ class Notebook:
                 changed = modified.get(row["id"])
                 if row["id"] not in modified or (changed is not None and changed.timestamp() > told["at"]):
                     continue
-                begun = Begun(row["times"], row["alone"], 0, row["hung"])
+                attempts = Attempts(row["times"], row["alone"], 0, row["hung"])
                 if self.patience_s > told["patience_s"]:
-                    times = begun.times - begun.hung
-                    begun = replace(begun, times=times, alone=min(begun.alone, times), hung=0)
-                if begun.times > 0:
-                    found[row["stage"], row["id"]] = begun
+                    times = attempts.times - attempts.hung
+                    attempts = replace(attempts, times=times, alone=min(attempts.alone, times), hung=0)
+                if attempts.times > 0:
+                    found[row["stage"], row["id"]] = attempts
         except (GmdError, KeyError, TypeError, AttributeError) as error:
             log.warning(
                 "%s/%s: cannot be used (%s); no image is under suspicion", self.url, SUSPECTS_FILE, one_line(error)

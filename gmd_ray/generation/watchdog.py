@@ -12,29 +12,30 @@ from dataclasses import dataclass
 from gmd_ray.config import GenerationConfig
 
 SLACK_S = 90.0
-"""For a watchdog to leave its process in order; after that it is ended from outside of Python."""
+"""Time for a watchdog to end its process in order, in seconds. After that it is ended from outside of Python."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Seconds that a batch may take."""
+    """How long a batch may take."""
 
     batch_s: float = 0.0
-    """Whatever its size; 0 for any time."""
+    """Seconds, whatever the size of the batch. 0 allows any time."""
     image_s: float = 0.0
-    """For each of its images, where that is more."""
+    """Seconds for each image of the batch; they count if their sum is more than `batch_s`."""
 
     def of(self, images: int) -> float:
-        """For a batch of so many images."""
+        """Return the seconds that a batch of so many images may take; 0 for any time."""
         return max(self.batch_s, images * self.image_s) if self.batch_s else 0.0
 
 
 def batch_bound(generation: GenerationConfig) -> Bound:
-    """The bound that the settings mean.
+    """Return the bound that the settings mean: `batch_timeout_s`, else one derived from `no_progress_timeout_s`.
 
-    Where nothing is set, so much that an image that hangs is given up before the run is: it is tried in its batch and
-    then alone, `max_attempts` times in all, and the models are loaded again between. But never less than healthy
-    images may take: `no_progress_timeout_s` is to be longer than `rows_per_block` of them.
+    An image that hangs must be given up before the run is. It is tried in its batch and then alone, `max_attempts`
+    times in all (at least twice), and models are loaded again between, which is counted as two attempts more; each may
+    take an equal share of the run's time. A healthy image may take the run's time divided by `rows_per_block`, since
+    that setting is to be longer than a block of them takes.
     """
     if generation.batch_timeout_s is not None:
         return Bound(generation.batch_timeout_s)
@@ -43,21 +44,21 @@ def batch_bound(generation: GenerationConfig) -> Bound:
 
 
 class Watchdog:
-    """Ends the process in which a piece of work takes too long; nothing gentler stops a model that hangs."""
+    """Ends the process in which a piece of work takes too long. Nothing gentler stops a model that hangs."""
 
     def __init__(self, bound: Bound, tell: Callable[[Sequence[str]], None], before_leaving: Callable[[], None]):
         """Set the bound.
 
         Args:
-            bound: without one nothing is watched.
+            bound: how long work may take. Nothing is watched if it allows any time.
             tell: is called with the ids at work as soon as the bound is passed.
-            before_leaving: is called before the process is ended. Work that ends meanwhile is let go on.
+            before_leaving: is called before the process is ended. If the work ends meanwhile, the process goes on.
         """
         self.bound, self._tell, self._before_leaving = bound, tell, before_leaving
 
     @contextmanager
     def over(self, ids: Sequence[str]) -> Iterator[None]:
-        """Watch over the work on these ids, one piece of work at a time in a process."""
+        """Watch over the work on these ids. A process may have one piece of work watched at a time."""
         seconds = self.bound.of(len(ids))
         if not seconds:
             yield
@@ -66,7 +67,7 @@ class Watchdog:
         timer = threading.Timer(seconds, self._expired, (ids, ended))
         timer.daemon = True
         timer.start()
-        # Native code that hangs without letting go of Python's lock stops the timer too.
+        # Native code that hangs while it holds Python's global lock stops the timer's thread too.
         faulthandler.dump_traceback_later(seconds + SLACK_S, exit=True, file=2)
         try:
             yield

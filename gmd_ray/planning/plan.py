@@ -26,14 +26,14 @@ SIZES_SHOWN = 4
 
 @dataclass(frozen=True)
 class Job:
-    """One image to be projected, as far as its header says."""
+    """One image to project, as described by its header."""
 
     file: ImageFile
     lq_pixels: int
     pixels: int
-    """Of the pseudo-target."""
+    """Pixels of the pseudo-target."""
     size: str
-    """What the teacher sees of it, padded; equal sizes cost the same."""
+    """The padded size that the teacher sees; equal sizes cost the same."""
     forwards: int
     flops: int
     replica_bytes: tuple[int, int]
@@ -42,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take. Hours and price are None where nothing says how fast an accelerator is, or its price."""
+    """Predicted cost of a run. Hours and price are None if the speed or the price of an accelerator is unknown."""
 
     images: int
     unreadable: int
@@ -53,27 +53,27 @@ class Plan:
     """Teacher evaluations, of one image or tile each."""
     flops: int
     basis: str
-    """What the hours are from."""
+    """Source of the hours: the probe, or the speed that the settings give."""
     accelerators: int
     accelerator_hours: float | None
     wall_hours: float | None
-    """With every teacher busy all the time."""
+    """Wall time in hours if every teacher is always busy."""
     disk_bytes: int
     disk_measured: bool
-    """False: an upper bound, the images uncompressed."""
+    """True if a probe measured the compression; else the figure is an upper bound for uncompressed images."""
     price: float | None
     currency: str
     replica_bytes: tuple[int, int]
     """Memory of one teacher replica on each of its accelerators, for the largest image: with all caches there, and the
     least that the settings allow."""
     settings_fingerprint: str
-    """Of the settings that alter pixels or scores: another run is not what was planned."""
+    """Fingerprint of the settings that alter pixels or scores; a run with another one is not the planned run."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def table(self) -> str:
-        """For a person."""
+        """The plan as lines for a person."""
         shown = list(self.sizes.items())[:SIZES_SHOWN]
         others = len(self.sizes) - len(shown)
         sizes = ", ".join(f"{size}: {n:,}" for size, n in shown) + (f", {others} other sizes" if others else "")

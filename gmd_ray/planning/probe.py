@@ -1,4 +1,4 @@
-"""A few images through the real stages, in a place that is thrown away, to see what one takes."""
+"""A probe: a few images through the real stages, in a temporary folder, to measure their cost."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured."""
+    """Measured costs of the probed images."""
 
     images: int
     seconds: dict[str, float]
-    """Padded size -> accelerator-seconds of one image, the median."""
+    """Padded size -> median accelerator-seconds of one image."""
     seconds_per_flop: float
-    """For sizes that were not probed."""
+    """Accelerator-seconds per FLOP, for sizes that were not probed."""
     compression: float
-    """PNG bytes over raw bytes."""
+    """PNG bytes divided by raw bytes."""
     stages: dict[str, float]
-    """restore, project, score -> seconds that one actor of the stage takes for an image, the median over them."""
+    """Stage (restore, project, score) -> median seconds of one actor for an image."""
 
     def seconds_of(self, size: str, flops: int) -> float:
         """Accelerator-seconds of one image."""

@@ -1,7 +1,7 @@
-"""Joining a Ray cluster: it is asked first whether it is one, and whether it wants a token.
+"""Joining a Ray cluster, after asking it whether it is one and whether it wants a token.
 
-Ray finds out by trying, for minutes, and prints each try. Nor does it look for a token where it is given an address.
-A driver that has one on a cluster without is no better off: it joins, and then refuses the cluster's own calls.
+Ray itself finds out by trying for minutes, and prints each try. It does not look for a token if it is given an address.
+A driver with a token on a cluster without one is no better off: it joins, and then refuses the cluster's own calls.
 """
 
 from __future__ import annotations
@@ -13,47 +13,46 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import grpc
-from ray._private.authentication.authentication_token_setup import AUTH_MODE_ENV_VAR
-from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
-from ray._raylet import Config as RayCore  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
 from gmd_ray.errors import GmdError
+from gmd_ray.ray_utils.ray_internals import can_set_authentication, find_token, reread_environment, resolve_address
+
+AUTH_MODE = "RAY_AUTH_MODE"
 
 ANSWER_S = 10.0
-"""How long a cluster's head may take to answer."""
+"""How long a cluster's head may take to answer, in seconds."""
 _QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"
-"""The call with which every process of Ray's introduces itself; its argument is an empty message."""
+"""The gRPC call with which every process of Ray introduces itself. Its argument is an empty message."""
 _FOUND = "RAY_AUTH_MODE=token with RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token as at `ray start --head`"
 
 
 @contextlib.contextmanager
 def door(address: str) -> Iterator[None]:
-    """Take on the authentication of the cluster at `address`, for the length of the block.
+    """Take on the authentication of the cluster at `address` within the block.
 
-    RAY_AUTH_MODE is set where the user has not, to what this cluster has, and taken back at the end. Clusters behind
+    RAY_AUTH_MODE is set to what this cluster has, unless the user has set it, and removed at the end. Clusters behind
     TLS and addresses with a scheme are left to Ray.
 
     Raises:
-        GmdError: no cluster of Ray's answers there, or it does not take this driver.
+        GmdError: no Ray cluster answers there, or it does not take this driver.
     """
-    mode = os.environ.get(AUTH_MODE_ENV_VAR)
+    mode = os.environ.get(AUTH_MODE)
     wanted = _wanted_mode(address, mode)
-    if mode is not None or wanted is None:
+    if mode is not None or wanted is None or not can_set_authentication():
         yield
         return
-    os.environ[AUTH_MODE_ENV_VAR] = wanted
-    RayCore.initialize("")  # Ray's core reads its environment once
+    os.environ[AUTH_MODE] = wanted
+    reread_environment()
     try:
         yield
     finally:
-        os.environ.pop(AUTH_MODE_ENV_VAR, None)
-        RayCore.initialize("")
+        os.environ.pop(AUTH_MODE, None)
+        reread_environment()
 
 
 def _wanted_mode(address: str, mode: str | None) -> str | None:
-    """RAY_AUTH_MODE of the cluster; None where it was not asked."""
+    """Return the RAY_AUTH_MODE that the cluster needs; None if it was not asked."""
     if "://" in address or os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
         return None
     place = _place(address)
@@ -79,10 +78,10 @@ def _wanted_mode(address: str, mode: str | None) -> str | None:
         )
     if mode is not None and mode.lower() != "token":
         raise GmdError(f"{where}: this cluster wants a token, and RAY_AUTH_MODE={mode} sends none: unset it")
-    loader = AuthenticationTokenLoader.instance()
-    loader.reset_cache()
+    if not can_set_authentication():
+        return None
     try:
-        token = loader.get_raw_token(ignore_auth_mode=True) if loader.has_token(ignore_auth_mode=True) else None
+        token = find_token()
     except AuthenticationError as error:  # RAY_AUTH_TOKEN_PATH is no file, or an empty one
         raise GmdError(f"{where}: this cluster wants a token; {str(error).split('. ')[0]}") from error
     if token is None:
@@ -93,9 +92,9 @@ def _wanted_mode(address: str, mode: str | None) -> str | None:
 
 
 def _place(address: str) -> str | None:
-    """host:port; None where "auto" finds nothing."""
+    """Return host:port of an address; None if "auto" finds nothing."""
     try:
-        return canonicalize_bootstrap_address(address)
+        return resolve_address(address)
     except (ValueError, ConnectionError, OSError) as error:
         raise GmdError(f"ray.address={address}: {error}; give auto or host:port") from error
 
@@ -123,7 +122,7 @@ def _ask(place: str, metadata: Sequence[tuple[str, str]] = ()) -> grpc.StatusCod
 
 
 def _token_source() -> str:
-    """Where Ray takes its token from, in its order."""
+    """Return where Ray takes its token from. It looks at two variables and then into the home directory."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "RAY_AUTH_TOKEN"
     return os.environ.get("RAY_AUTH_TOKEN_PATH") or str(Path("~") / ".ray" / "auth_token")

@@ -1,21 +1,20 @@
-"""What a PoolConfig means to Ray."""
+"""The settings of an actor pool (PoolConfig) as options of Ray."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ray.data import ActorPoolStrategy
-
 from gmd_ray.config import PoolConfig
 
 BLOCKS_PER_ACTOR = 2
-"""Blocks at an actor at a time: the model is at one, the other is on its way in or out (`stages._ModelStage`)."""
+"""Number of blocks that an actor has at a time. The model works on one while the other is decoded or encoded
+(`stages._ModelStage`)."""
 GROW_AT = 0.875
-"""Share of all actors' places for blocks that are taken, from which on a pool grows (Ray's 1.75 blocks an actor)."""
+"""A pool grows once this share of all actors' places for blocks is taken (1.75 blocks an actor, Ray's default)."""
 
 
 def actor_resources(pool: PoolConfig) -> dict[str, Any]:
-    """What one actor of a pool, or a task that loads the same model, reserves; options of `ray.remote`."""
+    """Return what one actor of a pool, or a task that loads the same model, reserves, as options of `ray.remote`."""
     return {
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus or None,
@@ -25,7 +24,9 @@ def actor_resources(pool: PoolConfig) -> dict[str, Any]:
 
 
 def actor_pool(pool: PoolConfig) -> dict[str, Any]:
-    """Options of `Dataset.map_batches`: the pool and what each of its actors reserves."""
+    """Return the pool and what each of its actors reserves, as options of `Dataset.map_batches`."""
+    from ray.data import ActorPoolStrategy
+
     sizes = ActorPoolStrategy(
         min_size=pool.min,
         max_size=pool.max,

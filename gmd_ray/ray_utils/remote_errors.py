@@ -1,24 +1,63 @@
-"""How an error of a Ray worker reaches the driver, and through it the user."""
+"""How an error of a Ray worker reaches the driver as the error that it is.
+
+Ray wraps what a task raises in a traceback of many lines. A GmdError is one line for a user, so a worker returns it as
+a value (`as_value`), and the driver raises it (`raise_if_error`, `answer_of`). Work in a Ray Data stream, whose return
+value is a block of rows, leaves its error in the run's attempt log instead, from which the driver raises it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-import ray
-from ray.exceptions import GetTimeoutError
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from gmd_ray.errors import GmdError, ModelError
 
+if TYPE_CHECKING:
+    import ray
 
-def answer_of(task: ray.ObjectRef, what: str, timeout_s: int) -> Any:
-    """What a task returns that comes before the stream, where nothing else guards against a stall.
+P = ParamSpec("P")
+T = TypeVar("T")
 
-    A GmdError is returned by the task, and raised here: raised there it would come back wrapped in a traceback.
+
+def as_value(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | GmdError:
+    """Call `call(*args, **kwargs)` in a worker; return its result, or the GmdError that it raised.
+
+    Other exceptions are raised: they are faults of the program, and keep their traceback.
+    """
+    try:
+        return call(*args, **kwargs)
+    except GmdError as error:
+        return error
+
+
+def raise_if_error(answer: T | GmdError) -> T:
+    """Return what a worker answered through `as_value`, or raise the GmdError that it is.
 
     Raises:
-        ModelError: no answer in time; `what` says what was not done.
-        RayError: the task broke.
+        GmdError: the answer is one.
     """
+    if isinstance(answer, GmdError):
+        raise answer
+    return answer
+
+
+def answer_of(task: ray.ObjectRef, what: str, timeout_s: int) -> Any:
+    """Wait for a task that runs before a stream, where nothing else guards against a stall, and return its result.
+
+    Args:
+        task: a task that calls `as_value`, or returns a GmdError in another way.
+        what: what was not done, as the beginning of the error message of a task that does not end in time.
+        timeout_s: `generation.no_progress_timeout_s`. A task that takes longer is cancelled.
+
+    Raises:
+        GmdError: the answer is one.
+        ModelError: no answer in time.
+        RayError: the task's process died, or it raised something that is no GmdError.
+    """
+    import ray
+    from ray.exceptions import GetTimeoutError
+
     try:
         answer = ray.get(task, timeout=timeout_s)
     except GetTimeoutError as error:
@@ -26,6 +65,10 @@ def answer_of(task: ray.ObjectRef, what: str, timeout_s: int) -> Any:
         raise ModelError(
             f"{what} in generation.no_progress_timeout_s={timeout_s}; see that the cluster has room, or raise that"
         ) from error
-    if isinstance(answer, GmdError):
-        raise answer
-    return answer
+    return raise_if_error(answer)
+
+
+def is_ray_error(error: BaseException) -> bool:
+    """Return whether Ray itself raised this error. Does not import Ray: where nobody has, the error is not Ray's."""
+    exceptions = sys.modules.get("ray.exceptions")
+    return exceptions is not None and isinstance(error, exceptions.RayError)

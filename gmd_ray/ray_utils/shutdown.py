@@ -1,4 +1,4 @@
-"""SIGTERM, as `ray job stop` and spot notices send it: finish what is in flight, write it, end."""
+"""An orderly end of a run on SIGTERM, as `ray job stop` and spot notices send it."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-
-import ray
-from ray.exceptions import RayError
 
 log = logging.getLogger("gmd_ray.generation")
 
 ASKED = threading.Event()
-"""Whether this process was asked to end in order, since the latest `StopRequest` began: the stream reads no more
-(`cluster.BlocksInFlight`, in a thread of Ray's that no argument reaches)."""
+"""Set once this process is asked to end in order, cleared when a `StopRequest` begins. The stream then reads no more.
+
+It is global because `blocks_in_flight.BlocksInFlight` looks at it in a thread of Ray's, which no argument reaches."""
 EXIT_CODE = 143
-"""128 + SIGTERM, as shells have it."""
+"""128 + SIGTERM, the exit status that shells give a process that SIGTERM ended."""
 
 
 class StopRequest:
-    """Turns the first SIGTERM into a request, for the length of a `with` block; the second ends at once.
+    """Turns the first SIGTERM into a request, for the length of a `with` block. A second SIGTERM ends at once.
 
-    On the request nothing more is read and the ledger admits no more rows, so that the stream runs dry: batches that
-    the teacher has begun are finished, scored and written. What does not get there in `grace_s` seconds is left to the
-    next run, as after a kill. Where the teacher has begun none, as while the models load, it ends at once.
+    After the request nothing more is read and no more rows are admitted to the first stages, so that the stream runs
+    dry: batches that the teacher has begun are finished, scored and written. What is not written within `grace_s`
+    seconds is left to the next run, as after a kill. If the teacher has begun nothing, for example while the models
+    load, the process ends at once.
     """
 
     def __init__(self, grace_s: float) -> None:
+        """Set the time between the request and the end, in seconds. 0 ends at once."""
         self._grace_s = grace_s
-        self._ledger: ray.actor.ActorHandle | None = None
+        self._admit_no_more: Callable[[float], bool] | None = None
         self._over = threading.Event()
         self._ending = threading.Lock()
 
     def __enter__(self) -> StopRequest:
         ASKED.clear()
-        # ray.init puts its own handler in the place of earlier ones, so this is done after it.
+        # ray.init replaces earlier handlers by its own, so this comes after it.
         self._in_main = threading.current_thread() is threading.main_thread()
         if self._in_main:
             self._before = signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -52,12 +53,17 @@ class StopRequest:
             if self._in_main:
                 signal.signal(signal.SIGTERM, self._before)
 
-    def closes(self, ledger: ray.actor.ActorHandle) -> None:
-        """From now on there is something in flight, that this ledger admitted."""
-        self._ledger = ledger
+    def attach(self, admit_no_more: Callable[[float], bool]) -> None:
+        """Note that work is in flight from now on.
 
-    def leave(self) -> None:
-        """End the process where it was asked to; to be called once the stream has run dry, and once all is done.
+        Args:
+            admit_no_more: is called, in a thread, with the grace in seconds when the process is asked to end. It stops
+                the admission of rows, and returns whether there is anything to wait for (`AttemptLog.close`).
+        """
+        self._admit_no_more = admit_no_more
+
+    def exit_if_requested(self) -> None:
+        """End the process if it was asked to. To be called once the stream has run dry, and once all is done.
 
         Raises:
             SystemExit: with EXIT_CODE.
@@ -67,7 +73,7 @@ class StopRequest:
             raise SystemExit(EXIT_CODE)
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
-        if ASKED.is_set() or self._ledger is None or self._grace_s <= 0:
+        if ASKED.is_set() or self._admit_no_more is None or self._grace_s <= 0:
             log.warning("SIGTERM: stopping at once; the same command takes up what is missing")
             raise SystemExit(EXIT_CODE)
         ASKED.set()
@@ -75,15 +81,10 @@ class StopRequest:
         threading.Thread(target=self._close, name="gmd-stop", daemon=True).start()
 
     def _close(self) -> None:
-        assert self._ledger is not None
-        worth_it = True
-        try:
-            worth_it = ray.get(self._ledger.close.remote(), timeout=self._grace_s)
-        except RayError:  # the ledger is gone; what is in flight may get through all the same
-            log.debug("the ledger does not answer", exc_info=True)
-        if worth_it:
+        assert self._admit_no_more is not None
+        if self._admit_no_more(self._grace_s):
             self._over.wait(self._grace_s)
-        with self._ending:  # not to hit whoever handles SIGTERM after us
+        with self._ending:  # so that a handler of SIGTERM that comes after this one is not hit
             if not self._over.is_set():
                 # A second signal, not an exception in this thread: it also wakes the main thread where it waits.
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import StudentConfig
+from gmd_ray.config.validate import check_tiles
 from gmd_ray.errors import ConfigError, GmdError, ModelError, nearest
 from gmd_ray.students.common import refuse_not_finite
 from gmd_ray.students.losses import LOSSES, Perceptual
@@ -48,9 +49,7 @@ def load_student(
         raise ConfigError(f"student.dtype={cfg.dtype}: {nearest(cfg.dtype, _DTYPES)}")
     if loss not in LOSSES:
         raise ConfigError(f"training.loss={loss}: {nearest(loss, LOSSES)}")
-    overlap = cfg.tile_overlap or 0
-    if cfg.tile < 0 or (cfg.tile > 0 and not 0 <= overlap < cfg.tile):
-        raise ConfigError(f"student.tile={cfg.tile} with tile_overlap={cfg.tile_overlap}: 0 <= tile_overlap < tile")
+    check_tiles("student", cfg.tile, cfg.tile_overlap)
     student = _load(cfg, loss, stochastic_depth)
     if perceptual:
         if not isinstance(student, ModuleStudent):

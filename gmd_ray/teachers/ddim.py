@@ -15,6 +15,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from gmd_ray.config import TeacherConfig
+from gmd_ray.config.validate import check_tiles
 from gmd_ray.errors import ConfigError, ModelError, nearest
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
@@ -104,10 +105,11 @@ class DDIMTeacher:
         self.codec = load_codec(path / "vae", dtype, self.device, cfg.vae_tile_above)
         self.multiple = self.codec.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         self.cfg, self.dtype = cfg, dtype
-        if cfg.tile and (cfg.tile % self.multiple or cfg.tile_overlap % self.multiple or cfg.tile_overlap >= cfg.tile):
+        check_tiles("teacher", cfg.tile, cfg.tile_overlap)
+        if cfg.tile and (cfg.tile % self.multiple or cfg.tile_overlap % self.multiple):
             raise ConfigError(
                 f"teacher.tile={cfg.tile}, teacher.tile_overlap={cfg.tile_overlap}: both must be multiples of "
-                f"{self.multiple}, the overlap below the tile"
+                f"{self.multiple}"
             )
         # Clipping predicted latents to [-1, 1] is for models of pixels, and would break the inversion.
         config = {**read_json(path / "scheduler" / "scheduler_config.json"), "clip_sample": False}

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gmd_ray.config import GateConfig
+from gmd_ray.config import PromotionGate
 from gmd_ray.tracking.client import store_errors
 from gmd_ray.tracking.recorder import PARENT_TAG, STAGE_TAG
 
@@ -60,7 +60,7 @@ def read_champion(client: MlflowClient, version: ModelVersion) -> Champion:
     return Champion(str(version.version), dict(version.tags), _kept_values(client, version))
 
 
-def judge(gates: Sequence[GateConfig], evaluation: Evaluation, champion: Champion | None) -> list[Verdict]:
+def judge(gates: Sequence[PromotionGate], evaluation: Evaluation, champion: Champion | None) -> list[Verdict]:
     """A verdict for each gate, in order; where all hold, one for each of their figures that the champion has as well.
 
     A candidate whose gates hold is refused where it is worse than the champion on the same test set: on target photos
@@ -78,7 +78,7 @@ def judge(gates: Sequence[GateConfig], evaluation: Evaluation, champion: Champio
             continue
         loss = max(gate.min_gain for gate in gates if (gate.dataset, gate.metric) == (dataset, metric))
         allowed = min(0.0, loss) if dataset == "source" else 0.0
-        gate = GateConfig(metric=metric, dataset=dataset, against="champion", min_gain=allowed)
+        gate = PromotionGate(metric=metric, dataset=dataset, against="champion", min_gain=allowed)
         found = _against_champion(gate, evaluation, champion)
         if isinstance(found, str):
             found = True, f"not compared: {dataset} {metric}: {found}"
@@ -88,7 +88,7 @@ def judge(gates: Sequence[GateConfig], evaluation: Evaluation, champion: Champio
     return verdicts
 
 
-def _judge(gate: GateConfig, evaluation: Evaluation, champion: Champion | None) -> Verdict:
+def _judge(gate: PromotionGate, evaluation: Evaluation, champion: Champion | None) -> Verdict:
     what = f"{gate.dataset} {gate.metric}"
     mean = evaluation.mean(CANDIDATE, gate.dataset, gate.metric)
     if gate.dataset not in evaluation.datasets:
@@ -108,7 +108,7 @@ def _judge(gate: GateConfig, evaluation: Evaluation, champion: Champion | None) 
     return _verdict(gate, mean, _gain(evaluation, gate, pairs.mean), gate.against, pairs)
 
 
-def _against_champion(gate: GateConfig, evaluation: Evaluation, champion: Champion) -> Verdict | str:
+def _against_champion(gate: PromotionGate, evaluation: Evaluation, champion: Champion) -> Verdict | str:
     """The verdict, or why there can be none."""
     mean, theirs = evaluation.mean(CANDIDATE, gate.dataset, gate.metric), champion.mean(gate.dataset, gate.metric)
     assert mean is not None
@@ -127,11 +127,11 @@ def _against_champion(gate: GateConfig, evaluation: Evaluation, champion: Champi
     return _verdict(gate, mean, _gain(evaluation, gate, gain), f"{champion.name} {theirs:.4g}", pairs)
 
 
-def _gain(evaluation: Evaluation, gate: GateConfig, difference: float) -> float:
+def _gain(evaluation: Evaluation, gate: PromotionGate, difference: float) -> float:
     return difference if evaluation.directions[gate.metric] else -difference
 
 
-def _verdict(gate: GateConfig, mean: float, gain: float, reference: str, pairs: Difference | None) -> Verdict:
+def _verdict(gate: PromotionGate, mean: float, gain: float, reference: str, pairs: Difference | None) -> Verdict:
     # A gain that is not a number (two infinite means) must refuse, hence >= and not a negated <.
     holds = gain >= gate.min_gain
     word, sign = ("holds", ">=") if holds else ("refused", "is not >=")

@@ -13,6 +13,7 @@ from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import digested_values
+from gmd_ray.config.validate import check_test_sets, check_validation
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.sets.pairs import PairFile, list_pairs
 from gmd_ray.training.data.targets import TargetPlan, target_plan
@@ -185,12 +186,10 @@ def make_plan(cfg: Config, name: str, seed: int | None, *, targets: bool = True)
 def _validation(cfg: Config) -> tuple[PairFile, ...]:
     if not cfg.training.validate_every:
         return ()
+    check_validation(cfg)
+    check_test_sets(cfg)
     e = cfg.evaluation
-    if e.source_hq is None:
-        raise ConfigError("training.validate_every needs held-out source pairs: set evaluation.source_hq, or it to 0")
-    if e.source_lq is None and cfg.source.degradation is None:
-        raise ConfigError("evaluation.source_hq has no inputs: set evaluation.source_lq, or source.degradation")
-    return tuple(list_pairs(e.source_hq, e.source_lq, e.source_template, cfg.training.validation_images))
+    return tuple(list_pairs(str(e.source_hq), e.source_lq, e.source_template, cfg.training.validation_images))
 
 
 def _names(pair: PairFile) -> str:

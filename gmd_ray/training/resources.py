@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError
-from gmd_ray.ray_utils.autoscaling import can_grow
+from gmd_ray.ray_utils.ray_internals import can_grow
 
 
 def resources_wanted(cfg: Config) -> dict[str, float]:

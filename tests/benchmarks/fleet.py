@@ -45,7 +45,7 @@ TEACHER_CPUS = 0.1
 
 
 def world(root: Path, images: int, size: tuple[int, int]) -> World:
-    world = World(root).build(0)
+    world = World(root, on_ray=True).build(0)
     for number in range(images):
         write_photo(world.photos / f"{number:05d}.png", size)
     small = PoolConfig(num_cpus=0.5, batch_size=16)

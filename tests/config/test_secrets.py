@@ -223,7 +223,7 @@ def test_a_store_knows_its_settings_again_without_their_secrets(
 
 
 def test_rows_hold_no_secrets() -> None:
-    from gmd_ray.generation.writer import without_secrets
+    from gmd_ray.generation.io_stages import without_secrets
     from gmd_ray.pairstore.schema import PAIR_SCHEMA
 
     uris = ["s3://me:hunter2@b/a.png?secret_key=hunter2", "/mnt/planted-folder/b.png", None]

@@ -163,7 +163,8 @@ def test_a_metric_of_sets_has_one_value_for_each_student(
     run: Config, students: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gmd_ray.quality.frechet._inception", lambda weights: ChannelMeans())
-    run.evaluation.metrics = ["psnr", "fid"]
+    (tmp_path / "fid.pth").write_bytes(b"weights")
+    run.evaluation.metrics, run.evaluation.weights = ["psnr", "fid"], {"fid": str(tmp_path / "fid.pth")}
     run.evaluation.source_hq = run.evaluation.source_lq = None
     (tmp_path / "target" / "lq" / "03.png").write_bytes(b"not a picture")
     found = judged(run, students)
@@ -189,7 +190,7 @@ def test_a_metric_of_sets_has_one_value_for_each_student(
 def test_a_metric_of_sets_without_weights_says_so(run: Config, students: dict[str, str]) -> None:
     run.evaluation.metrics = ["psnr", "fid"]
     found = judged(run, {"baseline": students["baseline"]})
-    assert "set evaluation.weights.fid to" in found.unavailable["fid"]
+    assert "or set evaluation.weights.fid=FILE" in found.unavailable["fid"]
 
 
 def test_no_metric_at_hand_and_no_pictures(run: Config, students: dict[str, str]) -> None:
@@ -244,7 +245,7 @@ def test_a_checkpoint_that_does_not_load_is_one_line_of_ours(
     [
         ({"metrics": ["pnsr"]}, "did you mean 'psnr'"),
         ({"metrics": []}, "evaluation.metrics is empty"),
-        ({"target_lq": None}, "evaluation.target_hq is set without"),
+        ({"target_lq": None}, "evaluation.target_hq: set evaluation.target_lq too"),
         ({"target_lq": None, "target_hq": None, "source_hq": None, "source_lq": None}, "nothing to evaluate on"),
         ({"source_lq": None}, "source.degradation"),
     ],

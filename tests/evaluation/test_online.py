@@ -12,7 +12,7 @@ import torch
 
 from gmd_ray.config import Config, InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
-from gmd_ray.config.rules import require
+from gmd_ray.config.requirements import require
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.evaluation import evaluate, load_evaluation
 from gmd_ray.evaluation.table import markdown

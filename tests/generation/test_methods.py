@@ -16,7 +16,6 @@ from tests.teachers.conftest import make_flux, make_sd
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("method", ["sdedit", "kontext", "ddim"])
 def test_a_run_projects_as_the_teacher_alone_does(method: str, tmp_path: Path) -> None:
     make = make_sd if method == "ddim" else partial(make_flux, autoencoder=False)

@@ -1,4 +1,4 @@
-"""Prompts are encoded once for a run, in a task of their own, before any replica of the teacher starts."""
+"""Prompts are encoded once for a run, before any replica of the teacher starts; on Ray in a task of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gmd_ray.config import Config, InjectionConfig, PoolConfig, TeacherConfig
+from gmd_ray.config import Config, InjectionConfig, PoolConfig, RayConfig, TeacherConfig
 from gmd_ray.errors import ModelError
 from gmd_ray.generation import generate
 from gmd_ray.generation import run as run_module
@@ -20,7 +20,7 @@ from tests.teachers.text_encoders import write_text_encoders
 
 
 @pytest.fixture
-def taught(tmp_path: Path, ray_session: None) -> World:
+def taught(tmp_path: Path) -> World:
     """Photos, and a tiny FLUX with text encoders and no table of prompts."""
     world = World(tmp_path).build(4)
     path = make_flux(tmp_path / "flux", autoencoder=False)
@@ -68,8 +68,17 @@ def test_prompts_that_cannot_be_encoded_are_one_line(taught: World) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_the_task_meets_is_one_line(taught: World) -> None:
-    cfg = replace(taught.cfg, teacher=replace(taught.cfg.teacher, path="nobody/flux"))
+def test_a_task_encodes_what_this_process_would(taught: World, ray_session: None, tmp_path: Path) -> None:
+    here = with_prompts(replace(taught.cfg, out=str(tmp_path / "here"))).teacher.prompt_embeddings
+    there = with_prompts(replace(taught.cfg, ray=RayConfig())).teacher.prompt_embeddings
+    assert here is not None
+    assert there is not None
+    assert here != there
+    assert Path(here).read_bytes() == Path(there).read_bytes()
+
+
+def test_what_the_task_meets_is_one_line(taught: World, ray_session: None) -> None:
+    cfg = replace(taught.cfg, ray=RayConfig(), teacher=replace(taught.cfg.teacher, path="nobody/flux"))
     with pytest.raises(ModelError, match=r"teacher.path=nobody/flux: neither a local directory nor a hub id") as caught:
         with_prompts(cfg)
     assert "\n" not in str(caught.value)

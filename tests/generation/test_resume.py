@@ -12,14 +12,14 @@ import pytest
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import ModelError, ResumeMismatchError
 from gmd_ray.generation import generate
-from gmd_ray.generation.resume import claim, refuse_other_settings, refuse_other_student
+from gmd_ray.generation.resume import check_resume, refuse_other_settings, refuse_other_student
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.images.listing import list_images
 from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.audit.verify import verify
 from gmd_ray.pairstore.store import PairStore
-from tests.generation.world import World, write_photo, write_scorer, write_student
+from tests.generation.world import World, write_photo, write_scorer, write_toy_student
 
 
 def test_changed_settings_are_refused_by_name(world: World) -> None:
@@ -106,7 +106,7 @@ def test_models_may_move_but_not_change(world: World, tmp_path: Path) -> None:
     assert generate(world.cfg, models=world.models()).resumed == 31
 
     # Other weights at the same place, on a store with nothing left to do.
-    write_student(moved / "student.pth", seed=1)
+    write_toy_student(moved / "student.pth", seed=1)
     with pytest.raises(ResumeMismatchError, match=r"another student: student\.path now gives model"):
         generate(world.cfg, models=world.models())
     shutil.copy(world.weights / "student.pth", moved / "student.pth")
@@ -115,7 +115,18 @@ def test_models_may_move_but_not_change(world: World, tmp_path: Path) -> None:
         generate(world.cfg, models=world.models())
 
 
-def test_a_model_that_does_not_load_in_time_is_not_waited_for(world: World) -> None:
+def test_a_moved_model_is_compared_in_a_worker(world: World, ray_session: None, tmp_path: Path) -> None:
+    world.cfg.ray.enabled = True
+    shutil.copytree(world.weights / "scorer", tmp_path / "moved")
+    world.cfg.scorer.path = str(tmp_path / "moved")
+    assert generate(world.cfg, models=world.models()).resumed == 31
+    write_scorer(tmp_path / "moved", seed=1)
+    with pytest.raises(ResumeMismatchError, match=r"another scorer: scorer\.path now gives model"):
+        generate(world.cfg, models=world.models())
+
+
+def test_a_model_that_does_not_load_in_time_is_not_waited_for(world: World, ray_session: None) -> None:
+    world.cfg.ray.enabled = True
     world.cfg.teacher.path, world.cfg.generation.no_progress_timeout_s = "slow", 3
     with pytest.raises(ModelError, match=r"the teacher, .*, was not loaded in generation\.no_progress_timeout_s=3"):
         generate(world.cfg, models=world.models())
@@ -182,10 +193,11 @@ def test_a_photo_that_was_replaced_is_projected_anew_and_nothing_else_is(world: 
 
 def test_another_student_is_refused_without_ray(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     store = PairStore(world.store)
-    monkeypatch.setattr("gmd_ray.generation.resume.ray", None)
+    world.cfg.ray.enabled = True  # the verb's preflight, before Ray starts
+    monkeypatch.setattr("gmd_ray.generation.resume._facts_on_ray", lambda *given: pytest.fail("Ray is needed"))
     refuse_other_settings(store, world.cfg)
     refuse_other_student(store, world.cfg)
-    write_student(world.root / "student.pth", seed=1)
+    write_toy_student(world.root / "student.pth", seed=1)
     world.cfg.student.path = str(world.root / "student.pth")
     with pytest.raises(
         ResumeMismatchError, match=r"another student: student\.path now gives model .*, its rows are of"
@@ -202,7 +214,7 @@ def test_a_store_without_finished_rows_binds_to_nothing(world: World) -> None:
     shutil.rmtree(Path(world.store, "rows"))
     world.cfg.teacher.steps = 3
     store = PairStore(world.store)
-    assert claim(store, world.cfg, list_images(str(world.photos)), world.models()) == {}
+    assert check_resume(store, world.cfg, list_images(str(world.photos)), world.models()) == {}
     saved = store.read(run_settings.SETTINGS_FILE)
     assert saved["settings"]["teacher.steps"] == 3
     assert saved["models"] == {}

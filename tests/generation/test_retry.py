@@ -13,7 +13,7 @@ from gmd_ray.generation import generate
 from tests.generation.world import World, write_photo
 
 
-def test_failed_rows_are_tried_again_on_request_only(world: World) -> None:
+def test_failed_rows_are_tried_again_on_request_only(world: World, ray_session: None) -> None:
     late = world.photos / "late.png"
     late.write_bytes(b"\0" * 4000)
     assert generate(world.cfg, models=world.models()).failed == 4
@@ -23,11 +23,11 @@ def test_failed_rows_are_tried_again_on_request_only(world: World) -> None:
     os.utime(late, ns=(listed.st_atime_ns, listed.st_mtime_ns))  # mended, and by its size and time the same file
     assert generate(world.cfg, models=world.models()).failed == 4
     world.cfg.generation.retry_failed = True
-    small, world.cfg.teacher.pool = world.cfg.teacher.pool, PoolConfig(num_cpus=99)
+    small, world.cfg.teacher.pool, world.cfg.ray.enabled = world.cfg.teacher.pool, PoolConfig(num_cpus=99), True
     with pytest.raises(ConfigError, match="need 100"):
         generate(world.cfg, models=world.models())
     assert len(world.rows()) == 32, "nothing goes for a run that cannot start"
-    world.cfg.teacher.pool = small
+    world.cfg.teacher.pool, world.cfg.ray.enabled = small, False
     books = generate(world.cfg, models=world.models())
     assert books.failed == 3
     assert world.projected() == {"late.png": 1}

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +11,8 @@ import pyarrow as pa
 import pytest
 import ray
 
-from gmd_ray.cli import main
 from gmd_ray.config import PoolConfig
-from gmd_ray.config.load import load_config, save_config
-from gmd_ray.errors import ConfigError, DataError, GmdError
+from gmd_ray.errors import DataError, GmdError
 from gmd_ray.generation import generate
 from gmd_ray.generation import run as run_module
 from gmd_ray.images.files.decode import decode_image
@@ -30,11 +24,10 @@ from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.totals import Totals
 from gmd_ray.progress import NullRecorder
 from gmd_ray.quality import load_scorer
-from gmd_ray.ray_utils import ray_internals, shutdown
-from gmd_ray.ray_utils.ray_internals import BlocksInFlight
+from gmd_ray.ray_utils import shutdown
 from gmd_ray.students import load_student
 from tests.generation.shelf import fill
-from tests.generation.world import BROKEN, SharpenTeacher, TeacherSpec, World, wait_for, write_photo
+from tests.generation.world import BROKEN, SharpenTeacher, TeacherSpec, World, write_photo
 
 Finished = tuple[World, Totals]
 
@@ -164,21 +157,6 @@ def test_a_smaller_limit_makes_strangers_of_the_rest(world: World, tmp_path: Pat
     assert export_pairs(world.store, str(tmp_path / "again"), -100.0) > books.ok
 
 
-def test_pools_that_leave_no_room_to_read_are_refused(fresh: World) -> None:
-    fresh.cfg.student.pool = PoolConfig(min=2, max=2, num_cpus=1.5)
-    with pytest.raises(ConfigError, match=r"need 4\.4 CPUs \(student 2 x 1\.5.* has 4"):
-        generate(fresh.cfg, models=fresh.models())
-    fresh.cfg.student.pool = PoolConfig(num_gpus=1)
-    with pytest.raises(ConfigError, match=r"need 1 GPUs .* has 0"):
-        generate(fresh.cfg, models=fresh.models())
-    fresh.cfg.student.pool = PoolConfig(resources={"lamp": 1})
-    with pytest.raises(ConfigError, match=r"need 1 lamps \(student 1 x 1, teacher 1 x 0, scorer 1 x 0\), .* has 0"):
-        generate(fresh.cfg, models=fresh.models())
-    fresh.cfg.student.pool = PoolConfig(min=3, max=2)
-    with pytest.raises(ConfigError, match=r"student\.pool: min=3, max=2"):
-        generate(fresh.cfg, models=fresh.models())
-
-
 def test_an_empty_folder_is_refused(fresh: World, tmp_path: Path) -> None:
     fresh.cfg.target.path = str(tmp_path / "nothing")
     with pytest.raises(DataError, match="no such folder"):
@@ -222,54 +200,6 @@ def test_a_stop_asked_for_while_the_books_are_closed_is_heard(world: World, monk
     assert PairStore(world.store).read("manifest.json"), "it is written all the same"
 
 
-@pytest.fixture
-def watched(fresh: World, monkeypatch: pytest.MonkeyPatch) -> tuple[World, list[int]]:
-    """36 blocks of one photo each, of which ten may be in flight; and how many were."""
-    seen: list[int] = []
-    real = BlocksInFlight.room
-
-    def look(self: BlocksInFlight) -> bool:
-        seen.append(self.in_flight())
-        return real(self)
-
-    monkeypatch.setattr(ray_internals, "BLOCKS_AHEAD", 1)
-    monkeypatch.setattr(BlocksInFlight, "room", look)
-    for number in range(24, 36):
-        write_photo(fresh.photos / f"{number:03d}.png")
-    fresh.cfg.generation.rows_per_block = 1
-    return fresh, seen
-
-
-def test_what_is_in_flight_does_not_depend_on_how_many_images_there_are(watched: tuple[World, list[int]]) -> None:
-    """Nor on how long the models take to load, when nothing but reading can go on."""
-    world, seen = watched
-    assert generate(world.cfg, models=world.models(seconds=0.05)).ok == 36
-    # 1 + 3 x 3; a task that has handed out its block and not yet ended counts twice.
-    assert 10 <= max(seen) <= 20
-
-
-def test_a_stop_does_not_wait_for_the_images_that_are_left(watched: tuple[World, list[int]]) -> None:
-    world, _ = watched
-    world.cfg.generation.grace_s = 100
-    asked: list[float] = []
-
-    def ask() -> None:
-        wait_for(lambda: len(list(Path(world.store, "rows").glob("part-*"))) >= 3, 200)
-        asked.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=ask).start()
-    with pytest.raises(SystemExit) as caught:
-        generate(world.cfg, models=world.models(seconds=0.5))
-    assert caught.value.code == 143
-    assert time.monotonic() - asked[0] < 40
-    rows = world.rows()
-    assert world.projected().keys() == rows.keys(), "what the teacher had begun is written"
-    assert 3 <= len(rows) < 25
-    books = generate(world.cfg, models=world.models())
-    assert (books.ok, books.resumed) == (36, len(rows))
-
-
 def test_a_run_of_which_nothing_comes(fresh: World, tmp_path: Path) -> None:
     for file in fresh.photos.rglob("*.png"):
         file.write_bytes(b"no image")
@@ -279,31 +209,3 @@ def test_a_run_of_which_nothing_comes(fresh: World, tmp_path: Path) -> None:
     assert verify(PairStore(fresh.store)).findings == []
     with pytest.raises(DataError, match="no pair is accepted"):
         export_pairs(fresh.store, str(tmp_path / "out"), 4.2)
-
-
-@pytest.mark.slow
-def test_a_pool_grows_with_its_backlog(fresh: World) -> None:
-    fresh.cfg.teacher.pool = PoolConfig(min=1, max=3, num_cpus=0.5, batch_size=1)
-    fresh.cfg.generation.rows_per_block = 2
-    assert generate(fresh.cfg, models=fresh.models(seconds=1.5)).ok == 24
-    assert len(list(fresh.log.glob("[0-9]*"))) > 1, "one worker did it all"
-
-
-@pytest.mark.slow
-def test_a_store_on_a_url_from_the_command_line(
-    fresh: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`local:` is fsspec's: not a local disk to pyarrow, so it takes the way of object stores, and workers see it."""
-    cfg = fresh.cfg
-    cfg.out, cfg.tracking.enabled, cfg.target.limit = f"local://{tmp_path}/bucket/run", False, 5
-    cfg.teacher.path = load_config(["preset=demo"]).teacher.path
-    cfg.teacher.steps, cfg.teacher.injection.steps = 1, 0
-    save_config(cfg, tmp_path / "settings.yaml")
-    assert main(["generate", f"config={tmp_path / 'settings.yaml'}"]) == 0
-    assert capsys.readouterr().out.startswith("5 inputs = ")
-    assert sorted(path.name for path in (tmp_path / "bucket" / "run").iterdir()) == ["config.yaml", "pairs"]
-    assert main(["verify", cfg.out, "--deep"]) == 0
-    assert main(["status", cfg.out]) == 0
-    assert "the last run finished" in capsys.readouterr().out
-    assert main(["export", f"config={tmp_path / 'settings.yaml'}", "scorer.threshold=0", "--to", f"{cfg.out}/e"]) == 0
-    assert len(list((tmp_path / "bucket" / "run" / "e" / "lq").iterdir())) == 5

@@ -12,7 +12,7 @@ import torch
 from gmd_ray.errors import DataError, ResumeMismatchError
 from gmd_ray.evaluation.store import open_store
 from gmd_ray.generation import generate
-from gmd_ray.generation.ledger import open_ledger
+from gmd_ray.generation.attempt_log import AttemptLog
 from gmd_ray.generation.stages import Replica, Score
 from gmd_ray.images.files.encode import decode_png, to_tensor
 from gmd_ray.pairstore.export import export_pairs
@@ -27,7 +27,7 @@ Finished = tuple[World, Totals]
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[World, Totals]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Totals]:
     world = World(tmp_path_factory.mktemp("measured")).build(8)
     world.cfg.scorer.fidelity = "psnr"
     world.cfg.scorer.threshold = 0.0
@@ -77,10 +77,10 @@ def test_another_fidelity_on_a_store_is_refused(measured: Finished, finished: Fi
         export_pairs(finished[0].store, str(tmp_path / "x"), 0.0, fidelity="psnr", bound=20.0)
 
 
-def test_an_image_too_small_to_compare_is_its_own_failed_row(tmp_path: Path, ray_session: None) -> None:
+def test_an_image_too_small_to_compare_is_its_own_failed_row(tmp_path: Path) -> None:
     cfg = World(tmp_path).build(0).cfg.scorer
     cfg.fidelity = "ssim"
-    stage = Score(Replica(load_scorer, cfg, open_ledger({}), 2))
+    stage = Score(Replica(load_scorer, cfg, AttemptLog({}), 2))
     sizes = {"a.png": (16, 16), "tiny.png": (8, 8), "b.png": (16, 16)}
     block = [{**ok_row(key, 0.0), "score": None, "scorer": None} for key in sizes]
     for row in block:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from gmd_ray.config import InjectionConfig, PoolConfig, TeacherConfig
-from gmd_ray.generation.ledger import open_ledger
+from gmd_ray.generation.attempt_log import AttemptLog
 from gmd_ray.generation.stages import Project, Replica
 from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
@@ -33,7 +33,7 @@ class Watched:
         return self.teacher.project(restored, ids)
 
 
-def test_sizes_that_pad_alike_share_batches(tmp_path: Path, ray_session: None) -> None:
+def test_sizes_that_pad_alike_share_batches(tmp_path: Path) -> None:
     cfg = TeacherConfig(
         path=str(make_flux(tmp_path / "flux", autoencoder=False)),
         steps=2,
@@ -44,7 +44,7 @@ def test_sizes_that_pad_alike_share_batches(tmp_path: Path, ray_session: None) -
         {"id": f"{number}.png", "status": "ok", "attempts": 0, "restored": png(*size, seed=str(number))}
         for number, size in enumerate(SIZES)
     ]
-    stage = Project(Replica(Watched, cfg, open_ledger({}), 2))
+    stage = Project(Replica(Watched, cfg, AttemptLog({}), 2))
     rows = stage(pa.Table.from_pylist(block, schema=PAIR_SCHEMA)).to_pylist()
 
     teacher = load_teacher(cfg)

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 import torch
 
 from gmd_ray.generation import stages
-from gmd_ray.generation.ledger import open_ledger
+from gmd_ray.generation.attempt_log import AttemptLog
 from gmd_ray.generation.stages import Replica, Restore
 from gmd_ray.images.files.encode import decode_png, encode_png
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
@@ -55,11 +54,10 @@ def student() -> Student:
 
 
 @pytest.fixture
-def stage(ray_session: None, student: Student) -> Iterator[Restore]:
+def stage(student: Student) -> Iterator[Restore]:
     """Stage 0 as an actor holds it, in this process."""
-    ledger: ray.actor.ActorHandle = open_ledger({})
     config = SimpleNamespace(pool=SimpleNamespace(num_cpus=1, batch_size=2))
-    yield Restore(Replica(lambda _: student, config, ledger, 2))
+    yield Restore(Replica(lambda _: student, config, AttemptLog({}), 2))
     student.may_go_on.set()
 
 

@@ -1,4 +1,4 @@
-"""A tiny world: a real DnCNN student, a real NIMA-form scorer, and a teacher that can be told to misbehave."""
+"""A tiny world: a student of one layer, a real NIMA-form scorer, and a teacher that can be told to misbehave."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
-from gmd_ray.config import Config, PoolConfig, TeacherConfig
+from gmd_ray.config import Config, PoolConfig, StudentConfig, TeacherConfig
 from gmd_ray.errors import ModelError
 from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.pairstore.schema import rows_dataset
+from gmd_ray.students import ModuleStudent
 
 if TYPE_CHECKING:
     from gmd_ray.generation import Models
 
 
 def write_photo(path: Path, size: tuple[int, int] = (16, 16)) -> None:
-    """Smooth colours, a pure function of the file's name; `size` is (height, width)."""
+    """Draw smooth colors, a pure function of the file's name; `size` is (height, width)."""
     small = sample_rng(path.name).random((4, 4, 3), dtype=np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), np.rint(cv2.resize(small, size[::-1]) * 255).astype(np.uint8))
 
 
 def write_photos(folder: Path, names: Sequence[str]) -> None:
-    """Two sizes, so that batches are grouped."""
+    """Draw photos of two sizes, so that batches are grouped."""
     for number, name in enumerate(names):
         write_photo(folder / name, (16, 16) if number % 3 else (12, 20))
 
 
 def write_odd_files(folder: Path) -> None:
-    """What photo folders hold besides photos."""
+    """Write what photo folders hold besides photos."""
     noise = sample_rng("odd").integers(0, 256, (24, 24, 3), dtype=np.uint8)
     jpeg = cv2.imencode(".jpg", noise)[1].tobytes()
     (folder / "truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
@@ -57,8 +58,23 @@ def write_odd_files(folder: Path) -> None:
 BROKEN = {"truncated.jpg", "empty.png", "text.png"}
 
 
+def write_toy_student(path: Path, seed: int = 0) -> None:
+    """Write a checkpoint of `load_toy_student`: one convolution near the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    kernel = 0.05 * torch.randn(3, 3, 3, 3, generator=generator)
+    kernel[range(3), range(3), 1, 1] += 1
+    torch.save({"weight": kernel, "bias": torch.zeros(3)}, path)
+
+
+def load_toy_student(cfg: StudentConfig) -> ModuleStudent:
+    """Load a student of one convolution (`student.factory`). Unlike a real one it needs no import of spandrel."""
+    network = torch.nn.Conv2d(3, 3, 3, padding=1)
+    network.load_state_dict(torch.load(str(cfg.path), weights_only=True))
+    return ModuleStudent(cfg, network)
+
+
 def write_student(path: Path, seed: int = 0) -> None:
-    """A DnCNN checkpoint as its authors save it: a bare state dict."""
+    """Write a DnCNN checkpoint as its authors save it: a bare state dict."""
     from spandrel.architectures.DnCNN import DnCNN
 
     torch.manual_seed(seed)
@@ -144,11 +160,23 @@ class SharpenTeacher:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def load_sharpen_teacher(cfg: TeacherConfig) -> SharpenTeacher:
+    """Load a teacher as a plugin (`teacher.method`); `teacher.path` is the folder of its log."""
+    return SharpenTeacher(TeacherSpec(str(cfg.path)), cfg)
+
+
 class World:
     """A run directory with models, photos and the settings for them."""
 
-    def __init__(self, root: Path, models: Path | None = None) -> None:
-        """`models`: another folder where the student and the scorer lie."""
+    def __init__(self, root: Path, models: Path | None = None, *, on_ray: bool = False) -> None:
+        """Set up a run.
+
+        Args:
+            root: the folder of all of it.
+            models: another folder where the student and the scorer lie.
+            on_ray: run the stages on Ray, which must be initialised; else in the process of `generate`.
+        """
+        self.on_ray = on_ray
         self.root, self.photos, self.log = root, root / "photos", root / "log"
         self.weights = models or root
         self.cfg = self.config()
@@ -156,7 +184,7 @@ class World:
     def build(self, photos: int) -> World:
         self.log.mkdir(parents=True)
         write_photos(self.photos, [f"{'deep/er/' if n % 4 == 0 else ''}{n:03d}.png" for n in range(photos)])
-        write_student(self.root / "student.pth")
+        write_toy_student(self.root / "student.pth")
         write_scorer(self.root / "scorer")
         return self
 
@@ -165,12 +193,14 @@ class World:
         for folder in ("photos", "run"):
             shutil.copytree(self.root / folder, root / folder)
         (root / "log").mkdir()
-        return World(root, self.weights)
+        return World(root, self.weights, on_ray=self.on_ray)
 
     def config(self) -> Config:
         cfg = Config(out=str(self.root / "run"))
         cfg.target.path = str(self.photos)
+        cfg.ray.enabled = self.on_ray
         cfg.student.path = str(self.weights / "student.pth")
+        cfg.student.factory = f"{__name__}:load_toy_student"
         cfg.student.pool = PoolConfig(num_cpus=0.5, batch_size=4)
         cfg.teacher.pool = PoolConfig(num_cpus=0.5, batch_size=4)
         cfg.scorer.path = str(self.weights / "scorer")

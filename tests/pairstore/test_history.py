@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.generation import generate
+from gmd_ray.generation.models import Models
 from gmd_ray.generation.resume import complete
-from gmd_ray.generation.stream import Models
 from gmd_ray.pairstore import history
 from gmd_ray.pairstore.history import RunClock, images_per_second, read_runs, wall_seconds
 from gmd_ray.pairstore.store import PairStore
@@ -65,7 +65,7 @@ def test_costs_add_up_over_runs_and_a_look_costs_nothing(world: World) -> None:
     assert [run["images"] for run in read_runs(PairStore(world.store))] == [31, 1]
 
 
-def test_facts_that_died_with_the_ledger_are_found_again(world: World, ray_session: None) -> None:
+def test_facts_that_died_with_the_ledger_are_found_again(world: World) -> None:
     store = PairStore(world.store)
     facts = complete(store, world.cfg, {}, Models())
     row = next(row for row in world.rows().values() if row["status"] == "ok")

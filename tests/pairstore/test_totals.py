@@ -8,7 +8,7 @@ from gmd_ray.generation import generate
 from tests.generation.world import World, write_photo
 
 
-def test_raw_files_are_failed_rows_and_links_and_thumbnails_are_none(tmp_path: Path, ray_session: None) -> None:
+def test_raw_files_are_failed_rows_and_links_and_thumbnails_are_none(tmp_path: Path) -> None:
     world = World(tmp_path).build(2)
     photos = set(world.ids())
     raw = {f"IMG_1{ending}" for ending in (".cr3", ".raf", ".orf", ".rw2", ".jxl", ".hif")}

@@ -10,9 +10,9 @@ import pytest
 from gmd_ray.images.headers import Header
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.planning import Preflight
-from gmd_ray.planning.looked import Side
+from gmd_ray.planning.data_sets import Side
 from gmd_ray.planning.overlap import same_files
-from tests.planning.world import config
+from tests.planning.conftest import config
 
 
 def side(folder: Path, files: dict[str, bytes]) -> Side:

@@ -15,7 +15,7 @@ from gmd_ray.cli import main
 from gmd_ray.errors import RefusedError
 from gmd_ray.planning import STAGES, Preflight
 from gmd_ray.ready import ready
-from tests.planning.world import config, pairs, picture, settings, tear
+from tests.planning.conftest import config, pairs, picture, settings, tear
 
 
 def trace(folder: Path) -> dict[str, str]:
@@ -69,7 +69,7 @@ def test_all_errors_at_once_and_no_trace(
 @pytest.mark.parametrize("verb", ["adapt", "generate", "finetune", "evaluate", "pretrain"])
 def test_a_finished_run_is_left_as_it_was(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistaken command over it changes neither its files nor a row of its MLflow database."""
-    for room in ("adapt", "session"):
+    for room in ("adapt", "ray_utils.session"):
         monkeypatch.setattr(f"gmd_ray.{room}.ray_session", lambda cfg: pytest.fail("Ray was started"))
     args = settings(tmp_path, "training.use_gpu=true", "student.device=cuda:7", "evaluation.device=cuda:7")
     out = tmp_path / "run"
@@ -144,7 +144,7 @@ def test_check_goes_on_behind_what_the_settings_lack(tmp_path: Path, capsys: pyt
 
 
 def test_every_verb_that_runs_for_long_has_one() -> None:
-    from gmd_ray.cli import CHECKED
+    from gmd_ray.verbs.runs import CHECKED
 
     assert set(CHECKED) == set(STAGES) == {"adapt", "generate", "finetune", "pretrain", "evaluate", "plan"}
 

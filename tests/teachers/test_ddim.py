@@ -238,7 +238,7 @@ def test_its_fingerprint_tells_settings_apart(sd_dir: Path, sd_v_dir: Path) -> N
         ({"cache_dtype": "fp8"}, ConfigError, "^teacher.cache_dtype=fp8: FLUX's alone; .* set it to same$"),
         ({"host_cache_gb": 1.0}, ConfigError, "^teacher.host_cache_gb=1.0: FLUX's alone; .* set it to null$"),
         ({"cache_location": "host"}, ConfigError, "cache_location=host: DDIM's cache stays on its device"),
-        ({"tile": 30}, ConfigError, "multiples of 4"),
+        ({"tile": 30, "tile_overlap": 4}, ConfigError, "multiples of 4"),
         ({"prompt": "unknown"}, ModelError, "prompt 'unknown' is not in prompt_embeddings"),
         ({"path": "./nowhere"}, ModelError, "no such directory"),
     ],

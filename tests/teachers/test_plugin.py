@@ -11,7 +11,7 @@ import torch
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.config.load import load_config
-from gmd_ray.config.rules import require
+from gmd_ray.config.requirements import require
 from gmd_ray.errors import ConfigError
 from gmd_ray.teachers import Teacher, find_prompts, load_teacher
 

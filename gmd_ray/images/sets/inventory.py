@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gmd_ray.config import Config
-from gmd_ray.config.limits import SETS
+from gmd_ray.config.keys import PUBLISHED
 from gmd_ray.errors import ConfigError
 from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.layouts import parse_set
@@ -79,7 +79,7 @@ def check_sets(cfg: Config) -> None:
     Raises:
         ConfigError: naming the nearest set.
     """
-    for key in SETS:
+    for key in PUBLISHED:
         section, name = key.split(".")
         path = getattr(getattr(cfg, section), name)
         if path and not path.endswith("@"):

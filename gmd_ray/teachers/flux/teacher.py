@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from gmd_ray.config import TeacherConfig
+from gmd_ray.config.validate import check_tiles
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
@@ -62,10 +63,11 @@ class FluxTeacher:
         self.scheduler = read_json(path / "scheduler" / "scheduler_config.json")
         self.multiple = 2 * self.codec.factor
         self.batch_multiple = 1 if cfg.tile else self.multiple
-        if cfg.tile and (cfg.tile % self.multiple or cfg.tile_overlap % self.multiple or cfg.tile_overlap >= cfg.tile):
+        check_tiles("teacher", cfg.tile, cfg.tile_overlap)
+        if cfg.tile and (cfg.tile % self.multiple or cfg.tile_overlap % self.multiple):
             raise ConfigError(
                 f"teacher.tile={cfg.tile}, teacher.tile_overlap={cfg.tile_overlap}: both must be multiples of "
-                f"{self.multiple}, the overlap below the tile"
+                f"{self.multiple}"
             )
         injection = cfg.injection
         self.inject_steps = cfg.steps if injection.steps is None else injection.steps

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.config.validate import check_controls
+from gmd_ray.errors import DataError
 from gmd_ray.images.sets.pairs import list_truths
 from gmd_ray.pairstore.manifest import read_manifest
 from gmd_ray.pairstore.schema import FidelityBound
@@ -49,8 +49,7 @@ def target_plan(cfg: Config, name: str) -> TargetPlan:
     store = PairStore(store_url(cfg.out))
     if read_manifest(store) is None:
         raise DataError(f"{store.url}: no finished pair store here (manifest.json is written last); run generate")
-    if median and not cfg.generation.keep_restored:
-        raise ConfigError("the median control filters the `restored` images: set generation.keep_restored=true")
+    check_controls(cfg, [name])
     pairs = StoreView.open(store, cfg.scorer.threshold, cfg.scorer.fidelity_bound, fidelity=cfg.scorer.fidelity)
     higher, bound = pairs.higher_is_better, pairs.bound
     view = pairs.read(["id", "score", "teacher", "student", "scorer", "digest"]).sort_by("id").to_pylist()
@@ -69,7 +68,9 @@ def target_plan(cfg: Config, name: str) -> TargetPlan:
         )
     ids = tuple(row["id"] for row in view)
     found = digest(json.dumps(_without_absent_digest(row), sort_keys=True) for row in view)
-    truths = _truths(cfg.training.supervised_hq, ids) if name == "supervised" else ()
+    truths: tuple[str, ...] = ()
+    if name == "supervised":
+        truths = tuple(list_truths(str(cfg.training.supervised_hq), ids, "training.supervised_hq"))
     return TargetPlan(store.url, pairs.threshold, higher, median, pairs.removed_inputs, ids, found, bound, truths)
 
 
@@ -79,9 +80,3 @@ def _without_absent_digest(row: dict[str, Any]) -> dict[str, Any]:
     Stores of earlier versions have no such column, and the digest of their fine-tunes was made without it.
     """
     return row if row["digest"] is not None else {key: value for key, value in row.items() if key != "digest"}
-
-
-def _truths(folder: str | None, ids: Sequence[str]) -> tuple[str, ...]:
-    if folder is None:
-        raise ConfigError("the supervised control needs the target's ground truth: set training.supervised_hq")
-    return tuple(list_truths(folder, ids, "training.supervised_hq"))

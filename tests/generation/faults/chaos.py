@@ -46,7 +46,7 @@ def title(process: psutil.Process) -> str:
 def main() -> None:
     root, seed = Path(sys.argv[1]), int(sys.argv[2])
     rng = random.Random(seed)
-    world = World(root)
+    world = World(root, on_ray=True)
     world.cfg.teacher.pool = PoolConfig(min=1, max=3, num_cpus=0.5, batch_size=4)
     world.cfg.student.pool = PoolConfig(min=1, max=2, num_cpus=0.5, batch_size=4)
     os.makedirs(os.path.dirname(get_ray_address_file(None)), exist_ok=True)  # Cluster leaves its address there

@@ -66,7 +66,7 @@ class Watched:
 
 def main() -> None:
     root, flux, temp_dir = sys.argv[1:]
-    world = World(Path(root))
+    world = World(Path(root), on_ray=True)
     cfg = world.cfg
     cfg.teacher = TeacherConfig(
         path=flux, steps=2, device="cpu", gpus_per_replica=RANKS, injection=InjectionConfig(blocks="all", steps=1),

@@ -65,7 +65,7 @@ def gpus() -> list[int]:
 
 
 def main() -> None:
-    world = World(Path(sys.argv[1]))
+    world = World(Path(sys.argv[1]), on_ray=True)
     place = tempfile.mkdtemp(prefix="gmd-", dir="/tmp")  # short: Ray's sockets live below it
     with socket.socket() as listener:
         listener.bind(("", 0))

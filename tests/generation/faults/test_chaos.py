@@ -27,7 +27,7 @@ MEASURED = {"seconds_restore", "seconds_project", "seconds_score", "attempts"}
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> World:
-    world = World(tmp_path_factory.mktemp("undisturbed")).build(IMAGES)
+    world = World(tmp_path_factory.mktemp("undisturbed"), on_ray=True).build(IMAGES)
     books = generate(world.cfg, models=world.models())
     assert (books.ok, books.failed) == (IMAGES, 0)
     return world
@@ -44,7 +44,7 @@ def same_rows(world: World, undisturbed: World, ok_only: bool = False) -> bool:
 
 
 def test_a_driver_killed_at_any_moment_leaves_what_the_next_one_needs(undisturbed: World, tmp_path: Path) -> None:
-    world, rng = World(tmp_path).build(IMAGES), random.Random(0)
+    world, rng = World(tmp_path, on_ray=True).build(IMAGES), random.Random(0)
     done = kills = 0
     for number in range(6):
         with driver(world) as process:
@@ -70,7 +70,7 @@ def test_a_driver_killed_at_any_moment_leaves_what_the_next_one_needs(undisturbe
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_whatever_is_killed_the_same_rows_come_out(undisturbed: World, tmp_path: Path, seed: int) -> None:
-    world = World(tmp_path).build(IMAGES)
+    world = World(tmp_path, on_ray=True).build(IMAGES)
     command = [sys.executable, "-m", "tests.generation.faults.chaos", str(tmp_path), str(seed)]
     env = {**os.environ, "RAY_AUTH_MODE": "token"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)

@@ -68,7 +68,7 @@ def test_killed_then_stopped_then_finished(fresh: World) -> None:
         begun = fresh.projected()
         second.send_signal(signal.SIGTERM)
         assert any("SIGTERM: finishing what is in flight" in line for line in second.stdout or ())
-        time.sleep(3)  # for the word to reach the ledger
+        time.sleep(3)  # for the word to reach the attempt log
         fresh.release()
         assert second.wait(120) == 143
         assert not lock.exists()

@@ -6,16 +6,15 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import ray
 
-from gmd_ray.generation.ledger import open_ledger
-from gmd_ray.generation.quarantine import Quarantine, Row, to_table
-from tests.generation.test_quarantine import rows, whole
+from gmd_ray.generation.attempt_log import AttemptLog
+from gmd_ray.generation.fault_isolation import FaultIsolation, Row, to_table
+from tests.generation.test_fault_isolation import rows, whole
 
 
 @pytest.fixture
-def ledger(ray_session: None) -> ray.actor.ActorHandle:
-    return open_ledger({})
+def attempts() -> AttemptLog:
+    return AttemptLog({})
 
 
 class HomemadeError(BaseException):
@@ -42,9 +41,7 @@ class UnspeakableError(Exception):
         (ValueError("\x1b[2Jgone \udcff"), "\\x1b[2Jgone \\udcff"),
     ],
 )
-def test_whatever_a_model_raises_is_one_failed_row(
-    ledger: ray.actor.ActorHandle, error: BaseException, message: str
-) -> None:
+def test_whatever_a_model_raises_is_one_failed_row(attempts: AttemptLog, error: BaseException, message: str) -> None:
     def work(batch: list[Row]) -> list[Row]:
         if any(row["id"] == "bad" for row in batch):
             raise error
@@ -52,24 +49,24 @@ def test_whatever_a_model_raises_is_one_failed_row(
 
     block = rows("a", "bad", "z")
     with ThreadPoolExecutor(1) as model_thread:
-        model_thread.submit(Quarantine("score", ledger, 2).run, block, work, whole).result()
+        model_thread.submit(FaultIsolation("score", attempts, 2).run, block, work, whole).result()
     assert [row["status"] for row in block] == ["ok", "failed", "ok"]
     assert (block[1]["error_type"], block[1]["error"]) == (type(error).__name__, message)
     assert to_table(block)["error"].to_pylist() == [None, message, None]
 
 
-def test_an_interrupt_of_the_process_itself_goes_through(ledger: ray.actor.ActorHandle) -> None:
+def test_an_interrupt_of_the_process_itself_goes_through(attempts: AttemptLog) -> None:
     """Ray cancels a read task by it."""
 
     def work(batch: list[Row]) -> list[Row]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Quarantine("read", ledger, 2).run(rows("a"), work, whole)
+        FaultIsolation("read", attempts, 2).run(rows("a"), work, whole)
 
 
 @pytest.mark.parametrize("always", [False, True])
-def test_a_wrong_count_of_results_lands_in_no_row(ledger: ray.actor.ActorHandle, always: bool) -> None:
+def test_a_wrong_count_of_results_lands_in_no_row(attempts: AttemptLog, always: bool) -> None:
     """Wrong for a batch and right alone: each row gets its own result. Wrong alone too: failed rows."""
 
     def work(batch: list[Row]) -> list[Row]:
@@ -77,7 +74,7 @@ def test_a_wrong_count_of_results_lands_in_no_row(ledger: ray.actor.ActorHandle,
         return found[1:] if always or len(batch) > 1 else found
 
     block = rows("a", "b", "c")
-    Quarantine("score", ledger, 2).run(block, work, whole)
+    FaultIsolation("score", attempts, 2).run(block, work, whole)
     if always:
         assert [row["error"] for row in block] == ["0 results for 1 images"] * 3
     else:

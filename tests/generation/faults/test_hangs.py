@@ -15,7 +15,7 @@ from tests.generation.world import World
 pytestmark = pytest.mark.slow
 
 
-def test_a_hang_is_convicted_by_name_and_the_run_goes_on(fresh: World) -> None:
+def test_a_hang_is_found_by_name_and_the_run_goes_on(fresh: World) -> None:
     fresh.cfg.target.limit, fresh.cfg.generation.rows_per_block = 10, 5
     fresh.cfg.generation.batch_timeout_s = 4.0
     faults = {"001.png": "hang", "002.png": "interrupt", "003.png": "range"}
@@ -32,7 +32,7 @@ def test_a_hang_is_convicted_by_name_and_the_run_goes_on(fresh: World) -> None:
     assert not Path(fresh.store, suspects.SUSPECTS_FILE).exists()
 
     before = fresh.projected()
-    assert generate(fresh.cfg, models=fresh.models()).failed == 3, "it stays convicted"
+    assert generate(fresh.cfg, models=fresh.models()).failed == 3, "it stays failed"
     assert fresh.projected() == before
     fresh.cfg.generation.retry_failed = True
     assert generate(fresh.cfg, models=fresh.models()).failed == 0

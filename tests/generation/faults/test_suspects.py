@@ -10,7 +10,7 @@ import pytest
 
 from gmd_ray.config import Config
 from gmd_ray.generation import suspects
-from gmd_ray.generation.ledger import AtWork, Begun, Ledger
+from gmd_ray.generation.attempt_log import AttemptLog, Attempts, AtWork
 from gmd_ray.generation.suspects import Notebook
 from gmd_ray.images.listing import ImageFile
 
@@ -29,37 +29,37 @@ def told(book: Notebook) -> dict[str, list[int]]:
 
 
 def test_what_ended_with_its_worker_is_kept_and_what_goes_on_is_not(book: Notebook) -> None:
-    ledger = Ledger({}, book.save)
-    ledger.begin("project", ["a", "b"])
-    ledger.begin("restore", ["c"])
+    log = AttemptLog({}, book.save)
+    log.begin("project", ["a", "b"])
+    log.begin("restore", ["c"])
     assert not Path(book.url, suspects.SUSPECTS_FILE).exists(), (
         "a driver that is killed now has nothing against its images"
     )
-    assert ledger.history("project", ["a", "b"]) == [Begun(1), Begun(1)]  # repeated: the worker died
+    assert log.history("project", ["a", "b"]) == [Attempts(1), Attempts(1)]  # repeated: the worker died
     assert told(book) == {"project a": [1, 0, 0], "project b": [1, 0, 0]}
-    ledger.begin("project", ["a"])
-    ledger.hung("project", ["a"])
+    log.begin("project", ["a"])
+    log.hung("project", ["a"])
     assert told(book) == {"project a": [2, 1, 1], "project b": [1, 0, 0]}
-    ledger.begin("project", ["b"])
-    ledger.done("project", ["b"])
+    log.begin("project", ["b"])
+    log.done("project", ["b"])
     assert told(book) == {"project a": [2, 1, 1]}
 
-    assert book.load(FILES) == {("project", "a"): Begun(2, 1, 0, 1)}
-    after = Ledger({}, book.save, book.load(FILES))
-    assert after.history("project", ["a", "b"]) == [Begun(2, 1, 0, 1), Begun()]
-    assert after.history("restore", ["a"]) == [Begun()]
+    assert book.load(FILES) == {("project", "a"): Attempts(2, 1, 0, 1)}
+    after = AttemptLog({}, book.save, book.load(FILES))
+    assert after.history("project", ["a", "b"]) == [Attempts(2, 1, 0, 1), Attempts()]
+    assert after.history("restore", ["a"]) == [Attempts()]
 
 
 def test_a_stall_names_what_goes_on_and_suspects_what_is_old(book: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("gmd_ray.generation.ledger.time.monotonic", lambda: now)
-    ledger = Ledger({}, book.save)
-    ledger.begin("start scorer", ["actor"])
-    ledger.begin("project", ["a"])
+    monkeypatch.setattr("gmd_ray.generation.attempt_log.time.monotonic", lambda: now)
+    log = AttemptLog({}, book.save)
+    log.begin("start scorer", ["actor"])
+    log.begin("project", ["a"])
     now = 150.0
-    ledger.begin("restore", ["b"])
+    log.begin("restore", ["b"])
     now = 160.0
-    assert ledger.stalled(40.0) == [
+    assert log.stalled(40.0) == [
         AtWork("start scorer", "actor", 60.0),
         AtWork("project", "a", 60.0),
         AtWork("restore", "b", 10.0),
@@ -68,11 +68,11 @@ def test_a_stall_names_what_goes_on_and_suspects_what_is_old(book: Notebook, mon
 
 
 def test_a_batch_that_ended_at_the_last_moment_did_not_hang(book: Notebook) -> None:
-    ledger = Ledger({}, book.save)
-    ledger.begin("project", ["a"])
-    ledger.done("project", ["a"])
-    ledger.hung("project", ["a"])
-    assert ledger.history("project", ["a"]) == [Begun()]
+    log = AttemptLog({}, book.save)
+    log.begin("project", ["a"])
+    log.done("project", ["a"])
+    log.hung("project", ["a"])
+    assert log.history("project", ["a"]) == [Attempts()]
 
 
 def test_other_circumstances_are_a_new_trial() -> None:
@@ -87,7 +87,11 @@ def test_other_circumstances_are_a_new_trial() -> None:
 
 def test_what_no_longer_counts(book: Notebook, tmp_path: Path) -> None:
     book.save(
-        {("project", "a"): Begun(2, 2, 0, 2), ("project", "b"): Begun(2, 1, 0, 0), ("read", "c"): Begun(2, 2, 0, 1)}
+        {
+            ("project", "a"): Attempts(2, 2, 0, 2),
+            ("project", "b"): Attempts(2, 1, 0, 0),
+            ("read", "c"): Attempts(2, 2, 0, 1),
+        }
     )
     everything = book.load(FILES)
     assert len(everything) == 3
@@ -96,7 +100,7 @@ def test_what_no_longer_counts(book: Notebook, tmp_path: Path) -> None:
     assert set(book.load([later, *FILES[1:]])) == everything.keys() - {("project", "a")}, "another photo by now"
     assert Notebook(book.url, "other settings", 60.0).load(FILES) == {}
     patient = Notebook(book.url, "settings", 61.0).load(FILES)  # what took too long for 60 s may be done in 61
-    assert patient == {("project", "b"): Begun(2, 1), ("read", "c"): Begun(1, 1)}
+    assert patient == {("project", "b"): Attempts(2, 1), ("read", "c"): Attempts(1, 1)}
     assert Notebook(book.url, "settings", 30.0).load(FILES) == everything
     for damage in ("{", "[]", '{"settings": "settings"}', '{"settings": "settings", "rows": [{}], "patience_s": 1}'):
         Path(book.url, suspects.SUSPECTS_FILE).write_text(damage)

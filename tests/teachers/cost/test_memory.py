@@ -12,8 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from gmd_ray.config import InjectionConfig, TeacherConfig
-from gmd_ray.config.models import PoolConfig
+from gmd_ray.config import InjectionConfig, PoolConfig, TeacherConfig
 from gmd_ray.errors import ConfigError
 from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.cost import memory

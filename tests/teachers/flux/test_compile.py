@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from gmd_ray.config.models import PoolConfig
+from gmd_ray.config import PoolConfig
 from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.flux.attention import InjectingFlux
 from tests.teachers.flux.test_caches import HEIGHT, IDS, WIDTH, prepare

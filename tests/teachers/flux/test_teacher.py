@@ -264,7 +264,7 @@ def test_select_blocks() -> None:
         ({"path": None}, ConfigError, "teacher.path: give"),
         ({"path": "./nowhere"}, ModelError, "no such directory"),
         ({"prompt": "unknown"}, ModelError, "is not in prompt_embeddings"),
-        ({"tile": 30}, ConfigError, "multiples of 4"),
+        ({"tile": 30, "tile_overlap": 4}, ConfigError, "multiples of 4"),
         ({"injection": InjectionConfig(blocks="late_single", steps=1)}, ConfigError, "has 2 single blocks"),
         ({"injection": InjectionConfig(blocks="all", steps=9)}, ConfigError, "at most teacher.steps=3"),
     ],

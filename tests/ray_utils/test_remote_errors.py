@@ -1,0 +1,47 @@
+"""Errors of workers arrive at the driver as what they are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from gmd_ray.errors import DataError, GmdError
+from gmd_ray.ray_utils.remote_errors import as_value, is_ray_error, raise_if_error
+
+
+def divide(a: float, *, by: float) -> float:
+    if by == 1:
+        raise DataError("nothing is divided by one")
+    return a / by
+
+
+def test_a_gmd_error_is_a_value_until_it_is_raised() -> None:
+    assert raise_if_error(as_value(divide, 6, by=2)) == 3
+    answer = as_value(divide, 6, by=1)
+    assert isinstance(answer, DataError)
+    with pytest.raises(DataError, match=r"^nothing is divided by one$"):
+        raise_if_error(answer)
+
+
+def test_a_fault_of_the_program_is_raised_at_once() -> None:
+    with pytest.raises(ZeroDivisionError):
+        as_value(divide, 6, by=0)
+
+
+def test_only_ray_errors_are_ray_errors() -> None:
+    from ray.exceptions import GetTimeoutError, ObjectStoreFullError
+
+    assert is_ray_error(GetTimeoutError())
+    assert is_ray_error(ObjectStoreFullError())
+    assert not is_ray_error(OSError())
+    assert not is_ray_error(GmdError())
+
+
+def test_ray_is_not_imported() -> None:
+    code = (
+        "import sys; from gmd_ray.ray_utils.remote_errors import is_ray_error; assert not is_ray_error(OSError());"
+        "sys.exit('ray' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
