@@ -55,18 +55,22 @@ class Comparison:
             ],
             schema=_STAMPS,
         )
+        # Bring the listing into the order of the rows; rows whose photo is not listed are dropped.
         at = pc.index_in(rows["id"], value_set=listing["id"])
         there = pc.is_valid(at)
         rows, now = rows.filter(there), listing.take(at.filter(there))
-        told = pc.or_(pc.is_valid(rows["bytes"]), pc.is_valid(rows["modified"]))
+        recorded = pc.or_(pc.is_valid(rows["bytes"]), pc.is_valid(rows["modified"]))
+        # Another size is another photo; an unknown size says nothing.
         resized = pc.fill_null(pc.not_equal(rows["bytes"], now["bytes"]), False)
+        # A time counts as the same if it is the row's, or, with the size, that of a photo confirmed earlier.
         seen = confirmed.take(pc.index_in(rows["id"], value_set=confirmed["id"]))
-        same = _same_time(rows, now)
-        same = pc.or_(same, pc.and_(_same_time(seen, now), pc.equal(_plain(seen["bytes"]), _plain(now["bytes"]))))
-        alike = pc.and_(told, pc.invert(resized))
+        confirmed_before = pc.and_(_same_time(seen, now), pc.equal(_plain(seen["bytes"]), _plain(now["bytes"])))
+        same = pc.or_(_same_time(rows, now), confirmed_before)
+        # Rows of the same size: those of the same time are unchanged, and the digest decides on the others.
+        alike = pc.and_(recorded, pc.invert(resized))
         retimed = pc.and_(alike, pc.invert(same))
         doubtful = alike if every else retimed
-        self.unknown: int = rows.num_rows - (pc.sum(told).as_py() or 0)
+        self.unknown: int = rows.num_rows - (pc.sum(recorded).as_py() or 0)
         """Number of rows without size and time of their photo: they were made by an earlier version."""
         self.doubtful: list[str] = rows["id"].filter(doubtful).to_pylist()
         """Ids that can only be decided by their digest."""

@@ -188,13 +188,15 @@ def _picture(row: dict[str, Any]) -> tuple[int, list[str]]:
             sizes[name] = decode_png(row[name]).shape[:2]
         except GmdError as error:
             wrong.append(f"{name}: {error}")
-    told = (row["height"], row["width"])
+    recorded = (row["height"], row["width"])
     for name in ("pseudo_target", "restored"):
-        if name in sizes and None not in told and sizes[name] != told:
+        if name in sizes and None not in recorded and sizes[name] != recorded:
             height, width = sizes[name]
-            wrong.append(f"{name} is {width}x{height}, the row says {told[1]}x{told[0]}")
-    if "lq" in sizes and None not in told and (told[0] % sizes["lq"][0] or told[1] % sizes["lq"][1]):
-        wrong.append(f"{told[1]}x{told[0]} is no multiple of its lq, {sizes['lq'][1]}x{sizes['lq'][0]}")
+            wrong.append(f"{name} is {width}x{height}, the row says {recorded[1]}x{recorded[0]}")
+    if "lq" in sizes and None not in recorded:
+        (height, width), (lq_height, lq_width) = recorded, sizes["lq"]
+        if height % lq_height or width % lq_width:
+            wrong.append(f"{width}x{height} is no multiple of its lq, {lq_width}x{lq_height}")
     return len(sizes), wrong
 
 
