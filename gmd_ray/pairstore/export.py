@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -34,7 +35,7 @@ def last_gate(store: str, scorer: ScorerConfig, given: Collection[str] = ()) -> 
     manifest = read_manifest(PairStore(store))
     if manifest is None:
         return scorer
-    last = {
+    last: dict[str, Any] = {
         "threshold": scorer.threshold if manifest.threshold is None else manifest.threshold,
         "fidelity": manifest.fidelity or "none",
         "fidelity_bound": manifest.fidelity_bound,

@@ -1,4 +1,7 @@
-"""The settings that a store was made with: changed ones that alter pixels or scores are refused."""
+"""`settings.json`: the settings, places and models that a store was made with; changed ones are refused.
+
+What counts are settings that alter pixels or scores, by value, and models by their fingerprints.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ from gmd_ray.pairstore.store import PairStore
 SETTINGS_FILE = "settings.json"
 
 Facts = dict[str, dict[str, Any]]
-"""student, teacher, scorer -> fingerprint, and the scorer's higher_is_better."""
+"""`student`, `teacher`, `scorer` -> `fingerprint`, and the scorer's `higher_is_better`."""
 
 MODELS = ("student", "teacher", "scorer")
 PLACES = ("target.path", "student.path", "teacher.path", "scorer.path", "scorer.weights", "scorer.fidelity_weights")
-"""Where things lie. What counts is what lies there, so a changed place is looked into, not refused."""
+"""Settings that are paths. What counts is the content, so a changed path is looked into, not refused."""
 _HARMLESS = (
     "pool",
     "device",
@@ -34,8 +37,8 @@ _HARMLESS = (
     "sharding",
     "gradient_checkpointing",
 )
-"""Of a model's section: what changes neither pixels nor scores; a preset counts by the fields it fills, prompt
-embeddings by the prompts and the model they are of, in the teacher's fingerprint."""
+"""Fields of a model's section that change neither pixels nor scores. A preset counts by the fields that it fills, and
+prompt embeddings by their prompts and their model, which are in the teacher's fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def read_settings(store: PairStore) -> RunSettings:
 
 
 def relevant(cfg: Config) -> dict[str, Any]:
-    """Dotted key -> value of every setting that alters a pixel or a score, places apart."""
+    """Collect every setting that alters a pixel or a score, but for `PLACES`: dotted key -> value."""
     values: dict[str, Any] = {
         "target.gray": cfg.target.gray,
     }
@@ -132,19 +135,19 @@ def relevant(cfg: Config) -> dict[str, Any]:
                 values.update(_flat(f"{section}.{key}", value))
     if cfg.scorer.path is not None:
         del values["scorer.metric"]  # unused then
-    # As JSON gives them back, so that they compare equal to what was saved; secrets as digests of them.
+    # As JSON gives them back, so that they compare equal to the saved ones; secrets are replaced by their digests.
     return digested_values(json.loads(json.dumps(values)))
 
 
 def places(cfg: Config) -> dict[str, dict[str, Any]]:
-    """Dotted key -> path without its secrets, and for a local one its size in bytes and time of change."""
+    """Collect `PLACES`: dotted key -> path without its secrets, and for a local path its size and time of change."""
     sections: dict[str, Any] = asdict(cfg)
     found = {}
     for key in PLACES:
         section, field = key.split(".")
         path = sections[section][field]
         shown = None if path is None else digested(path)
-        # Photos may be added to the target folder: only its path is looked at.
+        # Photos may be added to the target folder, so only its path is compared.
         found[key] = {"path": shown} if key == "target.path" or path is None else {"path": shown, **_stat(Path(path))}
     if cfg.scorer.path is not None:
         found["scorer.weights"] = {"path": None}  # unused then
@@ -152,14 +155,14 @@ def places(cfg: Config) -> dict[str, dict[str, Any]]:
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Short digest of `relevant` settings."""
+    """Digest `relevant` settings to 16 hexadecimal digits."""
     return short_digest(json.dumps(settings, sort_keys=True))
 
 
 def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
     """Compare settings with those a store was made with.
 
-    A setting that the store does not know yet is taken to have had its default; an overlap of tiles counts where there
+    A setting that the store's version did not have counts with its default. An overlap of tiles counts only where there
     are tiles.
 
     Raises:
@@ -179,17 +182,17 @@ def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str)
 
 
 def moved(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The places that are not what they were."""
+    """List the keys of places whose path, size or time of change differs from the saved one."""
     return [key for key in now if saved.get(key) != now[key]]
 
 
 def higher_is_better(facts: Facts) -> bool:
-    """Direction of the score; of no consequence where nothing was scored."""
+    """Direction of the score; True where nothing was scored."""
     return bool(facts.get("scorer", {}).get("higher_is_better", True))
 
 
 def recorded_fidelity(settings: Mapping[str, Any]) -> str:
-    """What the `fidelity` column of a store holds, from the settings it was made with."""
+    """The metric in a store's column `fidelity`, by the settings that the store was made with."""
     return str(settings.get("scorer.fidelity", "none"))
 
 
@@ -200,7 +203,7 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
 
 
 def _stat(path: Path) -> dict[str, Any]:
-    """Size and latest change of a file, or of all files below a directory; nothing for a hub id or URL."""
+    """Size in bytes and latest change of a file, or of all files below a directory; empty for a hub id or URL."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
     stats = [file.stat() for file in files]
     if not stats:

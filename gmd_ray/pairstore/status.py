@@ -1,4 +1,4 @@
-"""How far a run is, or how it ended, from its store alone; looks at whole part files and changes nothing."""
+"""How far a run is, or how it ended, read from its store alone; nothing is changed."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ COLUMNS = ["id", "status", "error_stage", "error_type"]
 
 @dataclass(frozen=True)
 class Status:
-    """Counts of a store, and who is at work on it."""
+    """Counts of a store, and the driver at work on it."""
 
     url: str
     ok: int
     failed: int
     inputs: int | None
-    """Of the last run that began here; None where no run said."""
+    """Number of inputs of the last run that began here; None where it is not recorded."""
     failures: dict[str, int]
     """`stage: error type` -> rows, most frequent first."""
     skipped: int
     """Part files that could not be read; `gmd-ray verify` names them."""
     holder: dict[str, str] | None
-    """pid, host, since and beat of the driver at work; None where nobody is."""
+    """Keys `pid`, `host`, `since` and `beat` of the driver at work; None where no driver is."""
     images_per_second: float | None
-    """Of the run going on, else of the last that finished."""
+    """Rate of the run going on, else of the last finished run."""
     finished: bool
 
     @property
@@ -48,7 +48,7 @@ class Status:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to go; None where nobody is at work or nothing says how fast."""
+        """Estimated seconds to go; None where no driver is at work or its rate is not known."""
         if self.holder is None or self.inputs is None or not self.images_per_second:
             return None
         return max(0, self.inputs - self.rows) / self.images_per_second
@@ -75,9 +75,10 @@ class Status:
 
 
 def read_status(store: PairStore) -> Status:
-    """The state of a store now.
+    """Read the state of a store.
 
-    A part file that disappears while this looks (a driver mends doubles so) is left out; ids are counted once.
+    A part file that disappears meanwhile (a driver rewrites parts to drop duplicates) is left out; an id that has
+    several rows counts once.
     """
     holder = holder_of(store.filesystem, store.path)
     infos = store.filesystem.get_file_info(fs.FileSelector(store.rows_path, allow_not_found=True))
@@ -106,7 +107,7 @@ def read_status(store: PairStore) -> Status:
         del rows[key]
     rate, runs = None, read_runs(store)
     if holder is not None:
-        # An entry that is older than the driver at work is an earlier run's: this one has not come to the stream yet.
+        # An entry older than the driver at work belongs to an earlier run: this one has not begun its stream yet.
         if runs and runs[-1]["began"] >= float(holder.get("since", "inf")) and everything > runs[-1]["before"]:
             rate = (everything - runs[-1]["before"]) / max(time.time() - runs[-1]["began"], 1e-3)
     elif manifest is not None:
@@ -127,7 +128,7 @@ def read_status(store: PairStore) -> Status:
 
 
 def _span(seconds: float) -> str:
-    """3 s, 4 min, 2.5 h."""
+    """Format a duration as `3 s`, `4 min` or `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -10,7 +10,7 @@ import pytest
 
 from gmd_ray.cli import main
 from gmd_ray.config import Config
-from gmd_ray.pairstore import run_settings as relevant
+from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.planning import Preflight
 from gmd_ray.training.resume import check_settings
@@ -23,9 +23,10 @@ from tests.planning.test_preflight import trace
 def finished_store(cfg: Config, **models: str) -> PairStore:
     store = PairStore(f"{cfg.out}/pairs")
     fill(store, [[ok_row(f"{i}.jpg", 9.0, **models) for i in range(4)]])
-    values = relevant.relevant(cfg)
+    values = run_settings.relevant(cfg)
     facts = {"scorer": {"fingerprint": models.get("scorer", "n"), "higher_is_better": True}}
-    store.write("settings.json", {"settings": values, "places": relevant.places(cfg), "models": facts, "inputs": {}})
+    places = run_settings.places(cfg)
+    store.write("settings.json", {"settings": values, "places": places, "models": facts, "inputs": {}})
     counts = {"inputs": 4, "accepted": 4, "rejected": 0, "failed": 0, "threshold": 5, "higher_is_better": True}
     store.write("manifest.json", {**counts, "stranger_ids": [], "settings": values})
     return store

@@ -1,4 +1,4 @@
-"""The rows of a pair store against its manifest, and against the photos of its input folder."""
+"""Compares the rows of a pair store with its manifest, and with the photos of its input folder."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from gmd_ray.pairstore.manifest import MANIFEST_FILE, Manifest, read_manifest
 from gmd_ray.pairstore.run_settings import SETTINGS_FILE, RunSettings, read_settings
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.view import StoreView
-from gmd_ray.text import one_line
+from gmd_ray.text import one_line, some
 
-SHOWN = 3
 _AGAIN = "run generate again"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong."""
+    """One thing that is wrong with a store."""
 
     where: str
-    """File or id."""
+    """The file or the id."""
     what: str
     mend: str
 
@@ -84,12 +83,12 @@ def recount(store: PairStore, rows: pa.Table, notes: list[str], deep: bool) -> l
 def _photos(
     store: PairStore, rows: pa.Table, images: list[ImageFile], deep: bool, notes: list[str]
 ) -> Iterator[Finding]:
-    """The photos of the input folder against the size, time and digest of those that the rows were made of."""
+    """Compare the photos of the input folder with the sizes, times and digests in the rows."""
     compared = changes.Comparison(rows, images, changes.confirmed_stamps(store), every=deep)
     digests = dict(zip(rows["id"].to_pylist(), rows["digest"].to_pylist(), strict=True)) if compared.doubtful else {}
     compared.read(lambda _: digests)
     if compared.unknown:
-        notes.append(f"{compared.unknown} rows are older than the columns by which a changed photo is known")
+        notes.append(f"{compared.unknown} rows have no size and time of their photo: whether it changed is not known")
     if compared.unread:
         notes.append(f"{len(compared.unread)} photos could not be read to be compared ({some(list(compared.unread))})")
     mend = "run generate again: it makes them anew"
@@ -122,8 +121,3 @@ def _recount(store: PairStore, rows: pa.Table, manifest: Manifest) -> Iterator[F
     wrong = [f"{name} {counts[name]} (rows: {found[name]})" for name in counts if counts[name] != found[name]]
     if wrong:
         yield Finding(where, f"its counts are not those of the rows: {', '.join(wrong)}", _AGAIN)
-
-
-def some(ids: list[str]) -> str:
-    """The first few of them."""
-    return ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")

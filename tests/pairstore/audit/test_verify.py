@@ -87,7 +87,7 @@ def foreign_columns(store: PairStore) -> str:
 def renamed(store: PairStore) -> str:
     part = parts(store)[0]
     part.rename(part.with_name("part-other.parquet"))
-    return "part-other.parquet: its rows are not those that its name stands for"
+    return "part-other.parquet: file name does not match the ids inside"
 
 
 def other_models(store: PairStore) -> str:
