@@ -69,7 +69,7 @@ INSTANCES: dict[str, Instance] = {
     "DRUNet": Instance({"in_nc": 4, "out_nc": 3, "nc": [8, 8, 16, 16], "nb": 2}),
     "DnCNN": Instance({"in_nc": 3, "out_nc": 3, "nc": 8, "nb": 5}),
     "ESRGAN": Instance({"num_filters": 16, "num_blocks": 1, "scale": 2}),
-    "FBCNN": Instance({"nc": [8, 8, 16, 512], "nb": 1}),
+    "FBCNN": Instance({"nc": [8, 8, 16, 512], "nb": 2}),
     "FDAT": Instance(
         {"scale": 2, "embed_dim": 16, "num_groups": 1, "depth_per_group": 1, "num_heads": 2},
         idle=(".blocks.0.inter.sg.", ".blocks.1.inter.cg."),
