@@ -68,30 +68,30 @@ def test_an_interrupt_while_a_model_loads_goes_through(fresh: World) -> None:
         generate(fresh.cfg, models=Models(teacher=ends(OSError("torn"))))
 
 
-class StopsAtTheSecondBlock:
-    """Sends SIGTERM to its own process, in which the run is."""
+class Stops:
+    """Sends SIGTERM to its own process, in which the run is, in a call in the second block."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, call: int) -> None:
         self.teacher, self.calls, self.fingerprint = world.models().teacher(world.cfg.teacher), 0, "stops"
+        self.call = call
 
     def project(self, restored: torch.Tensor, ids: list[str]) -> torch.Tensor:
         self.calls += 1
-        if self.calls == 3:
+        if self.calls == self.call:
             os.kill(os.getpid(), signal.SIGTERM)
         return self.teacher.project(restored, ids)
 
 
 def test_sigterm_ends_it_in_order(fresh: World) -> None:
     fresh.cfg.generation.grace_s = 60
-    models = Models(teacher=lambda cfg: StopsAtTheSecondBlock(fresh))
     with pytest.raises(SystemExit) as caught:
-        generate(fresh.cfg, models=models)
+        generate(fresh.cfg, models=Models(teacher=lambda cfg: Stops(fresh, 3)))
     assert caught.value.code == 143
     rows = fresh.rows()
     assert fresh.projected().keys() == rows.keys(), "what the teacher had begun is written"
     assert 6 < len(rows) <= 12
     assert not Path(fresh.store, "lock.json").exists()
-    assert generate(fresh.cfg, models=models).resumed == len(rows)
+    assert generate(fresh.cfg, models=Models(teacher=lambda cfg: Stops(fresh, 0))).resumed == len(rows)
 
 
 def test_files_that_the_caller_has_listed_are_not_listed_again(fresh: World, monkeypatch: pytest.MonkeyPatch) -> None:
