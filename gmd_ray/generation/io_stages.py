@@ -151,8 +151,9 @@ def write_rows(
             raise StoreLostError(f"{store_url}: the lock of this run is gone; another driver may be at work here")
         with_retries(lambda: write_part(store.filesystem, store.rows_path, table))
     except (OSError, GmdError) as error:
-        reason: Exception = error
-        if not isinstance(error, GmdError):
+        if isinstance(error, GmdError):
+            reason = error
+        else:
             reason = GmdError(
                 f"{store_url}: cannot write: {one_line(error)}; what is written stays, and the same command goes on "
                 f"once that is mended"

@@ -42,7 +42,7 @@ ReadAt = Callable[[int, int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ImageHeader:
     """The findings about one file."""
 
     size: tuple[int, int] | None
@@ -55,7 +55,7 @@ class Header:
     """Size of the file; None if it could not be opened."""
 
 
-def read_headers(images: Sequence[ImageFile], max_pixels: int | None = None) -> list[Header]:
+def read_headers(images: Sequence[ImageFile], max_pixels: int | None = None) -> list[ImageHeader]:
     """Read the header of each image, in the order given.
 
     Args:
@@ -66,8 +66,8 @@ def read_headers(images: Sequence[ImageFile], max_pixels: int | None = None) -> 
 
 
 def settle_doubts(
-    images: Sequence[ImageFile], headers: Sequence[Header], max_pixels: int | None = None, limit: int = LOOKED_AT
-) -> list[Header]:
+    images: Sequence[ImageFile], headers: Sequence[ImageHeader], max_pixels: int | None = None, limit: int = LOOKED_AT
+) -> list[ImageHeader]:
     """Decode the first `limit` doubtful files: those that decode are sound, the others lose their size.
 
     If all decoded files are sound, the remaining doubtful files are taken to be sound too. Otherwise they stay
@@ -76,7 +76,7 @@ def settle_doubts(
     settled = list(headers)
     doubtful = [i for i, header in enumerate(headers) if header.doubtful]
 
-    def look(index: int) -> Header:
+    def look(index: int) -> ImageHeader:
         try:
             decode_image(read_file(images[index].uri), max_pixels=max_pixels)
         except (DataError, OSError) as error:
@@ -92,10 +92,10 @@ def settle_doubts(
     return settled
 
 
-def _header(uri: str, max_pixels: int | None) -> Header:
+def _header(uri: str, max_pixels: int | None) -> ImageHeader:
     refusal = refusal_by_name(uri)
     if refusal is not None:
-        return Header(None, refusal)
+        return ImageHeader(None, refusal)
     try:
         if split_uri(uri) is not None:  # an LMDB returns whole values only
             data = read_file(uri)
@@ -108,7 +108,7 @@ def _header(uri: str, max_pixels: int | None) -> Header:
             header = _of_stream(io.BufferedReader(file), size, lambda at, n: _read_at(file, at, n), max_pixels)
             return replace(header, bytes=size)
     except (OSError, DataError, pa.ArrowException) as error:
-        return Header(None, one_line(error))
+        return ImageHeader(None, one_line(error))
 
 
 def _read_at(file: pa.NativeFile, at: int, length: int) -> bytes:
@@ -116,14 +116,14 @@ def _read_at(file: pa.NativeFile, at: int, length: int) -> bytes:
     return file.read(length)
 
 
-def _of_stream(stream: BinaryIO, size: int, read_at: ReadAt, max_pixels: int | None) -> Header:
+def _of_stream(stream: BinaryIO, size: int, read_at: ReadAt, max_pixels: int | None) -> ImageHeader:
     opened = open_header(stream, max_pixels)
     # The header does not settle whether unusual samples (floats, or a mode unknown to Pillow) can be decoded.
     odd = opened.image is None or opened.image.mode == "F"
-    return Header(upright(opened), doubtful=odd or _breaks_off(opened, size, read_at))
+    return ImageHeader(upright(opened), doubtful=odd or _breaks_off(opened, size, read_at))
 
 
-def _breaks_off(opened: opening.Header, size: int, read_at: ReadAt) -> bool:
+def _breaks_off(opened: opening.ImageHeader, size: int, read_at: ReadAt) -> bool:
     """Tell whether the file lacks the end marker, or the length, that its format requires."""
     kind, image = opened.format, opened.image
     if kind in ("PNG", "JPEG", "GIF", "JPEG2000"):

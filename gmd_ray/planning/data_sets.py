@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gmd_ray.config import Config
-from gmd_ray.images.headers import Header, read_headers, settle_doubts
+from gmd_ray.images.headers import ImageHeader, read_headers, settle_doubts
 from gmd_ray.images.listing import ImageFile
-from gmd_ray.images.sets.inventory import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST, TRUTH, Listed, data_sets
+from gmd_ray.images.sets.inventory import data_sets
+from gmd_ray.images.sets.listed import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST, TRUTH, Listed
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.planning.findings import Findings
 
@@ -29,7 +30,7 @@ class Side:
     """The setting that names the folder."""
     place: str
     files: tuple[ImageFile, ...]
-    headers: tuple[Header, ...]
+    headers: tuple[ImageHeader, ...]
 
 
 @dataclass(frozen=True)

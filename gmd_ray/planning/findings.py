@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import GmdError, RefusedError
-from gmd_ray.images.sets.inventory import Listed
+from gmd_ray.images.sets.listed import Listed
 from gmd_ray.text import printable
 
 log = logging.getLogger("gmd_ray")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from gmd_ray.config import Config
-from gmd_ray.images.sets.inventory import SOURCE_TEST, TARGET_TEST
+from gmd_ray.images.sets.listed import SOURCE_TEST, TARGET_TEST
 from gmd_ray.planning.data_sets import DataSet
 from gmd_ray.planning.findings import Findings
 from gmd_ray.quality import MIN_SIDE, known_metrics

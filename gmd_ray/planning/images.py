@@ -9,7 +9,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.headers import LOOKED_AT
-from gmd_ray.images.sets.inventory import SOURCE, SOURCE_TEST, TARGET, TRUTH
+from gmd_ray.images.sets.listed import SOURCE, SOURCE_TEST, TARGET, TRUTH
 from gmd_ray.images.sets.pairs import PairFile, load_pair
 from gmd_ray.planning.data_sets import DataSet, Side
 from gmd_ray.planning.findings import NAMED, Findings, some

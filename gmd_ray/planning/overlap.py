@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.hashing import content_digest
-from gmd_ray.images.headers import Header
+from gmd_ray.images.headers import ImageHeader
 from gmd_ray.images.listing import list_images, read_file
 from gmd_ray.images.lmdb_store import split_uri
-from gmd_ray.images.sets.inventory import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST
+from gmd_ray.images.sets.listed import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST
 from gmd_ray.planning.data_sets import DataSet, Side
 from gmd_ray.planning.findings import ERROR, WARNING, Findings, some
 from gmd_ray.storage import open_filesystem
@@ -94,7 +94,7 @@ def _listed(key: str, place: str, limit: int | None) -> Side | None:
         files = tuple(list_images(place, limit))
     except GmdError:
         return None
-    return Side(key, place, files, tuple(Header(None, bytes=file.size) for file in files))
+    return Side(key, place, files, tuple(ImageHeader(None, bytes=file.size) for file in files))
 
 
 def _of_sizes(side: Side, sizes: set[int | None]) -> list[_Item]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gmd_ray.config import Config
 from gmd_ray.destinations import why_unwritable
-from gmd_ray.images.sets.inventory import TARGET
+from gmd_ray.images.sets.listed import TARGET
 from gmd_ray.planning.data_sets import DataSet
 from gmd_ray.planning.findings import Findings
 

@@ -13,7 +13,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile
-from gmd_ray.images.sets.inventory import Listed
+from gmd_ray.images.sets.listed import Listed
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.images.sizes import image_sizes
 from gmd_ray.pairstore import run_settings
@@ -26,7 +26,7 @@ SIZES_SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedImage:
     """One image to project, as described by its header."""
 
     file: ImageFile
@@ -99,7 +99,7 @@ class Plan:
         return "\n".join(f"{name:<18} {value:>12}  {note}".rstrip() for name, value, note in rows)
 
 
-def survey(cfg: Config, inputs: RunInputs | None = None) -> tuple[list[Job], int]:
+def survey(cfg: Config, inputs: RunInputs | None = None) -> tuple[list[PlannedImage], int]:
     """Every readable target image with what it will cost, and the number of the others.
 
     Images are sized from their headers, the teacher is known by its config files, the student by its checkpoint where
@@ -121,14 +121,16 @@ def survey(cfg: Config, inputs: RunInputs | None = None) -> tuple[list[Job], int
             tiles = f" x {cost.tiles} tiles" if cost.tiles > 1 else ""
             label = f"{cost.height}x{cost.width}{tiles}"
             jobs.append(
-                Job(file, size[0] * size[1], height * width, label, cost.forwards, cost.flops, memory(height, width))
+                PlannedImage(
+                    file, size[0] * size[1], height * width, label, cost.forwards, cost.flops, memory(height, width)
+                )
             )
     if not jobs:
         raise DataError(f"{cfg.target.path}: none of its {len(files)} images can be read")
     return jobs, len(files) - len(jobs)
 
 
-def make_plan(cfg: Config, jobs: list[Job], unreadable: int, probe: Probe | None = None) -> Plan:
+def make_plan(cfg: Config, jobs: list[PlannedImage], unreadable: int, probe: Probe | None = None) -> Plan:
     """The plan for surveyed images.
 
     Args:

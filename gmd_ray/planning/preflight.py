@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from gmd_ray.config import Config
-from gmd_ray.images.sets.inventory import TARGET
+from gmd_ray.images.sets.listed import TARGET
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.planning.bursts import check_bursts
 from gmd_ray.planning.data_sets import read_data_sets

@@ -30,7 +30,7 @@ IMAGES = ("lq", "restored", "pseudo_target")
 
 
 class Candidate(Protocol):
-    """An image that may be probed; `plan.Job` is one."""
+    """An image that may be probed; `plan.PlannedImage` is one."""
 
     @property
     def file(self) -> ImageFile: ...

@@ -74,7 +74,7 @@ def _create_untrained(backbone: str, pretrained: bool = False, **options: Any) -
 
 
 @ARCH_REGISTRY.register()
-class UntrainedMANIQA(MANIQA):  # type: ignore[misc]
+class UntrainedMANIQA(MANIQA):
     """MANIQA (Yang et al. 2022) with random weights; the module names are those of pyiqa's checkpoints.
 
     pyiqa's constructor has no option that leaves out timm's pretrained ViT, so this one builds the same modules.

@@ -17,7 +17,8 @@ from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.listing import list_images
-from gmd_ray.images.sets.inventory import Listed, data_sets
+from gmd_ray.images.sets.inventory import data_sets
+from gmd_ray.images.sets.listed import Listed
 from tests.config.published import at_a_hundredth, fill
 
 FOLDER = Path(gmd_ray.config.__file__).parent / "presets"

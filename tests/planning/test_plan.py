@@ -16,7 +16,7 @@ from gmd_ray.config.keys import PUBLISHED, flatten
 from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.layouts import SETS
-from gmd_ray.images.sets.inventory import Listed
+from gmd_ray.images.sets.listed import Listed
 from gmd_ray.pairstore.cost import predicted_and_actual
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.pairstore.totals import Totals

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from gmd_ray.images.listing import ImageFile, Listing, list_folder
+from gmd_ray.images.sets.listed import Listed
 from gmd_ray.images.sets.pairs import PairFile, list_by_stem, list_pairs, list_truths
-
-if TYPE_CHECKING:
-    from gmd_ray.images.sets.inventory import Listed
 
 
 class RunInputs:

@@ -22,7 +22,7 @@ _AGAIN = "run generate again"
 
 
 @dataclass(frozen=True)
-class Finding:
+class StoreFault:
     """One thing that is wrong with a store."""
 
     where: str
@@ -34,7 +34,7 @@ class Finding:
         return f"{self.where}: {self.what}; {self.mend}"
 
 
-def recount(store: PairStore, rows: pa.Table, notes: list[str], deep: bool) -> list[Finding]:
+def recount(store: PairStore, rows: pa.Table, notes: list[str], deep: bool) -> list[StoreFault]:
     """Compare the counts of the manifest with the rows, and the rows with the input folder.
 
     Args:
@@ -42,20 +42,20 @@ def recount(store: PairStore, rows: pa.Table, notes: list[str], deep: bool) -> l
         notes: gets a line for each comparison that cannot be made.
         deep: read every photo and compare its digest with its row's.
     """
-    findings: list[Finding] = []
+    findings: list[StoreFault] = []
     manifest, settings = None, RunSettings()
     try:
         manifest = read_manifest(store)
     except GmdError as error:
-        findings.append(Finding(f"{store.path}/{MANIFEST_FILE}", one_line(error, 120), _AGAIN))
+        findings.append(StoreFault(f"{store.path}/{MANIFEST_FILE}", one_line(error, 120), _AGAIN))
     try:
         settings = read_settings(store)
     except GmdError as error:
-        findings.append(Finding(f"{store.path}/{SETTINGS_FILE}", one_line(error, 120), _AGAIN))
+        findings.append(StoreFault(f"{store.path}/{SETTINGS_FILE}", one_line(error, 120), _AGAIN))
     if manifest is not None:
         findings += _recount(store, rows, manifest)
     elif not findings:
-        findings.append(Finding(store.url, "no manifest.json: its run did not finish", _AGAIN))
+        findings.append(StoreFault(store.url, "no manifest.json: its run did not finish", _AGAIN))
     folder = settings.path("target.path")
     if folder is None or "inputs" not in settings.document:
         notes.append("settings.json names no input folder: rows are not compared with the inputs")
@@ -72,17 +72,17 @@ def recount(store: PairStore, rows: pa.Table, notes: list[str], deep: bool) -> l
     ids = set(rows["id"].to_pylist())
     lost = sorted(inputs - ids)
     if lost:
-        findings.append(Finding(store.url, f"{len(lost)} inputs have no row ({some(lost)})", "run generate again"))
+        findings.append(StoreFault(store.url, f"{len(lost)} inputs have no row ({some(lost)})", "run generate again"))
     removed = sorted(ids - inputs - set(() if manifest is None else manifest.removed_inputs))
     if removed:
         what = f"{len(removed)} rows are of images that are not in {folder} ({some(removed)})"
-        findings.append(Finding(store.url, what, "run generate again: it leaves them out, or put the images back"))
+        findings.append(StoreFault(store.url, what, "run generate again: it leaves them out, or put the images back"))
     return [*findings, *_photos(store, rows, images, deep, notes)]
 
 
 def _photos(
     store: PairStore, rows: pa.Table, images: list[ImageFile], deep: bool, notes: list[str]
-) -> Iterator[Finding]:
+) -> Iterator[StoreFault]:
     """Compare the photos of the input folder with the sizes, times and digests in the rows."""
     compared = changes.Comparison(rows, images, changes.confirmed_stamps(store), every=deep)
     digests = dict(zip(rows["id"].to_pylist(), rows["digest"].to_pylist(), strict=True)) if compared.doubtful else {}
@@ -98,10 +98,12 @@ def _photos(
         (sorted(disguised), f"size and time are the old ones: `touch` them, and {mend}"),
     ):
         if ids:
-            yield Finding(store.url, f"{len(ids)} photos are not those that their rows were made of ({some(ids)})", how)
+            yield StoreFault(
+                store.url, f"{len(ids)} photos are not those that their rows were made of ({some(ids)})", how
+            )
 
 
-def _recount(store: PairStore, rows: pa.Table, manifest: Manifest) -> Iterator[Finding]:
+def _recount(store: PairStore, rows: pa.Table, manifest: Manifest) -> Iterator[StoreFault]:
     where, document = f"{store.path}/{MANIFEST_FILE}", manifest.document
     try:
         counts = {name: int(document[name]) for name in ("inputs", "accepted", "rejected", "failed")}
@@ -111,7 +113,7 @@ def _recount(store: PairStore, rows: pa.Table, manifest: Manifest) -> Iterator[F
         view = StoreView.of_documents(store, manifest, RunSettings(), document["threshold"], bound)
         accepted = view.expression
     except (KeyError, TypeError, ValueError) as error:
-        yield Finding(where, f"not a manifest of this program ({one_line(error)})", _AGAIN)
+        yield StoreFault(where, f"not a manifest of this program ({one_line(error)})", _AGAIN)
         return
     mine = rows.filter(~pc.field("id").isin(pa.array(view.removed_inputs, pa.string())))
     ok = mine.filter(pc.field("status") == "ok").num_rows
@@ -120,4 +122,4 @@ def _recount(store: PairStore, rows: pa.Table, manifest: Manifest) -> Iterator[F
     found = {"inputs": mine.num_rows, "accepted": taken, "rejected": ok - taken, "failed": failed}
     wrong = [f"{name} {counts[name]} (rows: {found[name]})" for name in counts if counts[name] != found[name]]
     if wrong:
-        yield Finding(where, f"its counts are not those of the rows: {', '.join(wrong)}", _AGAIN)
+        yield StoreFault(where, f"its counts are not those of the rows: {', '.join(wrong)}", _AGAIN)

@@ -16,7 +16,7 @@ from gmd_ray.errors import GmdError
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.audit import changes
-from gmd_ray.pairstore.audit.recount import Finding, recount
+from gmd_ray.pairstore.audit.recount import StoreFault, recount
 from gmd_ray.pairstore.lock import holder_of
 from gmd_ray.pairstore.parts import SCALARS, part_name
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
@@ -40,7 +40,7 @@ class Verified:
     rows: int
     images: int | None
     """Number of images that were decoded; None where images were not checked."""
-    findings: list[Finding]
+    findings: list[StoreFault]
     notes: list[str]
     """Checks that could not be made, and why."""
 
@@ -96,56 +96,56 @@ def _files(store: PairStore, path: str) -> list[fs.FileInfo]:
     return sorted(infos, key=lambda info: info.base_name)
 
 
-def _foreign(store: PairStore) -> Iterator[Finding]:
+def _foreign(store: PairStore) -> Iterator[StoreFault]:
     for info in _files(store, store.path):
         if info.base_name not in KNOWN and not info.base_name.startswith(TEMPORARY):
-            yield Finding(info.path, "no file of a pair store", "move it away")
+            yield StoreFault(info.path, "no file of a pair store", "move it away")
     for info in _files(store, store.rows_path):
         name = info.base_name
         if not (name.startswith("part-") and name.endswith(".parquet")) and not name.startswith(TEMPORARY):
-            yield Finding(info.path, "no part file", "move it away")
+            yield StoreFault(info.path, "no part file", "move it away")
 
 
-def _leftovers(store: PairStore) -> Iterator[Finding]:
+def _leftovers(store: PairStore) -> Iterator[StoreFault]:
     for folder in (store.path, store.rows_path):
         for info in _files(store, folder):
             if info.base_name.startswith(TEMPORARY):
-                yield Finding(info.path, "left half written by a writer that was killed", "remove it")
+                yield StoreFault(info.path, "left half written by a writer that was killed", "remove it")
             elif folder == store.path and info.base_name == "lock.json":
-                yield Finding(info.path, "left by a driver that is gone", "run generate again, or remove it")
+                yield StoreFault(info.path, "left by a driver that is gone", "run generate again, or remove it")
 
 
-def _part(store: PairStore, info: fs.FileInfo) -> tuple[pa.Table | None, list[Finding]]:
+def _part(store: PairStore, info: fs.FileInfo) -> tuple[pa.Table | None, list[StoreFault]]:
     """Read the columns of a part file but for its images, and list what is wrong; no table where it cannot be read."""
     try:
         file = pq.ParquetFile(info.path, filesystem=store.filesystem)
     except FileNotFoundError:  # a driver at work removed it after it was listed
         return None, []
     except (pa.ArrowException, OSError) as error:
-        return None, [Finding(info.path, f"torn, or no Parquet file ({one_line(error, 120)})", _AGAIN)]
+        return None, [StoreFault(info.path, f"torn, or no Parquet file ({one_line(error, 120)})", _AGAIN)]
     kinds = {field.name: field.type for field in file.schema_arrow}
     wanted = {field.name: field.type for field in PAIR_SCHEMA if field.name in kinds or field.name not in NEW_COLUMNS}
     odd = sorted({*kinds, *wanted} - (kinds.keys() & wanted.keys()))
     odd += sorted(name for name in kinds.keys() & wanted.keys() if kinds[name] != wanted[name])
     if odd:
-        return None, [Finding(info.path, f"foreign: columns {', '.join(odd)} are not those of a pair store", _AGAIN)]
+        return None, [StoreFault(info.path, f"foreign: columns {', '.join(odd)} are not those of a pair store", _AGAIN)]
     try:
         table = file.read(columns=[name for name in SCALARS if name in kinds])
     except (pa.ArrowException, OSError) as error:
-        return None, [Finding(info.path, f"torn ({one_line(error, 120)})", _AGAIN)]
+        return None, [StoreFault(info.path, f"torn ({one_line(error, 120)})", _AGAIN)]
     for name in SCALARS:
         if name not in kinds:
             table = table.append_column(PAIR_SCHEMA.field(name), pa.nulls(table.num_rows, PAIR_SCHEMA.field(name).type))
     findings = []
     nameless = table["id"].null_count + table["status"].null_count
     if nameless:
-        return None, [Finding(info.path, "foreign: it has rows without an id or a status", "move it away")]
+        return None, [StoreFault(info.path, "foreign: it has rows without an id or a status", "move it away")]
     if part_name(table["id"].to_pylist()) != info.base_name:
-        findings.append(Finding(info.path, "file name does not match the ids inside", _AGAIN))
+        findings.append(StoreFault(info.path, "file name does not match the ids inside", _AGAIN))
     for row in table.to_pylist():
         wrong = _row(row)
         if wrong:
-            findings.append(Finding(f"{info.path}: row {row['id']}", wrong, _AGAIN))
+            findings.append(StoreFault(f"{info.path}: row {row['id']}", wrong, _AGAIN))
     return table.select(SCALARS), findings
 
 
@@ -160,7 +160,7 @@ def _row(row: dict[str, Any]) -> str:
     return f"status {row['status']!r} is neither ok nor failed"
 
 
-def _pictures(store: PairStore, info: fs.FileInfo) -> tuple[int, list[Finding]]:
+def _pictures(store: PairStore, info: fs.FileInfo) -> tuple[int, list[StoreFault]]:
     """Decode the images of one part file; returns their number and what is wrong with them."""
     count, findings = 0, []
     file = pq.ParquetFile(info.path, filesystem=store.filesystem)
@@ -170,9 +170,9 @@ def _pictures(store: PairStore, info: fs.FileInfo) -> tuple[int, list[Finding]]:
             for row in batch.to_pylist():
                 decoded, wrong = _picture(row)
                 count += decoded
-                findings += [Finding(f"{info.path}: row {row['id']}", reason, _AGAIN) for reason in wrong]
+                findings += [StoreFault(f"{info.path}: row {row['id']}", reason, _AGAIN) for reason in wrong]
     except (pa.ArrowException, OSError) as error:
-        findings.append(Finding(info.path, f"torn in its images ({one_line(error, 120)})", _AGAIN))
+        findings.append(StoreFault(info.path, f"torn in its images ({one_line(error, 120)})", _AGAIN))
     return count, findings
 
 
@@ -200,7 +200,7 @@ def _picture(row: dict[str, Any]) -> tuple[int, list[str]]:
     return len(sizes), wrong
 
 
-def _other_models(names: list[str], tables: list[pa.Table]) -> Iterator[Finding]:
+def _other_models(names: list[str], tables: list[pa.Table]) -> Iterator[StoreFault]:
     """Find parts whose ok rows were made by other models than most rows: they come from another store."""
     for section in run_settings.MODELS:
         made_by = [
@@ -214,12 +214,12 @@ def _other_models(names: list[str], tables: list[pa.Table]) -> Iterator[Finding]
         for name, found in zip(names, made_by, strict=True):
             others = sorted(found.keys() - {usual})
             if others:
-                yield Finding(name, f"foreign: rows of {section} {', '.join(others)}, most are of {usual}", _AGAIN)
+                yield StoreFault(name, f"foreign: rows of {section} {', '.join(others)}, most are of {usual}", _AGAIN)
 
 
-def _duplicates(store: PairStore, rows: pa.Table) -> Iterator[Finding]:
+def _duplicates(store: PairStore, rows: pa.Table) -> Iterator[StoreFault]:
     twice = sorted(key for key, count in Counter(rows["id"].to_pylist()).items() if count > 1)
     if twice:
-        yield Finding(
+        yield StoreFault(
             store.url, f"{len(twice)} ids have several rows ({some(twice)})", "run generate again: it repairs"
         )
