@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from pyarrow import fs
 
 from gmd_ray.errors import ConfigError, DataError, StorageError
+from gmd_ray.text import one_line
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -86,7 +87,7 @@ def _arrow_filesystem(url: str) -> tuple[fs.FileSystem, str]:
     except OSError as error:
         raise StorageError(f"{url}: cannot be opened: {why_storage_failed(error)}") from error
     except ValueError as error:  # ArrowInvalid among them
-        raise DataError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from error
+        raise DataError(f"{url}: cannot be opened: {one_line(error)}") from error
 
 
 def _fsspec_filesystem(url: str) -> tuple[fs.FileSystem, str]:
@@ -95,7 +96,7 @@ def _fsspec_filesystem(url: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError, TypeError, FileNotFoundError) as error:  # the URL, or what it needs here
-        raise DataError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from error
+        raise DataError(f"{url}: cannot be opened: {one_line(error)}") from error
     except Exception as error:  # drivers raise what their own libraries raise (ftplib, paramiko, botocore, ...)
         raise StorageError(f"{url}: cannot be opened: {why_storage_failed(error)}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path

@@ -14,7 +14,7 @@ from gmd_ray.images.finished import NAME, Finished, modified, read_record, write
 from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.sizes import image_sizes
 from gmd_ray.storage import get, open_filesystem, put, remove
-from gmd_ray.text import one_line, printable
+from gmd_ray.text import one_line, printable, some
 
 log = logging.getLogger("gmd_ray")
 
@@ -98,7 +98,7 @@ class Results:
                 "%s: %d files lie where results go and are in no record of a run, or changed since; replaced: %s",
                 self._out,
                 len(foreign),
-                ", ".join(printable(name) for name in foreign[:5]) + (", ..." if len(foreign) > 5 else ""),
+                some([printable(name) for name in foreign], 5),
             )
         return todo
 

@@ -37,7 +37,7 @@ from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.remote_errors import is_ray_error
 from gmd_ray.ray_utils.shutdown import StopRequest
 from gmd_ray.storage import open_filesystem, put, with_retries
-from gmd_ray.text import one_line
+from gmd_ray.text import one_line, some
 
 log = logging.getLogger("gmd_ray.generation")
 
@@ -148,7 +148,7 @@ class GenerationRun:
             log.warning(
                 "%d photos have changed since their rows were made, which are made anew: %s",
                 len(self.changed),
-                ", ".join(self.changed[:3]) + ", ..." * (len(self.changed) > 3),
+                some(self.changed),
             )
             store.drop(self.changed)
         done = set(store.index()["id"].to_pylist())

@@ -11,7 +11,8 @@ from PIL import Image
 from gmd_ray.images.files.opening import opened_bytes
 from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.planning.data_sets import Side
-from gmd_ray.planning.findings import Findings, some
+from gmd_ray.planning.findings import Findings
+from gmd_ray.text import some
 
 MOST = 1000
 """The most photos that are compared."""

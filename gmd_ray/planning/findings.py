@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from gmd_ray.config.secrets import redact
@@ -121,11 +121,6 @@ class Findings:
         finding = Finding(level, code, key, printable(redact(" ".join(message.split()))))
         if finding not in self.lines:
             self.lines.append(finding)
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def _clean(place: str | None) -> str | None:

@@ -12,7 +12,8 @@ from gmd_ray.images.headers import LOOKED_AT
 from gmd_ray.images.sets.listed import SOURCE, SOURCE_TEST, TARGET, TRUTH
 from gmd_ray.images.sets.pairs import PairFile, load_pair
 from gmd_ray.planning.data_sets import DataSet, Side
-from gmd_ray.planning.findings import NAMED, Findings, some
+from gmd_ray.planning.findings import NAMED, Findings
+from gmd_ray.text import some
 
 _CONFIRMED = 16
 """Pairs that do not fit by their headers, and are decoded to be sure."""

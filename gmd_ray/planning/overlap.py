@@ -13,8 +13,9 @@ from gmd_ray.images.listing import list_images, read_file
 from gmd_ray.images.lmdb_store import split_uri
 from gmd_ray.images.sets.listed import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST
 from gmd_ray.planning.data_sets import DataSet, Side
-from gmd_ray.planning.findings import ERROR, WARNING, Findings, some
+from gmd_ray.planning.findings import ERROR, WARNING, Findings
 from gmd_ray.storage import open_filesystem
+from gmd_ray.text import some
 
 _THREADS = 16
 _SAMPLE = 4096

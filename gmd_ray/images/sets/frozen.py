@@ -39,7 +39,7 @@ from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.listing import ImageFile, check_limit, list_images, read_file
 from gmd_ray.images.sets import frozen_files
 from gmd_ray.images.sets.pairs import pairing_stem
-from gmd_ray.text import one_line, printable
+from gmd_ray.text import one_line, printable, some
 
 logger = logging.getLogger(__name__)
 
@@ -166,8 +166,9 @@ def write_frozen_set(
     names = sorted(name for task in tasks for name, _ in task.crops if name in records)
     frozen_files.put(root / frozen_files.RECORDS, "".join(f"{json.dumps(records[name])}\n" for name in names).encode())
     if remade:
-        shown = ", ".join(remade[:3]) + (", ..." if len(remade) > 3 else "")
-        logger.warning("%d images have changed since they were degraded, and were made anew: %s", len(remade), shown)
+        logger.warning(
+            "%d images have changed since they were degraded, and were made anew: %s", len(remade), some(remade)
+        )
     return Frozen(written, tuple(remade), failed)
 
 

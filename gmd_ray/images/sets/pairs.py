@@ -16,6 +16,7 @@ from gmd_ray.images.degradation.second_order import SecondOrder
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.listing import ImageFile, Listing, check_limit, list_folder, read_file
+from gmd_ray.text import some
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +74,11 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
         complaints = []
         if missing_lq:
             complaints.append(
-                f"{len(missing_lq)} of {len(clean)} images in {hq} have no partner in {lq} ({_some(missing_lq)})"
+                f"{len(missing_lq)} of {len(clean)} images in {hq} have no partner in {lq} ({some(missing_lq)})"
             )
         if unmatched_lq:
             complaints.append(
-                f"{len(unmatched_lq)} of {len(degraded)} in {lq} have none in {hq} ({_some(unmatched_lq)})"
+                f"{len(unmatched_lq)} of {len(degraded)} in {lq} have none in {hq} ({some(unmatched_lq)})"
             )
         raise DataError(f"pairs by name, template {template!r}: {'; '.join(complaints)}")
     both = [(clean[stem], degraded[name]) for name, stem in expected.items()]
@@ -111,7 +112,7 @@ def list_truths(hq: str, ids: Sequence[str], key: str, clean: Mapping[str, Image
     missing = [image for image in ids if pairing_stem(image) not in clean]
     if missing:
         these = f"{len(missing)} of {len(ids)} photos"
-        raise DataError(f"{key}={hq}: {these} have no ground truth there ({_some(missing)})")
+        raise DataError(f"{key}={hq}: {these} have no ground truth there ({some(missing)})")
     return [clean[pairing_stem(image)].uri for image in ids]
 
 
@@ -219,7 +220,3 @@ def _by_stem(url: str) -> tuple[dict[str, ImageFile], dict[str, ImageFile]]:
         by_stem[stem] = file
     repeats = {pairing_stem(file.id): file for file in listing.repeats()}
     return by_stem, {stem: file for stem, file in repeats.items() if stem not in by_stem}
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
