@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test chaos lint type lock clean help
+.PHONY: demo test chaos install lint type lock clean help
 
 help:
 	@echo "make demo   adapt a toy restorer to a toy domain, with tables and a report"
@@ -14,9 +14,11 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/gmd-ray adapt preset=demo
 
-# Two at a time, a file always in one: much of the time a test waits for a Ray worker to start.
+# Two processes: the tests that need Ray share one Ray session in one of them (tests/conftest.py says which).
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+install: $(INSTALLED)
 
 # Kills drivers, workers and a node of running jobs; about half an hour.
 chaos: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""The whole run, read top to bottom: generate, fine-tune, evaluate, register."""
+"""`adapt`: the whole run, in order: generate, fine-tune, evaluate, register."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from dataclasses import dataclass
 from gmd_ray.config import Config
 from gmd_ray.config.load import check_out, require, resolved
 from gmd_ray.ray_utils.session import ray_session
-from gmd_ray.ready import ready, target_photos
+from gmd_ray.ready import ready
 
 log = logging.getLogger("gmd_ray")
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """What a run leaves, below `out`."""
+    """The result of a run; its files are below `out`."""
 
     student: str
-    """The adapted checkpoint, in the layout of `student.path`."""
+    """Path of the adapted checkpoint, in the file layout of `student.path`."""
     table: str
-    """Markdown."""
+    """The figures of the evaluation, in Markdown."""
     report: str
-    """Self-contained HTML."""
+    """Path of the report, a self-contained HTML file."""
     version: str | None
-    """Of the registered model; None without tracking."""
+    """Version of the registered model; None without tracking."""
     promoted: bool
     reasons: list[str]
-    """What each gate said."""
+    """One line per promotion gate, with its verdict."""
 
 
 def adapt(cfg: Config) -> Adapted:
-    """Adapt `student.path` to the photos in `target.path`; the same call again takes up where the last one stopped.
+    """Adapt `student.path` to the photos in `target.path`. The same call again continues where the last one stopped.
 
     Raises:
-        GmdError: whatever a user can mend, in one line. A `TrackingError` of the registry comes after the report.
+        GmdError: an error that the user can fix, in one line. If the registry fails, its `TrackingError` is raised
+            after the report has been written.
     """
     require(cfg, "adapt")
     check_out(cfg, files=True)
-    listed = ready(cfg, "adapt", save=False)
+    inputs = ready(cfg, "adapt", save=False)
 
-    # Slow imports: errors of the settings are reported before paying for them.
+    # These imports take seconds, so that errors in the settings are reported before them.
     from gmd_ray.evaluation import evaluate, markdown, write_report
     from gmd_ray.generation import generate
     from gmd_ray.tracking import Decision, TrackingError, promote, register, start_run
@@ -49,30 +50,30 @@ def adapt(cfg: Config) -> Adapted:
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         # Stages 0, 1, 1b: restore, project and score every target photo.
         with run.stage("generate") as recorder:
-            totals = generate(cfg, recorder, files=target_photos(listed))
+            totals = generate(cfg, recorder, files=inputs.images(str(cfg.target.path), cfg.target.limit))
         log.info("%s", totals)
 
-        # Stage 2: the student again, on source pairs and accepted pairs; then the controls it must beat.
+        # Stage 2: fine-tune the student on source pairs and accepted pairs; then the controls that it must beat.
         students = {"baseline": str(cfg.student.path)}
         for name in ["adapted", *cfg.controls]:
             with run.stage(f"finetune-{name}") as recorder:
-                students[name] = str(finetune(cfg, name, recorder).path)
+                students[name] = str(finetune(cfg, name, recorder, inputs=inputs).path)
 
-        # Held-out target and source images, all students side by side.
+        # Stage 3: measure all students on held-out target and source images.
         with run.stage("evaluate") as recorder:
-            evaluation = evaluate(cfg, students, recorder)
+            evaluation = evaluate(cfg, students, recorder, inputs=inputs)
 
-        # A model version; champion only if every gate holds. Without a registry that answers, the hours before this
-        # still end in a report, which says so.
+        # Register a model version, and promote it to champion if every promotion gate holds. If the registry fails, the
+        # hours of work before it still end in a report, which names the failure.
         version, failure = None, None
         try:
             version = register(cfg, run, students["adapted"], evaluation)
             decision = promote(cfg, run, version, evaluation)
         except TrackingError as error:
             decision, failure = Decision(False, [f"refused: {error}"], version), error
-        report = write_report(cfg, evaluation, run, decision=decision)
+        report = write_report(cfg, evaluation, run, decision=decision, inputs=inputs)
         if failure is not None:
-            log.error("nothing was promoted, all else is done: %s", report)
+            log.error("the registry failed, so that nothing was promoted; everything else is done: %s", report)
             raise failure
         return Adapted(
             student=students["adapted"],

@@ -1,4 +1,4 @@
-"""Places that a user names to be written to: whether they can be, found out without leaving anything there."""
+"""Checks whether a path that a user gives as an output can be written, without leaving anything there."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gmd_ray.errors import ConfigError, GmdError
+from gmd_ray.text import one_line
 
 
 def why_unwritable(path: str, *, folder: bool) -> str | None:
-    """Why no folder can be made at `path` and filled, or no file written there; None where it can.
+    """Say why `path` cannot be made a folder and filled, or written as a file; None where it can.
 
-    An empty folder is made in the nearest one that is there, and removed again: permissions, read-only disks, quotas
-    and shares that map root to nobody are found out alike.
+    An empty folder is made in the nearest existing parent and removed again. This finds permissions, read-only disks,
+    quotas and network shares that map root to nobody alike.
     """
     path = os.path.abspath(os.path.expanduser(path))
     if "\0" in path:
@@ -49,21 +50,20 @@ def why_unwritable(path: str, *, folder: bool) -> str | None:
 
 @contextlib.contextmanager
 def writing(option: str, path: str, *, folder: bool) -> Iterator[None]:
-    """Around what writes to a place that a user named: one line where it cannot, before the work and in it.
+    """Turn failures of writing to a path that a user gave into one line, before the block runs and while it does.
 
     Args:
-        option: what names the place, for the error: `--to`.
-        folder: the place is a folder that is filled; else a file.
+        option: the option that gave the path, for the error, such as `--to`.
+        folder: whether the path is a folder to be filled; else it is a file.
 
     Raises:
-        ConfigError: the place cannot be written.
+        ConfigError: the path cannot be written.
     """
     if "://" not in path and (why := why_unwritable(path, folder=folder)):
         raise ConfigError(f"{option} {path}: cannot be written ({why})")
     try:
         yield
-    except (BrokenPipeError, GmdError):  # of no file; or of what is read, in its own words
+    except (BrokenPipeError, GmdError):  # a closed pipe is no file, and a GmdError says itself what it is about
         raise
     except OSError as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{option} {path}: cannot be written ({reason})") from error
+        raise ConfigError(f"{option} {path}: cannot be written ({one_line(error)})") from error

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment of a command: one sentence on the terminal, and exit status 130."""
+"""Handling of Ctrl-C: at any moment, a command ends with one sentence on the terminal and exit status 130."""
 
 from __future__ import annotations
 
@@ -13,102 +13,103 @@ from collections.abc import Callable
 from types import FrameType
 
 STATUS = 130
-"""128 + SIGINT, as shells have it."""
+"""Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
 SENTENCE = "gmd-ray: stopped; the same command takes up where this one left off"
 
 _AT_LOCKS = ("_acquireLock", "_releaseLock", "acquire", "release")
-"""Functions of Python's own, as in logging, that an exception would leave with a lock that nobody gives back."""
+"""Functions of the standard library (such as logging's) in which an exception would leave a lock held forever."""
 
 
 def interruptible(command: Callable[[], int]) -> int:
-    """What `command` returns; 130 and the sentence where Ctrl-C cut it short.
+    """Run `command` and return its status, or print the sentence and return 130 if Ctrl-C interrupted it.
 
-    Whatever exception comes of it: an import that is cut short ends as an ImportError, a database driver has an error
-    of its own. Another Ctrl-C cuts short what tidies up after the first. Where SIGINT is ignored or taken by somebody
-    else, that stays so.
+    After Ctrl-C, any exception counts as the interruption: an interrupted import ends as an ImportError, and database
+    drivers raise errors of their own. A second Ctrl-C also interrupts the cleanup after the first. If SIGINT is ignored
+    or has a foreign handler, that is left as it is.
     """
-    if threading.current_thread() is not threading.main_thread() or not _is_free():
+    if threading.current_thread() is not threading.main_thread() or not _has_default_handler():
         try:
             return command()
         except KeyboardInterrupt:
-            return _told()
-    heard = threading.Event()
+            return _report()
+    interrupted = threading.Event()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        heard.set()
+        interrupted.set()
         if frame is not None and frame.f_code.co_name in _AT_LOCKS:
-            _again()
+            _send_again()
             return
         raise KeyboardInterrupt
 
-    def unheard(what: sys.UnraisableHookArgs) -> None:
+    def unraisable(what: sys.UnraisableHookArgs) -> None:
         if issubclass(what.exc_type, KeyboardInterrupt):
-            _again()
+            _send_again()
         else:
             hook(what)
 
     before, hook = signal.signal(signal.SIGINT, interrupt), sys.unraisablehook
-    sys.unraisablehook = unheard
-    _at_exit(_hear_no_more)
+    sys.unraisablehook = unraisable
+    _at_exit(_ignore_ctrl_c)
     try:
         return command()
     except BaseException as error:
-        if not heard.is_set() and not isinstance(error, KeyboardInterrupt):
+        if not interrupted.is_set() and not isinstance(error, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, _end)  # from here on there is nothing left to tidy up
-        return _told()
+        signal.signal(signal.SIGINT, _exit)  # the cleanup is done, so another Ctrl-C may end the process at once
+        return _report()
     finally:
         if signal.getsignal(signal.SIGINT) is interrupt:
             signal.signal(signal.SIGINT, before)
         sys.unraisablehook = hook
-        _at_exit(_end_at_next)
+        _at_exit(_exit_at_next_ctrl_c)
 
 
-def _again() -> None:
-    """Send the signal once more, shortly: here an exception does harm, or goes nowhere.
+def _send_again() -> None:
+    """Send the signal again after a moment, since an exception would do harm here, or be dropped.
 
-    Python drops exceptions in what runs at a fork, in finalizers and in callbacks of weak references.
+    Python drops exceptions in fork handlers, finalizers and callbacks of weak references.
     """
 
     def send() -> None:
         time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    _thread.start_new_thread(send, ())  # a signal may come while a lock of `threading` is held
+    # Not threading.Thread: the signal may have come while a lock of `threading` is held.
+    _thread.start_new_thread(send, ())
 
 
-def _is_free() -> bool:
-    """Whether SIGINT does what Python makes of it."""
+def _has_default_handler() -> bool:
+    """Tell whether SIGINT has Python's default handler."""
     return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def _told() -> int:
+def _report() -> int:
     print(SENTENCE, file=sys.stderr, flush=True)
     return STATUS
 
 
 def _at_exit(step: Callable[[], None]) -> None:
-    """Once, and in its turn: what is registered last comes first, and Ray's own steps lie in between."""
+    """Register an exit handler anew. Handlers run in reverse order of registration, with Ray's own in between."""
     atexit.unregister(step)
     atexit.register(step)
 
 
-def _end_at_next() -> None:
-    """While the interpreter shuts down, an exception would be a traceback that changes nothing."""
-    if _is_free():
-        signal.signal(signal.SIGINT, _end_told)
+def _exit_at_next_ctrl_c() -> None:
+    """Let Ctrl-C end the process at once during shutdown, where an exception would only print a traceback."""
+    if _has_default_handler():
+        signal.signal(signal.SIGINT, _report_and_exit)
 
 
-def _hear_no_more() -> None:
-    """The last step: all is done, and Python would leave the process to the system's own handling, without a word."""
-    if signal.getsignal(signal.SIGINT) in (_end, _end_told):
+def _ignore_ctrl_c() -> None:
+    """Ignore Ctrl-C in the last step of shutdown, where the system's default would kill the process silently."""
+    if signal.getsignal(signal.SIGINT) in (_exit, _report_and_exit):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _end_told(signum: int, frame: FrameType | None) -> None:
-    _told()
+def _report_and_exit(signum: int, frame: FrameType | None) -> None:
+    _report()
     os._exit(STATUS)
 
 
-def _end(signum: int, frame: FrameType | None) -> None:
+def _exit(signum: int, frame: FrameType | None) -> None:
     os._exit(STATUS)

@@ -1,4 +1,4 @@
-"""Whether a server can be reached, found out in seconds: no library that downloads gives up that soon by itself."""
+"""A quick check whether servers can be reached, as libraries that download files take minutes to give up."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 PROBE_SECONDS = 2.0
-"""For a connection, and again for its answer."""
+"""Time limit for a connection, and again for its answer."""
 GIVE_UP_S = 3.0
-"""For all of it: the look-up of a name has no time limit of its own."""
+"""Time limit for the whole check, since looking up a host name has no limit of its own."""
 
 
 def reachable(urls: Iterable[str]) -> dict[str, bool]:
-    """For each URL whether its server answers at all, a refusal included; all are asked at once, within 3 s.
+    """Check for each URL whether its server answers, even with an error. All are asked in parallel, within 3 s.
 
-    The proxies of the environment are used, as the downloads themselves use them.
+    The environment's proxies are used, as downloads use them too.
+
+    Returns:
+        URL -> True if its server answers.
     """
     hosts = {url: "{0.scheme}://{0.netloc}".format(urlsplit(url)) for url in urls}
     answered = dict.fromkeys(hosts.values(), False)
@@ -39,7 +42,7 @@ def _answers(host: str) -> bool:
     try:
         urllib.request.urlopen(urllib.request.Request(host, method="HEAD"), timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError:
-        return True  # a refusal of this page is an answer
+        return True  # the server answered, with an error status
     except (OSError, ValueError):
         return False
     return True

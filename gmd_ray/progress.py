@@ -1,4 +1,4 @@
-"""What a stage says while it runs: a recorder for figures that last, a progress line for the person who waits."""
+"""Reporting of a stage while it runs: a recorder for tracked figures, and a progress bar or log lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ log = logging.getLogger("gmd_ray")
 
 
 class Recorder(Protocol):
-    """Where a stage leaves its parameters, metrics and files. Must pickle: Ray Train's controller holds a copy."""
+    """Receives the parameters, metrics and files of a stage.
+
+    Recorders must support pickling, as Ray Train's controller holds a copy.
+    """
 
     def params(self, values: Mapping[str, Any]) -> None: ...
 
@@ -28,15 +31,15 @@ class Recorder(Protocol):
         """Keep a copy of a local file, under `folder` of the run's artifacts."""
 
     def stage(self, name: str) -> contextlib.AbstractContextManager[Recorder]:
-        """A child run; a run that is resumed continues the child of the same name."""
+        """Open a child run. A resumed run continues its child of the same name."""
 
 
 BAR_S = 1.0
-"""Between two looks at a bar's clock."""
+"""Seconds between two refreshes of a bar's clock."""
 
 
 class NullRecorder:
-    """Keeps nothing; what a stage uses when nobody tracks it."""
+    """A recorder that keeps nothing, for runs without tracking."""
 
     def params(self, values: Mapping[str, Any]) -> None:
         pass
@@ -56,11 +59,17 @@ class NullRecorder:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere one log line per interval with counts, rate and time left, news or none.
+    """A context manager that shows a bar on a terminal, and elsewhere logs a line per interval, even without news.
 
-    Used as a context manager; `update(n, **counts)` adds n done items and sets the counts shown beside them.
-    `initial` items were done by an earlier run; they count as done, not towards the rate. `partly` tells of items that
-    take long how far they are. The time left is that of the last news, less what has passed since.
+    The line has counts, rate and remaining time. The remaining time is estimated at the last update, less the time
+    since then.
+
+    Args:
+        label: name of the work.
+        total: number of items.
+        unit: name of an item.
+        interval_s: seconds between log lines.
+        initial: number of items that an earlier run finished; they count as done but not towards the rate.
     """
 
     def __init__(self, label: str, total: int, unit: str = "img", interval_s: float = 10.0, initial: int = 0) -> None:
@@ -78,8 +87,8 @@ class Progress:
             self._bar = tqdm(total=total, initial=initial, desc=self.label, unit=unit, dynamic_ncols=True)
 
     def __enter__(self) -> Progress:
-        # Models load and large batches run for minutes without an update: a silent log looks like a dead job, and so
-        # does a bar whose clock stands still.
+        # Loading a model or running a large batch takes minutes without an update. A thread keeps the log or the bar's
+        # clock moving, so that the job does not look dead.
         self._timer = threading.Thread(target=self._tick, name=f"progress-{self.label}", daemon=True)
         self._timer.start()
         return self
@@ -94,6 +103,7 @@ class Progress:
             log.info("%s", self.line())
 
     def update(self, n: int = 1, **counts: Any) -> None:
+        """Add `n` finished items, and set the counts shown beside them."""
         self.done += n
         self.counts.update((key, printable(n) if isinstance(n, str) else n) for key, n in counts.items())
         self._share, self._note = 0.0, ""
@@ -102,7 +112,7 @@ class Progress:
         self._tell()
 
     def partly(self, items: float, note: str) -> None:
-        """Say how far what is in work is: `items` of it count as done, fractions too, and what it is: `note`."""
+        """Show the progress of unfinished items: `items`, a fraction too, count as done, and `note` describes them."""
         self._share, self._note = items, printable(note)
         self._tell()
 
@@ -116,7 +126,7 @@ class Progress:
             log.info("%s", self.line())
 
     def _tick(self) -> None:
-        """Log a line whenever an interval has passed without one; on a terminal, keep the bar's clock going."""
+        """Log a line whenever an interval has passed without one; on a terminal, refresh the bar's clock."""
         wait = self.interval_s
         while self._bar is not None and not self._ended.wait(BAR_S):
             self._bar.refresh()
@@ -128,7 +138,7 @@ class Progress:
                 log.info("%s | nothing new for %s", self.line(), duration(now - self._news))
 
     def line(self) -> str:
-        """The log line: `label 120/600 img (20%) | ok=118 failed=2 | 4.1 img/s | 1m57s left`."""
+        """Return the log line: `label 120/600 img (20%) | ok=118 failed=2 | 4.1 img/s | 1m57s left`."""
         now = time.monotonic()
         elapsed = max(now - self._start, 1e-9)
         made = self.done + self._share - self._initial
@@ -149,7 +159,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """`45s`, `1m57s` or `2h05m`."""
+    """Format seconds as `45s`, `1m57s` or `2h05m`."""
     minutes, secs = divmod(int(round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{secs:02d}s" if minutes else f"{secs}s"

@@ -1,9 +1,9 @@
-"""From settings to a run that may begin: the preflight, and then the run directory."""
+"""Preparing a run: the preflight, and then the run directory."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,11 @@ from gmd_ray.errors import ConfigError
 from gmd_ray.ray_utils.session import cluster_address
 
 if TYPE_CHECKING:
-    from gmd_ray.images.listing import ImageFile
-    from gmd_ray.images.sets.inventory import Listed
+    from gmd_ray.images.sets.run_inputs import RunInputs
     from gmd_ray.planning import Findings
 
 ANYWHERE = ("generate", "plan", "encode-prompts")
-"""Verbs that write no models and reports, so that `out` may lie at any URL."""
+"""Verbs that write neither models nor reports, so that `out` may be any URL."""
 
 
 WITHOUT_RAY = ("generate", "plan", "encode-prompts")
@@ -35,52 +34,51 @@ def check_ray(cfg: Config, verb: str) -> None:
         raise ConfigError(f"ray.enabled=false: {verb} needs Ray; `generate` and `plan` run without it")
 
 
-def target_photos(sets: Sequence[Listed]) -> tuple[ImageFile, ...] | None:
-    """Return the target's photos as the preflight listed them (`ready`), so that a run need not list them again."""
-    from gmd_ray.images.sets.inventory import TARGET
-
-    return next((listed.photos for listed in sets if listed.role == TARGET), None)
-
-
-def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) -> list[Listed]:
-    """The preflight of a verb and, where nothing stands in its way, its run directory; a refusal leaves no trace.
+def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) -> RunInputs:
+    """Run the preflight of a verb and make its run directory; a refused run leaves no trace.
 
     Args:
+        cfg: the settings.
         verb: adapt, generate, finetune, pretrain, evaluate or plan.
-        save: leave the resolved settings in the run directory. `generate` does so itself, once the store has not
-            refused them.
-        probes: a plan that measures some images here first.
+        save: write the resolved settings to the run directory. `generate` does so itself, after the store has accepted
+            them.
+        probes: True for a plan that measures some images on this machine first.
 
     Returns:
-        the data sets of the run.
+        The folders of the run as the preflight listed them, to be handed to its stages.
 
     Raises:
-        RefusedError: everything that stands in the way, a line each.
+        RefusedError: the run cannot start; one line per reason.
+        FetchError: a weight file of the scorer is missing and cannot be downloaded.
         ConfigError: a verb that needs Ray, with `ray.enabled=false`.
     """
     check_ray(cfg, verb)
     from gmd_ray.planning import Preflight
+    from gmd_ray.planning.models import fetch_weights
 
     flight = Preflight(cfg, verb, joins=joins_cluster(cfg), probes=probes)
-    found = flight.run()
-    found.refuse()
+    findings = flight.run()
+    findings.refuse()
+    if verb != "plan" or probes:
+        fetch_weights(flight.weights)
     settle(cfg)
     if flight.undrawn:
-        found = flight.after_drawing()
-        found.refuse()
+        findings = flight.after_drawing()
+        findings.refuse()
     if save:
         save_config(cfg, Path(cfg.out) / "config.yaml")
-    return found.sets
+    flight.inputs.sets = findings.sets
+    return flight.inputs
 
 
 def joins_cluster(cfg: Config) -> bool:
-    """Whether the run joins a Ray cluster, whose nodes may have what this machine has not; else it starts its own."""
+    """Return True if the run joins a Ray cluster, whose nodes may differ from this machine; else it starts Ray here."""
     ray = sys.modules.get("ray")
     return cluster_address(cfg) is not None or (ray is not None and ray.is_initialized())
 
 
 def settle(cfg: Config) -> None:
-    """Make the run directory and the data that the preset asks for."""
+    """Make the run directory, and draw the images of the demo if the preset asks for them."""
     if cfg.prepare == "demo":
         from gmd_ray.demo.prepare import prepare
 
@@ -90,17 +88,17 @@ def settle(cfg: Config) -> None:
 
 
 def check(load: Callable[[], Config], verb: str) -> Findings:
-    """Everything that the preflight of a verb finds, and what is wrong with its settings; nothing is begun."""
+    """Collect the findings of a verb's preflight and the errors of its settings, without starting anything."""
     from gmd_ray.planning import Findings, Preflight
 
-    found = Findings(verb)
-    with found.errors_of("config", ""):
+    findings = Findings(verb)
+    with findings.errors_of("config", ""):
         cfg = load()
-        with found.errors_of("config", ""):
+        with findings.errors_of("config", ""):
             require(cfg, verb)
-        with found.errors_of("config", "out"):
+        with findings.errors_of("config", "out"):
             check_out(cfg, files=verb not in ANYWHERE)
-        with found.errors_of("config", "ray.enabled"):
+        with findings.errors_of("config", "ray.enabled"):
             check_ray(cfg, verb)
-        Preflight(cfg, verb, joins=joins_cluster(cfg)).run(found)
-    return found
+        Preflight(cfg, verb, joins=joins_cluster(cfg)).run(findings)
+    return findings

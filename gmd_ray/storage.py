@@ -1,8 +1,9 @@
-"""Whole files written at once, on any filesystem that pyarrow knows."""
+"""Files on any filesystem that pyarrow or fsspec knows: opening a URL, whole-file reads and writes, retries."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -11,70 +12,150 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from pyarrow import fs
+
+from gmd_ray.errors import ConfigError, DataError, StorageError
+from gmd_ray.text import one_line
 
 Item = TypeVar("Item")
 T = TypeVar("T")
 PAUSES_S = (1.0, 5.0)
-"""Between the attempts of `with_retries`."""
+"""Seconds between the attempts of `with_retries`."""
 TEMPORARY = ".tmp-"
-"""Prefix of files being written; Parquet scans skip names that begin with a dot."""
-
-
+"""Prefix of files that are being written; Parquet scans skip names that begin with a dot."""
 READERS = 32
-"""Files that `map_threads` has open: on an object store each open is a round trip."""
+"""Threads of `map_threads`: on an object store each file that is opened costs a round trip."""
+ARROW_SCHEMES = ("s3", "gs", "gcs")
+"""URL schemes that pyarrow opens by itself; fsspec opens the others."""
 
 
 def map_threads(work: Callable[[Item], T], items: Iterable[Item]) -> Iterator[T]:
-    """What `work` makes of each item, in their order, by threads."""
+    """Apply `work` to each item in `READERS` threads; yields the results in the order of the items."""
     with ThreadPoolExecutor(READERS, thread_name_prefix="gmd-files") as pool:
         yield from pool.map(work, items)
 
 
 def absolute(url: str) -> str:
-    """A relative local path made absolute: workers need not share the driver's directory."""
+    """Make a relative local path absolute, since workers need not share the driver's directory; URLs stay."""
     return url if "://" in url else os.path.abspath(url)
 
 
 def absolute_if_exists(path: str | None) -> str | None:
-    """`absolute` for what exists on this machine; a hub id stays as it is."""
+    """Make a path absolute where it exists on this machine; a hub id and None stay."""
     return os.path.abspath(path) if path is not None and os.path.exists(path) else path
+
+
+def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
+    """Open the filesystem of a path or URL; returns it and the path on it.
+
+    Args:
+        url: a local path (`~` allowed), `file://`, `s3://` or `gs://` as pyarrow reads them (percent-encoded, options
+            such as `?endpoint_override=...` at the end), or any other scheme of fsspec, taken literally.
+            Keep credentials in the environment: URLs are written to the pair store and to logs.
+
+    Raises:
+        ConfigError: for an empty path.
+        DataError: for a scheme that is unknown, whose driver is not installed, or whose server cannot be reached.
+    """
+    if not url.strip() or url in ("file://", "local://"):
+        raise ConfigError("an empty path: give a folder, or `.` for the one you are in")
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if not scheme:
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
+    if scheme == "file":
+        return fs.LocalFileSystem(), os.path.abspath(unquote(url[len("file://") :]))
+    if scheme == "local":  # fsspec's other name of it; its own driver would walk in circles of links
+        return fs.LocalFileSystem(), os.path.abspath(url[len("local://") :])
+    if scheme in ARROW_SCHEMES:
+        parts = urlsplit(url)
+        query = f"?{parts.query}" if parts.query else ""
+        filesystem, bucket = _arrow_filesystem(f"{scheme}://{parts.netloc}{query}")
+        return filesystem, f"{bucket}/{unquote(parts.path).strip('/')}".rstrip("/")
+    return _fsspec_filesystem(url)
+
+
+@functools.lru_cache(maxsize=16)
+def _arrow_filesystem(url: str) -> tuple[fs.FileSystem, str]:
+    """Open a filesystem of pyarrow's own.
+
+    The result is cached: opening one may look up a bucket's region, and there is one call for each image.
+    """
+    try:
+        return fs.FileSystem.from_uri(url)
+    except OSError as error:
+        raise StorageError(f"{url}: cannot be opened: {why_storage_failed(error)}") from error
+    except ValueError as error:  # ArrowInvalid among them
+        raise DataError(f"{url}: cannot be opened: {one_line(error)}") from error
+
+
+def _fsspec_filesystem(url: str) -> tuple[fs.FileSystem, str]:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError, TypeError, FileNotFoundError) as error:  # the URL, or what it needs here
+        raise DataError(f"{url}: cannot be opened: {one_line(error)}") from error
+    except Exception as error:  # drivers raise what their own libraries raise (ftplib, paramiko, botocore, ...)
+        raise StorageError(f"{url}: cannot be opened: {why_storage_failed(error)}") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
+def why_storage_failed(error: Exception) -> str:
+    """Put the error of a storage driver on one line, with its type where it is no OSError."""
+    text = " ".join(str(error).split())
+    return text if text and isinstance(error, OSError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def put(filesystem: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
     """Write a file so that no reader ever sees a part of it, replacing one of the same name.
 
-    An object store shows an object when it is complete; a local file is written beside its place, synced and renamed.
-    Remote file systems that show a file while it grows (HDFS, SFTP, SMB through fsspec) are not protected so: `verify`
-    names what a killed writer leaves there.
+    An object store shows an object once it is complete; a local file is written beside its place, synced and renamed.
+    Remote filesystems that show a file while it grows (HDFS, SFTP, SMB through fsspec) give no such protection: what a
+    killed writer leaves there is found by `gmd-ray verify`.
     """
-    if not isinstance(filesystem, fs.LocalFileSystem):
-        try:
-            stream = filesystem.open_output_stream(path)
-        except FileNotFoundError:  # where there are directories at all; an object store has none to be made
-            filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-            stream = filesystem.open_output_stream(path)
-        with stream:
-            stream.write(data)
-        return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
+    if isinstance(filesystem, fs.LocalFileSystem):
+        with replacing(Path(path)) as draft, draft.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
+        return
+    try:
+        stream = filesystem.open_output_stream(path)
+    except FileNotFoundError:  # a filesystem with directories; an object store has none to be made
+        filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        stream = filesystem.open_output_stream(path)
+    with stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Let the block write a local file beside its place, and rename it to `path` when the block ends.
+
+    A reader sees the old file or the whole new one. Where the block raises, the old file stays and the new one is
+    removed. The folder of `path` is made.
+
+    Args:
+        suffix: ending of the file that is written, for writers that choose their format by it.
+
+    Yields:
+        the path to write to, in the same folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}{suffix}")
+    try:
+        yield draft
+        draft.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
 def with_retries(work: Callable[[], T]) -> T:
-    """Do it again, twice at most, where storage fails: a network may recover in a moment.
+    """Call `work`, and call it again, twice at most, where it raises an OSError: a network may recover in a moment.
 
-    What will not change by itself (no such file, no permission) is raised at once.
+    Errors that do not pass by waiting (no such file, no permission) are raised at once.
     """
     for pause in PAUSES_S:
         try:
@@ -87,7 +168,7 @@ def with_retries(work: Callable[[], T]) -> T:
 
 
 def get(filesystem: fs.FileSystem, path: str) -> bytes | None:
-    """The content of a file, None where there is none."""
+    """Read a whole file; None where there is none."""
     try:
         with filesystem.open_input_stream(path) as stream:
             return stream.read()
@@ -95,7 +176,18 @@ def get(filesystem: fs.FileSystem, path: str) -> bytes | None:
         return None
 
 
+def read_bytes(url: str) -> bytes | None:
+    """`get` by URL."""
+    return get(*open_filesystem(url))
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """`put` by URL."""
+    put(*open_filesystem(url), data)
+
+
 def put_json(filesystem: fs.FileSystem, path: str, value: Any) -> None:
+    """`put` a value as indented JSON with sorted keys."""
     put(filesystem, path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 

@@ -1,6 +1,6 @@
-"""What a person reads of a command, as output, errors and log: no secrets, no control characters.
+"""Output, errors and log of a command, free of secrets and control characters.
 
-Names of files and messages of libraries come from others: they forge no line, move no cursor and tell no password.
+File names and messages of libraries are untrusted: they must not forge lines, move the cursor or reveal passwords.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from gmd_ray.text import printable
 
 
 def clean(text: object) -> str:
-    """One line for a terminal."""
+    """Make one line of text safe for a terminal."""
     return printable(redact(str(text)))
 
 
 def clean_lines(text: object) -> str:
-    """Several lines, whose breaks are meant."""
+    """Make text of several lines safe for a terminal; line breaks and tabs are kept."""
     return printable(redact(str(text)), keep="\n\t")
 
 
@@ -33,7 +33,7 @@ def say(line: object) -> None:
 
 
 def show(text: object) -> None:
-    """Print a table or another text of several lines; names in it are `printable` already."""
+    """Print a table or another text of several lines, in which names have been made `printable`."""
     print(clean_lines(text))
 
 
@@ -43,7 +43,10 @@ def complain(line: object) -> None:
 
 
 def start_log() -> None:
-    """Log to standard error: warnings of libraries, and what this package tells; clean uncaught exceptions too."""
+    """Log the messages of this package and the warnings of libraries to standard error.
+
+    Uncaught exceptions are made safe for the terminal too.
+    """
     logging.setLogRecordFactory(CleanRecord)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
@@ -54,43 +57,43 @@ def start_log() -> None:
 
 
 class CleanRecord(logging.LogRecord):
-    """A log record that any handler, ours or a library's, writes clean."""
+    """A log record whose text is safe for a terminal in any handler, ours or a library's."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.exc_info and self.exc_info[1] is not None:
-            self.exc_text = _told(self.exc_info[1])  # a formatter takes it as it is
+            self.exc_text = _traceback(self.exc_info[1])  # formatters use this text unchanged
         if self.stack_info:
-            self.stack_info = _continued(self.stack_info)
+            self.stack_info = _indented(self.stack_info)
 
     def getMessage(self) -> str:  # noqa: N802 -- logging's own name
         text = super().getMessage()
-        return clean(text) if self.name.partition(".")[0] == "gmd_ray" else _continued(text)
+        return clean(text) if self.name.partition(".")[0] == "gmd_ray" else _indented(text)
 
 
 class Parser(argparse.ArgumentParser):
-    """Its errors repeat arguments, which may hold anything."""
+    """An argument parser whose error messages, which repeat arguments, are safe for a terminal."""
 
     def error(self, message: str) -> NoReturn:
         super().error(clean(message))
 
 
-def _continued(text: str) -> str:
-    """Several lines of which all but the first are set in, so that none looks like another's."""
+def _indented(text: str) -> str:
+    """Indent all lines but the first, so that none can pass for a record of its own."""
     return clean_lines(text).replace("\n", "\n  ")
 
 
-def _told(error: BaseException) -> str:
-    return _continued("".join(traceback.format_exception(error)).rstrip("\n"))
+def _traceback(error: BaseException) -> str:
+    return _indented("".join(traceback.format_exception(error)).rstrip("\n"))
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     if isinstance(error, KeyboardInterrupt):
         sys.__excepthook__(kind, error, where)
         return
-    print(_told(error), file=sys.stderr)
+    print(_traceback(error), file=sys.stderr)
 
 
 def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
     if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
-        print(_told(args.exc_value), file=sys.stderr)
+        print(_traceback(args.exc_value), file=sys.stderr)

@@ -1,17 +1,18 @@
-"""Text that others gave (file names, messages of libraries), made fit for a terminal."""
+"""Text from outside (file names, messages of libraries), made safe to print; lists of names cut short."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories: control, format (bidirectional overrides among them), surrogate, line and paragraph separator."""
+"""Unicode categories that are escaped: control, format (bidirectional overrides among them), surrogate, separators."""
 _JOINERS = "\u200c\u200d"
-"""Part of names in Persian, Hindi and of emoji; they move nothing on a terminal."""
+"""Format characters that stay: names in Persian and Hindi and emoji need them, and they move nothing on a terminal."""
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with every control character as its escape: `\\x1b`, `\\n`, `\\u202e`.
+    """Replace every control character by its escape: `\\x1b`, `\\n`, `\\u202e`.
 
     A file name may hold line breaks and terminal sequences, which would forge lines of a log or clear a screen.
 
@@ -27,10 +28,18 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def one_line(error: BaseException, limit: int = 500) -> str:
-    """The message of an exception on one line, never empty, and fit for a terminal and a Parquet file."""
+    """Put the message of an exception on one printable line of at most `limit` characters.
+
+    It is the name of the exception's class where there is no message.
+    """
     try:
         text = printable(" ".join(str(error).split()))
-    except Exception:  # noqa: BLE001 -- of an exception class of somebody else
+    except Exception:  # noqa: BLE001 -- the `__str__` of a foreign class may raise anything
         text = ""
     text = text or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """Join the first few names by commas; `, ...` follows where there are more."""
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

@@ -63,6 +63,25 @@ def shared_golden() -> Path:
     return path
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and every file that uses the Ray session in the same one.
+
+    `--dist loadgroup` sends a group to one process; two processes with a Ray session each would fight for two cores.
+    What takes longest goes first, so that no process is left alone with it at the end.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    rank = {}
+    for path, tests in files.items():
+        on_ray = any("ray_session" in getattr(test, "fixturenames", ()) for test in tests)
+        slow = any(test.get_closest_marker("slow") for test in tests)
+        rank[path] = 0 if on_ray else 1 if slow else 2
+        for test in tests:
+            test.add_marker(pytest.mark.xdist_group("ray" if on_ray else path.relative_to(ROOT).as_posix()))
+    items.sort(key=lambda item: rank[item.path])
+
+
 @pytest.fixture(autouse=True)
 def no_secrets() -> Iterator[None]:
     """What one test's settings hide is no secret of the next one."""

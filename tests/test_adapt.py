@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import create_autospec
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
@@ -19,9 +21,12 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
 from gmd_ray.demo import prepare as preparation
 from gmd_ray.demo.prepare import WorldSize
-from gmd_ray.evaluation import Evaluation
-from gmd_ray.evaluation.results import PICTURES, ROWS
-from gmd_ray.tracking import Decision, TrackingError
+from gmd_ray.evaluation import load_evaluation
+from gmd_ray.evaluation.actor import EvaluationActor
+from gmd_ray.evaluation.items import Item
+from gmd_ray.tracking import TrackingError
+from tests.evaluation.conftest import write_store
+from tests.training.conftest import fit_in_process
 
 SMALL = WorldSize(seed=7, target=8, severe=2, source=6, target_test=4, source_test=3)
 
@@ -58,31 +63,46 @@ sys.exit("not refused")
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture
-def stages(monkeypatch: pytest.MonkeyPatch) -> list[Decision]:
-    """The stages before the registry as stand-ins; the decisions that the report is given."""
-    told: list[Decision] = []
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One MLflow database for both tests: making its tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
-    def report(cfg: Config, evaluation: Evaluation, run: object, *, decision: Decision) -> str:
-        told.append(decision)
-        return f"{cfg.out}/report.html"
+
+@pytest.fixture
+def without_ray(cfg: Config, database: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Adaptation in this process: Stages 0 to 1b only write a store; the other stages and MLflow are the real ones."""
+    import gmd_ray.evaluation
+    import gmd_ray.generation
+
+    def generate(cfg: Config, *args: object, **kwargs: object) -> str:
+        write_store(Path(cfg.out), [5.0, 4.5, 4.0, 0.5, None])
+        return "5 images"
+
+    def stream(cfg: Config, students: dict[str, str], items: list[Item], measured: int) -> pa.Table:
+        return EvaluationActor(cfg, students)(pa.Table.from_pylist(items))
 
     monkeypatch.setattr("gmd_ray.adapt.ray_session", lambda cfg: contextlib.nullcontext())
-    monkeypatch.setattr("gmd_ray.generation.generate", lambda cfg, recorder, files: "books")
-    monkeypatch.setattr("gmd_ray.training.finetune", lambda cfg, name, recorder: SimpleNamespace(path=__file__))
-    monkeypatch.setattr(
-        "gmd_ray.evaluation.evaluate",
-        lambda cfg, students, recorder: Evaluation(
-            ROWS.empty_table(), PICTURES.empty_table(), tuple(students), ("psnr",), ""
-        ),
-    )
-    monkeypatch.setattr("gmd_ray.evaluation.write_report", report)
-    return told
+    stand_in = create_autospec(gmd_ray.generation.generate, side_effect=generate)
+    monkeypatch.setattr(gmd_ray.generation, "generate", stand_in)
+    monkeypatch.setattr("gmd_ray.training.driver.fit", fit_in_process)
+    # The package exports a function of the module's name.
+    monkeypatch.setattr(sys.modules["gmd_ray.evaluation.evaluate"], "_stream", stream)
+    cfg.controls = []
+    cfg.tracking.uri = database
+    cfg.tracking.experiment = cfg.tracking.model = request.node.name
+    return cfg
+
+
+def report_of(cfg: Config) -> str:
+    return html.unescape(Path(cfg.out, "report.html").read_text())
 
 
 def test_a_registry_that_is_away_at_the_end_costs_the_promotion_alone(
-    cfg: Config, stages: list[Decision], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    without_ray: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    cfg = without_ray
+
     def broken(self: MlflowClient, name: str, *args: object) -> None:
         raise MlflowException("the registry is on fire")
 
@@ -90,22 +110,30 @@ def test_a_registry_that_is_away_at_the_end_costs_the_promotion_alone(
     with pytest.raises(TrackingError, match="the registry is on fire") as caught:
         adapt(cfg)
     assert "\n" not in str(caught.value)
-    assert stages == [Decision(False, [f"refused: {caught.value}"], None)]
+    page = report_of(cfg)
+    assert f"refused: {caught.value}" in page
+    assert "not promoted" in page
+    assert "version 1" not in page
     assert f"{cfg.out}/report.html" in caplog.text
+    # The stages before it are done, and what they measured is kept.
+    assert Path(cfg.out, "finetune", "adapted", "student.safetensors").is_file()
+    found = load_evaluation(cfg.out)
+    assert found.students == ("lq", "baseline", "adapted")
+    assert len(found.values("adapted", "target", "psnr")) == SMALL.target_test
 
 
 def test_a_version_that_cannot_be_promoted_is_told_with_its_number(
-    cfg: Config, stages: list[Decision], monkeypatch: pytest.MonkeyPatch
+    without_ray: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: object) -> None:
         raise ConnectionError("gone")
 
     monkeypatch.setattr("gmd_ray.tracking.registry._champion", broken)
     with pytest.raises(TrackingError, match="failed while promoting"):
-        adapt(cfg)
-    [decision] = stages
-    assert decision.version == "1"
-    assert not decision.promoted
+        adapt(without_ray)
+    page = report_of(without_ray)
+    assert f"{without_ray.tracking.model} version 1" in page
+    assert "not promoted" in page
 
 
 def test_a_run_from_photos_to_registry_and_again(cfg: Config, ray_session: None) -> None:

@@ -80,10 +80,10 @@ def test_a_word_that_is_nearly_right_gets_a_hint(
 def test_failed_rows_are_tried_again_by_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(
-        "gmd_ray.verbs.engines.require", lambda cfg, verb: seen.append((verb, cfg.generation.retry_failed))
+        "gmd_ray.verbs.settings.require", lambda cfg, verb: seen.append((verb, cfg.generation.retry_failed))
     )
     monkeypatch.setattr(
-        "gmd_ray.verbs.engines.check_out", lambda cfg, files: (_ for _ in ()).throw(ConfigError("enough"))
+        "gmd_ray.verbs.settings.check_out", lambda cfg, files: (_ for _ in ()).throw(ConfigError("enough"))
     )
     for verb in ("adapt", "generate"):
         assert main([verb, "--retry-failed"]) == main([verb]) == 2
@@ -98,10 +98,10 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 @pytest.mark.usefixtures("capfd")  # a stdout that is a file
 def test_another_pipe_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(args: object) -> int:
+    def broken(*args: object) -> int:
         raise BrokenPipeError("a worker is gone")
 
-    monkeypatch.setattr("gmd_ray.verbs.engines.plan", broken)
+    monkeypatch.setattr("gmd_ray.verbs.runs.load_settings", broken)
     with pytest.raises(BrokenPipeError):
         main(["plan"])
 

@@ -94,7 +94,7 @@ def test_every_verb_that_writes_somewhere(
 ) -> None:
     from gmd_ray.pairstore.store import PairStore
     from tests.generation.shelf import fill, finish, ok_row
-    from tests.planning.world import TEACHER, picture
+    from tests.planning.conftest import TEACHER, picture
 
     monkeypatch.setattr("gmd_ray.ray_utils.session.ray_session", lambda cfg: pytest.fail("Ray was started first"))
     store = PairStore(str(tmp_path / "run" / "pairs"))

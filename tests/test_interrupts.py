@@ -157,7 +157,7 @@ sys.exit(interruptible(work))
     assert out.split("\n") == ["tidying up", "shutting down", ""]
 
 
-@pytest.mark.parametrize("module", ["gmd_ray.verbs.engines", "gmd_ray.config.load", "gmd_ray.quality"])
+@pytest.mark.parametrize("module", ["gmd_ray.verbs.runs", "gmd_ray.config.load", "gmd_ray.quality"])
 def test_the_command_line_listens_from_its_first_imports_on(module: str) -> None:
     """The signal comes while this one is looked for: before the arguments are read, and after."""
     status, _, err = interrupted(

@@ -102,13 +102,13 @@ def test_no_verb_tells_a_password(words: tuple[str, ...]) -> None:
 def test_an_uncaught_error_tells_no_password(tmp_path: Path) -> None:
     code = """
 import sys
-from gmd_ray import verbs
+from gmd_ray.verbs import catalogues
 def broken(args):
     import threading
     thread = threading.Thread(target=lambda: 1 / len("" + open("http://me:hunter2@x\\n\\x1b[2J").read()))
     thread.start(); thread.join()
     raise RuntimeError("http://me:hunter2@host and " + args.what + "\\ngmd-ray: forged\\x1b[2J")
-verbs.list_names = broken
+catalogues.run_ls = broken
 from gmd_ray.cli import main
 main(["ls", "metrics"])
 """

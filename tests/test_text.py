@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gmd_ray.text import printable
+from gmd_ray.text import printable, some
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,10 @@ def test_control_characters_are_escaped(given: str, shown: str) -> None:
 
 def test_line_breaks_may_stay() -> None:
     assert printable("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+
+
+def test_some_of_many_names() -> None:
+    assert some([]) == ""
+    assert some(["a", "b", "c"]) == "a, b, c"
+    assert some(["a", "b", "c", "d"]) == "a, b, c, ..."
+    assert some(["a", "b"], shown=1) == "a, ..."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ MODEL_ROOMS = ("students", "teachers", "quality")
 ENGINE_ROOMS = ("generation", "training", "evaluation")
 MODEL_LIBRARIES = {"diffusers", "spandrel", "spandrel_extra_arches", "pyiqa", "transformers", "timm"}
 
-COMMON = {"destinations", "errors", "hashing", "network", "progress", "storage", "text"}
+COMMON = {"destinations", "devices", "errors", "hashing", "network", "progress", "storage", "text"}
 """The ground floor, which any room may use."""
 ABOVE = {"adapt", "ready", "terminal"}
 """Files above the rooms, which only the verbs may use."""
@@ -52,11 +53,13 @@ Tree = dict[str, str]
 """Path below the repository root -> source text."""
 
 
+@cache
 def read_tree() -> Tree:
     files = [file for folder in ("gmd_ray", "jobs") for file in sorted((ROOT / folder).rglob("*.py"))]
     return {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in files}
 
 
+@cache
 def imports(path: str, source: str) -> set[str]:
     """Dotted names that a file imports, anywhere in it.
 

@@ -1,11 +1,12 @@
-"""From the command line to a checked Config: preset, file, dotlist overrides, then every value held against its rule.
+"""Loads a Config: preset, file and overrides of a command line, merged, looked up, and held against every rule.
 
-Nothing heavy is imported here, so that a mistake is told within a second.
+Nothing heavy is imported here, so that a mistake in the settings is reported within a second.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import typing
@@ -13,38 +14,50 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gmd_ray.config import secrets
-from gmd_ray.config.judging import MetricFacts
-from gmd_ray.config.layers import PACKAGE, Assignment, Lookup, from_override, from_yaml, merge, teacher_preset
-from gmd_ray.config.limits import PATHS, SETS
+from gmd_ray.config.keys import PATHS, PUBLISHED, SETTINGS, flatten, section_at
+from gmd_ray.config.layers import Assignment, from_override, from_yaml, merge, teacher_preset
+from gmd_ray.config.metric_names import MetricFacts
 from gmd_ray.config.places import in_job, resolve_out, resolve_uri
-from gmd_ray.config.rules import check, flatten, is_set, require
-from gmd_ray.config.schema import Config
-from gmd_ray.config.values import escaped
+from gmd_ray.config.references import PACKAGE, Lookup
+from gmd_ray.config.requirements import check_out, require
+from gmd_ray.config.saving import config_text, resolved, save_config
+from gmd_ray.config.sections.run import Config
+from gmd_ray.config.sections.setting import types_of
+from gmd_ray.config.validate import is_published, validate
 from gmd_ray.errors import ConfigError, nearest
 
 __all__ = [
-    "check",
+    "check_out",
+    "config_text",
     "in_job",
     "load_config",
+    "preset_heading",
     "preset_names",
     "require",
     "resolve_out",
     "resolved",
     "save_config",
+    "setting_like",
+    "validate",
 ]
+
+_PRESETS = PACKAGE / "config" / "presets"
+_BASE = "base"
+"""The preset that changes nothing, and has no file."""
 
 
 def preset_names() -> list[str]:
-    """Names that `preset=` takes."""
-    return sorted(f.name.removesuffix(".yaml") for f in _presets().iterdir() if f.name.endswith(".yaml"))
+    """The names that `preset=` takes."""
+    files = (file.name for file in _PRESETS.iterdir())
+    return sorted([_BASE, *(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))])
 
 
 def preset_heading(name: str) -> str:
     """The first sentence of a preset's file, which says what the preset is for."""
-    lines = (_presets() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    if name == _BASE:
+        return "Every setting with its default; `gmd-ray config --explain` prints them"
+    lines = (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
     return comment.partition(". ")[0].rstrip(".")
 
@@ -55,17 +68,18 @@ def load_config(
     check_paths: bool = True,
     known_metrics: Callable[[], Mapping[str, MetricFacts]] | None = None,
 ) -> Config:
-    """The settings that `preset=NAME config=FILE key=value ...` describe.
+    """Load the settings that `preset=NAME config=FILE key=value ...` describe.
 
     Args:
         args: in any order; a preset comes first, then the file, then the overrides.
         check_paths: refuse local paths that do not exist, except below `out`, which the run itself fills.
-        known_metrics: gives the metrics that `evaluation.metrics` and `scorer.metric` may name.
+        known_metrics: returns the metrics that `evaluation.metrics` and `scorer.metric` may name; without it their
+            names are not checked.
 
     Raises:
         ConfigError: one line that names the key and the nearest valid one.
     """
-    preset, file, overrides = "base", None, []
+    preset, file, overrides = _BASE, None, []
     for arg in args:
         key, sign, value = arg.partition("=")
         if not key or not sign:
@@ -76,7 +90,7 @@ def load_config(
             file = value
         else:
             overrides.append(arg)
-    sources = [_read_preset(preset)]
+    sources: list[Sequence[Assignment]] = [_read_preset(preset)]
     if file is not None:
         sources.append(_read_yaml(Path(os.path.expanduser(file)), f"config={file}"))
     sources.append([from_override(override) for override in overrides])
@@ -87,14 +101,14 @@ def load_config(
     if cfg.tracking.uri:
         _change(cfg, "tracking.uri", resolve_uri)
     _complete_sets(cfg)
-    check(cfg, check_paths=check_paths, known_metrics=known_metrics)
+    validate(cfg, check_paths=check_paths, known_metrics=known_metrics)
     _make_absolute(cfg)
     return cfg
 
 
 def setting_like(name: str) -> list[str]:
-    """The settings that `name` may mean, whatever stands for its dots: `source-hq`, `preset`, `lr`; none for others."""
-    plain, keys = _without_marks(name), ["preset", "config", *(key for key, _ in flatten(Config()))]
+    """The settings that a word may mean, with dashes for its dots or without its section: `source-hq`, `lr`."""
+    plain, keys = _without_marks(name), ["preset", "config", *SETTINGS]
     whole = [key for key in keys if _without_marks(key) == plain]
     return whole or [key for key in keys if _without_marks(key.rpartition(".")[2]) == plain]
 
@@ -103,74 +117,11 @@ def _without_marks(name: str) -> str:
     return "".join(c for c in name.lower() if c not in "-_.")
 
 
-def check_out(cfg: Config, *, files: bool) -> None:
-    """Refuse a run directory that a verb cannot use.
-
-    Args:
-        files: the verb writes models and reports, which are files; the pair store alone may lie at any URL.
-
-    Raises:
-        ConfigError: a URL where files are written, or where MLflow would keep its database.
-    """
-    if "://" not in cfg.out:
-        return
-    if files or cfg.prepare is not None:
-        raise ConfigError(f"out={cfg.out}: the run directory must be a path that every node sees")
-    if cfg.tracking.enabled and not cfg.tracking.uri:
-        raise ConfigError(
-            f"out={cfg.out}: MLflow cannot keep its database there; set tracking.uri to a server, or "
-            "tracking.enabled=false"
-        )
-
-
-def resolved(cfg: Config) -> dict[str, Any]:
-    """Plain nested dict of every setting, as it may be shown: with `${oc.env:NAME}` for what came of the environment,
-    and `***` for other secrets of URLs."""
-    return typing.cast(dict[str, Any], _shown(cfg, "", str))
-
-
-def save_config(cfg: Config, path: str | Path) -> None:
-    """Write a file that `config=` reads back to the same Config, secrets of URLs apart; its owner alone may read it."""
-    draft = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")  # no reader sees a part of it
-    try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(config_text(cfg))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def config_text(cfg: Config) -> str:
-    """What `save_config` writes: YAML."""
-    return yaml.safe_dump(_shown(cfg, "", escaped), sort_keys=False)
-
-
-def _shown(value: Any, key: str, escape: Callable[[str], str]) -> Any:
-    """A value without its secrets; `escape` makes text of what has a meaning in settings."""
-    if (written := secrets.kept(key, value)) is not None:
-        return written
-    if isinstance(value, str):
-        text = secrets.with_references(value, escape)
-        # A URL by itself: its password may hold what ends one in a sentence.
-        return secrets.redact_url(text) if "://" in value else text
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        head = f"{key}." if key else ""
-        return {
-            item.name: _shown(getattr(value, item.name), f"{head}{item.name}", escape)
-            for item in dataclasses.fields(value)
-        }
-    if isinstance(value, dict):
-        return {name: _shown(item, f"{key}.{name}", escape) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_shown(item, f"{key}[{i}]", escape) for i, item in enumerate(value))
-    return value
-
-
 def _settings(sources: Sequence[Sequence[Assignment]]) -> Config:
-    """Lay the sources over the defaults, and look up what they refer to."""
+    """Lay the sources over the defaults, and look up `${...}`."""
     found = merge(_with_teacher_preset(sources))
     lookup = Lookup(found)
-    for key in ("out", *found):  # `out` first: paths are built on it
+    for key in ("out", *found):  # `out` first, since paths are built on it
         found[key] = lookup.value(key, found[key])
         if key == "out":
             written = secrets.kept("out", found[key])
@@ -182,8 +133,9 @@ def _settings(sources: Sequence[Sequence[Assignment]]) -> Config:
 
 
 def _section(schema: type, found: Mapping[str, Any], head: str) -> Any:
+    """The dataclass of a section, from the values of all settings by key; `head` is its key with a dot at the end."""
     fields = {}
-    for name, hint in typing.get_type_hints(schema).items():
+    for name, hint in types_of(schema).items():
         key = f"{head}{name}"
         section = dataclasses.is_dataclass(hint)
         fields[name] = _section(typing.cast(type, hint), found, f"{key}.") if section else found[key]
@@ -191,7 +143,7 @@ def _section(schema: type, found: Mapping[str, Any], head: str) -> Any:
 
 
 def _with_teacher_preset(sources: Sequence[Sequence[Assignment]]) -> list[Assignment]:
-    """All assignments, with the fields of `teacher.preset` laid under the last source that sets it."""
+    """All assignments in order, with the settings of `teacher.preset` below the last source that sets it."""
     last, at = None, 0
     for i, source in enumerate(sources):
         for one in source:
@@ -203,16 +155,18 @@ def _with_teacher_preset(sources: Sequence[Sequence[Assignment]]) -> list[Assign
     return layers + [one for source in sources[at:] for one in source]
 
 
-def _presets() -> Any:
-    return PACKAGE / "config" / "presets"
-
-
-def _read_preset(name: str) -> list[Assignment]:
+def _read_preset(name: str) -> Sequence[Assignment]:
     if name.endswith((".yaml", ".yml")):
         return _read_yaml(Path(os.path.expanduser(name)), f"preset={name}")
     if name not in preset_names():
         raise ConfigError(f"preset={name}: {nearest(name, preset_names())}")
-    return from_yaml((_presets() / f"{name}.yaml").read_text(), f"preset={name}")
+    return () if name == _BASE else _shipped(name)
+
+
+@functools.cache
+def _shipped(name: str) -> tuple[Assignment, ...]:
+    """The settings of a preset that comes with the package, whose file does not change."""
+    return tuple(from_yaml((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"), f"preset={name}"))
 
 
 def _read_yaml(path: Path, where: str) -> list[Assignment]:
@@ -227,7 +181,7 @@ def _read_yaml(path: Path, where: str) -> list[Assignment]:
 
 
 def _refuse_hidden(cfg: Config) -> None:
-    """`config.yaml` holds `***` where a URL had a secret: such a place can be shown, and not be opened."""
+    """Refuse `***`, which a saved `config.yaml` holds where a URL had a secret: such a URL cannot be opened."""
     for key, text in _texts(cfg):
         if secrets.is_redacted(text):
             raise ConfigError(
@@ -237,51 +191,48 @@ def _refuse_hidden(cfg: Config) -> None:
 
 
 def _learn(cfg: Config) -> None:
-    """Secrets of URLs are hidden wherever a library tells them."""
+    """Remember the secrets of all URLs, so that they are hidden in every message, those of libraries too."""
     for _, text in _texts(cfg):
         secrets.learn(text)
 
 
 def _texts(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Every setting that is text, and every text in a mapping."""
+    """Every setting that is text, and every text in a mapping, as (key, text)."""
     for key, value in flatten(cfg):
         entries = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
         yield from ((name, item) for name, item in entries.items() if isinstance(item, str))
 
 
 def _expand_home(cfg: Config) -> None:
-    """`~` in local paths: no shell expands it behind `key=`."""
+    """Expand `~` in local paths, which no shell does behind `key=`."""
     for key in (*PATHS, "teacher.path"):
         _change(cfg, key, os.path.expanduser)
     _change_weights(cfg, os.path.expanduser)
 
 
 def _complete_sets(cfg: Config) -> None:
-    """`gopro/train/blur@` under `data.root`; where none is given, `require` asks for it."""
+    """Complete `gopro/train/blur@` with `data.root`; if that is not set, `require` asks for it."""
 
     def complete(path: str) -> str:
-        if not is_set(path) or os.path.exists(path):  # a folder may look like one: `a/b/c@2x`
+        if not is_published(path) or os.path.exists(path):  # a folder may look like one: `a/b/c@2x`
             return path
         published, _, root = path.partition("@")
         return f"{published}@{_absolute(os.path.expanduser(root or cfg.data.root or ''))}"
 
-    for key in SETS:
+    for key in PUBLISHED:
         _change(cfg, key, complete)
 
 
 def _make_absolute(cfg: Config) -> None:
-    """Local paths hold from the working directory of the driver, which the workers do not share."""
+    """Make local paths absolute, since workers do not share the working directory of the driver."""
     for key in (*PATHS, "teacher.path"):
         _change(cfg, key, _absolute)
     _change_weights(cfg, _absolute)
 
 
 def _change(cfg: Config, key: str, change: Callable[[str], str]) -> None:
-    """Put another text in place of a setting's; what was written for it in saved settings stays."""
-    *sections, name = key.split(".")
-    node: Any = cfg
-    for section in sections:
-        node = getattr(node, section)
+    """Replace the text of a setting. The text that saved settings have for it, with its references, stays."""
+    node, name = section_at(cfg, key)
     if before := getattr(node, name):
         setattr(node, name, _changed(key, before, change))
 
@@ -301,5 +252,5 @@ def _changed(key: str, before: str, change: Callable[[str], str]) -> str:
 
 
 def _absolute(path: str) -> str:
-    """What does not exist here stays as it is: a URL, or a hub id."""
+    """The absolute path of a file or folder that exists; anything else, such as a URL or a hub id, stays as it is."""
     return os.path.abspath(path) if path and Path(path).exists() else path

@@ -1,4 +1,4 @@
-"""Where a run writes: places that outlive the process, whatever its working directory."""
+"""Paths and URLs that stay valid after the process, whatever its working directory was."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def in_job() -> bool:
 
 
 def resolve_out(out: str) -> str:
-    """A run directory that outlives the process: URLs as they are, local paths absolute.
+    """Resolve a run directory: a local path becomes absolute, and a URL stays as it is.
 
-    A job's working directory is a throw-away copy, so there a relative path is taken from `~/gmd_ray`.
+    The working directory of a submitted job is a temporary copy, so a relative path is taken from `~/gmd_ray` there.
     """
     out = os.path.expanduser(out)
     if "://" in out or os.path.isabs(out):
@@ -28,20 +28,20 @@ def resolve_out(out: str) -> str:
 
 
 def below(folder: str, name: str) -> str:
-    """`name` in a folder: options of a URL stay at its end, while a `?` of a local path is part of it."""
+    """Join a name to a folder. Options of a URL stay at its end, while a `?` in a local path is part of it."""
     base, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
     return f"{base.rstrip('/')}/{name}{mark}{query}"
 
 
 def folder_or_set(path: str) -> str:
-    """`path` for whoever takes published sets too: a folder that looks like one, `a/b/c@2x`, is the folder."""
+    """Resolve a path that may name a published set: a folder that looks like one, `a/b/c@2x`, becomes absolute."""
     return os.path.abspath(path) if "@" in path and os.path.exists(path) else path
 
 
 def resolve_uri(uri: str) -> str:
-    """A tracking URI whose sqlite file outlives the process: `sqlite:///mlflow.db` is anchored as `out` is.
+    """Resolve a tracking URI: the sqlite file of `sqlite:///mlflow.db` becomes absolute, as `out` does.
 
-    Four slashes begin an absolute path; other URIs are taken as they are.
+    Four slashes begin an absolute path. Other URIs stay as they are.
     """
     path, mark, query = uri.removeprefix(_SQLITE).partition("?")
     if path == "" or uri.removeprefix(_SQLITE) == uri or path.startswith(("/", ":memory:")):
@@ -52,15 +52,15 @@ def resolve_uri(uri: str) -> str:
 def sqlite_url(path: str) -> str:
     """The URL of an sqlite file at an absolute local path.
 
-    A path with characters that mean something in a URL is quoted, its slashes too: MLflow makes the folders of a path
-    before it takes the quotes off, which would leave a second one behind.
+    A path with characters that have a meaning in a URL is quoted, its slashes too: MLflow creates the folders of a path
+    before it unquotes it, so that a quoted path with slashes would leave a second folder behind.
     """
     plain = re.fullmatch(r"[\w/. ~-]+", path, re.ASCII)
     return f"{_SQLITE}{path}" if plain else f"{_SQLITE}/{quote(path[1:], safe='')}"
 
 
 def sqlite_path(url: str) -> str | None:
-    """The path of the file that an sqlite URL names; None for another URL."""
+    """The path of the file that an sqlite URL names; None for any other URL."""
     if not url.startswith(_SQLITE):
         return None
     return unquote(url.removeprefix(_SQLITE).partition("?")[0])

@@ -1,7 +1,8 @@
-"""What is not for terminals, logs, reports and run records: passwords in URLs, signatures, values of the environment.
+"""Keeps secrets out of terminals, logs, reports and run records.
 
-Whoever shows or keeps text passes it through `redact`; places are opened with the text itself. A process knows the
-secrets of its settings and of its command line (`learn`, `remember`), and hides them wherever they turn up.
+Secrets are passwords and signatures in URLs, and values of environment variables that settings refer to. Text that is
+displayed or stored passes through `redact`; files are opened with the text itself. A process learns the secrets of its
+settings and of its command line (`learn`, `remember`), and hides them wherever they occur.
 """
 
 from __future__ import annotations
@@ -18,36 +19,38 @@ from gmd_ray.text import printable
 
 MARK = "***"
 SHORTEST = 4
-"""Characters of the shortest secret that is looked for: anything shorter is part of too many words."""
+"""Number of characters of the shortest secret that is hidden; anything shorter is part of too many words."""
 
-# Up to the last @ before a slash: a password may hold one, and `s3://bucket/k@v` has none. After `user:`, unless a port
-# follows, up to the last @ at all: a password may hold slashes. Lengths have bounds, for text that is made to keep a
-# search busy.
+# The user and password of a URL within a sentence. Without a colon they end at the last @ before a slash, since a
+# password may hold an @, while `s3://bucket/k@v` has no password. After `user:` they end at the last @ of the word,
+# since a password may hold slashes, unless a port follows. Bounds on the lengths keep any text from making the search
+# slow.
 _USER_INFO = re.compile(r"(?<=://)(?:[^/\s\"'<>@:]{0,99}:(?!\d{1,5}/)[^\s\"'<>]{0,4000}|[^/\s\"'<>]{1,4000})@")
 _WORD = "token|secret|passw|passphrase|pwd|signature|credential|auth|key"
 _NAME = rf"[\w.%-]{{0,50}}(?:{_WORD})[\w.%-]{{0,50}}|(?:[\w.%-]{{0,50}}[-_.])?(?:sig|sas)"
 _QUERY = re.compile(rf"((?:[?&;]|\\u0026)(?:{_NAME})=)([^&;\s\"'<>\\]+)", re.IGNORECASE)
-# Of a text that is one URL: spaces and quotes are part of it too.
+# The same in a text that is one URL as a whole, where spaces and quotes are part of it.
 _ITS_USER_INFO = re.compile(r"(?<=://)(?:[^/@:]*:(?!\d{1,5}/)(?P<password>.*)|(?P<user>[^/]+))@", re.DOTALL)
 _ITS_QUERY = re.compile(rf"([?&;](?:{_NAME})=)([^&;]+)", re.IGNORECASE)
 _PICTURE = re.compile(r"(;base64,[A-Za-z0-9+/=]+)")
 _REFERENCES = re.compile(r"(?:[^:@${}]*:)?(?:\$\{[^{}]*\})(?::\$\{[^{}]*\})?@?")
 
 _WORDS = {"true", "false", "null", "none", "auto", "cuda"}
-"""Values of settings that are no secrets, and stand everywhere."""
+"""Common values of settings, which are no secrets."""
 
 _known: dict[str, str | None] = {}
-"""Secret -> what stands for it in saved settings, `${oc.env:NAME}`; None where nothing can."""
+"""Secret -> the text that stands for it in saved settings, `${oc.env:NAME}`; None if there is none."""
 _written: dict[tuple[str, str], str] = {}
 """(key, repr of a value) -> the text that gave it, with its `${oc.env:NAME}`."""
 _pattern: re.Pattern[str] | None = None
 
 
 def redact(text: str) -> str:
-    """`text` with `***` for user names and passwords of URLs, for signatures, tokens and keys in their queries, and for
-    every secret that this process knows.
+    """Replace every secret in `text` by `***`.
 
-    Pictures within a page stay as they are: four characters of a secret may well stand in a megabyte of base64.
+    These are user names and passwords of URLs, signatures, tokens and keys in their queries, and every secret that this
+    process knows. Pictures within a page stay as they are, since the four characters of a short secret may well occur
+    in a megabyte of base64.
     """
     parts = _PICTURE.split(text) if ";base64," in text else [text]
     for i in range(0, len(parts), 2):
@@ -56,28 +59,28 @@ def redact(text: str) -> str:
 
 
 def redact_urls(text: str) -> str:
-    """`redact` for what can be told from the text alone; `${...}` in such a place stays."""
+    """Do what `redact` does for the secrets that are visible from the text alone; `${...}` in place of one stays."""
     return _QUERY.sub(_hide_query, _USER_INFO.sub(_hide_user, text))
 
 
 def redact_url(url: str) -> str:
-    """`redact_urls` for a text that is one URL, whatever characters its password has."""
+    """Do what `redact_urls` does for a text that is one URL, whatever characters its password has."""
     return _ITS_QUERY.sub(_hide_query, _ITS_USER_INFO.sub(_hide_user, url))
 
 
 def without_credentials(url: str) -> str:
-    """`url` for whoever brings credentials of their own."""
+    """The URL without user name and password, for a library that is given them separately."""
     return _USER_INFO.sub("", url)
 
 
 def digested(text: str) -> str:
-    """`redact` for documents by which a later run knows its settings again: a known secret is replaced by a digest."""
+    """Do what `redact` does, with a digest for each known secret, so that a later run can compare its settings."""
     hidden = text if _pattern is None else _pattern.sub(_digest, text)
     return redact_urls(hidden)
 
 
 def digested_values(value: Any) -> Any:
-    """`digested` for every text in nested lists and mappings."""
+    """Apply `digested` to every text in nested lists and mappings."""
     if isinstance(value, str):
         return digested(value)
     if isinstance(value, dict):
@@ -86,15 +89,15 @@ def digested_values(value: Any) -> Any:
 
 
 def is_redacted(text: str) -> bool:
-    """Whether a secret of a URL was taken out of `text`, so that it names nothing any more."""
+    """Whether a secret of a URL in `text` was replaced by `***`, so that the URL cannot be opened."""
     return f"://{MARK}@" in text or any(found[2] == MARK for found in _QUERY.finditer(text))
 
 
 def remember(value: str, stands_for: str | None = None) -> None:
-    """Hide `value` from now on, as it is and as quoting in URLs, JSON and HTML changes it.
+    """Hide `value` from now on, both as it is and as quoted in URLs, JSON and HTML.
 
     Args:
-        stands_for: what gives it back in saved settings, `${oc.env:NAME}`.
+        stands_for: the text that gives it back in saved settings, `${oc.env:NAME}`.
     """
     global _pattern
     if len(value) < SHORTEST or value.isspace() or value.lower() in _WORDS:
@@ -105,7 +108,7 @@ def remember(value: str, stands_for: str | None = None) -> None:
 
 
 def learn(text: str) -> None:
-    """Hide what is secret in the URL that `text` holds: a setting, or a word of the command line."""
+    """Hide from now on the secrets of the URL in `text`, a setting or a word of the command line."""
     scheme = text.find("://")
     if scheme < 0:
         return
@@ -130,28 +133,28 @@ def keep(key: str, value: object, text: str) -> None:
 
 
 def kept(key: str, value: object) -> str | None:
-    """What `keep` was given for it."""
+    """The text that `keep` was given for this value; None if there is none."""
     text = _written.get((key, repr(value)))
     return None if text is None else redact_urls(text)
 
 
 def with_references(text: str, escape: Callable[[str], str] = str) -> str:
-    """`text` with `${oc.env:NAME}` for each value of the environment in it.
+    """Replace each value of an environment variable in `text` by `${oc.env:NAME}`.
 
     Args:
-        escape: makes text of the rest where `${` has a meaning.
+        escape: escapes `${` in the rest of the text.
     """
     named = {escape(value): name for value, name in _known.items() if name is not None}
     text = escape(text)
     pattern = _any_of(named)
     if pattern is None:
         return text
-    # A backslash before a reference would make text of it.
+    # Backslashes before a reference are doubled; a single one would make plain text of it.
     return re.sub(rf"(\\*)({pattern.pattern})", lambda found: f"{found[1] * 2}{named[found[2]]}", text)
 
 
 def forget() -> None:
-    """Know nothing any more, as a new process."""
+    """Forget all secrets, as in a new process."""
     global _pattern
     _known.clear()
     _written.clear()
@@ -164,7 +167,7 @@ def _forms(secret: str) -> set[str]:
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str] | None:
-    """Longer ones first: one may begin as another does."""
+    """A pattern that matches any of the words, longer ones first, since one may begin with another."""
     longest = sorted(words, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest))) if longest else None
 

@@ -1,4 +1,4 @@
-"""What a setting's value is, by the type of its field: text as it was typed, everything else as YAML has it."""
+"""Reads the value of a setting by the type of its field: text as it was typed, everything else as YAML has it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from gmd_ray.config.sections.setting import types_of
 from gmd_ray.errors import ConfigError, nearest
 
 _SHOWN = 80
-"""Characters of a value that a message repeats."""
+"""Number of characters of a value that an error message repeats."""
 _OPENING = re.compile(r"(\\*)\$\{")
 _TRUE, _FALSE = ("true", "yes", "y", "on", "t", "1"), ("false", "no", "n", "off", "f", "0")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -24,21 +25,29 @@ _NULL = "tag:yaml.org,2002:null"
 
 @dataclass(frozen=True)
 class Reference:
-    """A value with `${...}` in it, which is known once all settings are."""
+    """A text with `${...}` in it, whose value is known once all settings are."""
 
     text: str
 
 
 class Refused(Exception):  # noqa: N818 -- never leaves this room: the loader makes a ConfigError of it
-    """A value that its field cannot take: the key, the value where it says more than the key, and why."""
+    """A value that its field cannot take, or a setting that does not exist."""
 
     def __init__(self, key: str, why: str, value: object = None, *, unknown: bool = False) -> None:
+        """Store the parts of an error line.
+
+        Args:
+            key: the setting, or the part of its value that is wrong.
+            why: the end of the line.
+            value: the value, if the key and the source of the setting do not show it.
+            unknown: there is no such setting.
+        """
         super().__init__(key, why, value)
         self.key, self.why, self.value, self.unknown = key, why, value, unknown
 
 
 class Loader(yaml.SafeLoader):
-    """YAML without surprises: `1e3` is a number, a date is text, and no key may come twice."""
+    """A YAML loader for which `1e3` is a number, a date is text, and a key that comes twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
@@ -58,10 +67,13 @@ Loader.add_implicit_resolver(
 
 
 def compose(text: str, where: str) -> tuple[Loader, yaml.Node | None]:
-    """The nodes of a YAML document, None of an empty one, and the loader that makes values of them.
+    """Parse a YAML document.
+
+    Returns:
+        the loader, which turns nodes into values, and the root node; None if the document is empty.
 
     Raises:
-        ConfigError: no YAML, in one line that begins with `where`.
+        ConfigError: no YAML. The line begins with `where`.
     """
     try:
         loader = Loader(text)
@@ -73,9 +85,9 @@ def compose(text: str, where: str) -> tuple[Loader, yaml.Node | None]:
 
 
 def from_text(text: str, hint: Any, key: str) -> Any:
-    """The value that `key=text` gives a field of type `hint`.
+    """Read the text of `key=text` as the value of a field of type `hint`.
 
-    Text is taken as it is, `null` and `${...}` apart; a backslash before either takes its meaning away.
+    A field of text takes it as it is, except for `null` and `${...}`; with a backslash before them they are text too.
 
     Raises:
         ConfigError: no YAML, where the field is not text.
@@ -97,7 +109,7 @@ def from_text(text: str, hint: Any, key: str) -> Any:
 
 
 def parse_any(text: str, where: str) -> Any:
-    """The plain value that a piece of YAML stands for.
+    """Read a piece of YAML as a plain value.
 
     Raises:
         ConfigError: no YAML.
@@ -110,9 +122,10 @@ def parse_any(text: str, where: str) -> Any:
 
 
 def from_node(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
-    """The value of a YAML node for a field of type `hint`; text and numbers are read from the characters themselves.
+    """Read a YAML node as the value of a field of type `hint`.
 
-    So `2024_05_01`, `1.10` and `007` stay what they are where text is asked for.
+    Text and numbers are read from the characters themselves, so that `2024_05_01`, `1.10` and `007` stay as they are in
+    a field of text.
 
     Raises:
         Refused: a value that does not fit the field.
@@ -125,10 +138,10 @@ def from_node(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
 
 
 def convert(value: Any, hint: Any, key: str, *, literal: bool = False) -> Any:
-    """A plain value as a field of type `hint` holds it.
+    """Convert a plain value to the type of its field, `hint`.
 
     Args:
-        literal: `${` in it is text, for it was resolved already.
+        literal: `${` in it is text, since references were looked up already.
 
     Raises:
         Refused: a value that does not fit the field.
@@ -161,33 +174,39 @@ def convert(value: Any, hint: Any, key: str, *, literal: bool = False) -> Any:
     return _scalar(value, kind, key, literal)
 
 
+def refusal(where: str, refused: Refused) -> ConfigError:
+    """The error line of a refused value: the source, then the key and the value unless the source shows them."""
+    if refused.unknown:
+        return ConfigError(f"{where}: {refused.why}")
+    if where.startswith(f"{refused.key}="):
+        return ConfigError(f"{where}: {refused.key} {refused.why}")
+    value = "" if refused.value is None else f"={shown(refused.value)}"
+    return ConfigError(f"{where}: {refused.key}{value} {refused.why}")
+
+
 def is_reference(text: str) -> bool:
-    """Whether `${...}` in it has its meaning: no odd number of backslashes stands before it."""
+    """Whether a text holds a `${` that has its meaning, which is one with an even number of backslashes before it."""
     return any(len(found[1]) % 2 == 0 for found in _OPENING.finditer(text))
 
 
 def escaped(text: str) -> str:
-    """`text` as a settings file has it, where `${` would have a meaning."""
+    """Escape `${` in a text, so that a settings file gives the same text."""
     return _OPENING.sub(lambda found: f"{found[1] * 2}\\${{", text)
 
 
 def shown(value: object, limit: int = _SHOWN) -> str:
-    """A value as a message repeats it."""
+    """A value as an error message repeats it, cut if it is long."""
     text = str(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def unknown_field(name: str, head: str, schema: type) -> str:
-    """The tail of a message about a field that a section does not have."""
-    close = nearest(f"{head}{name}", [f"{head}{item.name}" for item in dataclasses.fields(schema)])
-    return f"no setting {head}{name}; {close}"
-
-
 def entries(loader: Loader, node: yaml.MappingNode) -> dict[str, yaml.Node]:
-    """The keys of a mapping, as their characters, and the nodes of their values; those of `<<` stand behind its own.
+    """The nodes of the values in a mapping, by the characters of their keys.
+
+    The keys of a merge (`<<`) are among them; a key of the mapping itself replaces one of the same name.
 
     Raises:
-        yaml.YAMLError: a key that is there twice, or that is no text.
+        yaml.YAMLError: a key that occurs twice, or that is no text.
     """
     _refuse_repeated(node)
     loader.flatten_mapping(node)
@@ -195,7 +214,7 @@ def entries(loader: Loader, node: yaml.MappingNode) -> dict[str, yaml.Node]:
 
 
 def _refuse_repeated(node: yaml.MappingNode) -> None:
-    if getattr(node, "looked_at", False):  # the keys of `<<` are among its own now, and may be replaced by them
+    if getattr(node, "looked_at", False):  # the keys of `<<` were merged into it, and may repeat its own
         return
     node.looked_at = True
     names = [name.value for name, _ in node.value if name.tag != "tag:yaml.org,2002:merge"]
@@ -207,7 +226,7 @@ def _refuse_repeated(node: yaml.MappingNode) -> None:
 
 
 def _plain(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
-    """What `convert` takes: scalars as their characters, where the type of the field says what they mean."""
+    """The value of a node for `convert`: scalars stay characters if the type of the field gives their meaning."""
     kind = _without_none(hint)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
@@ -222,7 +241,7 @@ def _plain(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
         kinds = args if origin is tuple and len(args) == len(node.value) else (args[0],) * len(node.value)
         return [_plain(loader, item, kinds[i], f"{key}[{i}]") for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode) and (origin is dict or dataclasses.is_dataclass(kind)):
-        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        hints = types_of(typing.cast(type, kind)) if dataclasses.is_dataclass(kind) else {}
         rest = args[1] if args else Any
         found = entries(loader, node)
         return {name: _plain(loader, item, hints.get(name, rest), f"{key}.{name}") for name, item in found.items()}
@@ -232,10 +251,11 @@ def _plain(loader: Loader, node: yaml.Node, hint: Any, key: str) -> Any:
 def _record(value: Any, schema: type, key: str, literal: bool) -> Any:
     if not isinstance(value, dict):
         raise Refused(key, f"must be a mapping of {', '.join(item.name for item in dataclasses.fields(schema))}", value)
-    hints = typing.get_type_hints(schema)
+    hints = types_of(schema)
     for name in value:
         if name not in hints:
-            raise Refused(f"{key}.{name}", unknown_field(str(name), f"{key}.", schema), unknown=True)
+            close = nearest(f"{key}.{name}", [f"{key}.{known}" for known in hints])
+            raise Refused(f"{key}.{name}", f"no setting {key}.{name}; {close}", unknown=True)
     fields = {name: convert(item, hints[name], f"{key}.{name}", literal=literal) for name, item in value.items()}
     return schema(**fields)
 
@@ -267,7 +287,7 @@ def _scalar(value: Any, kind: type, key: str, literal: bool) -> Any:
 
 
 def _parsed(text: str, kind: type) -> int | float | bool | None:
-    """A number or truth value from its characters, None where they are none; `010` is ten, not YAML's eight."""
+    """A number or truth value from its characters; None if they are none. `010` is ten, not eight as in YAML."""
     if kind is bool:
         return True if text.lower() in _TRUE else False if text.lower() in _FALSE else None
     try:
@@ -283,7 +303,7 @@ def _unescaped(text: str) -> str:
 
 
 def _without_none(hint: Any) -> Any:
-    """`X` of `X | None`."""
+    """The type `X` of a hint `X | None`; another hint stays as it is."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         (kind,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
         return kind

@@ -1,4 +1,4 @@
-"""Draws the toy world's data set as folders of PNG files, so that the demo runs as any other preset does."""
+"""Drawing of the toy world's data sets as folders of PNG files, so that the demo is a run like any other."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ log = logging.getLogger("gmd_ray")
 SEVERE = Degradation(
     blur_prob=1, blur_sigma=(2.0, 3.2), noise_prob=1, noise_sigma=(35, 70), jpeg_prob=1, jpeg_quality=(12, 30)
 )
-"""A few target photos that nobody could restore: what the gate is for."""
+"""Degradation of a few target photos that no student can restore, for the NIMA gate to reject."""
 
 
 @dataclass
 class WorldSize:
-    """Images per folder."""
+    """Numbers of images per folder."""
 
     seed: int = 100
     target: int = 200
     severe: int = 20
-    """Of the target photos, so many are beyond repair."""
+    """Number of target photos with the degradation `SEVERE`."""
     source: int = 400
     target_test: int = 150
     source_test: int = 75
 
 
 def prepare(root: str | Path, size: WorldSize | None = None) -> None:
-    """Write the demo's folders under `root`; a finished call is not repeated.
+    """Write the demo's folders under `root`, unless an earlier call has finished.
 
-    Folders: target_lq (all that the run may learn from), target_hq (ground truth for the report alone),
-    source_lq / source_hq, and held out target_test_lq / _hq, source_test_lq / _hq.
+    Folders: `target_lq`, the photos to adapt to; `target_hq`, their ground truth, for the report alone; `source_lq` and
+    `source_hq`; and the held-out `target_test_lq`, `target_test_hq`, `source_test_lq` and `source_test_hq`.
 
     Raises:
-        DataError: `root` holds another world.
+        DataError: `root` holds a world of another size or seed.
     """
     root, size = Path(root), size or WorldSize()
     marker = root / "world.json"

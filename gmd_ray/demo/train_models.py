@@ -11,13 +11,14 @@ from typing import Any
 log = logging.getLogger("gmd_ray")
 
 FIGURES = "training.json"
-"""Recipes and figures of the training, beside the weights."""
+"""File with the recipes and figures of the training, beside the weights."""
 
 
 def train_models(dest: str | Path, only: str | None = None) -> None:
     """Train teacher, student and scorer (or `only` one) into `dest`.
 
-    CPU arithmetic differs between machines in its last bits, so a repeat gives equal models only on an equal machine.
+    The last bits of CPU arithmetic differ between machines, so that only the same kind of machine gives the same
+    weights again.
     """
     from gmd_ray.demo.train_scorer import ScorerRecipe, train_scorer
     from gmd_ray.demo.train_student import StudentRecipe, train_student

@@ -1,6 +1,7 @@
-"""Trains the toy world's gate: a scorer of the NIMA form that has never seen the target domain.
+"""Training of the toy world's scorer, a small NIMA that has never seen the target domain.
 
-Its labels come from clean images degraded in generic ways: mean score 1 + 8.5 * SSIM, spread 0.9 (demo_world.md).
+Its labels come from clean images with generic degradations: distributions of mean 1 + 8.5 * SSIM and standard deviation
+0.9 (`docs/decisions.md`, "Demo").
 """
 
 from __future__ import annotations
@@ -26,21 +27,22 @@ HEAVY = Degradation(
 
 @dataclass
 class ScorerRecipe:
-    """What `gmd-ray demo train-models` runs."""
+    """Settings of the training; the defaults are those of `gmd-ray demo train-models`."""
 
     seed: int = 0
     pool: int = 1_500
-    """Distinct clean images, 64x64, of the split `scorer`."""
+    """Number of distinct clean images, 64x64, of the split `scorer`."""
     steps: int = 600
     batch: int = 32
     lr: float = 3e-3
 
 
 def train_scorer(dest: str | Path, recipe: ScorerRecipe) -> dict[str, float]:
-    """Train and write a scorer directory.
+    """Train a scorer and write its directory.
 
     Returns:
-        Figures: wall seconds, and the Pearson correlation of score and label on 200 held-out images.
+        `seconds` of wall time, and `held_out_correlation`, the Pearson correlation of score and label on 200 held-out
+        images.
     """
     from gmd_ray.quality.nima import NimaScorer, emd_loss, score_distribution
 
@@ -79,7 +81,7 @@ def _batch(clean: list[np.ndarray], rng: np.random.Generator) -> tuple[torch.Ten
 
 
 def _degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Clean, mild, generic or heavy; a quarter of them median-filtered after, as a denoiser would leave them."""
+    """Leave an image clean or degrade it mildly, generically or heavily; a quarter is median-filtered."""
     kind = rng.random()
     if kind < 0.1:
         return image

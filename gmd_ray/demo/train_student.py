@@ -1,4 +1,4 @@
-"""Trains the toy world's student: a small DnCNN, on mildly degraded pairs alone."""
+"""Training of the toy world's student, a small DnCNN, on mildly degraded pairs alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ log = logging.getLogger("gmd_ray")
 
 @dataclass
 class StudentRecipe:
-    """What `gmd-ray demo train-models` runs."""
+    """Settings of the training; the defaults are those of `gmd-ray demo train-models`."""
 
     seed: int = 0
     pool: int = 2_000
-    """Distinct clean images, 64x64, of the split `student`."""
+    """Number of distinct clean images, 64x64, of the split `student`."""
     steps: int = 2_000
     batch: int = 32
     crop: int = 32
@@ -32,17 +32,17 @@ class StudentRecipe:
 
 
 def build_student(recipe: StudentRecipe) -> torch.nn.Module:
-    """spandrel's DnCNN without batch norm: 3 -> channels -> ... -> 3, residual."""
+    """A residual DnCNN of spandrel without batch normalisation: 3 -> channels -> ... -> 3."""
     from spandrel.architectures.DnCNN import DnCNN
 
     return DnCNN(in_nc=3, out_nc=3, nc=recipe.channels, nb=recipe.layers, act_mode="R")
 
 
 def train_student(dest: str | Path, recipe: StudentRecipe) -> dict[str, float]:
-    """Train and write `dest` (.safetensors, bare keys).
+    """Train a student and write its state dict to `dest`, a .safetensors file.
 
     Returns:
-        Figures of the training: images, wall seconds, final L1 loss (mean of the last 200 steps).
+        `images`, `seconds` of wall time, and `loss`, the mean L1 loss of the last 200 steps.
     """
     from safetensors.torch import save_file
 
@@ -76,6 +76,6 @@ def train_student(dest: str | Path, recipe: StudentRecipe) -> dict[str, float]:
 
 def _crop_pair(hq: np.ndarray, crop: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     top, left = rng.integers(0, hq.shape[0] - crop + 1, 2)
-    lq = world.SOURCE(hq, rng)  # before the crop: blur and JPEG see what lies beyond it
+    lq = world.SOURCE(hq, rng)  # degraded before the crop, so that blur and JPEG see the pixels beyond its border
     where = np.s_[top : top + crop, left : left + crop]
     return lq[where], hq[where]

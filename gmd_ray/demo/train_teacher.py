@@ -1,7 +1,7 @@
-"""Trains the toy world's teacher: a tiny FLUX transformer, conditioned on image quality, by flow matching.
+"""Training of the toy world's teacher, a tiny FLUX transformer conditioned on image quality, by flow matching.
 
-Clean images carry the prompt `hq`, generically degraded ones `lq`; a fifth of either carries the null prompt. Null
-inversion followed by reconstruction towards `hq` then pulls an image to the clean side (demo_world.md, Recipe).
+Clean images have the prompt `hq`, generically degraded ones `lq`, and a fifth of both has the null prompt. Inversion
+with the null prompt and reconstruction with `hq` then moves an image towards clean ones (`docs/decisions.md`, "Demo").
 """
 
 from __future__ import annotations
@@ -28,22 +28,26 @@ log = logging.getLogger("gmd_ray")
 
 PROMPTS = ("", "hq", "lq")
 _TEXT_TOKENS, _TEXT_DIM = 4, 32
-_MARGIN = 6  # pixels kept round a crop while it is degraded, so that blur sees what lies beyond
+_MARGIN = 6  # pixels around a crop that are degraded with it, so that blur sees the pixels beyond its border
 
 
 @dataclass
 class TeacherRecipe:
-    """What `gmd-ray demo train-models` runs; written beside the weights."""
+    """Settings of the training; the defaults are those of `gmd-ray demo train-models`, written beside the weights."""
 
     seed: int = 0
     pool: int = 12_000
-    """Distinct clean images, 64x64."""
+    """Number of distinct clean images, 64x64."""
     legs: tuple[tuple[int, int], ...] = ((1_000, 6_000), (2_000, 2_000))
-    """(steps run, steps of the schedule) of each leg; a leg starts from the last one's average with fresh optimizers.
-    The shipped teacher's first leg was planned for 6,000 steps and cut at 1,000 for want of CPU time."""
+    """Steps run and steps of the learning rate's schedule, for each leg.
+
+    A leg starts from the weight average of the one before, with new optimizers. The first leg of the shipped teacher
+    has a schedule of 6,000 steps and ends after 1,000.
+    """
     batch: int = 64
     crop: int = 32
-    """Side of the training crops until `large_from` of the schedule; then whole images, a quarter of the batch."""
+    """Side of the training crops until the share `large_from` of the schedule; after it, whole images in batches of a
+    quarter of the size."""
     large_from: float = 0.75
     decay_from: float = 0.4
     muon_lr: float = 2e-3
@@ -56,7 +60,7 @@ class TeacherRecipe:
 
 
 def build_transformer(recipe: TeacherRecipe) -> FluxTransformer2DModel:
-    """A FluxTransformer2DModel whose modulations and output start at zero."""
+    """Build a FluxTransformer2DModel whose modulations and output layer start at zero."""
     from diffusers import FluxTransformer2DModel
 
     third = recipe.head_dim // 8
@@ -78,7 +82,11 @@ def build_transformer(recipe: TeacherRecipe) -> FluxTransformer2DModel:
 
 
 def prompt_table(seed: int) -> dict[str, torch.Tensor]:
-    """Fixed random embeddings of the prompts; the null prompt is zero. Keys `<prompt>.prompt_embeds|pooled`."""
+    """Draw fixed random embeddings of the prompts; those of the null prompt are zero.
+
+    Returns:
+        `<prompt>.prompt_embeds`, (4, 32), and `<prompt>.pooled`, (32,), for each prompt.
+    """
     generator = torch.Generator().manual_seed(seed)
     table = {}
     for prompt in PROMPTS:
@@ -89,14 +97,18 @@ def prompt_table(seed: int) -> dict[str, torch.Tensor]:
 
 
 def clean_pool(seed: int, count: int) -> np.ndarray:
-    """uint8 (count, 64, 64, 3)."""
+    """Draw clean images, uint8 of shape (count, 64, 64, 3)."""
     return np.stack([np.rint(world.draw(seed, "teacher", i) * 255).astype(np.uint8) for i in range(count)])
 
 
 def sample_batch(
     pool: np.ndarray, rng: np.random.Generator, batch: int, crop: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels in [-1, 1], (batch, 3, crop, crop), and prompt indices (batch,) into PROMPTS."""
+    """Draw a training batch.
+
+    Returns:
+        Pixels in [-1, 1], (batch, 3, crop, crop), and the number of each image's prompt in PROMPTS, (batch,).
+    """
     size = pool.shape[1]
     pixels = np.empty((batch, crop, crop, 3), np.float32)
     labels = np.empty(batch, np.int64)
@@ -116,13 +128,15 @@ def sample_batch(
 
 
 def train_teacher(dest: str | Path, recipe: TeacherRecipe, first_leg: int = 0) -> dict[str, float]:
-    """Train and write a teacher directory in the diffusers layout.
+    """Train a teacher and write its directory in the diffusers layout.
 
     Args:
-        dest: where the directory goes; with `first_leg` above 0 it holds the result of the leg before.
+        dest: the directory; with `first_leg` above 0 it holds the result of the leg before.
+        recipe: settings of the training.
+        first_leg: number of the leg to start with.
 
     Returns:
-        Figures of the training: images, wall seconds, final loss (mean of the last 200 steps).
+        `images`, `seconds` of wall time, and `loss`, the mean loss of the last 200 steps.
     """
     dest = Path(dest)
     torch.manual_seed(recipe.seed)
@@ -150,9 +164,13 @@ def _run_leg(
     codec: SpaceToDepthCodec,
     table: dict[str, torch.Tensor],
 ) -> tuple[FluxTransformer2DModel, list[float], int]:
-    """The leg's weight average, its loss at each step, and the images it saw."""
+    """Train one leg.
+
+    Returns:
+        The average of the weights, the loss of each step, and the number of images.
+    """
     steps, schedule = recipe.legs[leg]
-    # Master weights stay in fp32; the working copy is bf16, which small CPU kernels run about 1.7 times as fast.
+    # The master weights are fp32. The working copy is bf16, in which small CPU kernels are about 1.7 times as fast.
     model = copy.deepcopy(master).to(torch.bfloat16)
     average = copy.deepcopy(master).requires_grad_(False)
     named = dict(master.named_parameters())
@@ -216,7 +234,7 @@ def _run_leg(
 def write_teacher(
     dest: Path, model: FluxTransformer2DModel, codec: SpaceToDepthCodec, table: dict[str, torch.Tensor]
 ) -> None:
-    """The diffusers layout: transformer/ (bf16), vae/, scheduler/, and prompt_embeddings.safetensors."""
+    """Write the diffusers layout: transformer/ (bf16), vae/, scheduler/, and prompt_embeddings.safetensors."""
     from diffusers import FlowMatchEulerDiscreteScheduler
     from safetensors.torch import save_file
 

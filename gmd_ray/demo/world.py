@@ -1,6 +1,7 @@
-"""The toy world: small procedural pictures with crisp edges, drawn by code, and its three ways of going wrong.
+"""The toy world: small procedural images with sharp edges, and three degradations of them.
 
-An image is a function of (seed, split, index). Splits never share an image: the split name is part of the key.
+An image is a function of (seed, split, index). Splits never share an image, since the name of the split is part of the
+key.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ SOURCE = Degradation(
     blur_prob=1, blur_sigma=(0.2, 0.7), noise_prob=1, noise_sigma=(0, 6), shot_noise=(0, 4),
     jpeg_prob=1, jpeg_quality=(80, 96),
 )  # fmt: skip
-"""What the student was trained on: mild."""
+"""The mild degradation of the source domain, on which the student was trained."""
 
 TARGET = Degradation(
     blur_prob=1, blur_sigma=(0.9, 1.5), noise_prob=1, noise_sigma=(6, 16), shot_noise=(2, 8),
     jpeg_prob=1, jpeg_quality=(45, 75),
 )  # fmt: skip
-"""What it meets: blurrier, noisier, harder compressed."""
+"""The degradation of the target domain: more blur, noise and compression."""
 
 WEB = Degradation(
     blur_prob=0.8, blur_sigma=(0.3, 1.9), noise_prob=0.7, noise_sigma=(0, 18), shot_noise=(0, 8),
     jpeg_prob=0.6, jpeg_quality=(30, 92),
 )  # fmt: skip
-"""The generic low quality the teacher saw beside clean images, as a web-scale corpus would hold it."""
+"""The generic low quality of a web-scale corpus, which the teacher saw beside clean images."""
 
 
 def draw(seed: int, split: str, index: int, size: int = SIZE) -> np.ndarray:
-    """One clean image: float32 RGB in [0, 1], shape (size, size, 3), on the 8-bit grid."""
+    """Draw one clean image: float32 RGB in [0, 1], shape (size, size, 3), rounded to 8-bit levels."""
     rng = sample_rng(seed, split, index)
     n = size * _SUPERSAMPLE
     y, x = np.mgrid[0:n, 0:n].astype(np.float32) / n

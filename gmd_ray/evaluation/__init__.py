@@ -1,4 +1,4 @@
-"""Held-out tests of students, their tables and the report."""
+"""Stage 3: measuring students on held-out images, with tables and a report."""
 
 from gmd_ray.evaluation.evaluate import evaluate
 from gmd_ray.evaluation.report import write_report

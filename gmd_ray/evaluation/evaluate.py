@@ -1,13 +1,11 @@
-"""Baseline against adapted students, on held-out images."""
+"""`evaluate`: comparing the baseline with adapted students on held-out images."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import statistics
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,51 +13,58 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gmd_ray import errors
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, GmdError, nearest
-from gmd_ray.evaluation.items import Item, held_out_items, taught, taught_students
-from gmd_ray.evaluation.judge import ADAPTED, FAILURE, REFERENCE, SCHEMA, Judge
-from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, WHOLE_SET, Cost, Evaluation
+from gmd_ray.evaluation.actor import ADAPTED, FAILURE, REFERENCE, SCHEMA, EvaluationActor
+from gmd_ray.evaluation.items import Item, held_out_items, students_with_teacher, with_teacher_row
+from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, WHOLE_SET, Evaluation, InferenceCost
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.evaluation.table import save_table
 from gmd_ray.generation.prompts import with_prompts
+from gmd_ray.hashing import content_digest
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.quality import compare_sets, known_metrics
-from gmd_ray.ray_utils.pools import actor_pool
+from gmd_ray.ray_utils.pools import restarting_pool, silence
+from gmd_ray.ray_utils.remote_errors import from_text
+from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.evaluation")
 
 
-def evaluate(cfg: Config, students: dict[str, str], recorder: Recorder | None = None) -> Evaluation:
+def evaluate(
+    cfg: Config, students: dict[str, str], recorder: Recorder | None = None, *, inputs: RunInputs | None = None
+) -> Evaluation:
     """Measure students on the test sets of `cfg.evaluation`.
 
-    One Ray Data stream over the test images; each actor holds every student, every metric and, where
-    `cfg.evaluation.online` asks for rows such as `baseline+teacher`, the teacher. Writes
-    `<out>/evaluation/metrics.parquet` (a row for each image, student and metric), `pictures.parquet` (what the report
-    shows) and `table.md`, and leaves the means with the recorder as `<dataset>/<student>/<metric>`.
+    The test images pass through one Ray Data stream. Each actor holds all students, all metrics and, if
+    `cfg.evaluation.online` asks for rows such as `baseline+teacher`, the teacher. The call writes
+    `<out>/evaluation/metrics.parquet` (a row for each image, student and metric), `pictures.parquet` (the pictures of
+    the report) and `table.md`, and gives the means to the recorder as `<dataset>/<student>/<metric>`.
 
     Args:
-        cfg: the run.
-        students: name -> checkpoint, `baseline` first. Where the students keep the size of their input, the input
-            itself is measured too, as `lq`.
-        recorder: where figures and tables go.
+        cfg: the settings.
+        students: paths of checkpoints by name, `baseline` first. If the students keep the size of their input, the
+            input itself is measured too, as `lq`.
+        recorder: gets figures and tables.
+        inputs: folder listings that the run shares; the folders are listed here if it is None.
 
     Raises:
-        ConfigError: no test set, an unknown metric, a student called `lq`, or an unknown student to be taught.
+        ConfigError: no test set, an unknown metric, a student called `lq`, or an unknown name in `evaluation.online`.
         DataError: test images without their partner.
-        ModelError: a checkpoint that does not load.
+        ModelError: a checkpoint cannot be loaded.
+        GmdError: Ray ended the evaluation.
     """
     recorder = recorder or NullRecorder()
     _check(cfg, students)
-    items = held_out_items(cfg)
+    items = held_out_items(cfg, inputs)
     if not items:
         raise ConfigError("the test sets of evaluation.* hold no images")
     measured = len(items)
     store = open_store(cfg) if ADAPTED in students else None
     if store is not None:
         items += pair_items(store, cfg.evaluation.report_images)
-    if taught_students(cfg, students):
+    if students_with_teacher(cfg, students):
         cfg = with_prompts(cfg)
     evaluation = collect(cfg, students, items, _stream(cfg, students, items, measured))
     evaluation.save(cfg.out)
@@ -82,7 +87,7 @@ def _check(cfg: Config, students: Mapping[str, str]) -> None:
         raise ConfigError("a student cannot be called 'lq': that is the name of the unprocessed input")
     if not cfg.evaluation.metrics:
         raise ConfigError("evaluation.metrics is empty: name at least one metric")
-    taught_students(cfg, students)
+    students_with_teacher(cfg, students)
     known = known_metrics()
     for name in cfg.evaluation.metrics:
         if name not in known:
@@ -90,26 +95,21 @@ def _check(cfg: Config, students: Mapping[str, str]) -> None:
 
 
 def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measured: int) -> pa.Table:
-    """Rows of schema `judge.SCHEMA`, in the order of their arrival."""
+    """Measure the items with a pool of actors: rows of schema `actor.SCHEMA`, in the order of their arrival."""
     import ray.data
     from ray.exceptions import RayError
 
     pool = cfg.evaluation.pool
     blocks = math.ceil(len(items) / pool.batch_size)
-    with warnings.catch_warnings():
-        # The bounds on restarts leave in Ray 2.64; until then this pool has them, and pyproject.toml holds Ray below.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+    with restarting_pool(pool) as options:
         stream = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-            Judge,
+            EvaluationActor,
             fn_constructor_args=(cfg, dict(students)),
             batch_format="pyarrow",
             batch_size=pool.batch_size,
-            **actor_pool(pool),
-            max_restarts=2,
-            max_task_retries=2,
+            **options,
         )
-    stream.context.enable_progress_bars = False
-    stream.context.issue_detectors_config.detectors = []
+    silence(stream)
     tables = []
     try:
         with Progress("evaluate", measured, interval_s=cfg.log_interval_s) as progress:
@@ -120,21 +120,23 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
                 values = table.filter(pc.field("metric").is_valid())
                 progress.update(len(values.group_by(["dataset", "id"]).aggregate([])))
     except RayError as error:
-        raise GmdError(f"the evaluation broke: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise GmdError(
+            f"the evaluation stopped on a Ray error: {type(error).__name__}: {one_line(error, 300)}"
+        ) from error
     return pa.concat_tables([SCHEMA.empty_table(), *tables])
 
 
 def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: pa.Table) -> Evaluation:
-    """Sort what `Judge` said of the items, in whatever order it came, into an evaluation."""
+    """Build an evaluation from the rows of `EvaluationActor`, which may come in any order."""
     has_metric = pc.field("metric").is_valid() & ~pc.field("features").is_valid()
-    # By name and not by arrival, so that the same run writes the same file.
+    # Sorted by name and not by arrival, so that the same run writes the same file.
     order = [(name, "ascending") for name in ("dataset", "id", "student", "metric")]
     of_sets = pa.Table.from_pylist(list(_set_rows(table)), schema=ROWS)
     rows = pa.concat_tables([table.filter(has_metric).select(ROWS.names), of_sets]).sort_by(order)
     place = {(item["dataset"], item["id"]): i for i, item in enumerate(items)}
     pictures = table.filter(pc.field("png").is_valid()).select(PICTURES.names).to_pylist()
     pictures.sort(key=lambda row: (place[row["dataset"], row["id"]], row["name"]))
-    names = ["lq", *(row for name in students for row in (name, taught(name)))]
+    names = ["lq", *(row for name in students for row in (name, with_teacher_row(name)))]
     named = set(rows["student"].unique().to_pylist())
     return Evaluation(
         rows=rows,
@@ -148,54 +150,54 @@ def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: 
 
 
 def _set_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """A row for the whole of each test set, of every metric that compares sets."""
+    """One row per test set, student and metric for the metrics that compare sets of images, such as FID."""
     features: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for row in table.filter(pc.field("features").is_valid()).to_pylist():
         key = (row["dataset"], row["student"], row["metric"])
         features.setdefault(key, []).append(np.frombuffer(row["features"], np.float32))
-    for (dataset, student, metric), found in sorted(features.items()):
+    for (dataset, student, metric), vectors in sorted(features.items()):
         if student == REFERENCE:
             continue
         truths = features.get((dataset, REFERENCE, metric), [])
         higher = known_metrics()[metric].higher_is_better
         row = {"dataset": dataset, "id": WHOLE_SET, "student": student, "metric": metric, "higher_is_better": higher}
         try:
-            yield {**row, "value": compare_sets(metric, np.array(found), np.array(truths))}
+            yield {**row, "value": compare_sets(metric, np.array(vectors), np.array(truths))}
         except DataError as error:
             yield {**row, "error": str(error)}
 
 
 def _contents(cfg: Config, table: pa.Table) -> dict[str, str]:
-    """A digest of the pictures of each test set: two folders may well hold the same names."""
-    made = cfg.evaluation.source_lq is None  # then what degrades the source is part of it
+    """A digest of the pixels of each test set; two folders may hold different images under the same names."""
+    made = cfg.evaluation.source_lq is None  # then the degradation is part of the test set
     degradation = [cfg.source.degradation, cfg.source.degradation_args, cfg.seed] if made else None
     lines: dict[str, list[str]] = {}
     for row in table.filter(pc.field("content").is_valid()).to_pylist():
         lines.setdefault(row["dataset"], []).append(f"{row['id']} {row['content']}")
     about = {"source": json.dumps(degradation, sort_keys=True, default=str)}
     return {
-        name: hashlib.sha256("\n".join([about.get(name, ""), *sorted(found)]).encode()).hexdigest()
-        for name, found in sorted(lines.items())
+        name: content_digest("\n".join([about.get(name, ""), *sorted(pictures)]).encode())
+        for name, pictures in sorted(lines.items())
     }
 
 
-def _costs(table: pa.Table) -> dict[str, dict[str, Cost]]:
-    """Of every student on every test set."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def _costs(table: pa.Table) -> dict[str, dict[str, InferenceCost]]:
+    """The cost of every student on every test set."""
+    rows_of: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in table.filter(pc.field("seconds").is_valid()).to_pylist():
-        found.setdefault((row["dataset"], row["student"]), []).append(row)
-    costs: dict[str, dict[str, Cost]] = {}
-    for (dataset, student), rows in sorted(found.items()):
+        rows_of.setdefault((row["dataset"], row["student"]), []).append(row)
+    costs: dict[str, dict[str, InferenceCost]] = {}
+    for (dataset, student), rows in sorted(rows_of.items()):
         seconds = statistics.median(row["seconds"] for row in rows)
         device = statistics.mode(sorted(row["device"] for row in rows))
-        costs.setdefault(dataset, {})[student] = Cost(rows[0]["parameters"], seconds, device)
+        costs.setdefault(dataset, {})[student] = InferenceCost(rows[0]["parameters"], seconds, device)
     return costs
 
 
 def _raise_failure(table: pa.Table) -> None:
     """Raise the error that an actor met while it loaded its models."""
     for row in table.filter(pc.field("dataset") == FAILURE).slice(0, 1).to_pylist():
-        raise getattr(errors, row["id"], GmdError)(row["error"])
+        raise from_text(row["error"])
 
 
 def _means(evaluation: Evaluation) -> dict[str, float]:

@@ -1,26 +1,24 @@
-"""The gate's scores as one HTML file: histogram, yield curve and the paper's pass rates."""
+"""One HTML page of a store's scores: histogram, yield curve and the paper's pass rates."""
 
 from __future__ import annotations
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.evaluation import svg
+from gmd_ray.evaluation.pages import render
 from gmd_ray.pairstore.thresholds import PAPER_PASS_RATES, PAPER_THRESHOLD, GateView
 
 POINTS = 101
-"""Of the yield curve."""
+"""Number of points of the yield curve."""
 
 
 def gate_page(view: GateView) -> str:
-    """A page that needs nothing beside itself."""
+    """Make the page; it refers to no other file."""
     passes, scores, total = view.passes(view.threshold), view.scores, len(view.scores)
     taken, left = view.close[passes].tolist(), [*view.close[~passes].tolist(), *view.strayed.tolist()]
     line = [(x, 100 * view.admitted(x) / total) for x in np.linspace(scores[0], scores[-1], POINTS).tolist()]
-    environment = Environment(
-        loader=PackageLoader("gmd_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("gate.html.j2").render(
+    return render(
+        "gate.html.j2",
         url=view.url,
         metric=view.metric,
         bound=str(view.bound) if view.bound else "",

@@ -1,4 +1,4 @@
-"""The visual report: one HTML file that needs nothing beside itself."""
+"""The visual report: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
 from gmd_ray.config.secrets import redact
 from gmd_ray.evaluation import svg
-from gmd_ray.evaluation.files import read_bytes, write_bytes
+from gmd_ray.evaluation.actor import ADAPTED
 from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
-from gmd_ray.evaluation.judge import ADAPTED
+from gmd_ray.evaluation.pages import render
 from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation
-from gmd_ray.evaluation.store import FAILED_SHOWN, PairStore, open_store
+from gmd_ray.evaluation.store import FAILED_SHOWN, StoreSummary, open_store
 from gmd_ray.evaluation.table import (
     BASELINE,
     COST_COLUMNS,
@@ -31,15 +30,17 @@ from gmd_ray.evaluation.table import (
     cost_note,
     number,
 )
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
+from gmd_ray.storage import read_bytes, write_bytes
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
 SIGNIFICANT = 2.0
-"""Standard errors from zero at which a difference is coloured."""
+"""Number of standard errors beyond which a difference is coloured."""
 
 
-class Decision(Protocol):
-    """What the promotion gates said; `gmd_ray.tracking.Decision` is one."""
+class PromotionOutcome(Protocol):
+    """The decision of the promotion gates, as `gmd_ray.tracking.Decision` has it."""
 
     @property
     def promoted(self) -> bool: ...
@@ -50,25 +51,35 @@ class Decision(Protocol):
 
 
 def write_report(
-    cfg: Config, evaluation: Evaluation, recorder: Recorder | None = None, *, decision: Decision | None = None
+    cfg: Config,
+    evaluation: Evaluation,
+    recorder: Recorder | None = None,
+    *,
+    decision: PromotionOutcome | None = None,
+    inputs: RunInputs | None = None,
 ) -> str:
-    """Write `<out>/report.html`: figures, gate, pair store and pictures of a run.
+    """Write `<out>/report.html`: figures, promotion, pair store and pictures of a run.
 
-    Everything is optional but the evaluation: what a run does not have (a pair store, ground truth, a training log, a
-    registry) is left out.
+    Only the evaluation is required. Sections for which a run has nothing (no pair store, ground truth, training log or
+    registry) are left out.
+
+    Args:
+        cfg: the settings.
+        evaluation: the figures and pictures.
+        recorder: gets the report as an artifact.
+        decision: the decision of the promotion gates.
+        inputs: folder listings that the run shares; the folders are listed here if it is None.
 
     Returns:
-        the report's path.
+        The path of the report.
 
     Raises:
         DataError: the pair store is damaged.
     """
     store = open_store(cfg)
-    accepted, rejected = pair_rows(cfg, store, evaluation) if store is not None else ([], [])
-    environment = Environment(
-        loader=PackageLoader("gmd_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(
+    accepted, rejected = pair_rows(cfg, store, evaluation, inputs or RunInputs()) if store is not None else ([], [])
+    page = render(
+        "report.html.j2",
         out=cfg.out,
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=_headline(evaluation, evaluation.datasets),
@@ -80,7 +91,7 @@ def write_report(
         baseline=BASELINE,
         unavailable=evaluation.unavailable,
         charts=_charts(cfg, store),
-        costs=[] if store is None else _costs(store.manifest.get("cost") or {}),
+        costs=[] if store is None else _costs(store.manifest.cost),
         failed=[] if store is None else store.failed,
         failed_shown=FAILED_SHOWN,
         target_rows=held_out_rows(evaluation, "target"),
@@ -88,48 +99,48 @@ def write_report(
         accepted=accepted,
         rejected=rejected,
         config=_config(cfg),
-        manifest="" if store is None else json.dumps(store.manifest, indent=2),
+        manifest="" if store is None else json.dumps(store.manifest.to_json(), indent=2),
         versions=_versions(),
     )
     path = f"{cfg.out.rstrip('/')}/report.html"
-    # Settings, manifest and URIs of failed rows may carry passwords, and reports are passed around.
+    # Settings, manifest and URIs of failed rows may contain passwords, and people send reports to each other.
     write_bytes(path, redact(page).encode())
     (recorder or NullRecorder()).artifact(path)
     return path
 
 
 def _headline(evaluation: Evaluation, datasets: Sequence[str]) -> dict[str, Any] | None:
-    """The gain of the adapted student in the first metric of the first test set that has one."""
+    """The gain of the adapted student, in the first metric with a value on the first test set that has one."""
     for dataset in datasets:
         for metric in evaluation.metrics:
-            found = evaluation.difference(ADAPTED, dataset, metric, against=BASELINE)
-            if found is None:
+            difference = evaluation.difference(ADAPTED, dataset, metric, against=BASELINE)
+            if difference is None:
                 continue
             unit = " dB" if metric.startswith("psnr") else ""
             means = [evaluation.mean(student, dataset, metric) for student in (BASELINE, ADAPTED)]
-            gain, _, error = change(found, 10.0 if unit else 0.1).partition(" ± ")
+            gain, _, error = change(difference, 10.0 if unit else 0.1).partition(" ± ")
             return {
                 "gain": f"{gain.replace('-', '−')}{unit}",
                 "metric": metric.upper(),
-                "where": f"{found.n} {dataset} test images",
+                "where": f"{difference.n} {dataset} test images",
                 "means": " → ".join(number(mean) for mean in means if mean is not None),
                 "spread": f"± {error}{unit} standard error" if error else "",
-                "verdict": _verdict(found, evaluation.directions[metric]),
+                "verdict": _verdict(difference, evaluation.directions[metric]),
             }
     return None
 
 
-def _verdict(found: Difference, higher_is_better: bool) -> str:
-    """Which way a difference points, where it is large enough to say."""
-    if found.standard_error is None or abs(found.mean) <= SIGNIFICANT * found.standard_error:
+def _verdict(difference: Difference, higher_is_better: bool) -> str:
+    """Classify a difference as better, worse, or unclear (within `SIGNIFICANT` standard errors)."""
+    if difference.standard_error is None or abs(difference.mean) <= SIGNIFICANT * difference.standard_error:
         return "unclear"
-    return "better" if (found.mean > 0) == higher_is_better else "worse"
+    return "better" if (difference.mean > 0) == higher_is_better else "worse"
 
 
-def _counts(store: PairStore) -> dict[str, Any]:
+def _counts(store: StoreSummary) -> dict[str, Any]:
     accepted, rejected = len(store.accepted), len(store.rejected)
     scored = accepted + rejected
-    seconds = store.manifest.get("seconds")
+    seconds = store.manifest.seconds
     return {
         "inputs": store.inputs,
         "accepted": accepted,
@@ -143,7 +154,7 @@ def _counts(store: PairStore) -> dict[str, Any]:
 
 
 def _costs(cost: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, planned, taken) of the manifest's `cost`; a figure that nobody planned or knows is a dash."""
+    """Rows (name, planned, actual) of the manifest's `cost`; an unknown figure is a dash."""
     predicted, actual = cost.get("predicted") or {}, cost.get("actual") or {}
     currency = actual.get("currency", "")
     rows = [
@@ -165,7 +176,7 @@ def _costs(cost: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
-    """Cells of a metric table; the best mean of a column is marked, and differences beyond two standard errors."""
+    """The cells of a metric table, with marks for the best mean of a column and for clear differences."""
     metrics, note = columns(evaluation, dataset), cost_note(evaluation, dataset)
     best: dict[str, float] = {}
     for metric in metrics:
@@ -177,12 +188,14 @@ def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
         cells = []
         for metric in metrics:
             mean = evaluation.mean(student, dataset, metric)
-            found = evaluation.difference(student, dataset, metric, against=BASELINE) if student != BASELINE else None
+            difference = (
+                evaluation.difference(student, dataset, metric, against=BASELINE) if student != BASELINE else None
+            )
             cells.append(
                 {
                     "mean": "–" if mean is None else number(mean),
-                    "change": "" if found is None or mean is None else change(found, mean).replace("-", "−"),
-                    "verdict": "" if found is None else _verdict(found, evaluation.directions[metric]),
+                    "change": "" if difference is None or mean is None else change(difference, mean).replace("-", "−"),
+                    "verdict": "" if difference is None else _verdict(difference, evaluation.directions[metric]),
                     "best": mean is not None and mean == best[metric],
                 }
             )
@@ -201,7 +214,7 @@ def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
     }
 
 
-def _charts(cfg: Config, store: PairStore | None) -> list[dict[str, Any]]:
+def _charts(cfg: Config, store: StoreSummary | None) -> list[dict[str, Any]]:
     charts = []
     if store is not None and store.scores:
         accepted, rejected = ([score for _, score in pairs] for pairs in (store.accepted, store.rejected))
@@ -213,11 +226,11 @@ def _charts(cfg: Config, store: PairStore | None) -> list[dict[str, Any]]:
 
 
 def _losses(cfg: Config) -> dict[str, list[tuple[float, float]]]:
-    """(step, loss) of every fine-tune that left its `curve.jsonl` under `<out>/finetune/<name>`."""
+    """Pairs (step, loss) of each fine-tune that has a `curve.jsonl` in `<out>/finetune/<name>`."""
     series = {}
     for name in (ADAPTED, *cfg.controls):
         data = read_bytes(f"{cfg.out.rstrip('/')}/finetune/{name}/curve.jsonl") or b""
-        whole = data[: data.rfind(b"\n") + 1]  # a run that was killed may have left half a line
+        whole = data[: data.rfind(b"\n") + 1]  # a killed run may leave half a line
         logged = [figures for figures in map(json.loads, whole.splitlines()) if "loss" in figures]
         if logged:
             series[name] = [(figures["step"], figures["loss"]) for figures in logged]

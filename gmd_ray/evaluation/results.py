@@ -1,8 +1,7 @@
-"""What an evaluation found: a row for every image, student and metric, and the figures drawn from them."""
+"""The result of an evaluation: a row for every image, student and metric, and figures computed from them."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -16,10 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gmd_ray.errors import DataError
-from gmd_ray.evaluation.files import read_bytes, write_bytes
+from gmd_ray.hashing import short_digest
+from gmd_ray.storage import read_bytes, write_bytes
 
 NO_TRUTH = "needs ground truth, which this test set lacks"
-"""`error` in rows of a full-reference metric on images without a reference."""
+"""Value of `error` in rows of a full-reference metric on images without ground truth."""
 
 ROWS = pa.schema(
     [
@@ -32,45 +32,48 @@ ROWS = pa.schema(
         ("higher_is_better", pa.bool_()),
     ]
 )
-"""`value` is null where `error` says why, `higher_is_better` where the metric could not be loaded; `id` may be
-`WHOLE_SET`."""
+"""Schema of `metrics.parquet`.
+
+`value` is null if `error` gives a reason, `higher_is_better` is null if the metric could not be loaded, and `id` may be
+`WHOLE_SET`.
+"""
 
 PICTURES = pa.schema([("dataset", pa.string()), ("id", pa.string()), ("name", pa.string()), ("png", pa.binary())])
-"""PNGs for the report; `name` is a student, `lq`, `hq`, `restored` or `pseudo_target`."""
+"""Schema of `pictures.parquet`, PNGs for the report; `name` is a student, `lq`, `hq`, `restored` or `pseudo_target`."""
 
 UNAVAILABLE = "unavailable: "
-"""How `error` begins in rows of a metric that could not be loaded."""
+"""Prefix of `error` in rows of a metric that could not be loaded."""
 
 WHOLE_SET = ""
-"""`id` of a row whose value is of a whole test set, as FID's is."""
+"""Value of `id` in rows about a whole test set, such as those of FID."""
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a student takes on a test set."""
+class InferenceCost:
+    """Size and speed of a student on a test set."""
 
     parameters: int | None
-    """Of the network; None where the teacher works behind it."""
+    """Number of parameters of the network; None for a student followed by the teacher."""
     seconds: float
-    """Median over the images, one after the other, as the evaluation ran them."""
+    """Median over the images, which the evaluation restores one at a time."""
     device: str
-    """Where most of them were run."""
+    """The device on which most of the images were restored."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A student minus a reference, image by image over the images that have both values."""
+    """The mean difference between a student and a reference, over the images on which both have a value."""
 
     mean: float
     standard_error: float | None
-    """Of the mean over images: sample standard deviation / sqrt(n); None for a single image."""
+    """Standard error of `mean`: sample standard deviation / sqrt(n); None for a single image."""
     n: int
     only_reference: int
-    """Images on which the reference has a value and the student has none."""
+    """Number of images on which the reference has a value and the student has none."""
 
 
 def paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference | None:
-    """`ours` minus `theirs`, image by image; None where no image has both."""
+    """`ours` minus `theirs`, paired by image; None if no image has both."""
     gaps = [ours[image] - theirs[image] for image in sorted(ours.keys() & theirs.keys())]
     if not gaps:
         return None
@@ -82,22 +85,22 @@ def paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The rows of an evaluation and the pictures kept for the report."""
+    """The values of an evaluation and the pictures kept for the report."""
 
     rows: pa.Table
-    """Schema `ROWS`."""
+    """A table of schema `ROWS`."""
     pictures: pa.Table
-    """Schema `PICTURES`."""
+    """A table of schema `PICTURES`."""
     students: tuple[str, ...]
-    """In the order given to `evaluate`, `lq` first where it is a row."""
+    """Names of the students in the order given to `evaluate`, after `lq` if the input was measured."""
     metrics: tuple[str, ...]
-    """As configured, available or not."""
+    """The metrics of the settings, available or not."""
     settings: str
-    """What besides the images decides the values, e.g. the crop border; part of `test_set`."""
+    """Settings that the values depend on besides the images, e.g. the crop border; part of `test_set`."""
     contents: Mapping[str, str] = field(default_factory=dict)
-    """Test set -> digest of its pictures and of what degrades them; part of `test_set`."""
-    costs: Mapping[str, Mapping[str, Cost]] = field(default_factory=dict)
-    """Test set -> student -> cost."""
+    """Digest of the images of each test set, and of the degradation that makes its inputs; part of `test_set`."""
+    costs: Mapping[str, Mapping[str, InferenceCost]] = field(default_factory=dict)
+    """Costs by test set and student."""
 
     @cached_property
     def _values(self) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -109,13 +112,13 @@ class Evaluation:
 
     @cached_property
     def datasets(self) -> tuple[str, ...]:
-        """`target` and `source`, those that were evaluated."""
+        """The test sets that were evaluated, of `target` and `source`."""
         present = set(self.rows["dataset"].unique().to_pylist())
         return tuple(name for name in ("target", "source") if name in present)
 
     @cached_property
     def unavailable(self) -> dict[str, str]:
-        """Metrics that could not be loaded, and why."""
+        """The metrics that could not be loaded, with the reason."""
         return {
             row["metric"]: row["error"].removeprefix(UNAVAILABLE)
             for row in self.rows.to_pylist()
@@ -124,12 +127,12 @@ class Evaluation:
 
     @cached_property
     def directions(self) -> dict[str, bool]:
-        """Metric -> whether higher is better; unavailable metrics are missing."""
+        """True by metric if higher is better; unavailable metrics are missing."""
         pairs = zip(self.rows["metric"].to_pylist(), self.rows["higher_is_better"].to_pylist(), strict=True)
         return {metric: higher for metric, higher in pairs if higher is not None}
 
     def lacking(self, dataset: str) -> tuple[str, ...]:
-        """Metrics that need ground truth, on a test set that has none."""
+        """The metrics that need ground truth which this test set lacks."""
         return tuple(metric for metric in self.metrics if (dataset, metric) in self._without_truth)
 
     @cached_property
@@ -138,30 +141,30 @@ class Evaluation:
         return set(zip(rows["dataset"].to_pylist(), rows["metric"].to_pylist(), strict=True))
 
     def why_missing(self, dataset: str, metric: str) -> str:
-        """Why a metric has no value on a test set."""
+        """The reason for which a metric has no value on a test set."""
         no_truth = NO_TRUTH if metric in self.lacking(dataset) else "it was not measured"
         return self.unavailable.get(metric, no_truth)
 
     def values(self, student: str, dataset: str, metric: str) -> dict[str, float]:
-        """Image id -> value, without the images that failed."""
+        """Values by image id, without the images that failed."""
         return self._values.get((student, dataset, metric), {})
 
     def images(self, dataset: str) -> list[str]:
-        """The ids of a test set, failed ones included, sorted."""
+        """The image ids of a test set, sorted, failed ones included."""
         pairs = zip(self.rows["dataset"].to_pylist(), self.rows["id"].to_pylist(), strict=True)
         return sorted({image for name, image in pairs if name == dataset and image != WHOLE_SET})
 
     def mean(self, student: str, dataset: str, metric: str) -> float | None:
-        """Mean over the images that have a value; None where none has."""
+        """The mean over the images that have a value; None if none has."""
         values = self.values(student, dataset, metric)
         return math.fsum(values.values()) / len(values) if values else None
 
     def difference(self, student: str, dataset: str, metric: str, against: str = "baseline") -> Difference | None:
-        """`student` minus `against`, paired by image; None where no image has both."""
+        """`student` minus `against`, paired by image; None if no image has both."""
         return paired(self.values(student, dataset, metric), self.values(against, dataset, metric))
 
     def failures(self, dataset: str) -> list[tuple[str, str, str, int]]:
-        """(student, metric, reason, images) of missing values, without metrics that are unavailable here."""
+        """Missing values as (student, metric, reason, number of images), without metrics that this set cannot have."""
         counts = Counter(
             (row["student"], row["metric"], row["error"])
             for row in self.rows.to_pylist()
@@ -170,19 +173,19 @@ class Evaluation:
         return [(*key, n) for key, n in sorted(counts.items())]
 
     def test_set(self, dataset: str) -> str:
-        """A short digest of what was measured: ids and pictures of the images, and settings.
+        """A short digest of the ids and pixels of the images and of the settings.
 
-        Means are comparable only where it is equal.
+        Means of two evaluations are comparable only if it is the same.
         """
         text = "\n".join([self.settings, self.contents.get(dataset, ""), *self.images(dataset)])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return short_digest(text)
 
     def picture(self, dataset: str, image: str, name: str) -> bytes | None:
-        """A kept PNG."""
+        """The PNG that was kept of an image; None if there is none."""
         return self._pictures.get((dataset, image, name))
 
     def pictured(self, dataset: str) -> list[str]:
-        """Ids of a data set that pictures were kept of, in order."""
+        """The ids of the images of a data set that have pictures, in order."""
         return list(dict.fromkeys(image for name, image, _ in self._pictures if name == dataset))
 
     @cached_property
@@ -207,10 +210,10 @@ class Evaluation:
 
 
 def load_evaluation(out: str) -> Evaluation:
-    """The evaluation that an earlier run left under `out`.
+    """Load the evaluation that an earlier run wrote under `out`.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no evaluation.
     """
     tables = []
     for name in ("metrics", "pictures"):
@@ -227,11 +230,14 @@ def load_evaluation(out: str) -> Evaluation:
         tuple(about["students"]),
         tuple(about["metrics"]),
         about["settings"],
-        about.get("contents", {}),  # an earlier version's file has neither
-        {name: {key: Cost(**cost) for key, cost in line.items()} for name, line in about.get("costs", {}).items()},
+        about.get("contents", {}),  # older files have neither contents nor costs
+        {
+            name: {key: InferenceCost(**cost) for key, cost in line.items()}
+            for name, line in about.get("costs", {}).items()
+        },
     )
 
 
 def evaluation_folder(out: str) -> str:
-    """The directory that an evaluation of the run at `out` is written to."""
+    """The directory of the evaluation of a run at `out`."""
     return f"{out.rstrip('/')}/evaluation"

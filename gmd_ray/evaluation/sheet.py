@@ -1,45 +1,39 @@
-"""A contact sheet of a pair store: the best, the borderline and the worst pairs, to see what the gate sees."""
+"""A contact sheet of a pair store: the best, the borderline and the worst pairs by score."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from gmd_ray.evaluation.gallery import Row, pair_row
-from gmd_ray.pairstore import manifest, run_settings
-from gmd_ray.pairstore.schema import accepted, rows_dataset
-from gmd_ray.pairstore.store import PairStore, arrow_errors_as_data_errors
-from gmd_ray.pairstore.thresholds import read_gate
+from gmd_ray.errors import DataError
+from gmd_ray.evaluation.gallery import PictureRow, pair_row
+from gmd_ray.evaluation.pages import render
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.pairstore.view import StoreView
 
 SHOWN = ("restored", "pseudo_target", "lq")
 
 
 def make_sheet(store: PairStore, threshold: float | None = None, limit: float | None = None, count: int = 6) -> str:
-    """One HTML page that needs nothing beside itself: at most `count` pairs of each kind, each image once.
+    """Make one HTML page without external files: at most `count` pairs of each kind, and each pair once.
 
-    Borderline are the scores nearest to the threshold, from both sides of it. Restored, pseudo-target and LQ input
-    stand side by side; `restored` is left out where the store does not hold it.
+    Borderline pairs have the scores nearest to the threshold, on both sides of it. A row shows restored image,
+    pseudo-target and LQ input; `restored` is left out where the store does not hold it.
 
     Args:
-        threshold, limit: see `generation.gate.read_gate`.
+        threshold: on the scorer's own scale; None takes the one of the last finished run.
+        limit: a fidelity bound; None asks for none.
 
     Raises:
-        DataError: as that.
+        DataError: nothing is scored yet, there is no threshold to take, or the bound is on a fidelity that the store
+            does not hold.
     """
-    gate = read_gate(store, threshold, limit)
-    rows = rows_dataset(store.path, store.filesystem)
-    strangers = manifest.removed_input_ids(store.read(manifest.MANIFEST_FILE), store.read(run_settings.SETTINGS_FILE))
-    view = accepted(gate.threshold, gate.higher_is_better, strangers, gate.bound)
-    ok = (pc.field("status") == "ok") & pc.field("score").is_valid()
-    ok = ok & ~pc.field("id").isin(pa.array(strangers, pa.string()))
-    with arrow_errors_as_data_errors(store.url):
-        taken = set(rows.to_table(columns=["id"], filter=view)["id"].to_pylist())
-        table = rows.to_table(columns=["id", "score"], filter=ok)
-    found = dict(zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True))
+    gate = StoreView.open(store, threshold, limit)
+    found = dict(gate.scores())
+    if not found:
+        raise DataError(f"{store.url}: no row has a score yet")
+    taken = set(gate.ids())
     worst_first = sorted((score, key) for key, score in found.items())
     ranked = worst_first[::-1] if gate.higher_is_better else worst_first
     near = np.float32(gate.threshold)
@@ -52,17 +46,15 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
         "Borderline": ("nearest to the threshold, best first", [pair for pair in ranked if pair in borderline]),
         "Worst": ("worst last", worst),
     }
-    with arrow_errors_as_data_errors(store.url):
-        pictures = _pictures(rows, [key for _, pairs in chosen.values() for _, key in pairs])
+    shown = [key for _, pairs in chosen.values() for _, key in pairs]
+    pictures = gate.rows_of(shown, ["score", "fidelity", *SHOWN])
     groups = [
         (title, note, [_row(pictures[key], key in taken) for _, key in pairs])
         for title, (note, pairs) in chosen.items()
         if pairs
     ]
-    environment = Environment(
-        loader=PackageLoader("gmd_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("sheet.html.j2").render(
+    return render(
+        "sheet.html.j2",
         url=store.url,
         threshold=f"{'≥' if gate.higher_is_better else '≤'} {gate.threshold:g}",
         bound=str(gate.bound) if gate.bound else "",
@@ -70,13 +62,7 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
     )
 
 
-def _pictures(rows: Any, ids: list[str]) -> dict[str, dict[str, Any]]:
-    columns = ["id", "score", "fidelity", *SHOWN]
-    found = rows.to_table(columns=columns, filter=pc.field("id").isin(pa.array(ids, pa.string()))).to_pylist()
-    return {row["id"]: row for row in found}
-
-
-def _row(row: dict[str, Any], taken: bool) -> Row:
+def _row(row: dict[str, Any], taken: bool) -> PictureRow:
     closeness = "" if row["fidelity"] is None else f", fidelity {row['fidelity']:.3g}"
     note = f"score {row['score']:.3g}{closeness}, {'accepted' if taken else 'rejected'}"
     return pair_row(row["id"], {name: row[name] for name in SHOWN if row[name] is not None}, note)

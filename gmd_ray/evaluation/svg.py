@@ -1,4 +1,4 @@
-"""Two small charts as inline SVG; colours come from the page's style sheet."""
+"""Small charts as inline SVG, coloured by the page's style sheet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BINS = 32
 
 
 def histogram(accepted: Sequence[float], rejected: Sequence[float], threshold: float) -> Markup:
-    """Scores of accepted and rejected pairs over one axis, with a line at the threshold."""
+    """A histogram of the scores of accepted and rejected pairs, stacked, with a line at the threshold."""
     low, high = _around([*accepted, *rejected, threshold])
     edges = np.linspace(low, high, BINS + 1)
     counts = {name: np.histogram(values, edges)[0] for name, values in (("accepted", accepted), ("rejected", rejected))}
@@ -38,7 +38,7 @@ def histogram(accepted: Sequence[float], rejected: Sequence[float], threshold: f
 
 
 def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Lines of (step, loss) by name."""
+    """A line chart of points (step, loss) by name."""
     points = [point for line in series.values() for point in line]
     steps, values = [x for x, _ in points], [y for _, y in points]
     low, high = min(values), max(values)
@@ -54,7 +54,7 @@ def curves(series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
 
 
 def yield_curve(points: Sequence[tuple[float, float]], threshold: float) -> Markup:
-    """A line of (threshold, per cent accepted), with a line at the threshold that is asked for."""
+    """A line chart of points (threshold, per cent accepted), with a line at the given threshold."""
     frame = _Frame(*_around([*(x for x, _ in points), threshold]), 0, 100)
     path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in sorted(points))
     line = f'<polyline class="line l0" points="{path}"/>'
@@ -62,7 +62,7 @@ def yield_curve(points: Sequence[tuple[float, float]], threshold: float) -> Mark
 
 
 class _Frame:
-    """Data to pixels."""
+    """The mapping from data to pixels, and the axes."""
 
     def __init__(self, x0: float, x1: float, y0: float, y1: float) -> None:
         self.x0, self.x1, self.y0, self.y1 = x0, x1, y0, y1
@@ -108,7 +108,7 @@ def _mark(frame: _Frame, threshold: float) -> str:
 
 
 def _ticks(low: float, high: float, wanted: int) -> list[float]:
-    """Round values between the ends, about as many as wanted."""
+    """Round values between the ends of an axis, about as many as wanted."""
     raw = (high - low) / wanted
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from gmd_ray.evaluation.files import write_bytes
 from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation, evaluation_folder
+from gmd_ray.storage import write_bytes
 
 BASELINE = "baseline"
 COST_COLUMNS = ["parameters", "s/image"]
 
 
 def measured(evaluation: Evaluation, dataset: str) -> list[str]:
-    """The metrics that have a value on a test set, in the order of the config."""
+    """The metrics that have a value on a test set, in the order of the settings."""
     return [
         metric
         for metric in evaluation.metrics
@@ -19,7 +19,7 @@ def measured(evaluation: Evaluation, dataset: str) -> list[str]:
 
 
 def columns(evaluation: Evaluation, dataset: str) -> list[str]:
-    """The metrics that a table shows: those measured, and those that only ground truth is missing for."""
+    """The metrics that a table shows: those with a value, and those that lack nothing but ground truth."""
     shown = {*measured(evaluation, dataset), *evaluation.lacking(dataset)}
     return [metric for metric in evaluation.metrics if metric in shown]
 
@@ -33,7 +33,7 @@ def cost_cells(evaluation: Evaluation, dataset: str, student: str) -> list[str]:
 
 
 def cost_note(evaluation: Evaluation, dataset: str) -> str:
-    """What the seconds are; empty where there are none."""
+    """A note that explains the seconds; empty if there are none."""
     devices = list(dict.fromkeys(cost.device for cost in evaluation.costs.get(dataset, {}).values()))
     return f"s/image: median over the test set, one image at a time, on {' and '.join(devices)}" if devices else ""
 
@@ -44,14 +44,14 @@ def number(value: float) -> str:
 
 
 def change(difference: Difference, unit: float) -> str:
-    """`+0.42 ± 0.03`, with the decimals that `number(unit)` has."""
+    """The difference as text, `+0.42 ± 0.03`, with as many decimals as `number(unit)`."""
     decimals = len(number(unit).rsplit(".", 1)[1])
     spread = "" if difference.standard_error is None else f" ± {difference.standard_error:.{decimals}f}"
     return f"{difference.mean:+.{decimals}f}{spread}"
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """A table for each test set; under it, what was not measured and why."""
+    """A Markdown table for each test set, followed by the values that are missing and the reasons."""
     lines = ["# Evaluation", ""]
     for dataset in evaluation.datasets:
         metrics, note = columns(evaluation, dataset), cost_note(evaluation, dataset)

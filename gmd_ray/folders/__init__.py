@@ -1,1 +1,1 @@
-"""Verbs that turn a folder of images into another: restore with a student, import from other formats."""
+"""Commands that make a folder of images: restoring one with a student, and importing one from other formats."""

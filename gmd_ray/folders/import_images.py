@@ -1,6 +1,6 @@
-"""Images out of Parquet files, WebDataset shards and Hugging Face data sets into folders that every verb reads.
+"""Importing images from Parquet files, WebDataset shards and Hugging Face data sets into folders of image files.
 
-Ray Data reads; each task writes the files of its rows, whole or not at all, so that a second call does what is missing.
+Ray Data reads the rows, and each task writes the files of its rows atomically, so a second call completes an import.
 """
 
 from __future__ import annotations
@@ -13,45 +13,46 @@ import ray.data
 
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.folders.import_rows import Import, check_columns, check_import, two_formats, write_rows
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.storage import open_filesystem
+from gmd_ray.text import one_line
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import found."""
+    """The outcome of an import."""
 
     images: int
-    """Different ids: so many files are in each folder."""
+    """Number of different ids, which is the number of files in each folder."""
     repeated: int
-    """Rows whose id and images another row has too."""
+    """Number of rows that repeat the id and images of another row."""
     replaced: int = 0
-    """Rows for which a file of other bytes lay there: it is replaced."""
+    """Number of rows that replaced a file of other bytes."""
 
 
 def import_images(
     source: str, out: str, *, hq: str | None = None, lq: str | None = None, key: str | None = None
 ) -> Imported:
-    """Write `<out>/hq/<id>.<ext>` and `<out>/lq/<id>.<ext>`, the files' bytes as they are in the rows.
+    """Write `<out>/hq/<id>.<ext>` and `<out>/lq/<id>.<ext>` with the bytes of the images in the rows.
 
     Needs a Ray session.
 
     Args:
         source: `parquet:URL` of a file or folder; `wds:URL` of a shard or a folder of shards; `hf:PATH` of a data set
-            that `datasets` saved to disk, or `hf:NAME[:SPLIT]` on the hub, split `train` if none is given.
+            that `datasets` saved to disk; or `hf:NAME[:SPLIT]` on the hub, with the split `train` by default.
         out: a folder or URL.
-        hq, lq: columns that hold encoded images, as bytes or as `{bytes, path}` (Hugging Face's Image); one may be
-            left out. A path counts where there are no bytes, and is read only below the data set's own folder. In a
-            WebDataset a column is what follows the key's first dot: `hq.png`.
-        key: column of the id, which may hold folders. Left out, it is `__key__` in a WebDataset, and else the hash of
-            the row's images: the same wherever the row lies.
+        hq, lq: columns that hold encoded images, as bytes or as `{bytes, path}` (Hugging Face's Image); one of the two
+            may be None. A path is used if there are no bytes, and read only below the data set's own folder. In a
+            WebDataset, a column is named by what follows the first dot of its files: `hq.png`.
+        key: column of the id, which may contain folders. The default is `__key__` in a WebDataset, and otherwise a hash
+            of the row's images.
 
     Raises:
-        ConfigError: for a source that cannot be told, an empty path, or no column.
-        DataError: for columns that are not there or hold something else, rows without an image, ids that cannot be
-            file names, different images of one id, and a source that cannot be read.
+        ConfigError: the kind of the source is unknown, a path is empty, or no column is named.
+        DataError: the source cannot be read; a column is absent or has another type; a row has no image; an id cannot
+            be a file name; or one id has different images.
     """
     take = check_import(source, out, hq, lq, key)
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     written: set[str] = set()
     repeated = replaced = 0
     errors: Counter[str] = Counter()
@@ -62,21 +63,21 @@ def import_images(
                 errors[row["error"]] += 1
                 continue
             written.update(row["files"])
-            if row["id"] not in found:
-                found[row["id"]] = row["digest"]
-                replaced += row["replaced"]
-            elif found[row["id"]] == row["digest"]:
+            if row["id"] not in digests:
+                digests[row["id"]] = row["digest"]
+                replaced += int(row["replaced"])
+            elif digests[row["id"]] == row["digest"]:
                 repeated += 1
             else:
                 errors[f"two rows have the id {row['id']!r} and different images"] += 1
     except GmdError:
         raise
-    except Exception as error:  # Ray's, about what it read or a disk that failed a task: the cause is what counts
+    except Exception as error:  # Ray wraps errors of reading and writing; only the innermost cause is useful
         raise DataError(f"{source}: cannot be imported: {_cause(error)}") from error
     if errors:
         first = min(errors)
         raise DataError(f"{source}: {errors.total()} rows cannot be used: {first}")
-    if not found:
+    if not digests:
         raise DataError(f"{source}: holds no rows")
     others = two_formats(take, list(written))
     if others:
@@ -84,15 +85,14 @@ def import_images(
             f"{out}: {len(others)} ids have an image of an earlier import too, in another format ({others[0]}); "
             "remove those, or import into another folder"
         )
-    return Imported(len(found), repeated, replaced)
+    return Imported(len(digests), repeated, replaced)
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost error on one line."""
+    """Describe the innermost error on one line."""
     while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
         error = inner
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    return f"{type(error).__name__}: {one_line(error, 300)}"
 
 
 def _read(take: Import) -> ray.data.Dataset:
@@ -100,7 +100,7 @@ def _read(take: Import) -> ray.data.Dataset:
         return _huggingface(take)
     filesystem, path = open_filesystem(take.place)
     if take.kind == "wds":
-        # No decoder: the files' own bytes. A shard's rows may lack a column, which is told row by row.
+        # decoder=None keeps the bytes of the files. Rows that lack a column are reported one by one.
         return ray.data.read_webdataset(path, filesystem=filesystem, decoder=None, file_extensions=["tar"])
     return ray.data.read_parquet(path, filesystem=filesystem).select_columns(take.columns)
 
@@ -119,7 +119,7 @@ def _huggingface(take: Import) -> ray.data.Dataset:
         else:
             data = datasets.load_dataset(name, split=split or "train")
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise DataError(f"hf:{place}: cannot be loaded: {' '.join(str(error).split())}") from error
+        raise DataError(f"hf:{place}: cannot be loaded: {one_line(error)}") from error
     if isinstance(data, dict):
         raise DataError(f"hf:{place}: holds the splits {', '.join(sorted(data))}; name the folder of one of them")
     check_columns(f"hf:{place}", take, data.features.arrow_schema)

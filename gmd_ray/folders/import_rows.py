@@ -1,7 +1,7 @@
-"""What an import takes, checked before Ray starts, and the files that its rows become: no Ray in here.
+"""The parts of an import that need no Ray: checking its arguments, and writing the files of its rows.
 
-Rows come from strangers. Their ids become names below the output folder or nothing, and a path in a row is read only
-where it lies below the data set itself.
+Rows are untrusted. An id must be a name below the output folder, and a path in a row is read only if it lies below the
+data set itself.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from pyarrow import fs
 
 from gmd_ray.errors import ConfigError, DataError, nearest
 from gmd_ray.images.files.formats import EXTENSIONS, ending, refusal_by_name, sniff
-from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.safe_paths import safe_relative
 from gmd_ray.images.walking import unwanted_folder
-from gmd_ray.storage import absolute, get, put
+from gmd_ray.storage import absolute, get, open_filesystem, put
+from gmd_ray.text import one_line
 
-READERS = ("parquet", "wds", "hf")
+SOURCE_KINDS = ("parquet", "wds", "hf")
+"""Kinds of data sets that can be imported: Parquet, WebDataset, Hugging Face."""
 
 _OF_ONE_ROW = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
-"""Errors of a name, unlike those of a disk."""
+"""Errors that are caused by the name of one file, not by the disk."""
 
 WRITTEN = pa.schema(
     [
@@ -39,38 +40,40 @@ WRITTEN = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""What `write_rows` tells of each row; `files` are relative to the output folder."""
+"""The outcome of each row in `write_rows`; `files` are relative to the output folder."""
 
 
 @dataclass(frozen=True)
 class Import:
-    """What to read, and where to."""
+    """The source and destination of an import."""
 
     kind: str
-    """Of READERS."""
+    """One of SOURCE_KINDS."""
     place: str
+    """Path, URL or hub name of the data set."""
     out: str
+    """The output folder."""
     sides: dict[str, str]
-    """`hq` and `lq` -> column of its images, those that are asked for."""
+    """`hq` or `lq` -> column of its images, for the requested sides."""
     key: str | None
     """Column of the ids; None for a hash of the images."""
 
     @property
     def columns(self) -> list[str]:
-        """The columns that are read, each once."""
+        """The columns to read, without duplicates."""
         return list(dict.fromkeys([*self.sides.values(), *([self.key] if self.key else [])]))
 
 
 def check_import(source: str, out: str, hq: str | None = None, lq: str | None = None, key: str | None = None) -> Import:
-    """Hold an import against what can be known without Ray; see `importing.import_images` for the arguments.
+    """Check the arguments of an import as far as possible without Ray; see `import_images.import_images`.
 
     Raises:
-        ConfigError: for a source that cannot be told, an empty path, or no column.
-        DataError: where nothing is there, and for Parquet columns that are not there or hold no images.
+        ConfigError: the kind of the source is unknown, a path is empty, or no column is named.
+        DataError: the source does not exist, or its Parquet columns are absent or hold no images.
     """
     kind, colon, place = source.partition(":")
-    if not colon or kind not in READERS:
-        raise ConfigError(f"{source}: give READER:PLACE; {nearest(kind, READERS)}")
+    if not colon or kind not in SOURCE_KINDS:
+        raise ConfigError(f"{source}: give READER:PLACE; {nearest(kind, SOURCE_KINDS)}")
     for what, path in (("the place in --from", place), ("the output folder", out)):
         if not path.strip():
             raise ConfigError(f"import: {what} is empty")
@@ -88,17 +91,17 @@ def check_import(source: str, out: str, hq: str | None = None, lq: str | None = 
                 raise DataError(f"{source}: no such file or folder")
             schema = _parquet_schema(filesystem, path, source) if kind == "parquet" else None
         except OSError as error:
-            raise DataError(f"{source}: cannot be read: {' '.join(str(error).split())}") from error
+            raise DataError(f"{source}: cannot be read: {one_line(error)}") from error
         if schema is not None:
             check_columns(source, take, schema)
     return take
 
 
 def check_columns(where: str, take: Import, schema: pa.Schema) -> None:
-    """Hold the columns of an import against a table's.
+    """Check that a table has the columns of an import.
 
     Raises:
-        DataError: naming the nearest column, or the type of one that cannot hold what it should.
+        DataError: a column is absent, or its type cannot hold images or ids.
     """
     for column in take.columns:
         if column not in schema.names:
@@ -109,7 +112,7 @@ def check_columns(where: str, take: Import, schema: pa.Schema) -> None:
 
 
 def _parquet_schema(filesystem: fs.FileSystem, path: str, where: str) -> pa.Schema:
-    """That of the first file; whether the others have it is seen when they are read."""
+    """Read the schema of the first Parquet file. The other files are checked when they are read."""
     if filesystem.get_file_info(path).type == fs.FileType.Directory:
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
         files = sorted(info.path for info in infos if info.type == fs.FileType.File and info.extension == "parquet")
@@ -119,16 +122,16 @@ def _parquet_schema(filesystem: fs.FileSystem, path: str, where: str) -> pa.Sche
     try:
         with filesystem.open_input_file(path) as stream:
             return pq.read_schema(stream)
-    except (ValueError, pa.ArrowException) as error:  # an OSError is told by the caller
-        raise DataError(f"{where}: {path}: not a Parquet file: {' '.join(str(error).split())}") from error
+    except (ValueError, pa.ArrowException) as error:  # the caller reports an OSError
+        raise DataError(f"{where}: {path}: not a Parquet file: {one_line(error)}") from error
 
 
 def _column_problem(sides: dict[str, str], key: str | None, schema: pa.Schema) -> str:
-    """Why these columns cannot be used, empty where they can; those that are absent are not looked at."""
+    """Return the reason why these columns cannot be used; empty if they can. Absent columns are ignored."""
     for column in sides.values():
         if column in schema.names and not _holds_images(schema.field(column)):
-            found = _type_name(schema.field(column))
-            return f"column {column!r} holds {found} where encoded images should be (binary, or a struct with bytes)"
+            kind = _type_name(schema.field(column))
+            return f"column {column!r} holds {kind} where encoded images should be (binary, or a struct with bytes)"
     if key is not None and key in schema.names:
         field = schema.field(key)
         if _is_extension(field) or pa.types.is_nested(field.type):
@@ -138,7 +141,7 @@ def _column_problem(sides: dict[str, str], key: str | None, schema: pa.Schema) -
 
 def _holds_images(field: pa.Field) -> bool:
     kind = field.type
-    if _is_extension(field):  # Ray's tensors and pickled objects among them
+    if _is_extension(field):  # such as Ray's tensors and pickled objects
         return False
     if pa.types.is_struct(kind):
         return "bytes" in kind.names and _is_binary(kind.field("bytes").type)
@@ -151,7 +154,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _is_extension(field: pa.Field) -> bool:
-    """Whether its type is one of Arrow's extensions, known to this process or not."""
+    """Tell whether a field has an Arrow extension type, registered in this process or not."""
     return isinstance(field.type, pa.BaseExtensionType) or b"ARROW:extension:name" in (field.metadata or {})
 
 
@@ -163,35 +166,38 @@ def _type_name(field: pa.Field) -> str:
 
 
 def write_rows(table: pa.Table, take: Import) -> pa.Table:
-    """Write the images of some rows; a table of WRITTEN, one row for each.
+    """Write the images of some rows.
 
-    A file that is there already with the same bytes stays; one with others is replaced, which is told.
+    An existing file with the same bytes is kept. One with other bytes is replaced, which the result reports.
+
+    Returns:
+        a table of WRITTEN, with one row for each.
 
     Raises:
-        OSError: where the output cannot be written, whatever the row.
+        OSError: the output folder cannot be written.
     """
     filesystem, base = open_filesystem(take.out)
-    # Before a value is looked at: Ray's pickled objects are unpickled by that.
+    # The types are checked before any value is read, since reading one of Ray's pickled objects unpickles it.
     problem = _column_problem(take.sides, take.key, table.schema)
     rows = [{}] * table.num_rows if problem else _selected(table, take).to_pylist()
     done = []
     for row in rows:
-        told: dict[str, Any] = {"id": "", "digest": "", "files": [], "replaced": False, "error": problem}
+        outcome: dict[str, Any] = {"id": "", "digest": "", "files": [], "replaced": False, "error": problem}
         try:
             if not problem:
-                told |= _write_row(row, take, filesystem, base)
+                outcome |= _write_row(row, take, filesystem, base)
         except DataError as failure:
-            told["error"] = str(failure)
+            outcome["error"] = str(failure)
         except OSError as failure:
             if failure.errno not in _OF_ONE_ROW:
                 raise
-            told["error"] = f"{row.get(take.key or '')!r}: {failure.strerror}"
-        done.append(told)
+            outcome["error"] = f"{row.get(take.key or '')!r}: {failure.strerror}"
+        done.append(outcome)
     return pa.Table.from_pylist(done, schema=WRITTEN)
 
 
 def _selected(table: pa.Table, take: Import) -> pa.Table:
-    """The columns that are asked for: what others hold is not touched."""
+    """Select the requested columns, so that the values of others are never read."""
     return table.select([name for name in take.columns if name in table.schema.names])
 
 
@@ -206,7 +212,7 @@ def _write_row(row: dict[str, Any], take: Import, filesystem: fs.FileSystem, bas
 
 
 def _put_anew(filesystem: fs.FileSystem, path: str, data: bytes) -> bool:
-    """Write a file unless it is there with these bytes; whether it was there with others."""
+    """Write a file unless it exists with these bytes, and return whether it existed with others."""
     info = filesystem.get_file_info(path)
     there = info.type == fs.FileType.File
     if there and info.size == len(data) and get(filesystem, path) == data:
@@ -227,7 +233,7 @@ def _bytes(row: dict[str, Any], column: str, take: Import) -> bytes:
 
 
 def _beside(take: Import, path: str) -> bytes:
-    """The file that a row names instead of holding its bytes, where it lies below the data set."""
+    """Read the file that a row names instead of holding its bytes, if it lies below the data set."""
     outside = DataError(f"a row names the file {path!r}, which is not below the data set, and is not read")
     if "://" in path or "\0" in path or (take.kind == "hf" and not os.path.isdir(os.path.expanduser(take.place))):
         raise outside
@@ -236,7 +242,7 @@ def _beside(take: Import, path: str) -> bytes:
         folder = folder.rpartition("/")[0]
     if isinstance(filesystem, fs.LocalFileSystem):
         folder = os.path.realpath(folder)
-        path = os.path.realpath(os.path.join(folder, path))  # links resolved
+        path = os.path.realpath(os.path.join(folder, path))  # resolves links, which may lead out of the folder
         if os.path.commonpath([folder, path]) != folder:
             raise outside
     else:
@@ -252,7 +258,7 @@ def _beside(take: Import, path: str) -> bytes:
 
 
 def _key(value: Any) -> str:
-    """An id as a relative path that stays below its folder, and that a listing shows."""
+    """Convert an id to a relative path that stays below its folder and that listings do not hide."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else "" if value is None else str(value)
     try:
         parts = PurePosixPath(safe_relative(text)).parts
@@ -265,17 +271,17 @@ def _key(value: Any) -> str:
 
 
 def _without_ending(key: str) -> str:
-    """Pairs go by the name without the ending of an image."""
+    """Remove the extension of an image from an id, as pairs are matched without extensions."""
     path = PurePosixPath(key)
     return str(path.with_suffix("")) if path.suffix.lower() in EXTENSIONS else key
 
 
 def _ending(key: str, data: bytes) -> str:
-    """Of the format that the first bytes show; listings know images by it."""
+    """Return the extension for the format of the first bytes, by which listings recognise images."""
     known = sniff(data)
     if known is None:
-        raise DataError(f"{key}: its bytes are of no image format that is known here")
-    # A raw file may begin as TIFF does, with a preview.
+        raise DataError(f"{key}: its bytes are of no known image format")
+    # A raw file may begin like a TIFF, so the extension in its id counts.
     refusal = known.refusal if known.instead else refusal_by_name(key) if known.name == "TIFF" else None
     if refusal:
         raise DataError(f"{key}: {refusal}")
@@ -283,19 +289,23 @@ def _ending(key: str, data: bytes) -> str:
 
 
 def two_formats(take: Import, written: Sequence[str]) -> list[str]:
-    """Files in the output folder that have the id of a written one, and another format: an earlier import's.
+    """Find files of an earlier import that have the id of a written file and another format.
 
     Args:
-        written: files relative to the output folder.
+        take: the import.
+        written: the written files, relative to the output folder.
+
+    Returns:
+        the files, relative to the output folder, sorted.
     """
     filesystem, base = open_filesystem(take.out)
     stems = {_without_ending(name) for name in written}
-    there = set(written)
-    found = []
+    new = set(written)
+    older = []
     for side in take.sides:
         for info in filesystem.get_file_info(fs.FileSelector(f"{base}/{side}", recursive=True, allow_not_found=True)):
             name = f"{side}/{info.path[len(base) + len(side) + 2 :]}"
             known = PurePosixPath(name).suffix.lower() in EXTENSIONS
-            if info.type == fs.FileType.File and known and name not in there and _without_ending(name) in stems:
-                found.append(name)
-    return sorted(found)
+            if info.type == fs.FileType.File and known and name not in new and _without_ending(name) in stems:
+                older.append(name)
+    return sorted(older)

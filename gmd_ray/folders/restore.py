@@ -1,11 +1,10 @@
-"""Restoring a folder of photos with any student: the same tree and kinds of files, on a cluster where there is one."""
+"""Restoring a folder of photos with any student, locally or on a Ray cluster, into the same tree and file formats."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,31 +15,31 @@ from gmd_ray.config import Config, StudentConfig
 from gmd_ray.config.load import resolve_out
 from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.folders.restore_results import Results, Size
-from gmd_ray.folders.restore_worker import Job, Restorer, RestorerActor
-from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
+from gmd_ray.folders.restore_worker import RestoreJob, Restorer, RestorerActor
+from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.images.results import AUTO, Naming, name_results
 from gmd_ray.progress import Progress
-from gmd_ray.storage import absolute_if_exists
-from gmd_ray.text import printable
+from gmd_ray.storage import absolute_if_exists, open_filesystem
+from gmd_ray.text import one_line, printable
 
 log = logging.getLogger("gmd_ray")
 
 _RECIPE = 1
-"""Of what is done to a photo beside the student; a new one makes all results anew."""
+"""Version of the processing outside the student. Increase it to make old results be restored again."""
 _BATCH_SIDE = 512
-"""Photos go through together as long as they have no more pixels than the pool's batch of photos of this side."""
+"""A batch of photos has at most as many pixels as `batch_size` photos with sides of this many pixels."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What became of a folder."""
+    """The outcome of restoring a folder."""
 
     count: int
-    """Results that are there now, `skipped` among them."""
+    """Number of results that exist now, including `skipped`."""
     failed: dict[str, str]
-    """Relative path -> reason, on one line."""
+    """Relative path of each failed photo -> the reason, on one line."""
     skipped: int = 0
-    """Results that an earlier run had finished."""
+    """Number of results that an earlier run had finished."""
 
 
 def restore_folder(
@@ -55,38 +54,38 @@ def restore_folder(
 ) -> Restored:
     """Restore every photo of a folder, or one file.
 
-    Bit depth (PNG, TIFF), transparency, ICC profile, EXIF and gray are kept, see `gmd_ray.images.files.photo`; a photo
-    is turned upright. Transparency is restored beside the colours, by the same student. What cannot be read or restored
-    is left out and named; the rest is done. Results that an earlier call finished, of the same photo with the same
-    student and settings, are left as they are; a record beside them says so.
+    Bit depth (PNG, TIFF), transparency, ICC profile, EXIF and gray are kept, see `gmd_ray.images.files.photo`; photos
+    are turned upright. The student also restores transparency. Photos that cannot be read or restored are skipped and
+    reported in `failed`. Results that an earlier call finished, from the same photo with the same student and settings,
+    are kept; a record beside them identifies them.
 
     Args:
-        cfg: its `student`; `student.pool` sizes the actor pool on Ray, and its `batch_size` is how many photos of one
-            size, or tiles, go through together; `target.max_pixels` guards memory.
-        source: a file, or a folder (or URL), read recursively.
-        out: a folder (or URL), made where it is missing; on Ray one that every node sees. A relative one is taken from
-            the caller's directory, or in a submitted job from `~/gmd_ray`, as a run's `out` is.
-        suffix: put behind the stem: `_restored`.
-        ext: ending of the results, or auto: each photo's own where it can be written.
-        overwrite: restore again what is finished.
-        on_ray: run as a Ray Data pool in the session that is there; otherwise here, batch after batch.
+        cfg: settings. `student.pool` sizes the actor pool on Ray; its `batch_size` is the number of photos of one size,
+            or of tiles, that are processed together. `target.max_pixels` bounds memory.
+        source: a file, or a folder or URL, which is read recursively.
+        out: a folder or URL, made if missing. On Ray, every node must see it. A relative path is relative to the
+            caller's directory, or in a submitted job to `~/gmd_ray`, as for a run's `out`.
+        suffix: text appended to the stem, such as `_restored`.
+        ext: extension of the results; `auto` keeps each photo's own if it can be written.
+        overwrite: restore photos with finished results again.
+        on_ray: run as a Ray Data pool in the present session, instead of batch after batch in this process.
 
     Raises:
-        ConfigError: an empty path, results that would overwrite each other or their sources or that their format cannot
-            hold, or a folder that cannot be written.
-        DataError: no images.
-        ModelError: a student that cannot be loaded.
+        ConfigError: a path is empty, results would overwrite each other or their sources, their format cannot hold
+            them, or the output folder cannot be written.
+        DataError: there are no images.
+        ModelError: the student cannot be loaded.
     """
     for option, value in (("-i", source), ("-o", out), ("-m", cfg.student.path or "")):
         if not value.strip():
             raise ConfigError(f"{option} is empty: a variable that is not set?")
     naming = Naming(suffix, ext)
-    out = resolve_out(out)  # a worker's directory is another
+    out = resolve_out(out)  # absolute, as workers have other working directories
     files = {file.id: file for file in _files(source)}
     _refuse_places(source, out, files, name_results([*files], naming))
     results = Results(out)
     if not on_ray:
-        _say_what_is_for_clusters(cfg.student)
+        _warn_of_cluster_settings(cfg.student)
     worker = Restorer(cfg.student if not on_ray else replace(cfg.student, device="cpu"), cfg.target.max_pixels)
     sizes = results.sizes(files, cfg.target.max_pixels)
     known = {key: size for key, size in sizes.items() if size is not None}
@@ -94,7 +93,7 @@ def restore_folder(
     _refuse_places(source, out, files, names)
     made_with = f"{worker.fingerprint} {_RECIPE}"
     todo = results.unfinished(files, names, made_with, overwrite)
-    jobs = [Job(file.id, file.uri, names[file.id]) for file in todo]
+    jobs = [RestoreJob(file.id, file.uri, names[file.id]) for file in todo]
     batches = _batches(jobs, sizes, cfg.student.pool.batch_size)
     failed: dict[str, str] = {}
     skipped = len(files) - len(jobs)
@@ -113,7 +112,7 @@ def restore_folder(
     return Restored(len(files) - len(failed), dict(sorted(failed.items())), skipped)
 
 
-def _say_what_is_for_clusters(student: StudentConfig) -> None:
+def _warn_of_cluster_settings(student: StudentConfig) -> None:
     pool = student.pool
     given = {"num_gpus": f"{pool.num_gpus:g}" if pool.num_gpus else "", "max": pool.max if pool.max > 1 else ""}
     named = ", ".join(f"student.pool.{key}={value}" for key, value in given.items() if value)
@@ -136,33 +135,37 @@ def _files(source: str) -> list[ImageFile]:
 
 
 def _refuse_places(source: str, out: str, files: dict[str, ImageFile], names: dict[str, str]) -> None:
-    """Refuse results that would take the place of photos, or become photos of the next run."""
+    """Refuse results that would replace photos, or become photos of the next run.
+
+    Raises:
+        ConfigError: the message names the folders.
+    """
     above, target = _place(source), _place(out)
     root = os.path.dirname(above) if os.path.isfile(above) else above
     photos = {file.uri for file in files.values()} | {f"{root}/{key}" for key in files}
     for name in names.values():
         if f"{target}/{name}" in photos or f"{out.rstrip('/')}/{name}" in photos:
             raise ConfigError(
-                f"{out}: results would take the place of their sources ({printable(name)}); give another folder, or "
-                f"--suffix"
+                f"{out}: results would replace their sources ({printable(name)}); give another folder, or --suffix"
             )
     if f"{target}/".startswith(f"{above}/"):
         raise ConfigError(f"{out} lies within {source}: a second run would restore its own results")
 
 
 def _place(url: str) -> str:
-    """Comparable form of a path or URL: of local ones, where links lead."""
+    """Return a path or URL in a form that can be compared: local paths without links, URLs without a final slash."""
     if "://" in url and not url.startswith("file://"):
         return url.rstrip("/")
     return os.path.realpath(open_filesystem(url)[1])
 
 
-def _batches(jobs: Iterable[Job], sizes: dict[str, Size | None], most: int) -> list[list[Job]]:
-    """Photos of one size together, in the order of the first of each; those of an unknown size are alone."""
-    batches: list[list[Job]] = []
-    growing: dict[Size, list[Job]] = {}
+def _batches(jobs: Iterable[RestoreJob], sizes: dict[str, Size | None], most: int) -> list[list[RestoreJob]]:
+    """Group photos of one size, in the order in which each size first occurs. Photos of unknown size stay alone."""
+    batches: list[list[RestoreJob]] = []
+    growing: dict[Size, list[RestoreJob]] = {}
     for job in jobs:
         size = sizes[job.id]
+        # At most `most` photos, and at most as many pixels as `most` photos of 512 x 512.
         fits = 1 if size is None else min(most, most * _BATCH_SIDE**2 // (size[0] * size[1]))
         batch = None if size is None or fits <= 1 else growing.get(size)
         if batch is None:
@@ -176,7 +179,9 @@ def _batches(jobs: Iterable[Job], sizes: dict[str, Size | None], most: int) -> l
     return batches
 
 
-def _local_rows(restorer: Restorer, batches: list[list[Job]], out: str, progress: Progress) -> Iterator[dict[str, Any]]:
+def _local_rows(
+    restorer: Restorer, batches: list[list[RestoreJob]], out: str, progress: Progress
+) -> Iterator[dict[str, Any]]:
     from gmd_ray.images.tiling import tiles_watched
 
     for batch in batches:
@@ -192,21 +197,19 @@ def _local_rows(restorer: Restorer, batches: list[list[Job]], out: str, progress
         yield from rows
 
 
-def _ray_rows(cfg: Config, batches: list[list[Job]], out: str) -> Iterator[dict[str, Any]]:
+def _ray_rows(cfg: Config, batches: list[list[RestoreJob]], out: str) -> Iterator[dict[str, Any]]:
     if not batches:
         return
     import ray.data
     from ray.exceptions import RayError
 
-    from gmd_ray.ray_utils.pools import actor_pool
+    from gmd_ray.ray_utils.pools import restarting_pool, silence
 
     pool = cfg.student.pool
     rows = [{"batch": json.dumps([vars(job) for job in batch])} for batch in batches]
-    # A block is what a worker's death repeats: small ones, and enough of them for every actor.
+    # When a worker dies, its whole block is repeated: blocks are small, and there are enough of them for every actor.
     blocks = min(len(rows), max(4 * pool.max, len(rows) // 16))
-    with warnings.catch_warnings():
-        # The bounds on restarts leave in Ray 2.64; until then this pool has them, and pyproject.toml holds Ray below.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+    with restarting_pool(pool) as options:
         stream = ray.data.from_items(rows, override_num_blocks=blocks).map(
             RestorerActor,
             fn_constructor_args=(
@@ -214,16 +217,13 @@ def _ray_rows(cfg: Config, batches: list[list[Job]], out: str) -> Iterator[dict[
                 cfg.target.max_pixels,
                 out,
             ),
-            max_restarts=2,
-            max_task_retries=2,
-            **actor_pool(pool),
+            **options,
         )
-    stream.context.enable_progress_bars = False
-    stream.context.issue_detectors_config.detectors = []
+    silence(stream)
     try:
         for row in stream.iter_rows():
             if row["fatal"]:
                 raise ModelError(row["fatal"])
             yield from json.loads(row["rows"])
     except RayError as error:
-        raise GmdError(f"restoring broke: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise GmdError(f"restoring stopped on a Ray error: {type(error).__name__}: {one_line(error, 300)}") from error

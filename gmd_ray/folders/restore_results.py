@@ -1,4 +1,4 @@
-"""The folder that results of `restore` go to: what is finished in it, and the record that says so."""
+"""The output folder of `restore`: its finished results, and the record that identifies them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from pyarrow import fs
 from gmd_ray.errors import ConfigError, GmdError
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.finished import NAME, Finished, modified, read_record, write_record
-from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
+from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.sizes import image_sizes
-from gmd_ray.storage import get, put, remove
-from gmd_ray.text import printable
+from gmd_ray.storage import get, open_filesystem, put, remove
+from gmd_ray.text import one_line, printable, some
 
 log = logging.getLogger("gmd_ray")
 
 _SAVE_EVERY_S = 1.0
+"""The least number of seconds between two saves of the record."""
 _SAVE_SHARE = 20
-"""The record is written at most so often, and takes at most this part of the time: it has a line for each photo."""
+"""Saving takes at most one part in this many of the time: a record of many photos is long."""
 
 Size = tuple[int, int]
 
@@ -29,7 +30,7 @@ class Results:
     """A folder of results, local or on any filesystem.
 
     Raises:
-        ConfigError: a folder that cannot be made or written.
+        ConfigError: the folder cannot be made or written.
     """
 
     def __init__(self, out: str) -> None:
@@ -41,12 +42,12 @@ class Results:
             remove(self._filesystem, probe)
             self._record = read_record(get(self._filesystem, f"{self._base}/{NAME}"))
         except OSError as error:
-            reason = error.strerror or " ".join(str(error).split())
+            reason = error.strerror or one_line(error)
             raise ConfigError(f"{out}: cannot be written ({reason}); give another folder for the results") from error
         self._saved_at, self._pause_s, self._unsaved = time.monotonic(), _SAVE_EVERY_S, False
 
     def sizes(self, photos: Mapping[str, ImageFile], max_pixels: int) -> dict[str, Size | None]:
-        """(height, width) of each photo as stored, None where there is none; from the record where it is known."""
+        """Return (height, width) of each photo, from the record if it is known there; None for unreadable photos."""
         made = {entry.id: entry for entry in self._record.values()}
         sizes: dict[str, Size | None] = {}
         for key, photo in photos.items():
@@ -60,11 +61,18 @@ class Results:
     def unfinished(
         self, photos: Mapping[str, ImageFile], names: Mapping[str, str], made_with: str, overwrite: bool
     ) -> list[ImageFile]:
-        """The photos whose results are still to be made; the log says what is left, and what will be replaced."""
-        there = self._there(list(names.values()))
+        """Select the photos whose results are still to be made, and log what is kept and what will be replaced.
+
+        Args:
+            photos: id -> photo.
+            names: id -> name of the result.
+            made_with: digest of the model and its settings.
+            overwrite: select photos with finished results too.
+        """
+        existing = self._existing(list(names.values()))
         todo, foreign, older = [], [], 0
         for key, photo in photos.items():
-            entry, size = self._record.get(names[key]), there.get(names[key])
+            entry, size = self._record.get(names[key]), existing.get(names[key])
             ours = entry is not None and entry.size == size
             if ours and entry is not None and not overwrite:
                 if entry.made_with == made_with and entry.of_unchanged(photo, lambda p=photo: _digest(p)):  # type: ignore[misc]
@@ -90,12 +98,12 @@ class Results:
                 "%s: %d files lie where results go and are in no record of a run, or changed since; replaced: %s",
                 self._out,
                 len(foreign),
-                ", ".join(printable(name) for name in foreign[:5]) + (", ..." if len(foreign) > 5 else ""),
+                some([printable(name) for name in foreign], 5),
             )
         return todo
 
     def add(self, photo: ImageFile, name: str, made_with: str, digest: str, size: int, pixels: Size | None) -> None:
-        """Note a result that was written, and save the record from time to time."""
+        """Record a written result, and save the record from time to time."""
         height, width = pixels or (0, 0)
         self._record[name] = Finished(
             name, size, made_with, photo.id, digest, photo.size, modified(photo), height, width
@@ -105,7 +113,7 @@ class Results:
             self.save()
 
     def save(self) -> None:
-        """Write the record, if there is news."""
+        """Write the record, if it has changed since it was last saved."""
         if not self._unsaved:
             return
         start = time.monotonic()
@@ -113,11 +121,11 @@ class Results:
         self._saved_at, self._unsaved = time.monotonic(), False
         self._pause_s = max(_SAVE_EVERY_S, _SAVE_SHARE * (self._saved_at - start))
 
-    def _there(self, names: list[str]) -> dict[str, int]:
-        """Bytes of the files of these names that are in the folder."""
+    def _existing(self, names: list[str]) -> dict[str, int]:
+        """Return the size in bytes of each of these files that exists in the folder."""
         if isinstance(self._filesystem, fs.LocalFileSystem):
             infos = self._filesystem.get_file_info([f"{self._base}/{name}" for name in names])
-        else:  # a question for each would be a round trip for each
+        else:  # one listing, instead of one round trip per file
             infos = self._filesystem.get_file_info(fs.FileSelector(self._base, recursive=True, allow_not_found=True))
         start = len(self._base) + 1
         return {info.path[start:]: info.size for info in infos if info.type == fs.FileType.File}
@@ -126,5 +134,5 @@ class Results:
 def _digest(photo: ImageFile) -> str:
     try:
         return content_digest(read_file(photo.uri))
-    except (OSError, GmdError):  # its row will say why it cannot be read
+    except (OSError, GmdError):  # the photo is selected again, and its row will report why it cannot be read
         return ""

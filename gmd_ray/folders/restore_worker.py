@@ -1,4 +1,4 @@
-"""One student at work on photos: read, restored, and written as the files that their owner expects."""
+"""The worker of `restore`: reads photos, restores them with one student, and writes the results."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from gmd_ray.config import StudentConfig
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.files.photo import Photo, encode_photo, read_photo
-from gmd_ray.images.listing import open_filesystem, read_file
-from gmd_ray.storage import put
+from gmd_ray.images.listing import read_file
+from gmd_ray.storage import open_filesystem, put
 
 log = logging.getLogger("gmd_ray")
 
-_NOBODYS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Failures to write that are no photo's own: the next one would fail too."""
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of writing that are not caused by one photo and would also fail the next."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One photo; sent to the worker that restores it."""
+class RestoreJob:
+    """A photo to restore, as sent to a worker."""
 
     id: str
+    """Path of the photo relative to its folder."""
     uri: str
+    """Path or URL of the photo."""
     name: str
-    """Of the result, relative to the folder of the results."""
+    """Path of the result relative to the output folder."""
 
 
 class Restorer:
-    """Restores photos, those of one size together: an actor of the pool, or the only one here."""
+    """Restores photos with one student; photos of one size are processed together."""
 
     def __init__(self, student: StudentConfig, max_pixels: int) -> None:
         import torch
@@ -49,23 +51,23 @@ class Restorer:
         self._max_pixels = max_pixels
         self.scale, self.fingerprint = self._student.scale, self._student.fingerprint
 
-    def __call__(self, jobs: Sequence[Job], out: str) -> list[dict[str, Any]]:
+    def __call__(self, jobs: Sequence[RestoreJob], out: str) -> list[dict[str, Any]]:
         """Restore photos and write the results below `out`.
 
         Returns:
-            a row for each: id; error, why it was not restored, on one line, or ""; digest of its bytes and size of the
-            result.
+            a row for each photo: `id`, and `error`, the reason of a failure on one line. If `error` is empty, also
+            `digest`, the SHA-256 of the photo's bytes, and `size`, the bytes of the result.
 
         Raises:
-            GmdError: a folder that cannot take any result, a full disk say.
+            GmdError: the output folder can no longer be written, for example because the disk is full.
         """
         rows: dict[str, dict[str, Any]] = {}
-        photos: dict[Job, tuple[Photo, str]] = {}
+        photos: dict[RestoreJob, tuple[Photo, str]] = {}
         for job in jobs:
             try:
                 data = read_file(job.uri)
                 photos[job] = read_photo(data, self._max_pixels), content_digest(data)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it is this photo's alone
+            except Exception as error:  # noqa: BLE001 -- any failure concerns this photo only and becomes its row
                 rows[job.id] = _failed(job, error)
         restored = self._restored_together({job: photo.rgb for job, (photo, _) in photos.items()})
         for job, (photo, digest) in photos.items():
@@ -79,17 +81,17 @@ class Restorer:
                 put(filesystem, f"{base}/{job.name}", code)
                 rows[job.id] = {"id": job.id, "error": "", "digest": digest, "size": len(code)}
             except Exception as error:
-                if isinstance(error, OSError) and error.errno in _NOBODYS:
+                if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                     raise GmdError(f"{out}: cannot be written any more: {error.strerror}") from error
                 rows[job.id] = _failed(job, error)
         return [rows[job.id] for job in jobs]
 
-    def _restored_together(self, images: dict[Job, np.ndarray]) -> dict[Job, np.ndarray]:
-        """Those of one size at once; what breaks so is left out, to be tried alone."""
-        by_shape: dict[tuple[int, ...], list[Job]] = defaultdict(list)
+    def _restored_together(self, images: dict[RestoreJob, np.ndarray]) -> dict[RestoreJob, np.ndarray]:
+        """Restore images (H, W, 3) of equal size together. Groups that fail are left out, to be tried one by one."""
+        by_shape: dict[tuple[int, ...], list[RestoreJob]] = defaultdict(list)
         for job, image in images.items():
             by_shape[image.shape].append(job)
-        restored: dict[Job, np.ndarray] = {}
+        restored: dict[RestoreJob, np.ndarray] = {}
         for alike in by_shape.values():
             if len(alike) > 1:
                 try:
@@ -102,7 +104,7 @@ class Restorer:
     def _alpha(self, alpha: np.ndarray | None, key: str) -> np.ndarray | None:
         if alpha is None:
             return None
-        # A flat one (most are: fully opaque) needs no network, and must not get a pattern from one.
+        # Most alpha channels are constant (fully opaque). They need no network, which might add a pattern.
         if alpha.min() == alpha.max():
             return np.full([side * self.scale for side in alpha.shape], alpha.flat[0], np.float32)
         return self._run([np.repeat(alpha[..., None], 3, axis=2)], [key])[0].mean(2)
@@ -123,7 +125,11 @@ class Restorer:
 
 
 class RestorerActor:
-    """A `Restorer` in a Ray Data pool. Rows: `batch`, the jobs, in; `rows` and `fatal` out; both as JSON."""
+    """A `Restorer` in a Ray Data pool.
+
+    Input rows have `batch`, the jobs as JSON. Output rows have `rows`, the outcomes as JSON, and `fatal`, the message
+    of an error that ends the whole command, or "".
+    """
 
     def __init__(self, student: StudentConfig, max_pixels: int, out: str) -> None:
         self._restorer: Restorer | None = None
@@ -135,15 +141,15 @@ class RestorerActor:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         if self._restorer is None:
-            # As a row: Ray would start an actor that fails again and again.
+            # Returned as a row, because Ray would restart an actor whose constructor raises, again and again.
             return {"rows": "[]", "fatal": self._failure}
         try:
-            rows = self._restorer([Job(**job) for job in json.loads(row["batch"])], self._out)
+            rows = self._restorer([RestoreJob(**job) for job in json.loads(row["batch"])], self._out)
         except GmdError as error:
             return {"rows": "[]", "fatal": str(error)}
         return {"rows": json.dumps(rows), "fatal": ""}
 
 
-def _failed(job: Job, error: Exception) -> dict[str, Any]:
+def _failed(job: RestoreJob, error: Exception) -> dict[str, Any]:
     text = " ".join(str(error).split()) or "no message"
     return {"id": job.id, "error": text if isinstance(error, GmdError) else f"{type(error).__name__}: {text}"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import threading
 import time
 from collections import defaultdict
@@ -15,6 +14,7 @@ import pyarrow as pa
 from gmd_ray.errors import GmdError, ReplicaLostError
 from gmd_ray.generation.attempt_log import AnyAttemptLog, Attempts
 from gmd_ray.generation.watchdog import Bound, Watchdog
+from gmd_ray.images.files.encode import png_size
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.text import one_line
 
@@ -209,8 +209,3 @@ def one_by_one(rows: Sequence[Row]) -> Iterator[list[Row]]:
     """Group rows into batches of one."""
     for row in rows:
         yield [row]
-
-
-def png_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) from the header of a PNG, without decoding it."""
-    return struct.unpack(">II", data[16:24])

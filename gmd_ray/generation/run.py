@@ -23,7 +23,7 @@ from gmd_ray.generation.outputs import STRAY_SHARE
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.generation.resume import check_resume, complete, known_facts, refuse_other_settings, remember
 from gmd_ray.generation.watchdog import batch_bound
-from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
+from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.audit.changes import changed_photos
 from gmd_ray.pairstore.history import RunClock
@@ -36,8 +36,8 @@ from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.remote_errors import is_ray_error
 from gmd_ray.ray_utils.shutdown import StopRequest
-from gmd_ray.storage import put, with_retries
-from gmd_ray.text import one_line
+from gmd_ray.storage import open_filesystem, put, with_retries
+from gmd_ray.text import one_line, some
 
 log = logging.getLogger("gmd_ray.generation")
 
@@ -148,7 +148,7 @@ class GenerationRun:
             log.warning(
                 "%d photos have changed since their rows were made, which are made anew: %s",
                 len(self.changed),
-                ", ".join(self.changed[:3]) + ", ..." * (len(self.changed) > 3),
+                some(self.changed),
             )
             store.drop(self.changed)
         done = set(store.index()["id"].to_pylist())

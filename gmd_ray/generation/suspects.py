@@ -13,7 +13,7 @@ from gmd_ray.generation.attempt_log import Attempts, Evidence
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.text import one_line
+from gmd_ray.text import one_line, some
 
 log = logging.getLogger("gmd_ray.generation")
 
@@ -80,6 +80,6 @@ class Notebook:
             )
             return {}
         if found:
-            some = ", ".join(sorted({f"{stage} on {key}" for stage, key in found})[:3])
-            log.info("an earlier run ended in what may hang or kill a worker (%s%s)", some, ", ..." * (len(found) > 3))
+            named = some(sorted({f"{stage} on {key}" for stage, key in found}))
+            log.info("an earlier run ended in what may hang or kill a worker (%s)", named)
         return found

@@ -1,0 +1,1 @@
+"""Images: listing, decoding, naming, pairing, degrading and tiling them."""

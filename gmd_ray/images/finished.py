@@ -1,6 +1,6 @@
-"""Which results of a folder are finished, of which photo and by which model: so that a second run can leave them.
+"""The record of finished results in an output folder, which lets a second run skip them.
 
-The record lies among the results, `.gmd-restore.jsonl`, one line for each.
+It is the file `.gmd-restore.jsonl` beside the results. Each line names one result, its photo and the model used.
 """
 
 from __future__ import annotations
@@ -17,30 +17,32 @@ NAME = ".gmd-restore.jsonl"
 
 @dataclass(frozen=True)
 class Finished:
-    """One result, and what it was made of."""
+    """One result and the photo it was made from."""
 
     name: str
-    """Path relative to the folder of the results."""
+    """Path of the result relative to the output folder."""
     size: int
-    """Bytes of the result: one of another size was changed, or is not whole."""
+    """Size of the result in bytes. A file of another size was changed or is incomplete."""
     made_with: str
-    """Digest of model and settings."""
+    """Digest of the model and its settings."""
     id: str
-    """Of the photo."""
+    """Id of the photo."""
     digest: str
-    """Of the photo's bytes."""
+    """SHA-256 of the photo's bytes."""
     photo_size: int | None
-    """Bytes of the photo, and time of its last change (ISO 8601), as the listing told them; None where it did not."""
+    """Size of the photo in bytes; None if its storage does not list sizes."""
     photo_modified: str | None
+    """Last change of the photo (ISO 8601); None if its storage does not list times."""
     height: int
+    """Height of the stored photo in pixels."""
     width: int
-    """Of the photo as it is stored."""
+    """Width of the stored photo in pixels."""
 
     def of_unchanged(self, photo: ImageFile, digest_of: Callable[[], str]) -> bool:
-        """Whether the photo is the one that the result was made of.
+        """Tell whether this result was made from the photo as it is now.
 
         Args:
-            digest_of: of the photo as it is now; asked only where size and time do not settle it.
+            digest_of: returns the SHA-256 of the photo's present bytes. It is called only if size and time leave doubt.
         """
         if self.id != photo.id:
             return False
@@ -53,20 +55,20 @@ class Finished:
 
 
 def modified(photo: ImageFile) -> str | None:
-    """The time of the last change as `Finished` holds it."""
+    """Return the time of the last change in the form that `Finished.photo_modified` has."""
     return None if photo.modified is None else photo.modified.isoformat()
 
 
 def read_record(data: bytes | None) -> dict[str, Finished]:
-    """Name -> result; a line that is damaged is as if it were not there."""
-    found = {}
+    """Parse a record into name -> result. Damaged lines are skipped: their photos are restored again."""
+    results = {}
     for line in (data or b"").splitlines():
         with contextlib.suppress(ValueError, TypeError):
             entry = Finished(**json.loads(line))
-            found[entry.name] = entry
-    return found
+            results[entry.name] = entry
+    return results
 
 
 def write_record(entries: Iterable[Finished]) -> bytes:
-    """What `read_record` reads."""
+    """Serialise a record, sorted by name; `read_record` parses it."""
     return "".join(json.dumps(asdict(entry)) + "\n" for entry in sorted(entries, key=lambda e: e.name)).encode()

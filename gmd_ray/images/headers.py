@@ -1,7 +1,7 @@
-"""What the headers and the last bytes of many image files say: sizes as decoded, and which files break off.
+"""Checking many image files quickly, by their headers and last bytes: sizes, unreadable files and truncated files.
 
-Nothing is decoded but the few files that look cut off, so that ten thousand images take seconds. What is damaged
-inside, with a whole beginning and a whole end, is not found out here.
+Only the few files that look truncated are decoded, so ten thousand images take seconds. Damage in the middle of a file
+is not detected here.
 """
 
 from __future__ import annotations
@@ -19,61 +19,64 @@ from gmd_ray.errors import DataError
 from gmd_ray.images.files import opening
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.formats import refusal_by_name
-from gmd_ray.images.files.opening import one_line, open_header
-from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
+from gmd_ray.images.files.opening import open_header
+from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.lmdb_store import split_uri
 from gmd_ray.images.sizes import upright
+from gmd_ray.storage import open_filesystem
+from gmd_ray.text import one_line
 
 LOOKED_AT = 64
-"""Doubtful files of a folder that are decoded to see what they are."""
+"""The number of doubtful files per folder that are decoded to settle the doubt."""
 
 _THREADS = 16
-"""Headers are waited for, not worked on."""
+"""Threads that read headers. They wait for storage most of the time, so there are more than CPUs."""
 _TAIL = 65_536
-"""Bytes at the end in which the last chunk is looked for: programs append notes of their own."""
+"""Bytes at the end of a file that are searched for its end marker: some programs append data after it."""
 
 _BYTES_OF = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-"""Type of a TIFF's value -> bytes of one."""
+"""TIFF value type -> bytes per value."""
 
 ReadAt = Callable[[int, int], bytes]
-"""(offset, length) to bytes."""
+"""Reads (offset, length) of a file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """One file, as far as it was looked at."""
+class ImageHeader:
+    """The findings about one file."""
 
     size: tuple[int, int] | None
-    """(height, width) upright, as `decode_image` gives them; None where it would refuse the file."""
+    """(height, width) upright, as `decode_image` returns them; None if `decode_image` would refuse the file."""
     reason: str = ""
-    """Why it would."""
+    """The reason for a refusal, on one line."""
     doubtful: bool = False
-    """The file seems to break off, or to hold what cannot be decoded; only decoding it tells."""
+    """True if the file looks truncated or its kind of samples may be unreadable; only decoding settles it."""
     bytes: int | None = None
-    """Of the file, where it could be opened."""
+    """Size of the file; None if it could not be opened."""
 
 
-def read_headers(images: Sequence[ImageFile], max_pixels: int | None = None) -> list[Header]:
-    """The header of each image, in the order given.
+def read_headers(images: Sequence[ImageFile], max_pixels: int | None = None) -> list[ImageHeader]:
+    """Read the header of each image, in the order given.
 
     Args:
-        max_pixels: a larger image is refused, as `decode_image` does; None for its own bound.
+        max_pixels: larger images are refused, as `decode_image` does; None for the bound of `opening.MAX_PIXELS`.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(lambda image: _header(image.uri, max_pixels), images))
 
 
 def settle_doubts(
-    images: Sequence[ImageFile], headers: Sequence[Header], max_pixels: int | None = None, limit: int = LOOKED_AT
-) -> list[Header]:
-    """Decode the doubtful files, the first `limit` of them: what decodes is well, what does not has no size.
+    images: Sequence[ImageFile], headers: Sequence[ImageHeader], max_pixels: int | None = None, limit: int = LOOKED_AT
+) -> list[ImageHeader]:
+    """Decode the first `limit` doubtful files: those that decode are sound, the others lose their size.
 
-    Where every one that was decoded is well, the others are taken to be; else they stay doubtful.
+    If all decoded files are sound, the remaining doubtful files are taken to be sound too. Otherwise they stay
+    doubtful.
     """
     settled = list(headers)
     doubtful = [i for i, header in enumerate(headers) if header.doubtful]
 
-    def look(index: int) -> Header:
+    def look(index: int) -> ImageHeader:
         try:
             decode_image(read_file(images[index].uri), max_pixels=max_pixels)
         except (DataError, OSError) as error:
@@ -89,23 +92,23 @@ def settle_doubts(
     return settled
 
 
-def _header(uri: str, max_pixels: int | None) -> Header:
+def _header(uri: str, max_pixels: int | None) -> ImageHeader:
     refusal = refusal_by_name(uri)
     if refusal is not None:
-        return Header(None, refusal)
+        return ImageHeader(None, refusal)
     try:
-        if split_uri(uri) is not None:  # in an LMDB a value is had whole
+        if split_uri(uri) is not None:  # an LMDB returns whole values only
             data = read_file(uri)
             header = _of_stream(io.BytesIO(data), len(data), lambda at, length: data[at : at + length], max_pixels)
             return replace(header, bytes=len(data))
         filesystem, path = open_filesystem(uri)
         with filesystem.open_input_file(path) as file:
             size = file.size()
-            # Buffered: Pillow reads lines of what may be one of its older formats, and Arrow's files give none.
+            # Some of Pillow's readers call readline(), which Arrow's files lack; BufferedReader adds it.
             header = _of_stream(io.BufferedReader(file), size, lambda at, n: _read_at(file, at, n), max_pixels)
             return replace(header, bytes=size)
     except (OSError, DataError, pa.ArrowException) as error:
-        return Header(None, one_line(error))
+        return ImageHeader(None, one_line(error))
 
 
 def _read_at(file: pa.NativeFile, at: int, length: int) -> bytes:
@@ -113,15 +116,15 @@ def _read_at(file: pa.NativeFile, at: int, length: int) -> bytes:
     return file.read(length)
 
 
-def _of_stream(stream: BinaryIO, size: int, read_at: ReadAt, max_pixels: int | None) -> Header:
+def _of_stream(stream: BinaryIO, size: int, read_at: ReadAt, max_pixels: int | None) -> ImageHeader:
     opened = open_header(stream, max_pixels)
-    # Samples of kinds that are not read, float ones say, are found out where they are decoded.
+    # The header does not settle whether unusual samples (floats, or a mode unknown to Pillow) can be decoded.
     odd = opened.image is None or opened.image.mode == "F"
-    return Header(upright(opened), doubtful=odd or _breaks_off(opened, size, read_at))
+    return ImageHeader(upright(opened), doubtful=odd or _breaks_off(opened, size, read_at))
 
 
-def _breaks_off(opened: opening.Header, size: int, read_at: ReadAt) -> bool:
-    """Whether the end that its format promises is not there."""
+def _breaks_off(opened: opening.ImageHeader, size: int, read_at: ReadAt) -> bool:
+    """Tell whether the file lacks the end marker, or the length, that its format requires."""
     kind, image = opened.format, opened.image
     if kind in ("PNG", "JPEG", "GIF", "JPEG2000"):
         tail = read_at(max(0, size - _TAIL), min(size, _TAIL))
@@ -144,7 +147,7 @@ def _breaks_off(opened: opening.Header, size: int, read_at: ReadAt) -> bool:
 
 
 def _end_of_tiff(image: object) -> int:
-    """Where the last strip or tile ends, as the first page says."""
+    """Return the offset at which the last strip or tile of a TIFF's first page ends."""
     tags = getattr(image, "tag_v2", {})
     end = 0
     for offsets, counts in ((273, 279), (324, 325)):
@@ -157,7 +160,7 @@ def _end_of_tiff(image: object) -> int:
 
 
 def _end_of_tags(read_at: ReadAt) -> int:
-    """Where the last value of a TIFF's first page ends; 0 for a TIFF of more than 4 GB, which has another form."""
+    """Return the offset at which the last tag value of a TIFF's first page ends; 0 for a BigTIFF (not parsed)."""
     head = read_at(0, 8)
     order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
     start = int.from_bytes(head[4:8], order)
@@ -173,7 +176,7 @@ def _end_of_tags(read_at: ReadAt) -> int:
 
 
 def _end_of_bmp(head: bytes) -> int:
-    """Where the pixels of an uncompressed bitmap end; 0 for the other kinds."""
+    """Return the offset at which the pixels of an uncompressed BMP end; 0 for compressed ones."""
     if len(head) < 54 or int.from_bytes(head[14:18], "little") < 40:
         return 0
     start, width, height, bits, compression = (
@@ -184,15 +187,15 @@ def _end_of_bmp(head: bytes) -> int:
 
 
 def _boxes_fit(size: int, read_at: ReadAt) -> bool:
-    """Whether the boxes of a file of the ISO family end where it ends, or before."""
+    """Tell whether the boxes of an ISO base media file (AVIF) end within the file."""
     at = 0
     while at + 8 <= size:
         length = int.from_bytes(read_at(at, 4), "big")
         if length == 1:
             length = int.from_bytes(read_at(at + 8, 8), "big")
-        if length == 0:  # to the end of the file
+        if length == 0:  # this box extends to the end of the file
             return True
         if length < 8:
-            return True  # notes of another program
+            return True  # data that another program appended
         at += length
     return at <= size

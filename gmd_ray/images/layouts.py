@@ -1,8 +1,7 @@
-"""Published data sets by name: where their archives put the images, and how many there have to be.
+"""Published data sets by name: the folders in which their archives put the images, and the expected image counts.
 
-A side of a set is named `SET/SPLIT/SIDE@ROOT`, as `gopro/train/blur@/datasets`, wherever a folder of images can be
-given. Ids leave out what is the same for all images of a side, so that both sides of a pair have the same ones
-(restoration.md 4.2).
+Wherever a folder of images can be given, `SET/SPLIT/SIDE@ROOT` names one side of a set: `gopro/train/blur@/datasets`.
+Ids leave out what all images of a side have in common, so the two images of a pair have the same id.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ _NAME = re.compile(r"(?P<name>[a-z0-9_]+/[a-z0-9_]+/[a-z0-9_]+)@(?P<root>.*)", r
 
 @dataclass(frozen=True)
 class ListFile:
-    """A text file that says which images are in a split."""
+    """A text file that lists the images of a split."""
 
     path: str
-    """Relative to the root."""
+    """Path of the file relative to the root."""
     column: int
-    """Of its lines' words, which are paths; from 0."""
+    """Index, from 0, of the column that holds the image paths; columns are separated by white space."""
     base: str
-    """The folder, relative to the root, that those paths start from."""
+    """Folder, relative to the root, from which those paths start."""
 
 
 @dataclass(frozen=True)
@@ -33,43 +32,50 @@ class PublishedSet:
     """One side of one split."""
 
     title: str
+    """Name of the set in messages."""
     folder: str
-    """Relative to the root."""
+    """Folder of the images, relative to the root."""
     files: str
-    """Files below the folder: `*` stands for any part of one name. An id is what the stars stand for, joined by `/`."""
+    """Pattern of the files below the folder. `*` matches any part of one path component; what the stars match, joined
+    by `/`, is the id."""
     count: int | None
-    """Images of the whole side; None where no source we trust says."""
+    """Number of images in the complete side; None if no trustworthy source states it."""
     listed: ListFile | None = None
+    """The file that lists the images of this split; None if the folder holds exactly those."""
     hint: str = "unpack all of it there"
-    """How to come by what is missing."""
+    """Advice for users who lack some of the images."""
 
     def describe(self) -> str:
-        """One line for a listing."""
+        """Describe the side in one line of `gmd-ray ls sets`."""
         listed = f", those in {self.listed.path}" if self.listed else ""
         count = f"{self.count:,} images" if self.count else "images"
         return f"{self.title}: {count}, ROOT/{self.folder}/{self.files}{listed}"
 
     def image_id(self, name: str) -> str | None:
-        """The id of a file whose path relative to the folder is `name`; None for one that does not belong."""
+        """Return the id of the file `name`, a path relative to the folder; None if it is not of this side."""
         pattern = "([^/]*)".join(re.escape(part) for part in self.files.split("*"))
-        found = re.fullmatch(pattern, name)
-        return "/".join(found.groups()) + self.files[self.files.rindex(".") :] if found else None
+        match = re.fullmatch(pattern, name)
+        return "/".join(match.groups()) + self.files[self.files.rindex(".") :] if match else None
 
-    def missing(self, name: str, root: str, found: str) -> DataError:
-        """The error of a side that is not there, or not whole."""
+    def missing(self, name: str, root: str, actual: str) -> DataError:
+        """Return the error for a side that is absent or incomplete."""
         count = f"{self.count:,} images" if self.count else "images"
-        return DataError(f"{name}@{root}: {self.title} has {count}; found {found}; {self.hint}")
+        return DataError(f"{name}@{root}: {self.title} has {count}; found {actual}; {self.hint}")
 
-    def select(self, name: str, root: str, found: dict[str, str], lines: str | None) -> dict[str, str]:
-        """The images of the side among those in its folder.
+    def select(self, name: str, root: str, listed: dict[str, str], lines: str | None) -> dict[str, str]:
+        """Choose the images of the side among those in its folder.
 
         Args:
-            name: of the set, for errors.
-            found: id -> path relative to the folder.
-            lines: content of the list file, where there is one.
+            name: name of the set, for errors.
+            root: folder of the data sets, for errors.
+            listed: id -> path relative to the folder.
+            lines: content of the list file; None without one.
+
+        Returns:
+            the part of `listed` that belongs to the side.
 
         Raises:
-            DataError: where there are not `count` of them, or none, or listed images are missing.
+            DataError: the count is wrong, there are no images, or listed images are missing.
         """
         if self.listed is not None and lines is not None:
             words = [line.split() for line in lines.splitlines() if line.strip()]
@@ -79,16 +85,16 @@ class PublishedSet:
                     f"{head}: a line has no column {self.listed.column + 1}; give the list as it was published"
                 )
             paths = {_nfc(f"{self.listed.base}/{line[self.listed.column]}".lstrip("/")) for line in words}
-            there = {_nfc(f"{self.folder}/{path}"): key for key, path in found.items()}
+            there = {_nfc(f"{self.folder}/{path}"): key for key, path in listed.items()}
             missing = sorted(paths - there.keys())
             if missing:
                 raise DataError(
                     f"{head}: {len(missing)} of its {len(paths)} images are not there ({', '.join(missing[:3])})"
                 )
-            found = {there[path]: found[there[path]] for path in paths}
-        if not found or (self.count is not None and len(found) != self.count):
-            raise self.missing(name, root, f"{len(found):,} as {root}/{self.folder}/{self.files}")
-        return found
+            listed = {there[path]: listed[there[path]] for path in paths}
+        if not listed or (self.count is not None and len(listed) != self.count):
+            raise self.missing(name, root, f"{len(listed):,} as {root}/{self.folder}/{self.files}")
+        return listed
 
 
 def _nfc(text: str) -> str:
@@ -96,12 +102,12 @@ def _nfc(text: str) -> str:
 
 
 def _sides(name: str, title: str, folder: str, count: int | None, **files: str) -> dict[str, PublishedSet]:
-    """Sides that lie in one folder, told apart by their file patterns."""
+    """Make the sides of a set that share a folder and differ in their file patterns."""
     return {f"{name}/{side}": PublishedSet(title, folder, pattern, count) for side, pattern in files.items()}
 
 
 def _realblur(split: str, count: int) -> dict[str, PublishedSet]:
-    folder = "RealBlur-J_ECC_IMCORR_centroid_itensity_ref"  # spelt so in the archive
+    folder = "RealBlur-J_ECC_IMCORR_centroid_itensity_ref"  # the archive's own spelling
     sides = {"gt": ("scene*/gt/gt_*.png", 0), "blur": ("scene*/blur/blur_*.png", 1)}
     return {
         f"realblur_j/{split}/{side}": PublishedSet(
@@ -116,7 +122,7 @@ def _realblur(split: str, count: int) -> dict[str, PublishedSet]:
 
 
 def _frozen(name: str, title: str, count: int, command: str, *sides: str) -> dict[str, PublishedSet]:
-    """What `gmd-ray degrade` wrote."""
+    """Make the sides of a frozen set that `gmd-ray degrade` wrote."""
     hint = f"make it with `gmd-ray degrade {command} -o ROOT/frozen/{name}`"
     return {
         f"frozen/{name}/{side}": PublishedSet(title, f"frozen/{name}/{side}", "*.png", count, hint=hint)
@@ -129,14 +135,14 @@ SETS: dict[str, PublishedSet] = {
              sharp="*/sharp/*.png", blur="*/blur/*.png", blur_gamma="*/blur_gamma/*.png"),
     **_sides("gopro/test", "GoPro test", "GOPRO_Large/test", 1111,
              sharp="*/sharp/*.png", blur="*/blur/*.png", blur_gamma="*/blur_gamma/*.png"),
-    # As Restormer and NAFNet lay it out.
+    # The layout of Restormer and NAFNet.
     **_sides("gopro_flat/train", "GoPro train", "train/GoPro", 2103, target="target/*.png", input="input/*.png"),
     **_sides("gopro_flat/test", "GoPro test", "test/GoPro", 1111, target="target/*.png", input="input/*.png"),
     **_sides("reds/train", "REDS train", "REDS/train", 24000,
              sharp="train_sharp/*/*.png", blur="train_blur/*/*.png", blur_jpeg="train_blur_jpeg/*/*.jpg"),
     **_sides("reds/val", "REDS val", "REDS/val", 3000,
              sharp="val_sharp/*/*.png", blur="val_blur/*/*.png", blur_jpeg="val_blur_jpeg/*/*.jpg"),
-    # Every tenth frame, as NAFNet's and HINet's scripts choose them.
+    # Every tenth frame, chosen as in NAFNet's and HINet's scripts.
     **_sides("reds/val300", "REDS val-300", "REDS/val", 300,
              sharp="val_sharp/*/*9.png", blur="val_blur/*/*9.png", blur_jpeg="val_blur_jpeg/*/*9.jpg"),
     **_realblur("train", 3758),
@@ -172,19 +178,22 @@ SETS: dict[str, PublishedSet] = {
     **_frozen("dped_val_center", "DPED-iPhone validation, centre crops", 113,
               "-i dped/val/iphone@ROOT --preset none --crops center --size 256", "hq", "lq"),
 }  # fmt: skip
-"""`SET/SPLIT/SIDE` -> where its images lie below a root."""
+"""`SET/SPLIT/SIDE` -> the location of its images below a root."""
 
 
 def parse_set(url: str) -> tuple[str, PublishedSet, str] | None:
-    """(name, set, root) of `SET/SPLIT/SIDE@ROOT`; None for anything else, which is a folder or URL.
+    """Parse `SET/SPLIT/SIDE@ROOT`.
+
+    Returns:
+        (name, set, root); None for anything else, which is a folder or URL.
 
     Raises:
-        ConfigError: for a set that is not known, or a root that is missing.
+        ConfigError: the set is unknown, or the root is missing.
     """
-    found = _NAME.fullmatch(url)
-    if found is None:
+    match = _NAME.fullmatch(url)
+    if match is None:
         return None
-    name, root = found["name"], found["root"].rstrip("/")
+    name, root = match["name"], match["root"].rstrip("/")
     if name not in SETS:
         close = nearest(name, SETS)
         hint = close if close.startswith("did") else "`gmd-ray ls sets` lists them"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from posixpath import splitext
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from pyarrow import fs
 
@@ -22,11 +21,10 @@ from gmd_ray.images.files.formats import NOT_DECODED as NOT_DECODED
 from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.layouts import PublishedSet, parse_set
 from gmd_ray.images.walking import FoundFile, repeated, walk
+from gmd_ray.storage import ARROW_SCHEMES, open_filesystem, why_storage_failed
 from gmd_ray.text import printable
 
 logger = logging.getLogger(__name__)
-
-_ARROW_SCHEMES = ("s3", "gs", "gcs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,30 +32,30 @@ class ImageFile:
     """One image of a folder."""
 
     id: str
-    """Posix path relative to the folder: unique, and the same wherever the folder lies."""
+    """POSIX path relative to the folder: unique, and independent of the folder's own location."""
     uri: str
-    """What `read_file` takes: an absolute local path, or a URL."""
+    """Absolute local path or URL; the argument of `read_file`."""
     size: int | None = None
-    """Bytes, as the listing tells them; None where it does not."""
+    """Size in bytes; None if the listing does not state it."""
     modified: datetime | None = None
-    """Time of the last change (UTC, whole microseconds), as the listing tells it; None where the storage has none.
+    """Time of the last change (UTC, whole microseconds); None if the storage has none.
 
-    A file of an LMDB has that of its data.mdb."""
+    An image in an LMDB has the time of its data.mdb."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a folder, and what else lies there."""
+    """The images of a folder, and an account of everything else in it."""
 
     images: Sequence[ImageFile]
-    """Sorted by id."""
+    """All images, sorted by id."""
     left_out: Mapping[str, int]
-    """Reason or ending -> how many files, links and whole folders are not among the images."""
+    """Reason or file extension -> number of files, links and whole folders that are not among the images."""
     aliases: Mapping[str, str]
-    """Id of a link that is not among the images, since they hold what it leads to -> that file or folder, relative."""
+    """Relative path of a link that is left out because its target is listed -> relative path of the target."""
 
-    def told(self) -> str:
-        """What was left out, on one line; empty where nothing was."""
+    def summary(self) -> str:
+        """Summarise what was left out on one line; empty if nothing was."""
         common = sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
         reasons = [item for item in common if not item[0].startswith(".")]
         endings = [item for item in common if item[0].startswith(".")]
@@ -65,72 +63,46 @@ class Listing:
         return printable(shown + (", ..." if len(endings) > 5 else ""))
 
     def repeats(self) -> list[ImageFile]:
-        """The images once more that links lead to, under the links' names: a partner may go by such a name."""
+        """List the targets of left-out links again, under the names of the links.
+
+        The other half of a pair may be named after the link.
+        """
         by_id = {image.id: image for image in self.images}
-        found = []
+        repeats = []
         for link, listed in repeated(self.aliases, by_id).items():
             image = by_id[listed]
-            uri = image.uri.removesuffix(listed) + link  # links are of the local disk, whose URIs are plain paths
-            found.append(ImageFile(link, uri, image.size, image.modified))
-        return found
-
-
-def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a path or URL, and the path on it.
-
-    Args:
-        url: a local path (`~` allowed), `file://`, `s3://` or `gs://` as pyarrow reads them (percent-encoded, options
-            such as `?endpoint_override=...` at the end), or any other scheme of fsspec, taken literally.
-            Keep credentials in the environment: URLs are written to the pair store and to logs.
-
-    Raises:
-        ConfigError: for an empty path.
-        DataError: for a scheme that is unknown, whose driver is not installed, or whose server cannot be reached.
-    """
-    if not url.strip() or url in ("file://", "local://"):
-        raise ConfigError("an empty path: give a folder, or `.` for the one you are in")
-    scheme = url.partition("://")[0].lower() if "://" in url else ""
-    if not scheme:
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(url))
-    if scheme == "file":
-        return fs.LocalFileSystem(), os.path.abspath(unquote(url[len("file://") :]))
-    if scheme == "local":  # fsspec's other name of it; its own driver would walk in circles of links
-        return fs.LocalFileSystem(), os.path.abspath(url[len("local://") :])
-    if scheme in _ARROW_SCHEMES:
-        parts = urlsplit(url)
-        query = f"?{parts.query}" if parts.query else ""
-        filesystem, bucket = _arrow_filesystem(f"{scheme}://{parts.netloc}{query}")
-        return filesystem, f"{bucket}/{unquote(parts.path).strip('/')}".rstrip("/")
-    return _fsspec_filesystem(url)
+            uri = image.uri.removesuffix(listed) + link  # only the local disk has links, and its URIs are plain paths
+            repeats.append(ImageFile(link, uri, image.size, image.modified))
+        return repeats
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuse a number of images below 1 with a ConfigError."""
+    """Raise a ConfigError for a limit below 1."""
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit}: give at least 1, or leave it out for all images")
 
 
 def list_images(url: str, limit: int | None = None) -> list[ImageFile]:
-    """The images of a folder and its subfolders, sorted by id; see `list_folder`."""
+    """List the images of a folder and its subfolders, sorted by id; see `list_folder`."""
     return list(list_folder(url, limit).images)
 
 
 def list_folder(url: str, limit: int | None = None) -> Listing:
-    """The images of a folder and its subfolders, and what was left out, which the log tells too.
+    """List the images of a folder and its subfolders. What is left out is counted and logged.
 
-    Files are known by extension (`EXTENSIONS`, in any case). Anything with a component that starts with a dot is
-    hidden and left out, as are folders of thumbnails and deleted files (`walking.NOT_PHOTOS`). Links are followed, and
-    each real file is listed once.
+    Images are recognised by file extension (`EXTENSIONS`, in any case). Paths with a component that starts with a dot
+    are hidden and left out, as are folders of thumbnails and deleted files (`walking.NOT_PHOTOS`). Links are followed,
+    and each real file is listed once.
 
     Args:
-        url: see `open_filesystem`; or a published set, as `gopro/train/blur@/datasets` (see `layouts`); or a local
-            `NAME.lmdb` folder of BasicSR.
-        limit: keep the first n.
+        url: a folder, see `open_filesystem`; or a published set, as `gopro/train/blur@/datasets` (see `layouts`); or a
+            local `NAME.lmdb` folder of BasicSR.
+        limit: keep only the first `limit` images.
 
     Raises:
-        DataError: where the folder is missing, unreadable, or holds no image; where a published set is not whole;
-            where the storage gives names that are not below the folder.
-        ConfigError: for an empty path, a limit below 1, or a published set that is not known.
+        DataError: the folder is missing, unreadable or without images; a published set is incomplete; or the storage
+            lists names that are not below the folder.
+        ConfigError: the path is empty, the limit is below 1, or the published set is unknown.
     """
     check_limit(limit)
     published = parse_set(url)
@@ -141,24 +113,24 @@ def list_folder(url: str, limit: int | None = None) -> Listing:
         changed = _microseconds(os.stat(os.path.join(os.path.expanduser(url), "data.mdb")).st_mtime_ns)
         return Listing([ImageFile(key, stored[key], None, changed) for key in sorted(stored)][:limit], {}, {})
     filesystem, root = open_filesystem(url)
-    found = walk(filesystem, root, url, _why_not)
-    names, left_out = list(found.files), found.left_out
+    walked = walk(filesystem, root, url, _why_not)
+    names, left_out = list(walked.files), walked.left_out
     doubles = _beside_readable(names)
     if doubles:
         left_out["beside a file of the same name that can be read"] += len(doubles)
         names = [name for name in names if name not in doubles]
     join = _joiner(url)
-    images = [_image_file(name, join(name), found.files[name]) for name in sorted(names)[:limit]]
-    listing = Listing(images, left_out, found.aliases)
+    images = [_image_file(name, join(name), walked.files[name]) for name in sorted(names)[:limit]]
+    listing = Listing(images, left_out, walked.aliases)
     if left_out:
-        logger.info("%s: %d files, links and folders left out (%s)", url, left_out.total(), listing.told())
+        logger.info("%s: %d files, links and folders left out (%s)", url, left_out.total(), listing.summary())
     if not images:
         raise DataError(f"{url}: no images ({', '.join(sorted(DECODED))}) among {left_out.total()} files")
     return listing
 
 
 def _why_not(name: str) -> str:
-    """Of a file in a folder of photos: why it is left out, or nothing."""
+    """Return the reason to leave a file out of a folder of photos; empty for an image."""
     if name.rpartition("/")[2].startswith("."):
         return "hidden"
     extension = splitext(name)[1]
@@ -166,7 +138,10 @@ def _why_not(name: str) -> str:
 
 
 def _beside_readable(names: Sequence[str]) -> set[str]:
-    """Those that are not decoded and lie beside a file of the same stem that is."""
+    """Return the files that cannot be decoded and lie beside a decodable file of the same stem.
+
+    Cameras that write a raw file and a JPEG of each photo make such pairs.
+    """
     split = [(name, *splitext(name)) for name in names]
     if all(extension.lower() in DECODED for _, _, extension in split):
         return set()
@@ -178,7 +153,7 @@ def _list_published(name: str, published: PublishedSet, root: str) -> list[Image
     filesystem, base = open_filesystem(root)
     if filesystem.get_file_info(base).type != fs.FileType.Directory:
         raise DataError(f"{name}@{root}: no such folder as {root}; give the folder of the data sets, data.root=...")
-    # What comes before the first star is one folder: REDS has three other sides beside it, of 24,000 files each.
+    # Only the folder before the first star is walked: REDS has three other sides beside it, of 24,000 files each.
     fixed = str(PurePosixPath(published.folder, *published.files.partition("*")[0].split("/")[:-1]))
     if filesystem.get_file_info(f"{base}/{fixed}").type != fs.FileType.Directory:
         raise published.missing(name, root, f"no folder {root}/{fixed}")
@@ -190,18 +165,18 @@ def _list_published(name: str, published: PublishedSet, root: str) -> list[Image
         return "of another side" if published.image_id(relative(below)) is None else ""
 
     there = walk(filesystem, f"{base}/{fixed}", f"{root}/{fixed}", why_not)
-    # A side has its count of names: two of them may be one file, through a link.
+    # The published count is of names, two of which may be one file through a link, so links count here.
     files = there.files | {
         link: there.files[name] for link, name in repeated(there.aliases, there.files).items() if not why_not(link)
     }
-    found, infos = {}, {}
+    by_id, infos = {}, {}
     for below, info in files.items():
         path = relative(below)
         key = published.image_id(path)
         assert key is not None  # by why_not
-        found[key], infos[path] = path, info
+        by_id[key], infos[path] = path, info
     lines = read_file(_joiner(root)(published.listed.path)).decode() if published.listed else None
-    chosen = published.select(name, root, found, lines)
+    chosen = published.select(name, root, by_id, lines)
     join = _joiner(root)
     return [_image_file(key, join(f"{published.folder}/{chosen[key]}"), infos[chosen[key]]) for key in sorted(chosen)]
 
@@ -211,20 +186,20 @@ def _image_file(key: str, uri: str, info: FoundFile) -> ImageFile:
 
 
 def _microseconds(ns: int | None) -> datetime | None:
-    """Whole microseconds: what a Parquet timestamp and a datetime both hold exactly."""
-    if not ns or ns < 0:  # fsspec filesystems without a time give the epoch
+    """Convert nanoseconds to a time of whole microseconds, which Parquet and datetime both hold exactly."""
+    if not ns or ns < 0:  # fsspec filesystems without times report the epoch
         return None
     seconds, rest = divmod(ns // 1000, 10**6)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
 
 
 def read_file(uri: str) -> bytes:
-    """The content of a file.
+    """Read a file.
 
     Raises:
-        DataError: where it does not exist or may not be read, or where its name is of a format that is not decoded
-            (`NOT_DECODED`): it is not read then, whatever it holds.
-        StorageError: where the storage fails otherwise: a network may recover.
+        DataError: it does not exist, may not be read, or its name has an extension that is not decoded
+            (`NOT_DECODED`); such a file is refused unread.
+        StorageError: the storage failed in another way; a network may recover.
     """
     stored = lmdb_store.split_uri(uri)
     filesystem, path = (None, stored[1]) if stored is not None else open_filesystem(uri)
@@ -240,51 +215,23 @@ def read_file(uri: str) -> bytes:
     except FileNotFoundError as error:
         raise DataError(f"{uri}: no such file") from error
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise DataError(f"{uri}: cannot be read: {_one_line(error)}") from error
+        raise DataError(f"{uri}: cannot be read: {why_storage_failed(error)}") from error
     except (GmdError, MemoryError):
         raise
     except Exception as error:
         if isinstance(filesystem, fs.LocalFileSystem) and not isinstance(error, OSError):
             raise
-        raise StorageError(f"{uri}: cannot be read: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if text and isinstance(error, OSError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+        raise StorageError(f"{uri}: cannot be read: {why_storage_failed(error)}") from error
 
 
 def _joiner(url: str) -> Callable[[str], str]:
-    """What makes a URI of the name of a file below this folder."""
+    """Return a function that makes a URI of the name of a file below this folder."""
     scheme = url.partition("://")[0].lower() if "://" in url else ""
-    if scheme in _ARROW_SCHEMES:
+    if scheme in ARROW_SCHEMES:
         folder, mark, query = url.partition("?")
         return lambda name: f"{folder.rstrip('/')}/{quote(name)}{mark}{query}"
     if scheme in ("", "file"):
         base = os.path.join(open_filesystem(url)[1], "")
     else:
-        base = f"{url.rstrip('/')}/" if url.partition("://")[2].strip("/") else url  # memory:// is a folder itself
+        base = f"{url.rstrip('/')}/" if url.partition("://")[2].strip("/") else url  # `memory://` alone is a folder
     return lambda name: base + name
-
-
-@functools.lru_cache(maxsize=16)
-def _arrow_filesystem(url: str) -> tuple[fs.FileSystem, str]:
-    """Cached: opening one may look up a bucket's region, and there is one call per image."""
-    try:
-        return fs.FileSystem.from_uri(url)
-    except OSError as error:
-        raise StorageError(f"{url}: cannot be opened: {_one_line(error)}") from error
-    except ValueError as error:  # ArrowInvalid among them
-        raise DataError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from error
-
-
-def _fsspec_filesystem(url: str) -> tuple[fs.FileSystem, str]:
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError, TypeError, FileNotFoundError) as error:  # the URL, or what it needs here
-        raise DataError(f"{url}: cannot be opened: {' '.join(str(error).split())}") from error
-    except Exception as error:  # drivers raise what their own libraries raise (ftplib, paramiko, botocore, ...)
-        raise StorageError(f"{url}: cannot be opened: {_one_line(error)}") from error
-    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path

@@ -15,27 +15,28 @@ from typing import Any
 
 from gmd_ray.errors import DataError
 from gmd_ray.images.safe_paths import safe_relative
+from gmd_ray.text import one_line
 
 _ENDING = ".lmdb"
 _LINE = re.compile(r"(?P<name>\S.*\.[^./ ]+) \(\d+, ?\d+(?:, ?\d+)?\)(?: -?\d+)?")
-"""Names may have spaces and brackets of their own: the last brackets hold the shape."""
+"""One line of meta_info.txt. Names may contain spaces and brackets; the last brackets hold the shape."""
 
 _opening = threading.Lock()
-"""LMDB refuses to open a store twice in one process, as two threads with an empty cache would."""
+"""Held while a store is opened: LMDB refuses to open one twice in a process, which two threads would do."""
 
 
 def is_store(url: str) -> bool:
-    """Whether a local path is such a folder."""
+    """Tell whether a local path is an LMDB folder of BasicSR."""
     return url.rstrip("/").endswith(_ENDING) and os.path.isfile(os.path.join(os.path.expanduser(url), "data.mdb"))
 
 
 def split_uri(uri: str) -> tuple[str, str] | None:
-    """(folder, name) of a URI that `list_store` gave; None for any other."""
+    """Split a URI of `list_store` into (folder, name); None for any other URI."""
     if "://" in uri:
         return None
     mark = f"{_ENDING}/"
     end = uri.find(mark)
-    while end >= 0:  # the first store on the way: names in it may hold the ending too
+    while end >= 0:  # the first store on the path counts: names in it may contain `.lmdb/` too
         store, name = uri[: end + len(_ENDING)], uri[end + len(mark) :]
         if is_store(store):
             return store, name
@@ -44,11 +45,11 @@ def split_uri(uri: str) -> tuple[str, str] | None:
 
 
 def list_store(path: str) -> dict[str, str]:
-    """Id -> URI of every image that meta_info.txt names.
+    """List every image that meta_info.txt names, as id -> URI.
 
     Raises:
-        DataError: where it is missing, not text, a line of it is not as BasicSR writes them, a name is not a path below
-            a folder, or two names have one key.
+        DataError: meta_info.txt is missing, not text or names no image; a line differs from BasicSR's form; a name is
+            not a path below a folder; or two names have one key.
     """
     root = os.path.abspath(os.path.expanduser(path))
     meta = Path(root, "meta_info.txt")
@@ -58,9 +59,9 @@ def list_store(path: str) -> dict[str, str]:
         raise DataError(f"{meta}: no such file; it names the images of an LMDB, make it as BasicSR does") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{meta}: cannot be read as UTF-8 text: {error}") from error
-    found: dict[str, str] = {}
+    uris: dict[str, str] = {}
     keys: dict[str, str] = {}
-    for line in text.split("\n"):  # not splitlines: a name may hold one of Unicode's other separators
+    for line in text.split("\n"):  # not splitlines(): a name may contain one of Unicode's other line separators
         line = line.rstrip(" \t\r")
         if not line:
             continue
@@ -72,12 +73,12 @@ def list_store(path: str) -> dict[str, str]:
         except DataError as error:
             raise DataError(f"{meta}: {error}") from error
         first = keys.setdefault(_key(name), name)
-        if name in found or first != name:
+        if name in uris or first != name:
             raise DataError(f"{meta}: {first!r} and {name!r} are one image of the store; name it once")
-        found[name] = f"{root}/{name}"
-    if not found:
+        uris[name] = f"{root}/{name}"
+    if not uris:
         raise DataError(f"{meta}: names no image")
-    return found
+    return uris
 
 
 def _key(name: str) -> str:
@@ -85,10 +86,10 @@ def _key(name: str) -> str:
 
 
 def read_image(store: str, name: str) -> bytes:
-    """The bytes of one image.
+    """Read the bytes of one image.
 
     Raises:
-        DataError: where it is not there, the store is damaged, or `lmdb` is not installed.
+        DataError: the image is absent, the store is damaged, or `lmdb` is not installed.
     """
     key = _key(name)
     with _opening:
@@ -96,8 +97,8 @@ def read_image(store: str, name: str) -> bytes:
     try:
         with environment.begin(write=False) as transaction:
             data = transaction.get(key.encode())
-    except Exception as error:  # of lmdb, which is optional: a damaged page, a key that is too long
-        raise DataError(f"{store}: {key!r} cannot be read: {' '.join(str(error).split())}") from error
+    except Exception as error:  # lmdb.Error (a damaged page, a key that is too long); the optional package is unbound
+        raise DataError(f"{store}: {key!r} cannot be read: {one_line(error)}") from error
     if data is None:
         raise DataError(f"{store}: no image {key!r}, which meta_info.txt names")
     return bytes(data)
@@ -110,14 +111,14 @@ def _environment(store: str) -> Any:
     except ImportError as error:
         raise DataError(f"{store}: reading LMDB needs the lmdb package; pip install 'gmd_ray[lmdb]'") from error
     try:
-        # No lock file: a store may lie on a disk that cannot be written, and any number of threads may read.
+        # Without a lock file, a store on a read-only disk can be opened, and any number of threads may read it.
         return lmdb.open(store, readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:
-        raise DataError(f"{store}: cannot be opened as LMDB: {' '.join(str(error).split())}") from error
+        raise DataError(f"{store}: cannot be opened as LMDB: {one_line(error)}") from error
 
 
 def _after_fork() -> None:
-    """An open LMDB does not survive a fork, nor does a lock that another thread held."""
+    """Forget open stores in a forked child: neither they nor a lock held by another thread survive the fork."""
     global _opening
     _opening = threading.Lock()
     _environment.cache_clear()

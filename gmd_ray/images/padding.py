@@ -1,4 +1,4 @@
-"""Padding to sides that a model works on."""
+"""Padding of images to the sizes that a model accepts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from torch.nn import functional as F
 
 
 def pad(x: torch.Tensor, bottom: int, right: int) -> torch.Tensor:
-    """(B, C, H, W) -> (B, C, H + bottom, W + right): reflected, and repeated where there is too little to reflect."""
+    """Pad (B, C, H, W) to (B, C, H + bottom, W + right) by reflection.
+
+    Where the image is too small to reflect, its border is repeated.
+    """
     height, width = x.shape[-2:]
     mirrored = min(right, width - 1), min(bottom, height - 1)
     if any(mirrored):
@@ -17,5 +20,5 @@ def pad(x: torch.Tensor, bottom: int, right: int) -> torch.Tensor:
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """(B, C, H, W) padded at the right and bottom, as `pad` does, to sides that are multiples."""
+    """Pad (B, C, H, W) at the right and bottom with `pad`, so that both sides are multiples of `multiple`."""
     return pad(x, -x.shape[-2] % multiple, -x.shape[-1] % multiple)

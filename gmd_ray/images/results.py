@@ -1,4 +1,4 @@
-"""How the results of a folder of photos are named, each in a format that can hold it."""
+"""Names of restored photos, each with the ending of a format that can hold the result."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ from gmd_ray.images.safe_paths import safe_relative
 from gmd_ray.text import printable
 
 AUTO = "auto"
+"""Value of `ext` that keeps each photo's own format where possible."""
 INSTEAD = ".png"
-"""With `ext=auto`: what files become whose own kind cannot be written as they were, or cannot hold the result."""
+"""Ending used with `ext=auto` for photos whose own format cannot be written or cannot hold the result."""
 
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Naming:
-    """What a person says of the names; checked when it is made."""
+    """The user's options for the names of results.
+
+    Raises:
+        ConfigError: an option is unusable.
+    """
 
     suffix: str = ""
-    """Put behind the stem: `_restored`."""
+    """Text appended to the stem, such as `_restored`."""
     ext: str = AUTO
-    """Ending of the results, or auto: each photo's own. A leading dot and capitals are let pass."""
+    """Ending of the results, with or without dot, in any case; `auto` keeps each photo's own."""
     ending: str | None = field(init=False)
-    """With its dot, in small letters; None for auto."""
+    """The ending with its dot, in lower case; None for auto."""
 
     def __post_init__(self) -> None:
         if any(c in self.suffix for c in "/\\\0") or not self.suffix.isprintable():
@@ -43,19 +48,22 @@ class Naming:
 def name_results(
     ids: Sequence[str], naming: Naming, scale: int = 1, sizes: Mapping[str, tuple[int, int]] | None = None
 ) -> dict[str, str]:
-    """Where each result goes, as a path relative to the folder of the results.
+    """Choose the name of each result.
 
-    With `auto` a photo becomes a PNG where its own kind cannot be written (GIF, AVIF), or not as large as the result is
-    (WebP); `x.gif` beside `x.png` becomes `x.gif.png`.
+    With `auto`, a result becomes a PNG if the photo's own format cannot be written (GIF, AVIF) or cannot be that large
+    (WebP). Then `x.gif` beside `x.png` becomes `x.gif.png`.
 
     Args:
         ids: paths of the photos relative to their folder.
-        scale: sides of a result over those of its photo.
+        scale: side of a result divided by the side of its photo.
         sizes: (height, width) of the photos, as far as they are known.
 
+    Returns:
+        id -> path of the result relative to the output folder.
+
     Raises:
-        ConfigError: two results of one name, or results that the format of `--ext` cannot hold.
-        DataError: an id that would lead out of the folder of the results.
+        ConfigError: two results have one name, or the format of `--ext` cannot hold a result.
+        DataError: an id would lead out of the output folder.
     """
     names: dict[str, str] = {}
     changed, too_large = set(), []

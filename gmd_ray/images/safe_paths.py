@@ -1,7 +1,7 @@
-"""Names that others chose (ids of a store, keys of a data set), before they become paths of files to write.
+"""Checks of foreign names (ids of a store, keys of a data set) before they become paths of files to write.
 
-A link that already lies in an output folder is followed: only whoever owns the folder can have put it there, as
-`out/lq -> /big/disk`, and no verb makes links out of what it reads.
+Links in an output folder are followed, such as `out/lq -> /big/disk`: only the folder's owner can have made them, as no
+command makes links from what it reads.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
 def safe_relative(name: str) -> str:
-    """`name` itself, once it is certain that it names a file below the folder that it is joined to.
+    """Return `name` unchanged if it stays below any folder that it is joined to.
 
-    Both kinds of slash count as separators, since an output folder may lie on a Windows share.
+    Both kinds of slash count as separators, since an output folder may be on a Windows share.
 
     Raises:
-        DataError: for a name that is empty, absolute or begins with a drive, that has an empty part, `.` or `..`, or
-            that no file can have (NUL, or text that UTF-8 cannot hold).
+        DataError: the name is empty, absolute or begins with a drive; has a component that is empty, `.` or `..`; or
+            cannot be a file name (NUL, or text that UTF-8 cannot encode).
     """
     parts = re.split(r"[/\\]", name)
     if any(part in ("", ".", "..") for part in parts) or _DRIVE.match(name) or "\0" in name or not _encodable(name):

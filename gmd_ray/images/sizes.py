@@ -1,4 +1,4 @@
-"""Sizes of many images from their headers, without decoding one."""
+"""Sizes of many images, read from their headers without decoding pixels."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from gmd_ray.errors import DataError
 from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.files.opening import Header, open_header
 from gmd_ray.images.files.tiffs import check_tiff
-from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
+from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.lmdb_store import split_uri
+from gmd_ray.storage import open_filesystem
 
 _THREADS = 16
-"""Headers are waited for, not worked on."""
+"""Threads that read headers. They wait for storage most of the time, so there are more than CPUs."""
 
 
 def image_sizes(images: Sequence[ImageFile], max_pixels: int) -> list[tuple[int, int] | None]:
-    """(height, width) of each image, upright as `decode_image` gives it, in the order given.
+    """Read the size of each image, in the order given.
 
-    None for what would become a failed row: no image, a format that is not opened, a header that is damaged, more than
-    `max_pixels` pixels, a TIFF of samples that are not read, or a file that cannot be opened. What the header does not
-    tell is not found out here: a file that breaks off further in, the range of floats.
+    Returns:
+        (height, width) of each image, upright as `decode_image` returns it. None for files that would become failed
+        rows: not an image, a refused format, a damaged header, more than `max_pixels` pixels, unreadable TIFF samples,
+        or a file that cannot be opened. Faults beyond the header (a truncated file, floats out of range) are not found.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(lambda image: _size(image.uri, max_pixels), images))
@@ -31,7 +33,7 @@ def image_sizes(images: Sequence[ImageFile], max_pixels: int) -> list[tuple[int,
 
 def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
     if refusal_by_name(uri) is not None:
-        return None  # what Pillow finds in a raw file is its preview
+        return None  # Pillow would return the size of a raw file's preview
     try:
         with _opened(uri) as stream:
             header = open_header(stream, max_pixels)
@@ -43,27 +45,27 @@ def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
 
 
 def upright(header: Header) -> tuple[int, int]:
-    """(height, width) of the picture as it is read, turned as its EXIF block says."""
+    """Return (height, width) of the picture as it is decoded: turned as its EXIF orientation says."""
     width, height = header.size
-    return (width, height) if _lies(header) else (height, width)
+    return (width, height) if _is_turned(header) else (height, width)
 
 
-def _lies(header: Header) -> bool:
-    """Whether the picture is turned by a quarter when it is read."""
+def _is_turned(header: Header) -> bool:
+    """Tell whether decoding turns the picture by 90 degrees."""
     image = header.image
     if image is None:
         return header.tags.get(274) in (5, 6, 7, 8)
     if header.format == "TIFF" or (header.format == "PNG" and not {"exif", "xmp"} & image.info.keys()):
-        return False  # a TIFF's size is upright already; a PNG would be decoded in search of the tag
+        return False  # a TIFF's size is upright already; in a PNG, Pillow would decode the pixels to find the tag
     try:
         return image.getexif().get(0x0112) in (5, 6, 7, 8)
-    except Exception:  # noqa: BLE001 -- a damaged EXIF block spoils nothing but the orientation
+    except Exception:  # noqa: BLE001 -- a damaged EXIF block affects nothing but the orientation
         return False
 
 
 def _opened(uri: str) -> BinaryIO:
     if split_uri(uri) is not None:
-        return io.BytesIO(read_file(uri))  # in an LMDB: a value is had whole
+        return io.BytesIO(read_file(uri))  # an LMDB returns whole values only
     filesystem, path = open_filesystem(uri)
-    # Buffered: Pillow reads lines of what may be one of its older formats, and Arrow's files give none.
+    # Some of Pillow's readers call readline(), which Arrow's files lack; BufferedReader adds it.
     return io.BufferedReader(filesystem.open_input_file(path))

@@ -18,7 +18,7 @@ _watcher: ContextVar[Callable[[int, int], None] | None] = ContextVar("watcher", 
 
 @contextlib.contextmanager
 def tiles_watched(tick: Callable[[int, int], None]) -> Iterator[None]:
-    """Within it, `tick(done, all)` is called after each batch of tiles, in the same thread."""
+    """While the context is open, call `tick(done, total)` after each batch of tiles, in the same thread."""
     token = _watcher.set(tick)
     try:
         yield
@@ -35,30 +35,30 @@ def tiled(
     multiple: int = 1,
     batch: int = 1,
 ) -> Tensor:
-    """Apply `fn` tile by tile.
+    """Apply `fn` tile by tile and blend the results.
 
-    The grid depends on the image's size alone: evenly spaced tiles of one size, that overlap by at least `overlap`.
-    Across each overlap the weight passes from one tile to the next along a half cosine in its middle half; the outer
-    quarter next to a cut counts for nothing. So a convolutional `fn` whose receptive radius is at most a quarter of
-    `overlap` gives what it would give on the whole image, to rounding.
+    The grid depends only on the size of the image: evenly spaced tiles of one size that overlap by at least `overlap`.
+    Across each overlap, the outer quarters next to the two cuts are discarded, and in the middle half the weight passes
+    from one tile to the next along a half cosine. So a convolutional `fn` whose receptive radius is at most a quarter
+    of `overlap` gives the same result as on the whole image, up to rounding.
 
     Args:
         fn: maps (B, 3, h, w) to (B, C, h * scale, w * scale).
         image: (B, 3, H, W).
-        tile: side of the tiles in input pixels; 0, or a tile that holds the whole image, calls `fn` once. Along an
-            axis shorter than the tile, the tiles are as long as the image.
-        overlap: least overlap of neighbours in input pixels, below `tile`.
-        scale: output pixels per input pixel, of `fn`.
-        multiple: tiles begin at multiples of it, and the last along an axis may be up to that much longer: so windows
-            of attention and strides fall on every tile as on the whole image. See `grid_multiple`.
-        batch: most images that `fn` gets at once: so many tiles of one size, or all images of `image` where these are
-            more. Where an accelerator's memory does not hold them, fewer.
+        tile: side of the tiles in input pixels. With 0, or if the image fits into one tile, `fn` is called once. Along
+            an axis shorter than the tile, the tiles are as long as the image.
+        overlap: least overlap of neighbouring tiles in input pixels, below `tile`.
+        scale: output pixels per input pixel.
+        multiple: tiles begin at multiples of this many pixels, and the last tile along an axis may be longer by up to
+            as many. Attention windows and strides then fall on each tile as on the whole image; see `grid_multiple`.
+        batch: largest number of images that `fn` gets at once: this many tiles of one size, but at least one tile of
+            every image in `image`. Halved as often as an accelerator runs out of memory.
 
     Returns:
         (B, C, H * scale, W * scale), on the device and of the type of `fn`'s output.
 
     Raises:
-        ConfigError: for a negative tile, or an overlap outside [0, tile).
+        ConfigError: the tile is negative, or the overlap is outside [0, tile).
     """
     return tiled_in_batches(lambda pieces, places: fn(pieces), image, tile, overlap, scale, multiple, batch)
 
@@ -66,7 +66,7 @@ def tiled(
 def tiled_at(
     fn: Callable[[Tensor, int, int], Tensor], image: Tensor, tile: int, overlap: int, scale: int = 1, multiple: int = 1
 ) -> Tensor:
-    """`tiled`, a tile at a time, for an `fn` that is told the first row and column of its tile in the image."""
+    """Apply `fn` as `tiled` does, one tile at a time; `fn` also gets the first row and column of its tile."""
     return tiled_in_batches(lambda piece, places: fn(piece, *places[0]), image, tile, overlap, scale, multiple)
 
 
@@ -79,9 +79,9 @@ def tiled_in_batches(
     multiple: int = 1,
     batch: int = 1,
 ) -> Tensor:
-    """`tiled` for an `fn` that is told the first row and column of each tile.
+    """Apply `fn` as `tiled` does; `fn` also gets the first row and column of each tile.
 
-    With `image` (B, 3, H, W) and n tiles, `fn` gets (n * B, 3, h, w): the first tile of every image, the second, ...
+    With `image` (B, 3, H, W) and n tiles, `fn` gets (n * B, 3, h, w): first one tile of every image, then the next.
     """
     if tile < 0 or (tile and not 0 <= overlap < tile):
         raise ConfigError(f"tile={tile}, tile_overlap={overlap}: give 0 <= overlap < tile, or tile=0 for whole images")
@@ -102,6 +102,7 @@ def tiled_in_batches(
         except torch.OutOfMemoryError:
             if len(tiles) == 1:
                 raise
+            # Both halves go to the front of the queue, and are halved again if need be.
             half = len(tiles) // 2
             waiting[:0] = [tiles[:half], tiles[half:]]
             continue
@@ -109,6 +110,7 @@ def tiled_in_batches(
         assert made.shape[-2:] == ((bottom - top) * scale, (right - left) * scale), (made.shape, spans[0], scale)
         if out is None:
             out = made.new_zeros(len(image), *made.shape[1:-2], height * scale, width * scale)
+        # `made` is (n * B, C, h * scale, w * scale): each split is one tile of all B images.
         for (i, j), piece in zip(tiles, made.split(len(image)), strict=True):
             (top, bottom), (left, right) = rows[i], columns[j]
             weight = (row_weights[i][:, None] * column_weights[j][None]).to(piece)
@@ -123,7 +125,10 @@ def tiled_in_batches(
 def _batches(
     rows: Sequence[tuple[int, int]], columns: Sequence[tuple[int, int]], most: int
 ) -> list[list[tuple[int, int]]]:
-    """Index pairs of tiles of one size, at most so many together; a tile at a time they are in reading order."""
+    """Group the tiles' (row, column) indices into batches of one size, at most `most` each.
+
+    Batches of a single tile are in reading order.
+    """
     by_size: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for i, (top, bottom) in enumerate(rows):
         for j, (left, right) in enumerate(columns):
@@ -133,25 +138,25 @@ def _batches(
 
 
 def tile_spans(size: int, tile: int, overlap: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """Where the tiles along one axis begin and end: as few as cover it, evenly spaced but for the multiple."""
+    """Return (begin, end) of the tiles along one axis: the fewest that cover it, evenly spaced up to the multiple."""
     if size <= tile:
         return [(0, size)]
-    # Beginnings move down to a multiple, so two neighbours may draw apart by as much, unless all lengths are multiples.
+    # Rounding the beginnings down to multiples can move neighbours apart by up to `multiple - 1` pixels.
     slack = multiple - 1 if any(length % multiple for length in (size, tile, overlap)) else 0
     intervals = math.ceil((size - tile) / max(1, tile - overlap - slack))
-    # A set: where the image is hardly longer than the tile, the last may begin with the first, and takes it all.
+    # A set removes duplicates: if the image is hardly longer than the tile, the last tile may begin with the first.
     starts = sorted({i * (size - tile) // intervals // multiple * multiple for i in range(intervals + 1)})
     return [(start, start + tile) for start in starts[:-1]] + [(starts[-1], size)]
 
 
 def grid_multiple(tile: int, overlap: int) -> int:
-    """A multiple for `tiled` that suits most networks: a power of two up to 64, at most an eighth of the tile."""
+    """Return a `multiple` for `tiled` that suits most networks: a power of two, at most 64 and tile / 8."""
     largest = min(64, tile // 8, (tile - overlap) // 2)
     return 1 << (largest.bit_length() - 1) if largest > 0 else 1
 
 
 def _weights(spans: list[tuple[int, int]], scale: int) -> list[Tensor]:
-    """One weight per output pixel of each tile along one axis, float64; they add up to 1 over the tiles."""
+    """Compute the blending weights along one axis: for each tile one float64 per output pixel, summing to 1."""
     weights = []
     total = torch.zeros(spans[-1][1] * scale, dtype=torch.float64)
     for i, (start, stop) in enumerate(spans):
@@ -168,7 +173,10 @@ def _weights(spans: list[tuple[int, int]], scale: int) -> list[Tensor]:
 
 
 def _ramp(depth: Tensor, overlap: int) -> Tensor:
-    """Weight at `depth` pixels from a cut: 0 for a quarter of the overlap, a half cosine for its half, then 1."""
+    """Compute the weight at `depth` pixels from a cut.
+
+    It is 0 in the first quarter of the overlap, follows a half cosine through the next half, and is 1 beyond.
+    """
     if overlap == 0:
         return torch.ones_like(depth)
     t = ((depth - overlap / 4) / (overlap / 2)).clamp(0, 1)

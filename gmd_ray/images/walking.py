@@ -1,4 +1,4 @@
-"""The files below a folder: each real directory once, whatever links lead to it, and nobody's thumbnails."""
+"""Walking a folder: each real directory is visited once, however many links lead to it, and thumbnails are skipped."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from pyarrow import fs
 
 from gmd_ray.errors import DataError
 from gmd_ray.images.safe_paths import safe_relative
+from gmd_ray.text import one_line
 
 NOT_PHOTOS = frozenset(
     {"@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "~snapshot", "@tmp", "@sharebin", "@__thumb"}
     | {"$recycle.bin", "recycler", "recycled", "system volume information", "found.000"}
     | {"__macosx", "network trash folder", "temporary items", "lost+found"}
 )
-"""Folders (in lower case) of NAS systems, Windows and macOS that hold thumbnails, copies and deleted files."""
+"""Names (in lower case) of folders in which NAS systems, Windows and macOS keep thumbnails, copies and deleted files.
+"""
 
 LOOP = "link that leads back to a folder it lies in"
 REPEATED_FOLDER = "link to a folder that is listed already"
@@ -27,65 +29,67 @@ BROKEN = "link that leads nowhere"
 NO_FILE = "neither file nor folder"
 
 WhyNot = Callable[[str], str]
-"""Why the file of this relative path is left out; empty where it is not."""
+"""Maps the relative path of a file to the reason for leaving it out; empty if it belongs."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """What a listing tells of one file."""
+    """The facts that a listing gives about one file."""
 
     size: int | None
+    """Size in bytes; None if not listed."""
     mtime_ns: int | None
+    """Time of the last change in nanoseconds since 1970; None if not listed."""
     inode: tuple[int, int] | None = None
-    """(device, inode) of a local file."""
+    """(device, inode) of a local file; None on other storage."""
 
 
 @dataclass
 class Walk:
-    """What lies below a folder."""
+    """The files below a folder, and an account of what was left out."""
 
     files: dict[str, FoundFile] = field(default_factory=dict)
-    """By their paths relative to the folder."""
+    """Path relative to the folder -> file."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """Reason -> files, links and whole folders that are not in `files`."""
+    """Reason -> number of files, links and whole folders that are not in `files`."""
     aliases: dict[str, str] = field(default_factory=dict)
-    """Relative path of a link that was left out as a repeat -> that of the file or folder it leads to, which is listed.
-    Loops are not among them."""
+    """Relative path of a link left out as a repeat -> relative path of its listed target. Loops are not included."""
 
 
 def repeated(aliases: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
-    """Name below a link that was left out as a repeat -> the name that is listed, for all files that links lead to."""
-    found = {}
+    """Map the name that each file has through a left-out link to the name under which it is listed."""
+    listed = {}
     for link, target in sorted(aliases.items()):
         inside = [target] if target in names else [name for name in names if name.startswith(f"{target}/")]
-        found.update({link + name[len(target) :]: name for name in inside})
-    return found
+        listed.update({link + name[len(target) :]: name for name in inside})
+    return listed
 
 
 def unwanted_folder(name: str) -> str:
-    """Why a folder of this name is not walked; empty for one that is."""
-    if name.startswith(".") and name not in (".", ".."):  # these are no names, and are refused elsewhere
+    """Return the reason not to walk a folder of this name; empty if it is walked."""
+    if name.startswith(".") and name not in (".", ".."):  # `.` and `..` are refused by safe_relative
         return "hidden"
     return name if name.lower() in NOT_PHOTOS else ""
 
 
 def walk(filesystem: fs.FileSystem, root: str, url: str, why_not: WhyNot) -> Walk:
-    """The files below `root`.
+    """List the files below `root`.
 
-    A folder whose name begins with a dot, or is among NOT_PHOTOS, counts once and is not walked.
+    A folder whose name begins with a dot or is in NOT_PHOTOS counts as one omission and is not walked.
 
-    On the local disk links are followed, and each real directory is listed once: under its path without links where it
-    has one, else under the link that sorts first. The same holds for files that links lead to; hard links are files of
-    their own.
+    On the local disk, links are followed. Each real directory is listed once: under its path without links if it has
+    one, otherwise under the link that sorts first. The same holds for files behind links. Hard links count as separate
+    files.
 
     Args:
-        filesystem: from `open_filesystem`, as is `root`.
-        url: what the user gave, for errors.
-        why_not: asked for every file.
+        filesystem: from `open_filesystem`.
+        root: the path from `open_filesystem`.
+        url: the user's own path or URL, for errors.
+        why_not: called for every file.
 
     Raises:
-        DataError: where the folder is absent, a file, or cannot be read, below it too; where a name is not UTF-8, or
-            (on other storage than the local disk) leads out of the folder.
+        DataError: the folder is absent, a file, or unreadable (also below it); a name is not UTF-8 or, on storage other
+            than the local disk, leads out of the folder.
     """
     try:
         kind = filesystem.get_file_info(root).type
@@ -94,7 +98,7 @@ def walk(filesystem: fs.FileSystem, root: str, url: str, why_not: WhyNot) -> Wal
         if kind == fs.FileType.File:
             raise DataError(f"{url}: is a file; give the folder that holds the images")
         if isinstance(filesystem, fs.LocalFileSystem):
-            return _LocalWalk(root, url, why_not).found
+            return _LocalWalk(root, url, why_not).walked
         return _walk_remote(filesystem, root, url, why_not)
     except DataError:
         raise
@@ -104,12 +108,12 @@ def walk(filesystem: fs.FileSystem, root: str, url: str, why_not: WhyNot) -> Wal
     except Exception as error:  # drivers raise what their own libraries raise (botocore, aiohttp, ...)
         if isinstance(filesystem, fs.LocalFileSystem):
             raise
-        text = " ".join(str(error).split())
+        text = one_line(error)
         raise DataError(f"{url}: cannot be listed: {type(error).__name__}: {text}") from error
 
 
 def _walk_remote(filesystem: fs.FileSystem, root: str, url: str, why_not: WhyNot) -> Walk:
-    found, unwanted, base = Walk(), set[tuple[str, ...]](), root.strip("/")
+    walked, unwanted, base = Walk(), set[tuple[str, ...]](), root.strip("/")
     for info in filesystem.get_file_info(fs.FileSelector(root, recursive=True)):
         if info.type != fs.FileType.File:
             continue
@@ -122,24 +126,24 @@ def _walk_remote(filesystem: fs.FileSystem, root: str, url: str, why_not: WhyNot
         if depth is not None:
             unwanted.add(tuple(folders[: depth + 1]))
         elif reason := why_not(name):
-            found.left_out[reason] += 1
+            walked.left_out[reason] += 1
         else:
-            found.files[safe_relative(name)] = FoundFile(info.size, info.mtime_ns)
-    found.left_out.update(unwanted_folder(folders[-1]) for folders in unwanted)
-    return found
+            walked.files[safe_relative(name)] = FoundFile(info.size, info.mtime_ns)
+    walked.left_out.update(unwanted_folder(folders[-1]) for folders in unwanted)
+    return walked
 
 
 _Inode = tuple[int, int]
 
 
 class _LocalWalk:
-    """Real directories first, then the links that they hold, level by level: so no result hangs on listing order."""
+    """Walks real directories first, then the links in them, level by level: listing order has no effect."""
 
     def __init__(self, root: str, url: str, why_not: WhyNot) -> None:
-        self.found = Walk()
+        self.walked = Walk()
         self._root, self._url, self._why_not = root, url, why_not
         self._folders: dict[_Inode, str] = {}
-        self._files: dict[_Inode, str] | None = None  # made when the first link to a file asks for it
+        self._files: dict[_Inode, str] | None = None  # built when the first link to a file needs it
         self._links: list[tuple[str, frozenset[_Inode]]] = []
         self._tree("", _above(root))
         while self._links:
@@ -148,14 +152,14 @@ class _LocalWalk:
                 self._follow(relative, above)
 
     def _tree(self, relative: str, above: frozenset[_Inode]) -> None:
-        """Walk a real directory; `above` are those it lies in, itself included."""
+        """Walk a real directory. `above` holds the directory and all its ancestors."""
         self._folders[_inode(os.stat(self._path(relative)))] = relative
         stack = [(relative, above)]
         while stack:
             folder, above = stack.pop()
             try:
                 entries = os.scandir(self._path(folder))
-            except FileNotFoundError:  # gone since it was seen
+            except FileNotFoundError:  # deleted since it was listed
                 continue
             with entries:
                 for entry in entries:
@@ -165,7 +169,7 @@ class _LocalWalk:
                     elif not entry.is_dir(follow_symlinks=False):
                         self._file(name, entry)
                     elif reason := unwanted_folder(entry.name):
-                        self.found.left_out[reason] += 1
+                        self.walked.left_out[reason] += 1
                     else:
                         inode = _inode(entry.stat(follow_symlinks=False))
                         if self._enter(name, inode, above):
@@ -173,9 +177,9 @@ class _LocalWalk:
 
     def _file(self, name: str, entry: os.DirEntry[str]) -> None:
         if not entry.is_file(follow_symlinks=False):
-            self.found.left_out[NO_FILE] += 1
+            self.walked.left_out[NO_FILE] += 1
         elif reason := self._why_not(name):
-            self.found.left_out[reason] += 1
+            self.walked.left_out[reason] += 1
         else:
             try:
                 status = entry.stat(follow_symlinks=False)
@@ -184,12 +188,12 @@ class _LocalWalk:
             self._add(name, status)
 
     def _enter(self, name: str, inode: _Inode, above: frozenset[_Inode]) -> bool:
-        """Whether a directory is to be walked under this name."""
+        """Tell whether to walk a directory under this name, and record why not."""
         if inode in above:
-            self.found.left_out[LOOP] += 1
+            self.walked.left_out[LOOP] += 1
         elif inode in self._folders:
-            self.found.left_out[REPEATED_FOLDER] += 1
-            self.found.aliases[name] = self._folders[inode]
+            self.walked.left_out[REPEATED_FOLDER] += 1
+            self.walked.aliases[name] = self._folders[inode]
         else:
             self._folders[inode] = name
             return True
@@ -202,27 +206,27 @@ class _LocalWalk:
             status = os.stat(path)
         except PermissionError:
             raise
-        except OSError:  # nothing there, or links that lead to each other
-            self.found.left_out[BROKEN] += 1
+        except OSError:  # the target is absent, or links form a circle
+            self.walked.left_out[BROKEN] += 1
             return
         if stat.S_ISDIR(status.st_mode):
             if reason := unwanted_folder(last):
-                self.found.left_out[reason] += 1
+                self.walked.left_out[reason] += 1
             elif self._enter(name, _inode(status), above):
                 self._tree(name, above | _above(path))
         elif not stat.S_ISREG(status.st_mode):
-            self.found.left_out[NO_FILE] += 1
+            self.walked.left_out[NO_FILE] += 1
         elif reason := self._why_not(name):
-            self.found.left_out[reason] += 1
+            self.walked.left_out[reason] += 1
         else:
             if self._files is None:
-                self._files = {file.inode: known for known, file in self.found.files.items() if file.inode}
+                self._files = {file.inode: known for known, file in self.walked.files.items() if file.inode}
             known = self._files.get(_inode(status))
             if known is None:
                 self._add(name, status)
             else:
-                self.found.left_out[REPEATED_FILE] += 1
-                self.found.aliases[name] = known
+                self.walked.left_out[REPEATED_FILE] += 1
+                self.walked.aliases[name] = known
 
     def _add(self, name: str, status: os.stat_result) -> None:
         try:
@@ -231,7 +235,7 @@ class _LocalWalk:
             wrong = os.fsencode(name)
             raise DataError(f"{self._url}: a file name is not valid UTF-8 ({wrong!r}); rename it") from error
         inode = _inode(status)
-        self.found.files[name] = FoundFile(status.st_size, status.st_mtime_ns, inode)
+        self.walked.files[name] = FoundFile(status.st_size, status.st_mtime_ns, inode)
         if self._files is not None:
             self._files.setdefault(inode, name)
 
@@ -244,10 +248,10 @@ def _inode(status: os.stat_result) -> _Inode:
 
 
 def _above(path: str) -> frozenset[_Inode]:
-    """A directory and all that it really lies in."""
+    """Return the inodes of a directory and all its real ancestors."""
     real = os.path.realpath(path)
-    found = {_inode(os.stat(real))}
+    inodes = {_inode(os.stat(real))}
     while real != os.path.dirname(real):
         real = os.path.dirname(real)
-        found.add(_inode(os.stat(real)))
-    return frozenset(found)
+        inodes.add(_inode(os.stat(real)))
+    return frozenset(inodes)

@@ -1,10 +1,11 @@
-"""The accepted pairs, written for other tools."""
+"""Export of the accepted pairs for other tools."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -12,24 +13,33 @@ from pyarrow import fs
 
 from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError, DataError, nearest
-from gmd_ray.images.listing import open_filesystem
 from gmd_ray.images.safe_paths import safe_relative
-from gmd_ray.pairstore import manifest, run_settings
-from gmd_ray.pairstore.schema import PAIR_SCHEMA, accepted, fidelity_bound, rows_dataset
+from gmd_ray.pairstore.manifest import read_manifest
+from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.pairstore.store import PairStore, arrow_errors_as_data_errors
-from gmd_ray.storage import put
+from gmd_ray.pairstore.view import StoreView
+from gmd_ray.storage import open_filesystem, put
 
 LAYOUTS = ("parquet", "folders")
 
 
 def last_gate(store: str, scorer: ScorerConfig, given: Collection[str] = ()) -> ScorerConfig:
-    """The gate as the store's last finished run had it, but for the fields in `given`; as it is where none finished."""
-    url = PairStore(store)
-    told = url.read(manifest.MANIFEST_FILE)
-    if told is None:
+    """Replace the gate's settings by those of the store's last finished run.
+
+    Args:
+        given: names of fields (`threshold`, `fidelity`, `fidelity_bound`) that stay as they are in `scorer`.
+
+    Returns:
+        the settings; `scorer` itself where no run has finished.
+    """
+    manifest = read_manifest(PairStore(store))
+    if manifest is None:
         return scorer
-    recorded = run_settings.recorded_fidelity(told.get("settings", {}))
-    last = {"threshold": told["threshold"], "fidelity": recorded, "fidelity_bound": told.get("fidelity_bound")}
+    last: dict[str, Any] = {
+        "threshold": scorer.threshold if manifest.threshold is None else manifest.threshold,
+        "fidelity": manifest.fidelity or "none",
+        "fidelity_bound": manifest.fidelity_bound,
+    }
     return replace(scorer, **{key: value for key, value in last.items() if key not in given})
 
 
@@ -43,37 +53,32 @@ def export_pairs(
     fidelity: str | None = None,
     bound: float | None = None,
 ) -> int:
-    """Write the accepted view of a store (`images.records.accepted`); nothing is generated.
+    """Write the accepted pairs of a store (`StoreView`) to a folder; nothing is generated.
 
-    The filter goes down into the Parquet scan.
+    The filter is applied inside the Parquet scan, so that images of other rows are not read.
 
     Args:
         store: the directory that holds `rows/`.
         dest: an empty or new folder, or a URL.
-        threshold: in the scorer's own scale.
+        threshold: on the scorer's own scale.
         layout: `parquet` (files of PAIR_SCHEMA, about 1,000 rows each) or `folders` (`lq/` and `pseudo_target/` with
             PNG files of equal names: the id, with `.png` added where it has another ending).
         higher_is_better: direction of the score; None takes the store's own.
-        fidelity, bound: the second opinion (`scorer.fidelity`, `scorer.fidelity_bound`); no bound, no second opinion.
+        fidelity, bound: the second condition (`scorer.fidelity`, `scorer.fidelity_bound`); it is off where `bound` is
+            None.
 
     Returns:
         the number of pairs.
 
     Raises:
         ConfigError: no such layout.
-        DataError: no store there, nothing accepted, `dest` holds something, an id that is not a path below a folder,
-            two ids that make one name, or a bound on a fidelity that the store does not hold.
+        DataError: there is no store, nothing is accepted, `dest` is not empty, an id is not a path below a folder, two
+            ids give one file name, or the bound is on a fidelity that the store does not hold.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout={layout}: {nearest(layout, LAYOUTS)}")
-    rows = rows_dataset(store)
-    told, saved = PairStore(store).read(manifest.MANIFEST_FILE), PairStore(store).read(run_settings.SETTINGS_FILE) or {}
-    if higher_is_better is None:
-        higher_is_better = run_settings.higher_is_better(saved.get("models", {}))
-    second = fidelity_bound(bound, fidelity, run_settings.recorded_fidelity(saved.get("settings", {})), store)
-    view = accepted(threshold, higher_is_better, manifest.removed_input_ids(told, saved), second)
-    with arrow_errors_as_data_errors(store):
-        ids = rows.to_table(columns=["id"], filter=view)["id"].to_pylist()
+    view = StoreView.open(store, threshold, bound, fidelity=fidelity, higher_is_better=higher_is_better)
+    ids, second = view.ids(), view.bound
     if not ids:
         raise DataError(
             f"{store}: no pair is accepted at threshold {threshold:g}{f' and {second}' if second else ''}; "
@@ -85,10 +90,10 @@ def export_pairs(
     if filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)):
         raise DataError(f"{dest}: is not empty; export into a new folder")
     if layout == "parquet":
-        _write_parquet(_batches(store, rows, view, PAIR_SCHEMA.names, 64), filesystem, path)
+        _write_parquet(_batches(view, PAIR_SCHEMA.names, 64), filesystem, path)
         return len(ids)
     _check_names(store, ids)
-    for batch in _batches(store, rows, view, ["id", "lq", "pseudo_target"], 16):
+    for batch in _batches(view, ["id", "lq", "pseudo_target"], 16):
         for row in batch.to_pylist():
             for column in ("lq", "pseudo_target"):
                 put(filesystem, f"{path}/{column}/{_png_name(row['id'])}", row[column])
@@ -96,7 +101,10 @@ def export_pairs(
 
 
 def _check_names(store: str, ids: Sequence[str]) -> None:
-    """Refuse ids that cannot be files, each its own: a store may be somebody else's."""
+    """Refuse ids that cannot each be a file of its own below one folder.
+
+    The store may come from somebody else, so an id may be `../x`, or both a file and a folder.
+    """
     try:
         names = {_png_name(safe_relative(key)) for key in ids}
     except DataError as error:
@@ -109,12 +117,14 @@ def _check_names(store: str, ids: Sequence[str]) -> None:
                 raise DataError(f"{store}: {folder} is an image, and the folder of {name}; use the parquet layout")
 
 
-def _batches(
-    store: str, rows: ds.Dataset, view: ds.Expression, columns: list[str], size: int
-) -> Iterator[pa.RecordBatch]:
-    """Of the accepted pairs; what cannot be read is told as such, unlike what cannot be written."""
-    with arrow_errors_as_data_errors(store):
-        yield from rows.to_batches(columns=columns, filter=view, batch_size=size)
+def _batches(view: StoreView, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
+    """Read columns of the accepted pairs in batches of `size` rows.
+
+    Raises:
+        DataError: a part file cannot be read. Errors of whoever writes the batches pass unchanged.
+    """
+    with arrow_errors_as_data_errors(view.url):
+        yield from view.rows.to_batches(columns=columns, filter=view.expression, batch_size=size)
 
 
 def _write_parquet(batches: Iterator[pa.RecordBatch], filesystem: fs.FileSystem, path: str) -> None:
@@ -133,5 +143,8 @@ def _write_parquet(batches: Iterator[pa.RecordBatch], filesystem: fs.FileSystem,
 
 
 def _png_name(key: str) -> str:
-    """`a/b.jpg` -> `a/b.jpg.png`, `a/b.png` -> `a/b.png`: photo.jpg and photo.png do not share a name."""
+    """Name the PNG file of an id: `a/b.jpg` -> `a/b.jpg.png`, `a/b.png` -> `a/b.png`.
+
+    The old ending stays, so that photo.jpg and photo.png do not share a name.
+    """
     return key if key.lower().endswith(".png") else f"{key}.png"

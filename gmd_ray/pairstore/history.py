@@ -1,4 +1,4 @@
-"""The runs over a store: when each began, from how many rows, and how long it has taken; kept while it works."""
+"""`runs.json`: when each run over a store began, with how many rows, and how long it took; saved during the run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ log = logging.getLogger("gmd_ray.generation")
 
 RUNS_FILE = "runs.json"
 SAVE_EVERY_S = 30.0
-"""A driver that is killed loses the time since it last saved."""
+"""Seconds between saves; a driver that is killed loses the time since the last one."""
 
 Run = dict[str, Any]
-"""began (seconds of the epoch), before (rows when it began), images, seconds."""
+"""Keys: `began` (seconds since the epoch), `before` (rows when it began), `images` (rows made), `seconds`."""
 
 
 class RunClock:
-    """One run's entry, from the moment it has images to work off."""
+    """The entry of the run that is going on; made once it is known that images are left to do."""
 
     def __init__(self, store: PairStore, before: int) -> None:
         self._store, self._earlier = store, read_runs(store)
@@ -28,13 +28,13 @@ class RunClock:
         self.save()
 
     def count(self, images: int) -> None:
-        """That many rows more are written."""
+        """Add rows that were written."""
         self._run["images"] += images
         if time.monotonic() - self._saved >= SAVE_EVERY_S:
             self.save()
 
     def save(self) -> None:
-        """Does not end a run where it fails: all that is lost is how long it took."""
+        """Write the entry. A failure is logged and does not end the run: only its duration would be lost."""
         self._saved = time.monotonic()
         self._run["seconds"] = self._saved - self._start
         try:
@@ -44,16 +44,16 @@ class RunClock:
 
 
 def read_runs(store: PairStore) -> list[Run]:
-    """All runs, the oldest first; empty for a store that is older than this file."""
+    """Read all runs, the oldest first; empty for a store made before this file existed."""
     return list(store.read(RUNS_FILE) or [])
 
 
 def wall_seconds(runs: list[Run]) -> float | None:
-    """Of all runs together; None where rows are older than the first of them."""
+    """Add up the seconds of all runs; None where the store has rows that are older than the first of them."""
     return sum(run["seconds"] for run in runs) if runs and runs[0]["before"] == 0 else None
 
 
 def images_per_second(runs: list[Run]) -> float | None:
-    """Of the last run that made any."""
+    """Rate of the last run that made rows; None where none did."""
     made = [run for run in runs if run["images"] and run["seconds"]]
     return made[-1]["images"] / made[-1]["seconds"] if made else None

@@ -1,4 +1,4 @@
-"""One driver per pair store."""
+"""The lock that keeps a pair store to one driver at a time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from gmd_ray.storage import get, put, remove
 log = logging.getLogger("gmd_ray.generation")
 
 BEAT_S = 10.0
+"""Seconds between heartbeats."""
 STALE_S = 60.0
-"""A lock this long without a heartbeat belongs to nobody."""
+"""Seconds without a heartbeat after which a lock is stale."""
 SETTLE_S = 0.3
-"""Object stores have no exclusive creation: of two drivers that start together the later write stands."""
+"""Seconds between writing a lock and reading it back.
+
+Object stores cannot create a file exclusively: of two drivers that start together, the later write stands, and the
+other driver sees that when it reads the lock back."""
 
 _OURS: set[str] = set()
 """Tokens of the locks that this process holds."""
@@ -33,20 +37,25 @@ class StoreLockedError(GmdError):
 
 
 class StoreLostError(GmdError):
-    """Another driver took the store over, or the driver of this worker is gone."""
+    """Another driver took the store over, or the driver of this worker has ended."""
 
 
 class StoreLock:
     """A lock file with a heartbeat, held for the length of a `with` block.
 
-    A lock is stale, and taken over, when its process is dead on this host or its heartbeat is `STALE_S` old; clocks of
-    two hosts may differ by more, so a lock from another host or container is watched for a beat and a half first. The
-    worker that writes a part of the store checks the token first (`held`), so that the late writes of a driver that
-    was killed or overtaken never land.
+    A lock is stale, and is taken over, when its process is dead on this host or its heartbeat is `STALE_S` old. The
+    clocks of two hosts may differ by more than that, so a lock of another host or container is watched for one and a
+    half heartbeats before it is taken over. A worker checks the token (`held`) before it writes a part of the store, so
+    that late writes of a driver that was killed or overtaken are dropped.
     """
 
     def __init__(self, filesystem: fs.FileSystem, store: str, name: str) -> None:
-        """`store`: path of the pair store inside `filesystem`; `name`: its URL, for messages."""
+        """Make a lock; it is taken when the `with` block is entered.
+
+        Args:
+            store: path of the pair store on `filesystem`.
+            name: its URL, for messages.
+        """
         self.token = uuid.uuid4().hex
         self.lost = False
         self._filesystem, self._path, self._name = filesystem, lock_path(store), name
@@ -55,11 +64,11 @@ class StoreLock:
         self._thread = threading.Thread(target=self._beat, name="gmd-store-lock", daemon=True)
 
     def __enter__(self) -> StoreLock:
-        """Raises StoreLockedError, naming the holder, where another driver is at work."""
+        """Take the lock; raises StoreLockedError, which names the holder, where another driver is at work."""
         holder = _read(self._filesystem, self._path)
         if holder is not None:
             here = holder["host"] == socket.gethostname()
-            if not here or _ours(holder):  # a container of this host that started anew may have left a young lock
+            if not here or _ours(holder):  # a container that restarted may have left a young lock
                 self._refuse_unless_stale(holder)
             if not _ours(holder):
                 time.sleep(1.5 * BEAT_S)
@@ -90,7 +99,7 @@ class StoreLock:
             remove(self._filesystem, self._path)
 
     def check(self) -> None:
-        """Raises StoreLostError once the heartbeat has found another driver's lock."""
+        """Raise StoreLostError once the heartbeat has found another driver's lock."""
         if self.lost:
             raise StoreLostError(f"{self._name}: another driver took this store over while this one was stalled")
 
@@ -135,15 +144,18 @@ def held(filesystem: fs.FileSystem, path: str, token: str) -> bool:
 
 
 def stale(holder: dict[str, str]) -> bool:
-    """Whether a lock belongs to nobody any more."""
+    """Whether the driver that wrote a lock is gone."""
     here, pid = _ours(holder), int(holder["pid"])
-    # In a container that started anew this process may well have the number of the one before it.
+    # After a container restarts, this process may have the same number as the one that wrote the lock.
     dead = here and (not _alive(pid) or (pid == os.getpid() and holder["token"] not in _OURS))
     return dead or time.time() - float(holder["beat"]) >= STALE_S
 
 
 def holder_of(filesystem: fs.FileSystem, store: str) -> dict[str, str] | None:
-    """Who holds the lock of a store, None for nobody: host, pid, since, beat (the last two in seconds of the epoch)."""
+    """Read who holds the lock of a store: `host`, `pid`, and `since` and `beat` in seconds since the epoch.
+
+    None where nobody holds it, or the lock is stale.
+    """
     holder = _read(filesystem, lock_path(store))
     return None if holder is None or stale(holder) else holder
 
@@ -162,12 +174,15 @@ def _read(filesystem: fs.FileSystem, path: str) -> dict[str, str] | None:
 
 
 def _ours(holder: dict[str, str]) -> bool:
-    """Whether a holder's process number means anything to this process."""
+    """Whether a holder's process number counts in this process's own numbering: same host and pid namespace."""
     return holder["host"] == socket.gethostname() and holder.get("pids", _pid_namespace()) == _pid_namespace()
 
 
 def _pid_namespace() -> str:
-    """Two containers of a host may share its name and not its process numbers; empty where the system does not say."""
+    """Name the namespace of process numbers; empty where the system does not tell it.
+
+    Two containers of one host may share its name but not its process numbers.
+    """
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:

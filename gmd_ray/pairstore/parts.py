@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from gmd_ray.hashing import content_digest
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.storage import put, remove
 
@@ -18,18 +18,18 @@ SCALARS = [field.name for field in PAIR_SCHEMA if not pa.types.is_binary(field.t
 
 
 def part_name(ids: Iterable[str]) -> str:
-    """The file name for a set of rows: the same block written twice is one file."""
-    return f"part-{hashlib.sha256(chr(0).join(sorted(ids)).encode()).hexdigest()[:20]}.parquet"
+    """Name the part file of a set of rows by its ids, so that a block that is written twice is one file."""
+    return f"part-{content_digest(chr(0).join(sorted(ids)).encode())[:20]}.parquet"
 
 
 def write_part(filesystem: fs.FileSystem, rows_path: str, rows: pa.Table) -> str:
-    """Write rows of PAIR_SCHEMA, sorted by id, as one file at once; returns its name."""
+    """Write rows of PAIR_SCHEMA, sorted by id, as one atomic file; returns its name."""
     rows = rows.sort_by("id")
     sink = pa.BufferOutputStream()
     pq.write_table(
         rows,
         sink,
-        # PNG bytes do not compress further, and their minimum and maximum help no filter.
+        # PNG bytes do not compress further, and no filter uses their minimum and maximum.
         compression={name: "none" if name in IMAGES else "zstd" for name in PAIR_SCHEMA.names},
         use_dictionary=False,
         write_statistics=SCALARS,
@@ -42,8 +42,8 @@ def write_part(filesystem: fs.FileSystem, rows_path: str, rows: pa.Table) -> str
 def drop_rows(filesystem: fs.FileSystem, rows_path: str, unwanted: dict[str, set[str]]) -> None:
     """Rewrite part files without some of their rows.
 
-    The shorter file is there before the old one goes: a crash between the two leaves rows twice, which the next run
-    repairs, never a row lost.
+    The shorter file is written before the old one is removed. A crash in between leaves rows twice, which the next run
+    mends; no row is lost.
 
     Args:
         unwanted: part name -> ids to drop from it.

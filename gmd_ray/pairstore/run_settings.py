@@ -1,26 +1,30 @@
-"""The settings that a store was made with: changed ones that alter pixels or scores are refused."""
+"""`settings.json`: the settings, places and models that a store was made with; changed ones are refused.
+
+What counts are settings that alter pixels or scores, by value, and models by their fingerprints.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import digested, digested_values
-from gmd_ray.errors import ResumeMismatchError
+from gmd_ray.errors import DataError, ResumeMismatchError
+from gmd_ray.hashing import short_digest
+from gmd_ray.pairstore.store import PairStore
 
 SETTINGS_FILE = "settings.json"
 
 Facts = dict[str, dict[str, Any]]
-"""student, teacher, scorer -> fingerprint, and the scorer's higher_is_better."""
+"""`student`, `teacher`, `scorer` -> `fingerprint`, and the scorer's `higher_is_better`."""
 
 MODELS = ("student", "teacher", "scorer")
 PLACES = ("target.path", "student.path", "teacher.path", "scorer.path", "scorer.weights", "scorer.fidelity_weights")
-"""Where things lie. What counts is what lies there, so a changed place is looked into, not refused."""
+"""Settings that are paths. What counts is the content, so a changed path is looked into, not refused."""
 _HARMLESS = (
     "pool",
     "device",
@@ -33,12 +37,95 @@ _HARMLESS = (
     "sharding",
     "gradient_checkpointing",
 )
-"""Of a model's section: what changes neither pixels nor scores; a preset counts by the fields it fills, prompt
-embeddings by the prompts and the model they are of, in the teacher's fingerprint."""
+"""Fields of a model's section that change neither pixels nor scores. A preset counts by the fields that it fills, and
+prompt embeddings by their prompts and their model, which are in the teacher's fingerprint."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings, places and models that a store's rows were made with (`settings.json`).
+
+    Files of earlier versions lack some keys; a property is None, or empty, where its key is missing.
+    """
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+    """The JSON object of the file: `settings`, `places`, `models` and `inputs`."""
+
+    @classmethod
+    def from_json(cls, document: Any, where: str) -> RunSettings:
+        """Take a parsed JSON document.
+
+        Args:
+            where: the file's URL, for the error.
+
+        Raises:
+            DataError: the document is no JSON object.
+        """
+        if not isinstance(document, dict):
+            raise DataError(f"{where}: not settings of this program (no JSON object); run generate again")
+        return cls(document)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as it is stored, keys that this version does not know included."""
+        return dict(self.document)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Dotted key -> value, as `relevant` gives them."""
+        return self.document.get("settings", {})
+
+    @property
+    def models(self) -> Facts:
+        """Facts of the models behind the rows."""
+        return self.document.get("models", {})
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of the score; True where nothing was scored or nobody recorded it."""
+        return higher_is_better(self.models)
+
+    @property
+    def fidelity(self) -> str:
+        """The metric in column `fidelity`; `none` where the column is empty."""
+        return recorded_fidelity(self.settings)
+
+    @property
+    def _inputs(self) -> Mapping[str, Any]:
+        return self.document.get("inputs", {})
+
+    @property
+    def input_count(self) -> int | None:
+        """The number of input images when the last run began."""
+        return self._inputs.get("count")
+
+    @property
+    def input_limit(self) -> int | None:
+        """`target.limit` of the last run; None for all images, and where no run recorded it."""
+        return self._inputs.get("limit")
+
+    @property
+    def removed_inputs(self) -> tuple[str, ...]:
+        """Ids of rows whose image was no longer among the inputs when the last run began (key `stranger_ids`)."""
+        return tuple(self._inputs.get("stranger_ids", ()))
+
+    def path(self, key: str) -> str | None:
+        """The path that a setting of `PLACES` had, without its secrets."""
+        return self.document.get("places", {}).get(key, {}).get("path")
+
+
+def read_settings(store: PairStore) -> RunSettings:
+    """Read the settings that a store was made with; empty ones where there is no file.
+
+    Raises:
+        DataError: the file holds no settings.
+        StorageError: the file cannot be read.
+    """
+    document = store.read(SETTINGS_FILE)
+    return RunSettings() if document is None else RunSettings.from_json(document, f"{store.url}/{SETTINGS_FILE}")
 
 
 def relevant(cfg: Config) -> dict[str, Any]:
-    """Dotted key -> value of every setting that alters a pixel or a score, places apart."""
+    """Collect every setting that alters a pixel or a score, but for `PLACES`: dotted key -> value."""
     values: dict[str, Any] = {
         "target.gray": cfg.target.gray,
     }
@@ -48,19 +135,19 @@ def relevant(cfg: Config) -> dict[str, Any]:
                 values.update(_flat(f"{section}.{key}", value))
     if cfg.scorer.path is not None:
         del values["scorer.metric"]  # unused then
-    # As JSON gives them back, so that they compare equal to what was saved; secrets as digests of them.
+    # As JSON gives them back, so that they compare equal to the saved ones; secrets are replaced by their digests.
     return digested_values(json.loads(json.dumps(values)))
 
 
 def places(cfg: Config) -> dict[str, dict[str, Any]]:
-    """Dotted key -> path without its secrets, and for a local one its size in bytes and time of change."""
+    """Collect `PLACES`: dotted key -> path without its secrets, and for a local path its size and time of change."""
     sections: dict[str, Any] = asdict(cfg)
     found = {}
     for key in PLACES:
         section, field = key.split(".")
         path = sections[section][field]
         shown = None if path is None else digested(path)
-        # Photos may be added to the target folder: only its path is looked at.
+        # Photos may be added to the target folder, so only its path is compared.
         found[key] = {"path": shown} if key == "target.path" or path is None else {"path": shown, **_stat(Path(path))}
     if cfg.scorer.path is not None:
         found["scorer.weights"] = {"path": None}  # unused then
@@ -68,14 +155,14 @@ def places(cfg: Config) -> dict[str, dict[str, Any]]:
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Short digest of `relevant` settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    """Digest `relevant` settings to 16 hexadecimal digits."""
+    return short_digest(json.dumps(settings, sort_keys=True))
 
 
 def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
     """Compare settings with those a store was made with.
 
-    A setting that the store does not know yet is taken to have had its default; an overlap of tiles counts where there
+    A setting that the store's version did not have counts with its default. An overlap of tiles counts only where there
     are tiles.
 
     Raises:
@@ -95,17 +182,17 @@ def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str)
 
 
 def moved(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The places that are not what they were."""
+    """List the keys of places whose path, size or time of change differs from the saved one."""
     return [key for key in now if saved.get(key) != now[key]]
 
 
 def higher_is_better(facts: Facts) -> bool:
-    """Direction of the score; of no consequence where nothing was scored."""
+    """Direction of the score; True where nothing was scored."""
     return bool(facts.get("scorer", {}).get("higher_is_better", True))
 
 
 def recorded_fidelity(settings: Mapping[str, Any]) -> str:
-    """What the `fidelity` column of a store holds, from the settings it was made with."""
+    """The metric in a store's column `fidelity`, by the settings that the store was made with."""
     return str(settings.get("scorer.fidelity", "none"))
 
 
@@ -116,7 +203,7 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
 
 
 def _stat(path: Path) -> dict[str, Any]:
-    """Size and latest change of a file, or of all files below a directory; nothing for a hub id or URL."""
+    """Size in bytes and latest change of a file, or of all files below a directory; empty for a hub id or URL."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
     stats = [file.stat() for file in files]
     if not stats:

@@ -1,4 +1,4 @@
-"""The rows of the pair store: an interface that other tools read (column by column in `PAIR_SCHEMA`)."""
+"""The columns of the pair store, which other tools read too, and the filter that leaves the accepted pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.storage import open_filesystem
 
 PAIR_SCHEMA = pa.schema(
     [
@@ -41,24 +41,32 @@ PAIR_SCHEMA = pa.schema(
         ("digest", pa.string()),
     ]
 )
-"""One row for every input. `status` is `ok` or `failed`; images are PNG bytes of 8 bits a sample, lossless but for what
-a 16-bit photo loses as it is read for Stage 0; width and height are those of `pseudo_target`; `restored` is null where
-it was switched off; `fidelity`, of pseudo_target to restored, is null where nobody asked for it, and absent from stores
-that are older than it. `bytes`, `modified` and `digest` (`hashing.content_digest`) are those of the LQ file as it was
-read: a photo that changed under its name is another photo. `modified` is null where the storage has no such time; a
-file that could not be read has `bytes` as listed, and no `digest`; all are null in stores that are older than they.
-`uri` has `***` for passwords and signatures."""
+"""Columns of the pair store, which has one row for every input.
+
+- `status` is `ok` or `failed`; a failed row has `error_stage`, `error_type` and `error`.
+- `lq`, `restored` and `pseudo_target` are PNG files of 8 bits a sample. They are lossless, except that a 16-bit photo
+  is reduced to 8 bits when it is read. `restored` is null where `generation.keep_restored` is off.
+- `width` and `height` are those of `pseudo_target`, in pixels.
+- `score` is on the scorer's own scale. `fidelity` compares `pseudo_target` with `restored`; it is null where
+  `scorer.fidelity` is none, and stores of earlier versions lack the column.
+- `student`, `teacher` and `scorer` are fingerprints of the models.
+- `seconds_*` are wall times of the stages; `attempts` counts how often the image was tried.
+- `bytes`, `modified` and `digest` (`hashing.content_digest`) describe the LQ file when it was read, so that a photo
+  that changed under its name is noticed. `modified` is null where the storage has no such time. A file that could not
+  be read has `bytes` as listed and no `digest`. Stores of earlier versions lack these columns.
+- `uri` has `***` in place of passwords and signatures.
+"""
 
 HIGHER_IS_CLOSER = {"psnr": True, "ssim": True, "lpips": False, "dists": False}
-"""What `fidelity` may hold, and its direction."""
+"""Metrics that `fidelity` may hold -> whether higher values mean that the images are more alike."""
 
 
 @dataclass(frozen=True)
 class FidelityBound:
-    """The gate's second opinion: pairs whose pseudo-target strayed further from `restored` are not accepted."""
+    """The gate's second condition: pairs whose pseudo-target differs more from `restored` are not accepted."""
 
     metric: str
-    """Of HIGHER_IS_CLOSER."""
+    """A key of HIGHER_IS_CLOSER."""
     limit: float
 
     def __str__(self) -> str:
@@ -66,11 +74,11 @@ class FidelityBound:
 
 
 def fidelity_bound(limit: float | None, metric: str | None, recorded: str, store: str) -> FidelityBound | None:
-    """The bound to hold rows against, None where there is none.
+    """Make the bound that rows have to meet; None where `limit` is None.
 
     Args:
         limit: `scorer.fidelity_bound`.
-        metric: `scorer.fidelity` as it is asked for; None takes what the store has.
+        metric: `scorer.fidelity` that the limit is meant for; None takes the metric that the store holds.
         recorded: `scorer.fidelity` that the store's rows were made with.
         store: its URL, for the message.
 
@@ -88,17 +96,17 @@ def fidelity_bound(limit: float | None, metric: str | None, recorded: str, store
 
 
 def rows_dataset(store_url: str, filesystem: fs.FileSystem | None = None) -> ds.Dataset:
-    """The rows of a store as a lazy dataset: column choice and filters go down into the Parquet scan.
+    """Open the rows of a store as a lazy dataset, whose columns and filters are applied inside the Parquet scan.
 
     Args:
         store_url: the directory that holds `rows/`; with `filesystem` given, a path on it.
-        filesystem: default, that of the URL.
+        filesystem: the filesystem of the path; None opens that of the URL.
 
     Returns:
         a dataset of `PAIR_SCHEMA` over `rows/part-*.parquet`.
 
     Raises:
-        DataError: where there are no such files.
+        DataError: there are no such files.
     """
     if filesystem is None:
         filesystem, path = open_filesystem(store_url)
@@ -117,7 +125,7 @@ def accepted(
     removed_inputs: Collection[str] = (),
     fidelity: FidelityBound | None = None,
 ) -> pc.Expression:
-    """The gate as a filter over `rows_dataset`: finished, and the score at the threshold or on its better side.
+    """Make the filter over `rows_dataset` that leaves ok rows whose score is at the threshold or on its better side.
 
     Threshold and bound are rounded to the column's own float32, so that a value equal to them is accepted.
 

@@ -1,4 +1,4 @@
-"""How far a run is, or how it ended, from its store alone; looks at whole part files and changes nothing."""
+"""How far a run is, or how it ended, read from its store alone; nothing is changed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.history import read_runs
 from gmd_ray.pairstore.lock import holder_of
+from gmd_ray.pairstore.manifest import read_manifest
+from gmd_ray.pairstore.run_settings import read_settings
 from gmd_ray.pairstore.store import PairStore
+from gmd_ray.pairstore.view import removed_inputs
 from gmd_ray.storage import map_threads
 from gmd_ray.text import printable
 
@@ -23,21 +25,21 @@ COLUMNS = ["id", "status", "error_stage", "error_type"]
 
 @dataclass(frozen=True)
 class Status:
-    """Counts of a store, and who is at work on it."""
+    """Counts of a store, and the driver at work on it."""
 
     url: str
     ok: int
     failed: int
     inputs: int | None
-    """Of the last run that began here; None where no run said."""
+    """Number of inputs of the last run that began here; None where it is not recorded."""
     failures: dict[str, int]
     """`stage: error type` -> rows, most frequent first."""
     skipped: int
     """Part files that could not be read; `gmd-ray verify` names them."""
     holder: dict[str, str] | None
-    """pid, host, since and beat of the driver at work; None where nobody is."""
+    """Keys `pid`, `host`, `since` and `beat` of the driver at work; None where no driver is."""
     images_per_second: float | None
-    """Of the run going on, else of the last that finished."""
+    """Rate of the run going on, else of the last finished run."""
     finished: bool
 
     @property
@@ -46,7 +48,7 @@ class Status:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to go; None where nobody is at work or nothing says how fast."""
+        """Estimated seconds to go; None where no driver is at work or its rate is not known."""
         if self.holder is None or self.inputs is None or not self.images_per_second:
             return None
         return max(0, self.inputs - self.rows) / self.images_per_second
@@ -73,18 +75,17 @@ class Status:
 
 
 def read_status(store: PairStore) -> Status:
-    """The state of a store now.
+    """Read the state of a store.
 
-    A part file that disappears while this looks (a driver mends doubles so) is left out; ids are counted once.
+    A part file that disappears meanwhile (a driver rewrites parts to drop duplicates) is left out; an id that has
+    several rows counts once.
     """
     holder = holder_of(store.filesystem, store.path)
     infos = store.filesystem.get_file_info(fs.FileSelector(store.rows_path, allow_not_found=True))
     parts = [info for info in infos if info.base_name.startswith("part-") and info.base_name.endswith(".parquet")]
     rows: dict[str, tuple[str, str]] = {}
     skipped = 0
-    told = store.read(manifest.MANIFEST_FILE)
-    saved = store.read(run_settings.SETTINGS_FILE) or {}
-    strangers = set(manifest.removed_input_ids(told, saved))
+    manifest, settings = read_manifest(store), read_settings(store)
 
     def read(info: fs.FileInfo) -> pa.Table | None:
         try:
@@ -102,32 +103,32 @@ def read_status(store: PairStore) -> Status:
             if rows.get(row["id"], ("failed", ""))[0] != "ok":
                 rows[row["id"]] = row["status"], f"{row['error_stage']}: {row['error_type']}"
     everything = len(rows)
-    for key in strangers & rows.keys():
+    for key in set(removed_inputs(manifest, settings)) & rows.keys():
         del rows[key]
     rate, runs = None, read_runs(store)
     if holder is not None:
-        # An entry that is older than the driver at work is an earlier run's: this one has not come to the stream yet.
+        # An entry older than the driver at work belongs to an earlier run: this one has not begun its stream yet.
         if runs and runs[-1]["began"] >= float(holder.get("since", "inf")) and everything > runs[-1]["before"]:
             rate = (everything - runs[-1]["before"]) / max(time.time() - runs[-1]["began"], 1e-3)
-    elif told is not None:
-        rate = told.get("images_per_second")
+    elif manifest is not None:
+        rate = manifest.images_per_second
     kinds = Counter(kind for status, kind in rows.values() if status == "failed")
     failed = sum(kinds.values())
     return Status(
         url=store.url,
         ok=len(rows) - failed,
         failed=failed,
-        inputs=told["inputs"] if told is not None and holder is None else saved.get("inputs", {}).get("count"),
+        inputs=manifest.inputs if manifest is not None and holder is None else settings.input_count,
         failures=dict(kinds.most_common()),
         skipped=skipped,
         holder=holder,
         images_per_second=rate,
-        finished=told is not None,
+        finished=manifest is not None,
     )
 
 
 def _span(seconds: float) -> str:
-    """3 s, 4 min, 2.5 h."""
+    """Format a duration as `3 s`, `4 min` or `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

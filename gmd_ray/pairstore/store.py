@@ -1,4 +1,4 @@
-"""The pair store: one row for every input, whatever became of it."""
+"""The files of a pair store: part files of rows, and JSON documents, in one directory of any filesystem."""
 
 from __future__ import annotations
 
@@ -15,37 +15,36 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from gmd_ray.config.places import below
-from gmd_ray.errors import DataError
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.errors import DataError, StorageError
 from gmd_ray.pairstore.parts import drop_rows, part_name
 from gmd_ray.pairstore.schema import PAIR_SCHEMA, rows_dataset
-from gmd_ray.storage import TEMPORARY, absolute, get, put_json, remove, with_retries
+from gmd_ray.storage import TEMPORARY, absolute, get, open_filesystem, put_json, remove, with_retries
 from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.generation")
 
 PART = "__filename"
-"""Arrow's name for the file that a row was read from."""
+"""Arrow's name of the column that holds the file a row was read from."""
 INDEX = [
     *("id", "status", "score", "fidelity", "teacher", "student", "scorer"),
     *("seconds_restore", "seconds_project", "seconds_score", "error_stage", "error_type"),
     *("bytes", "modified"),
 ]
-"""Columns that a driver holds of every row."""
+"""Columns that a driver keeps in memory for every row."""
 _AT_ONCE = 64
-"""Part files that are read together."""
+"""Number of part files that are read together."""
 
 
 def store_url(out: str) -> str:
-    """Where a run keeps its pairs; options at the end of a URL stay at its end."""
+    """The URL of the pair store of a run directory; options of a URL (`?key=value`) stay at its end."""
     return below(absolute(out), "pairs")
 
 
 def find_store(url: str) -> PairStore:
-    """The pair store at a URL, or below the run directory that it names.
+    """Find the pair store at a URL, or below it where it is a run directory.
 
     Raises:
-        DataError: neither.
+        DataError: there is neither.
     """
     for place in (url, store_url(url)):
         store = PairStore(absolute(place))
@@ -59,7 +58,7 @@ def find_store(url: str) -> PairStore:
 
 @contextmanager
 def arrow_errors_as_data_errors(url: str) -> Iterator[None]:
-    """Turn what Arrow says of a part file that it cannot read into a DataError."""
+    """Turn Arrow's errors of part files that it cannot read into a DataError."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -70,7 +69,7 @@ def arrow_errors_as_data_errors(url: str) -> Iterator[None]:
 
 
 class PairStore:
-    """`rows/part-*.parquet`, `settings.json` and `manifest.json` below one directory of any filesystem."""
+    """The directory of a pair store: `rows/part-*.parquet`, `settings.json`, `manifest.json` and other documents."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -79,26 +78,27 @@ class PairStore:
         self._index: pa.Table | None = None
 
     def exists(self) -> bool:
-        """Whether there is anything of a store."""
+        """Whether the directory holds any part of a store."""
         infos = self.filesystem.get_file_info(
             [self.rows_path, f"{self.path}/settings.json", f"{self.path}/manifest.json"]
         )
         return any(info.type != fs.FileType.NotFound for info in infos)
 
     def index(self) -> pa.Table:
-        """Columns `INDEX` of every row, with the path of its part file in column `PART`.
+        """Read columns `INDEX` of every row, with the path of its part file in column `PART`.
 
-        Read once, since a large store on an object store takes minutes; `refresh` says that others have written.
+        They are read once, since that takes minutes for a large store on an object store; call `refresh` after others
+        have written.
 
         Raises:
-            DataError: naming the file that is not a whole part.
+            DataError: a part file is damaged or foreign; it is named.
         """
         if self._index is None:
             self._index = self._read_index()
         return self._index
 
     def refresh(self) -> None:
-        """Read the index anew when it is next asked for."""
+        """Let the next call of `index` read the files again."""
         self._index = None
 
     def _read_index(self) -> pa.Table:
@@ -116,26 +116,28 @@ class PairStore:
         return rows
 
     def _read_parts(self, files: list[str], columns: Sequence[str] = (*INDEX, PART)) -> pa.Table:
-        """Of these files, as one chunk: an array for each column of each file would outweigh the few rows in it.
+        """Read columns of part files into one chunk per column.
 
-        So would the footers of all parts, kept for a second scan that never comes.
+        A part holds few rows, so that an array for each column of each file would take more memory than the rows do.
+        So would the footers of all parts; they are not cached, since there is no second scan.
         """
         parts = ds.dataset(files, schema=PAIR_SCHEMA, format="parquet", filesystem=self.filesystem)
         return with_retries(lambda: parts.to_table(columns=list(columns), cache_metadata=False)).combine_chunks()
 
     def remove_temp_files(self) -> None:
-        """Remove what writers that were killed left half written."""
+        """Remove part files that were left half written by writers that were killed."""
         for name in self._names(TEMPORARY):
             remove(self.filesystem, f"{self.rows_path}/{name}")
 
     def drop_duplicates(self) -> int:
-        """Keep one row of every id that has several, an ok one where there is one; returns how many went.
+        """Keep one row of every id that has several, an ok one where there is one; returns the number of dropped rows.
 
-        Of equal ones the row stays whose part has the name that its rows stand for: the other is a copy, and `verify`
-        would ask for its removal.
+        Two rows of one id come from a crash while a part was rewritten, or from a late write of a killed run. Which one
+        stays does not matter only where all ok rows are of one student, teacher and scorer: `resume.known_facts` checks
+        that first.
 
-        Two rows of one id come of a crash while a part was rewritten, or of a late write of a killed run. Only for a
-        store whose ok rows are of one student, teacher and scorer (`resume.known_facts`): then either will do.
+        Among rows of one status, the one stays whose part has the name that its ids give (`part_name`): a part with
+        another name is a copy, which `gmd-ray verify` reports.
         """
         rows = self.index().select(["id", "status", PART])
         if pc.count_distinct(rows["id"]).as_py() == rows.num_rows:
@@ -158,14 +160,14 @@ class PairStore:
         return dropped
 
     def _misnamed(self, parts: pa.Array) -> set[str]:
-        """Of these part files, those whose name does not stand for the rows in them."""
+        """Choose those part files whose name is not the one that their rows' ids give."""
         held: dict[str, list[str]] = defaultdict(list)
         for row in self.index().select(["id", PART]).filter(pc.field(PART).isin(parts)).to_pylist():
             held[row[PART]].append(row["id"])
         return {part for part, ids in held.items() if part_name(ids) != _base(part)}
 
     def digests(self, ids: Collection[str]) -> dict[str, str | None]:
-        """Column `digest` of the rows of these ids; only the parts that hold them are read."""
+        """Read column `digest` of the rows of some ids: id -> digest. Only parts that hold such rows are read."""
         wanted = pa.array(ids, pa.string())
         rows = self.index().select(["id", PART])
         files = pc.unique(rows.filter(pc.is_in(rows["id"], wanted))[PART]).to_pylist()
@@ -178,7 +180,7 @@ class PairStore:
         return found
 
     def drop(self, ids: Collection[str]) -> None:
-        """Forget the rows of these ids, so that they are made anew."""
+        """Remove the rows of these ids, so that the next run makes them anew."""
         unwanted: dict[str, set[str]] = defaultdict(set)
         rows = self.index().select(["id", PART])
         for row in rows.filter(pc.is_in(rows["id"], pa.array(ids, pa.string()))).to_pylist():
@@ -186,7 +188,7 @@ class PairStore:
         self._drop(unwanted)
 
     def drop_failed(self, ids: Collection[str]) -> int:
-        """Forget the failed rows among these ids, so that they are tried again; returns how many."""
+        """Remove the failed rows among these ids, so that they are tried again; returns how many there were."""
         unwanted: dict[str, set[str]] = defaultdict(set)
         failed = self.index().filter(pc.field("status") == "failed")
         for row in failed.select(["id", PART]).to_pylist():
@@ -201,26 +203,32 @@ class PairStore:
             self.refresh()
 
     def size(self) -> int:
-        """Bytes of the part files."""
+        """Total bytes of the part files."""
         infos = self.filesystem.get_file_info(fs.FileSelector(self.rows_path, allow_not_found=True))
         return sum(info.size or 0 for info in infos if info.base_name.startswith("part-"))
 
     def read(self, name: str) -> Any:
-        """A JSON document of the store, None where it is not there.
+        """Read a JSON document of the store; None where there is none.
 
         Raises:
-            DataError: where it is not JSON.
+            DataError: it is not JSON.
+            StorageError: it cannot be read.
         """
-        data = get(self.filesystem, f"{self.path}/{name}")
+        try:
+            data = get(self.filesystem, f"{self.path}/{name}")
+        except OSError as error:
+            raise StorageError(f"{self.url}/{name}: cannot be read: {one_line(error)}") from error
         try:
             return None if data is None else json.loads(data)
         except ValueError as error:
             raise DataError(f"{self.url}/{name}: not a JSON document ({error}); remove it or restore it") from error
 
     def write(self, name: str, value: Any) -> None:
+        """Write a JSON document of the store atomically, with retries."""
         with_retries(lambda: put_json(self.filesystem, f"{self.path}/{name}", value))
 
     def delete(self, name: str) -> None:
+        """Remove a document of the store, which may be gone already."""
         remove(self.filesystem, f"{self.path}/{name}")
 
     def _names(self, prefix: str = "part-") -> list[str]:

@@ -1,59 +1,60 @@
-"""Where to set the gate: how many pairs each threshold would admit; nothing is generated, no image is read."""
+"""How many pairs each threshold of the gate would accept; nothing is generated and no image is read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from gmd_ray.errors import DataError
-from gmd_ray.pairstore import manifest, run_settings
-from gmd_ray.pairstore.schema import FidelityBound, accepted, fidelity_bound, rows_dataset
-from gmd_ray.pairstore.store import PairStore, arrow_errors_as_data_errors
+from gmd_ray.pairstore.schema import FidelityBound
+from gmd_ray.pairstore.store import PairStore
+from gmd_ray.pairstore.view import StoreView
 from gmd_ray.text import printable
 
 PAPER_THRESHOLD = 4.2
 PAPER_PASS_RATES = (69.1, 74.0, 86.4, 84.3)
-"""Per cent of the pseudo-targets that NIMA >= 4.2 admits, of the paper's four target sets (paper, Table 10;
-restoration.md 7, which gives them in this order without naming the sets)."""
+"""Per cent of the pseudo-targets with NIMA >= 4.2, one figure for each of the paper's four target sets (Table 10; see
+docs/method.md, "The gate")."""
 STEPS = 10
+"""Steps of the yield curve."""
 BAR = 50
+"""Characters of the longest bar of the histogram."""
 
 
 @dataclass(frozen=True)
 class GateView:
-    """The scores of a store, and what a threshold makes of them."""
+    """The scores of a store, and how many of them a threshold accepts."""
 
     url: str
     threshold: float
     higher_is_better: bool
     metric: str
-    """`scorer.metric`, or `scorer.path` where a folder was used."""
+    """The name of the score: `scorer.metric`, or `scorer.path` where a folder was used."""
     bound: FidelityBound | None
     close: np.ndarray
-    """float32 scores of the ok rows that hold the fidelity bound; all of them, where there is none."""
+    """float32 scores of the ok rows that hold the fidelity bound; of all ok rows where there is no bound."""
     strayed: np.ndarray
-    """Scores of the others."""
+    """float32 scores of the other ok rows."""
 
     @property
     def scores(self) -> np.ndarray:
-        """Of every ok row, sorted."""
+        """float32 scores of every ok row, sorted."""
         return np.sort(np.concatenate([self.close, self.strayed]))
 
     def admitted(self, threshold: float) -> int:
-        """Pairs that a threshold admits."""
+        """Count the pairs that a threshold accepts."""
         return int(self.passes(threshold).sum())
 
     def curve(self) -> list[tuple[float, int]]:
-        """(threshold, admitted) over the range of the scores, the asked threshold among them, from lax to strict."""
+        """(threshold, accepted pairs) from lax to strict over the range of the scores, the asked threshold included."""
         low, high = float(self.scores[0]), float(self.scores[-1])
         grid = {float(f"{value:.3g}") for value in np.linspace(low, high, STEPS + 1)} | {self.threshold}
         return [(value, self.admitted(value)) for value in sorted(grid, reverse=not self.higher_is_better)]
 
     def text(self) -> str:
-        """The yield curve and a histogram for a terminal."""
+        """Format the yield curve and a histogram for a terminal."""
         total, sign = len(self.scores), ">=" if self.higher_is_better else "<="
         second = f" and {self.bound}" if self.bound else ""
         lines = [f"{self.url}: {total:,} scored pairs ({self.metric}){second}", ""]
@@ -68,7 +69,7 @@ class GateView:
         return "\n".join([*map(printable, lines), "", *self._histogram()])
 
     def passes(self, threshold: float) -> np.ndarray:
-        """Which of `close` a threshold admits; in the scores' own float32, as `images.records.accepted`."""
+        """Mark which of `close` a threshold accepts; compared in float32, as `schema.accepted` does."""
         limit = np.float32(threshold)
         return self.close >= limit if self.higher_is_better else self.close <= limit
 
@@ -82,51 +83,39 @@ class GateView:
 
 
 def read_gate(store: PairStore, threshold: float | None = None, limit: float | None = None) -> GateView:
-    """The scores of a store, of all its whole part files; a run may be going on.
+    """Read the scores of a store from all its part files; a run may be going on.
 
-    Only ids and scores are read, filtered by status and, with `limit`, by fidelity in the Parquet scan.
+    Only ids and scores are read, filtered by status and, with `limit`, by fidelity inside the Parquet scan.
 
     Args:
-        threshold: in the scorer's own scale; None takes the one of the last finished run.
+        threshold: on the scorer's own scale; None takes the one of the last finished run.
         limit: a fidelity bound; None asks for none.
 
     Raises:
-        DataError: nothing scored yet, no threshold to take, or a bound on a fidelity that the store does not hold.
+        DataError: nothing is scored yet, there is no threshold to take, or the bound is on a fidelity that the store
+            does not hold.
     """
-    told, saved = store.read(manifest.MANIFEST_FILE) or {}, store.read(run_settings.SETTINGS_FILE) or {}
-    if threshold is None:
-        threshold = told.get("threshold")
-    if threshold is None:
-        raise DataError(f"{store.url}: no finished run says which threshold; give --threshold")
-    higher = run_settings.higher_is_better(saved.get("models", {}))
-    used = saved.get("settings", {})
-    strangers = manifest.removed_input_ids(told, saved)
-    bound = fidelity_bound(limit, None, run_settings.recorded_fidelity(used), store.url)
-    rows = rows_dataset(store.path, store.filesystem)
-    ok = pc.field("status") == "ok"
-    if strangers:
-        ok = ok & ~pc.field("id").isin(pa.array(strangers, pa.string()))
-    lax = float("-inf") if higher else float("inf")
-    view = accepted(lax, higher, strangers, bound)  # whatever the score, for the bound alone
+    view = StoreView.open(store, threshold, limit)
 
     def scores(rule: pc.Expression) -> np.ndarray:
-        with arrow_errors_as_data_errors(store.url):
-            found = rows.to_table(columns=["id", "score"], filter=rule & pc.field("score").is_valid())
-        if pc.count_distinct(found["id"]).as_py() < found.num_rows:  # after a crash; the next run repairs it
+        found = view.read(["id", "score"], rule & pc.field("score").is_valid())
+        if pc.count_distinct(found["id"]).as_py() < found.num_rows:  # a crash left rows twice; the next run mends that
             found = found.group_by("id").aggregate([("score", "min")]).rename_columns({"score_min": "score"})
         return found["score"].to_numpy()
 
-    close = scores(view)
-    strayed = scores(ok & (pc.field("fidelity").is_null() | ~view)) if bound else close[:0]
+    close = scores(view.any_score)
+    # `~` of a null is null, which a filter drops: rows without a fidelity are asked for by name.
+    far = pc.field("fidelity").is_null() | ~view.any_score
+    strayed = scores(view.with_status("ok") & far) if view.bound else close[:0]
     if not len(close) + len(strayed):
         raise DataError(f"{store.url}: no row has a score yet")
-    path = saved.get("places", {}).get("scorer.path", {}).get("path")
+    metric = view.settings.path("scorer.path") or view.settings.settings.get("scorer.metric", "an unknown scorer")
     return GateView(
         url=store.url,
-        threshold=float(threshold),
-        higher_is_better=higher,
-        metric=str(path or used.get("scorer.metric", "an unknown scorer")),
-        bound=bound,
+        threshold=float(view.threshold),
+        higher_is_better=view.higher_is_better,
+        metric=str(metric),
+        bound=view.bound,
         close=close,
         strayed=strayed,
     )

@@ -1,4 +1,4 @@
-"""The books of a pair store: every input has exactly one final state, and the sums say so."""
+"""The totals of a pair store, and the check that every input has exactly one row, ok or failed."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import pyarrow.compute as pc
 
 from gmd_ray.errors import BooksError
 from gmd_ray.pairstore.schema import PAIR_SCHEMA, FidelityBound, accepted
+from gmd_ray.text import some
 
-_MEND = "`gmd-ray verify` says what is wrong with the store, and how to mend it"
+_MEND = "`gmd-ray verify` names what is wrong with the store and how to mend it"
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts of inputs by what became of them."""
+    """Counts of inputs by their outcome."""
 
     inputs: int
     accepted: int
     rejected: int
     failed: int
     resumed: int
-    """Of the inputs, done by earlier runs."""
+    """Inputs whose row was made by earlier runs."""
     removed_inputs: int
     """Rows in the store whose image is no longer among the inputs; in none of the counts above."""
     threshold: float
     seconds: float
-    """Wall time of this run."""
+    """Wall time of this run, in seconds."""
     fidelity_bound: float | None = None
-    """The second opinion asked for, on the scale of `scorer.fidelity`."""
+    """The fidelity bound, on the scale of `scorer.fidelity`; None where there is none."""
 
     @property
     def ok(self) -> int:
@@ -52,7 +53,7 @@ class Totals:
 
 
 def find_removed_inputs(rows: pa.Table, inputs: Collection[str]) -> list[str]:
-    """Ids of rows whose image is not among the inputs, sorted."""
+    """List the ids of rows whose image is not among the inputs, sorted."""
     known = pa.array(sorted(set(inputs)), pa.string())
     return sorted(pc.unique(rows["id"].filter(pc.invert(pc.is_in(rows["id"], known)))).to_pylist())
 
@@ -72,7 +73,7 @@ def check_totals(
     Args:
         rows: columns id, status, score of the whole store, and fidelity where it is bounded.
         inputs: ids of the input folder.
-        fidelity: the bound of the accepted view.
+        fidelity: the bound that accepted pairs have to meet.
 
     Raises:
         BooksError: naming inputs without a row, or with more than one, or rows that are neither ok nor failed.
@@ -83,13 +84,14 @@ def check_totals(
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     for what, ids in ((f"of {len(known)} inputs have no row", lost), ("ids have more than one row", twice)):
         if len(ids):
-            some = ", ".join(sorted(ids.to_pylist())[:3])
-            raise BooksError(f"books do not balance: {len(ids)} {what} ({some}); {_MEND}")
+            raise BooksError(
+                f"the rows do not match the inputs: {len(ids)} {what} ({some(sorted(ids.to_pylist()))}); {_MEND}"
+            )
     names = ["status", "score"] + (["fidelity"] if fidelity else [])
     mine = rows.filter(pc.is_in(rows["id"], known)).select(names)
     failed, ok = (pc.sum(pc.equal(mine["status"], status)).as_py() or 0 for status in ("failed", "ok"))
     if ok + failed != len(known):
-        raise BooksError(f"books do not balance: {ok} ok + {failed} failed of {len(known)} inputs; {_MEND}")
+        raise BooksError(f"the rows do not match the inputs: {ok} ok + {failed} failed of {len(known)} inputs; {_MEND}")
     schema = pa.schema([PAIR_SCHEMA.field(name) for name in names])
     view = mine.cast(schema).filter(accepted(threshold, higher_is_better, fidelity=fidelity))
     return Totals(

@@ -1,4 +1,4 @@
-"""What is told before anything is spent: the preflight of every verb that runs for long, and `gmd-ray check`."""
+"""Checks and estimates before a run: the preflight, `gmd-ray check` and `gmd-ray plan`."""
 
 from gmd_ray.planning.findings import Finding, Findings
 from gmd_ray.planning.preflight import STAGES, Preflight

@@ -10,25 +10,26 @@ from PIL import Image
 
 from gmd_ray.images.files.opening import opened_bytes
 from gmd_ray.images.listing import ImageFile, read_file
-from gmd_ray.planning.findings import Findings, some
-from gmd_ray.planning.looked import Side
+from gmd_ray.planning.data_sets import Side
+from gmd_ray.planning.findings import Findings
+from gmd_ray.text import some
 
 MOST = 1000
-"""Photos that are looked at."""
+"""The most photos that are compared."""
 PIXELS = 300_000_000
-"""That are decoded for it, at most, some seconds' worth; JPEG decodes to an eighth of its sides for a fraction."""
+"""The most pixels that are decoded, which takes some seconds; JPEG decodes at an eighth of its size for a fraction."""
 _SIDE = 32
 _ALIKE = 6.0
-"""Mean difference, in 8-bit levels, of two small gray pictures of one scene, brightness taken off."""
+"""Largest mean difference between two small gray pictures of one scene, in 8-bit levels without the brightness."""
 _PLAIN = 12.0
-"""Standard deviation, in levels, below which two pictures look alike for want of anything in them."""
+"""Standard deviation, in 8-bit levels, below which a picture has too little in it to be compared."""
 _WORTH_TELLING = 0.05
 
 
 def check_bursts(found: Findings, side: Side) -> None:
-    """Say so where many photos look like their neighbour by name.
+    """Warn if many photos look like the next one by name.
 
-    Neighbours, spread evenly over the folder, are compared as small gray pictures; nothing is refused.
+    Pairs of neighbors, spread evenly over the folder, are compared as small gray pictures.
     """
     runs = _runs([i for i, header in enumerate(side.headers) if header.size is not None and not header.doubtful], side)
     looked_at = sorted({index for run in runs for index in run})
@@ -58,7 +59,7 @@ def check_bursts(found: Findings, side: Side) -> None:
 
 
 def _runs(indices: list[int], side: Side) -> list[list[int]]:
-    """Neighbours by name to compare: all photos as one run where that costs little, else pairs spread evenly."""
+    """Groups of neighbors to compare: all photos as one group if that costs little, else pairs spread evenly."""
     most = min(MOST, len(indices))
     costs = [_cost(side, index) for index in indices]
     mean = sum(costs) / len(costs) if costs else 0.0
@@ -79,7 +80,7 @@ def _cost(side: Side, index: int) -> float:
 
 
 def _small(file: ImageFile) -> np.ndarray | None:
-    """float32 (32, 32) gray; None where it cannot be had."""
+    """Decode a photo to float32 (32, 32) gray in [0, 255]; None if it cannot be decoded."""
     try:
         image = opened_bytes(read_file(file.uri)).image
         if image is None:

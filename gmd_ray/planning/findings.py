@@ -1,4 +1,4 @@
-"""What a preflight found: errors that refuse a run, warnings that it should know of, and facts."""
+"""Findings of a preflight: errors that refuse a run, warnings, and facts."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import GmdError, RefusedError
-from gmd_ray.images.sets.inventory import Listed
+from gmd_ray.images.sets.listed import Listed
 from gmd_ray.text import printable
 
 log = logging.getLogger("gmd_ray")
 
 ERROR, WARNING, FACT = "error", "warning", "fact"
 NAMED = 3
-"""Files that a line names, of as many as there may be."""
+"""The most files that one line names."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line."""
+    """One line of a preflight."""
 
     level: str
-    """error, warning or fact."""
+    """`error`, `warning` or `fact`."""
     code: str
-    """Of its kind: gpu, sizes, torn, weights, ..."""
+    """The kind of check: gpu, sizes, torn, weights, ..."""
     key: str
-    """The setting that it is about; empty where there is none."""
+    """The setting to change; empty if there is none."""
     message: str
-    """What, where, and how to mend it; one line, fit for a terminal, without credentials."""
+    """One line that says what is wrong, where, and how to mend it; free of control characters and credentials."""
 
 
 @dataclass
 class Findings:
-    """Everything that was found, in the order of the checks."""
+    """All findings of a preflight, in the order of the checks."""
 
     verb: str
     lines: list[Finding] = field(default_factory=list)
@@ -55,13 +55,13 @@ class Findings:
         self._add(FACT, code, key, message)
 
     def say(self, level: str, code: str, key: str, message: str) -> None:
-        """At a level that the caller chooses."""
+        """Add a finding at a level that the caller chooses."""
         assert level in (ERROR, WARNING, FACT), level
         self._add(level, code, key, message)
 
     @contextlib.contextmanager
     def errors_of(self, code: str, key: str) -> Iterator[None]:
-        """What a check raises that a user can mend becomes an error of its own; the other checks go on."""
+        """Turn an exception of a check that a user can mend into an error, so that the other checks go on."""
         try:
             yield
         except RefusedError as error:
@@ -77,7 +77,7 @@ class Findings:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing stands in the way; warnings do not."""
+        """True if there is no error; warnings do not count."""
         return not self.of(ERROR)
 
     def refuse(self) -> None:
@@ -94,14 +94,14 @@ class Findings:
             raise RefusedError([finding.message for finding in self.of(ERROR)])
 
     def text(self) -> str:
-        """For a person: errors first."""
+        """The findings as lines for a person, errors first."""
         shown = [f"{f.level:<8} {f.message}" for level in (ERROR, WARNING, FACT) for f in self.of(level)]
         counts = self.counts()
         told = ", ".join(f"{n} {level}{'s' if n != 1 else ''}" for level, n in counts.items())
         return "\n".join([*shown, f"{self.verb}: {told}; {self.seconds:.1f} s"])
 
     def as_json(self) -> str:
-        """For a program: `ok`, `counts`, `sets` and `findings`."""
+        """The findings as JSON for a program: `ok`, `counts`, `sets` and `findings`."""
         document = {
             "verb": self.verb,
             "ok": self.ok,
@@ -113,7 +113,7 @@ class Findings:
         return json.dumps(document, indent=2)
 
     def counts(self) -> dict[str, int]:
-        """Level -> findings."""
+        """Level -> number of findings."""
         found = Counter(finding.level for finding in self.lines)
         return {level: found[level] for level in (ERROR, WARNING, FACT)}
 
@@ -121,11 +121,6 @@ class Findings:
         finding = Finding(level, code, key, printable(redact(" ".join(message.split()))))
         if finding not in self.lines:
             self.lines.append(finding)
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def _clean(place: str | None) -> str | None:

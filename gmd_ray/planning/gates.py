@@ -1,20 +1,20 @@
-"""Metrics that can have no value with these data, and gates that can therefore never hold."""
+"""Metrics that cannot have a value on these data, and promotion gates that therefore can never pass."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
 from gmd_ray.config import Config
-from gmd_ray.images.sets.inventory import SOURCE_TEST, TARGET_TEST
+from gmd_ray.images.sets.listed import SOURCE_TEST, TARGET_TEST
+from gmd_ray.planning.data_sets import DataSet
 from gmd_ray.planning.findings import Findings
-from gmd_ray.planning.looked import Looked
 from gmd_ray.quality import MIN_SIDE, known_metrics
 
 _SETS = {"target": TARGET_TEST, "source": SOURCE_TEST}
 
 
 def check_metrics(
-    found: Findings, cfg: Config, looked: Mapping[str, Looked], scale: int | None, lacking: Collection[str]
+    found: Findings, cfg: Config, sets: Mapping[str, DataSet], scale: int | None, lacking: Collection[str]
 ) -> dict[tuple[str, str], str]:
     """Refuse an evaluation of which no metric can have a value, and name the metrics that cannot.
 
@@ -28,7 +28,7 @@ def check_metrics(
     valueless: dict[tuple[str, str], str] = {}
     for test in tests:
         for metric in cfg.evaluation.metrics:
-            why = "its weights are missing" if metric in lacking else _why_none(cfg, test, metric, looked, scale)
+            why = "its weights are missing" if metric in lacking else _why_none(cfg, test, metric, sets, scale)
             if why:
                 valueless[test, metric] = why
     lost = [m for m in cfg.evaluation.metrics if tests and all((test, m) in valueless for test in tests)]
@@ -44,7 +44,7 @@ def check_metrics(
 
 
 def check_gates(found: Findings, cfg: Config, valueless: Mapping[tuple[str, str], str]) -> None:
-    """Name the gates that cannot be measured, so that nothing is ever promoted: told, since a user may not care."""
+    """Warn of promotion gates that cannot be measured, because of which nothing would be promoted."""
     if not cfg.tracking.enabled:
         return
     for i, gate in enumerate(cfg.tracking.gates):
@@ -70,13 +70,13 @@ def _is_set(cfg: Config, test: str) -> bool:
     return bool(cfg.evaluation.target_lq if test == "target" else cfg.evaluation.source_hq)
 
 
-def _why_none(cfg: Config, test: str, metric: str, looked: Mapping[str, Looked], scale: int | None) -> str | None:
+def _why_none(cfg: Config, test: str, metric: str, sets: Mapping[str, DataSet], scale: int | None) -> str | None:
     info = known_metrics()[metric]
     if info.needs_reference and test == "target" and not cfg.evaluation.target_hq:
         return "it needs ground truth, and evaluation.target_hq is not set"
     if not info.per_image and metric != "fid":
         return "it has no value for single images"
-    data = looked.get(_SETS[test])
+    data = sets.get(_SETS[test])
     if data is None:
         return None
     if metric == "fid" and data.listed.count < 2:

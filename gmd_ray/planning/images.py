@@ -9,22 +9,23 @@ from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.headers import LOOKED_AT
-from gmd_ray.images.sets.inventory import SOURCE, SOURCE_TEST, TARGET, TRUTH
+from gmd_ray.images.sets.listed import SOURCE, SOURCE_TEST, TARGET, TRUTH
 from gmd_ray.images.sets.pairs import PairFile, load_pair
-from gmd_ray.planning.findings import NAMED, Findings, some
-from gmd_ray.planning.looked import Looked, Side
+from gmd_ray.planning.data_sets import DataSet, Side
+from gmd_ray.planning.findings import NAMED, Findings
+from gmd_ray.text import some
 
 _CONFIRMED = 16
 """Pairs that do not fit by their headers, and are decoded to be sure."""
 
 
-def check_images(found: Findings, cfg: Config, looked: Mapping[str, Looked], scale: int | None) -> None:
+def check_images(found: Findings, cfg: Config, sets: Mapping[str, DataSet], scale: int | None) -> None:
     """Every set: what cannot be read, and what does not fit.
 
     Args:
         scale: by how much the student enlarges; None where that is not known.
     """
-    for role, data in looked.items():
+    for role, data in sets.items():
         for side in data.sides:
             if role == TARGET:
                 _photos_that_fail(found, side)
@@ -32,10 +33,10 @@ def check_images(found: Findings, cfg: Config, looked: Mapping[str, Looked], sca
                 _unreadable(found, side, paired=len(data.sides) > 1)
         if data.lq is not None and data.hq is not None:
             _sizes(found, cfg, data, scale)
-    if {SOURCE, SOURCE_TEST} & looked.keys():
-        _degradation(found, cfg, looked, scale)
-    if SOURCE in looked:
-        _small(found, cfg, looked[SOURCE], scale)
+    if {SOURCE, SOURCE_TEST} & sets.keys():
+        _degradation(found, cfg, sets, scale)
+    if SOURCE in sets:
+        _small(found, cfg, sets[SOURCE], scale)
 
 
 def _photos_that_fail(found: Findings, side: Side) -> None:
@@ -73,7 +74,7 @@ def _more(doubtful: int) -> str:
     return f", and {doubtful:,} more end like the {LOOKED_AT} that were looked into" if doubtful else ""
 
 
-def _sizes(found: Findings, cfg: Config, data: Looked, scale: int | None) -> None:
+def _sizes(found: Findings, cfg: Config, data: DataSet, scale: int | None) -> None:
     """Sizes of both sides of each pair that can be read."""
     assert data.lq is not None
     assert data.hq is not None
@@ -124,7 +125,7 @@ def _confirmed(
     return names
 
 
-def _advice(data: Looked, misfits: list[tuple[PairFile, tuple[int, int], tuple[int, int]]]) -> str:
+def _advice(data: DataSet, misfits: list[tuple[PairFile, tuple[int, int], tuple[int, int]]]) -> str:
     assert data.lq is not None
     assert data.hq is not None
     if all(lq[0] >= hq[0] and lq[1] >= hq[1] and lq != hq for _, lq, hq in misfits):
@@ -137,9 +138,9 @@ def _advice(data: Looked, misfits: list[tuple[PairFile, tuple[int, int], tuple[i
     return "are the two of one photo? The template of the names says which belong together"
 
 
-def _degradation(found: Findings, cfg: Config, looked: Mapping[str, Looked], scale: int | None) -> None:
-    """What is degraded on the fly has to come out at the student's scale, and to be large enough for it."""
-    made = [data for role, data in looked.items() if role in (SOURCE, SOURCE_TEST) and data.lq is None]
+def _degradation(found: Findings, cfg: Config, sets: Mapping[str, DataSet], scale: int | None) -> None:
+    """Check that images degraded on the fly come out at the scale of the student, and are large enough for it."""
+    made = [data for role, data in sets.items() if role in (SOURCE, SOURCE_TEST) and data.lq is None]
     if not made or not cfg.source.degradation:
         return
     try:
@@ -169,8 +170,8 @@ def _degradation(found: Findings, cfg: Config, looked: Mapping[str, Looked], sca
             )
 
 
-def _small(found: Findings, cfg: Config, data: Looked, scale: int | None) -> None:
-    """Crops of images smaller than a crop are filled up with their mirror image: allowed, and worth to know."""
+def _small(found: Findings, cfg: Config, data: DataSet, scale: int | None) -> None:
+    """Report images smaller than a training crop, which are padded with their mirror image."""
     side, shrink = (data.lq, 1) if data.lq is not None else (data.hq, scale or 1)
     assert side is not None
     sizes = [header.size for header in side.headers if header.size is not None]

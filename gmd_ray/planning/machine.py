@@ -1,4 +1,4 @@
-"""GPUs and CPUs that the settings ask for, against what this machine has: Ray would wait for them for ever."""
+"""The GPUs and CPUs that the settings ask for, compared with this machine: Ray would wait forever for missing ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POOLS = {
 
 
 def check_machine(found: Findings, cfg: Config, stages: Collection[str]) -> None:
-    """For a run in a private Ray session on this machine; a cluster that is joined says itself what it has.
+    """Compare what a run in a private Ray session asks for with this machine.
 
     Args:
         stages: of generate, finetune, pretrain, evaluate.
@@ -31,14 +31,14 @@ def check_machine(found: Findings, cfg: Config, stages: Collection[str]) -> None
 
 
 def describe_fleet(found: Findings, cfg: Config) -> None:
-    """What a plan asks of a fleet that is elsewhere: told, and held against nothing."""
+    """State the GPUs that a plan asks for on a cluster elsewhere, which cannot be checked from here."""
     asked = [item for stage in ("generate", "finetune", "evaluate") for item in _asked(cfg, stage)]
     if asked:
         found.fact("gpu", "", f"GPUs asked for of the fleet: {', '.join(text for text, _ in asked)}")
 
 
 def visible_gpus() -> int:
-    """CUDA devices that PyTorch sees here, CUDA_VISIBLE_DEVICES considered; importing it takes a second or two."""
+    """Number of CUDA devices that PyTorch sees under CUDA_VISIBLE_DEVICES. Imports torch, which takes seconds."""
     import torch
 
     return torch.cuda.device_count()
@@ -70,7 +70,7 @@ def _check_gpus(found: Findings, wanted: dict[str, list[tuple[str, float]]], dev
 
 
 def _check_cpus(found: Findings, cfg: Config) -> None:
-    """Stage 2 gets whole CPUs of the private session, which shares out those that its smallest pools need too."""
+    """Check that Stage 2 gets its CPUs in the private session, which its smallest pools share."""
     pools = [cfg.student.pool, cfg.teacher.pool, cfg.scorer.pool]
     shared = math.ceil(sum((pool.initial or pool.min) * pool.num_cpus for pool in pools) + 0.5)
     cpus = cfg.ray.num_cpus or max(os.cpu_count() or 1, shared)
@@ -90,7 +90,7 @@ def _what(stage: str) -> str:
 
 
 def _asked(cfg: Config, stage: str) -> list[tuple[str, float]]:
-    """(setting as text, GPUs) of a stage."""
+    """List (setting as text, number of GPUs) for a stage."""
     training = cfg.training
     if stage in ("finetune", "pretrain"):
         workers = training.min_workers or training.num_workers
@@ -109,7 +109,7 @@ def _asked(cfg: Config, stage: str) -> list[tuple[str, float]]:
 
 
 def _cuda_devices(cfg: Config, stages: Collection[str]) -> dict[str, int]:
-    """Key of each device that is named, not left to be found -> its number."""
+    """Setting -> CUDA device number, for each device that the settings name."""
     names = [name for stage in stages for name in _POOLS.get(stage, ())]
     if "evaluate" in stages and cfg.evaluation.online and "teacher" not in names:
         names.append("evaluation")  # the teacher runs where the evaluation does

@@ -1,4 +1,4 @@
-"""The same files on both sides of a test: what a student learned from cannot measure it."""
+"""Files that are both learned from and tested on, which would flatter the student."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from concurrent.futures import ThreadPoolExecutor
 from gmd_ray.config import Config
 from gmd_ray.errors import DataError, GmdError
 from gmd_ray.hashing import content_digest
-from gmd_ray.images.headers import Header
-from gmd_ray.images.listing import list_images, open_filesystem, read_file
+from gmd_ray.images.headers import ImageHeader
+from gmd_ray.images.listing import list_images, read_file
 from gmd_ray.images.lmdb_store import split_uri
-from gmd_ray.images.sets.inventory import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST
-from gmd_ray.planning.findings import ERROR, WARNING, Findings, some
-from gmd_ray.planning.looked import Looked, Side
+from gmd_ray.images.sets.listed import SOURCE, SOURCE_TEST, TARGET, TARGET_TEST
+from gmd_ray.planning.data_sets import DataSet, Side
+from gmd_ray.planning.findings import ERROR, WARNING, Findings
+from gmd_ray.storage import open_filesystem
+from gmd_ray.text import some
 
 _THREADS = 16
 _SAMPLE = 4096
 """Bytes at the beginning, in the middle and at the end that are compared before whole files are."""
 
 _Item = tuple[str, str, int]
-"""Id, URI and bytes of a file."""
+"""(id, URI, size in bytes) of a file."""
 
 
 def check_overlap(
-    found: Findings, cfg: Config, looked: Mapping[str, Looked], *, generates: bool, evaluates: bool
+    found: Findings, cfg: Config, sets: Mapping[str, DataSet], *, generates: bool, evaluates: bool
 ) -> None:
-    """Photos of the target among the target's test images, by the bytes of the files; and the source's among its own.
+    """Find target photos among the target test images, and source images among the source test images.
 
-    Files that were encoded anew are not found out.
+    Files are compared by their bytes, so that re-encoded copies go unnoticed.
 
     Args:
         generates: the run learns from the target's photos.
@@ -37,10 +39,8 @@ def check_overlap(
     """
     e = cfg.evaluation
     if cfg.target.path and e.target_lq and (generates or evaluates):
-        photos = looked[TARGET].lq if TARGET in looked else _listed("target.path", cfg.target.path, cfg.target.limit)
-        tests = (
-            looked[TARGET_TEST].lq if TARGET_TEST in looked else _listed("evaluation.target_lq", e.target_lq, e.limit)
-        )
+        photos = sets[TARGET].lq if TARGET in sets else _listed("target.path", cfg.target.path, cfg.target.limit)
+        tests = sets[TARGET_TEST].lq if TARGET_TEST in sets else _listed("evaluation.target_lq", e.target_lq, e.limit)
         same = same_files(photos, tests) if photos is not None and tests is not None else []
         if same and tests is not None:
             mend = (
@@ -56,8 +56,8 @@ def check_overlap(
                 f"evaluation.target_lq: {len(same):,} of its {len(tests.files):,} images are photos of target.path "
                 f"({some(same)}){mend}",
             )
-    if SOURCE in looked and SOURCE_TEST in looked:
-        clean, tests = looked[SOURCE].hq, looked[SOURCE_TEST].hq
+    if SOURCE in sets and SOURCE_TEST in sets:
+        clean, tests = sets[SOURCE].hq, sets[SOURCE_TEST].hq
         assert clean is not None
         assert tests is not None
         same = same_files(clean, tests)
@@ -95,7 +95,7 @@ def _listed(key: str, place: str, limit: int | None) -> Side | None:
         files = tuple(list_images(place, limit))
     except GmdError:
         return None
-    return Side(key, place, files, tuple(Header(None, bytes=file.size) for file in files))
+    return Side(key, place, files, tuple(ImageHeader(None, bytes=file.size) for file in files))
 
 
 def _of_sizes(side: Side, sizes: set[int | None]) -> list[_Item]:

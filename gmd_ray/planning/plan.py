@@ -12,8 +12,9 @@ from typing import Any
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.generation.watchdog import batch_bound
-from gmd_ray.images.listing import ImageFile, list_images
-from gmd_ray.images.sets.inventory import Listed
+from gmd_ray.images.listing import ImageFile
+from gmd_ray.images.sets.listed import Listed
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.images.sizes import image_sizes
 from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.cost import price
@@ -25,15 +26,15 @@ SIZES_SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Job:
-    """One image to be projected, as far as its header says."""
+class PlannedImage:
+    """One image to project, as described by its header."""
 
     file: ImageFile
     lq_pixels: int
     pixels: int
-    """Of the pseudo-target."""
+    """Pixels of the pseudo-target."""
     size: str
-    """What the teacher sees of it, padded; equal sizes cost the same."""
+    """The padded size that the teacher sees; equal sizes cost the same."""
     forwards: int
     flops: int
     replica_bytes: tuple[int, int]
@@ -42,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take. Hours and price are None where nothing says how fast an accelerator is, or its price."""
+    """Predicted cost of a run. Hours and price are None if the speed or the price of an accelerator is unknown."""
 
     images: int
     unreadable: int
@@ -53,27 +54,27 @@ class Plan:
     """Teacher evaluations, of one image or tile each."""
     flops: int
     basis: str
-    """What the hours are from."""
+    """Source of the hours: the probe, or the speed that the settings give."""
     accelerators: int
     accelerator_hours: float | None
     wall_hours: float | None
-    """With every teacher busy all the time."""
+    """Wall time in hours if every teacher is always busy."""
     disk_bytes: int
     disk_measured: bool
-    """False: an upper bound, the images uncompressed."""
+    """True if a probe measured the compression; else the figure is an upper bound for uncompressed images."""
     price: float | None
     currency: str
     replica_bytes: tuple[int, int]
     """Memory of one teacher replica on each of its accelerators, for the largest image: with all caches there, and the
     least that the settings allow."""
     settings_fingerprint: str
-    """Of the settings that alter pixels or scores: another run is not what was planned."""
+    """Fingerprint of the settings that alter pixels or scores; a run with another one is not the planned run."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def table(self) -> str:
-        """For a person."""
+        """The plan as lines for a person."""
         shown = list(self.sizes.items())[:SIZES_SHOWN]
         others = len(self.sizes) - len(shown)
         sizes = ", ".join(f"{size}: {n:,}" for size, n in shown) + (f", {others} other sizes" if others else "")
@@ -98,7 +99,7 @@ class Plan:
         return "\n".join(f"{name:<18} {value:>12}  {note}".rstrip() for name, value, note in rows)
 
 
-def survey(cfg: Config) -> tuple[list[Job], int]:
+def survey(cfg: Config, inputs: RunInputs | None = None) -> tuple[list[PlannedImage], int]:
     """Every readable target image with what it will cost, and the number of the others.
 
     Images are sized from their headers, the teacher is known by its config files, the student by its checkpoint where
@@ -109,7 +110,7 @@ def survey(cfg: Config) -> tuple[list[Job], int]:
         ModelError: models that cannot be read.
         ConfigError: neither a student nor `plan.scale`.
     """
-    files = list_images(cfg.target.path or "", cfg.target.limit)
+    files = (inputs or RunInputs()).images(cfg.target.path or "", cfg.target.limit)
     teacher, scale = estimate_teacher(cfg.teacher), _scale(cfg)
     memory = cache(teacher.replica_bytes)
     jobs = []
@@ -120,14 +121,16 @@ def survey(cfg: Config) -> tuple[list[Job], int]:
             tiles = f" x {cost.tiles} tiles" if cost.tiles > 1 else ""
             label = f"{cost.height}x{cost.width}{tiles}"
             jobs.append(
-                Job(file, size[0] * size[1], height * width, label, cost.forwards, cost.flops, memory(height, width))
+                PlannedImage(
+                    file, size[0] * size[1], height * width, label, cost.forwards, cost.flops, memory(height, width)
+                )
             )
     if not jobs:
         raise DataError(f"{cfg.target.path}: none of its {len(files)} images can be read")
     return jobs, len(files) - len(jobs)
 
 
-def make_plan(cfg: Config, jobs: list[Job], unreadable: int, probe: Probe | None = None) -> Plan:
+def make_plan(cfg: Config, jobs: list[PlannedImage], unreadable: int, probe: Probe | None = None) -> Plan:
     """The plan for surveyed images.
 
     Args:

@@ -1,8 +1,9 @@
-"""A few images through the real stages, in a place that is thrown away, to see what one takes."""
+"""A probe: a few images through the real stages, in a temporary folder, to measure their cost."""
 
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import statistics
 import uuid
@@ -16,11 +17,12 @@ import pyarrow.compute as pc
 
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import DataError
-from gmd_ray.images.listing import ImageFile, open_filesystem, read_file
+from gmd_ray.images.files.encode import png_size
+from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.pairstore.cost import accelerator_seconds
 from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.pairstore.store import store_url
-from gmd_ray.storage import put
+from gmd_ray.storage import open_filesystem, put
 
 log = logging.getLogger("gmd_ray.generation")
 
@@ -28,7 +30,7 @@ IMAGES = ("lq", "restored", "pseudo_target")
 
 
 class Candidate(Protocol):
-    """An image that may be probed; `plan.Job` is one."""
+    """An image that may be probed; `plan.PlannedImage` is one."""
 
     @property
     def file(self) -> ImageFile: ...
@@ -40,17 +42,17 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured."""
+    """Measured costs of the probed images."""
 
     images: int
     seconds: dict[str, float]
-    """Padded size -> accelerator-seconds of one image, the median."""
+    """Padded size -> median accelerator-seconds of one image."""
     seconds_per_flop: float
-    """For sizes that were not probed."""
+    """Accelerator-seconds per FLOP, for sizes that were not probed."""
     compression: float
-    """PNG bytes over raw bytes."""
+    """PNG bytes divided by raw bytes."""
     stages: dict[str, float]
-    """restore, project, score -> seconds that one actor of the stage takes for an image, the median over them."""
+    """Stage (restore, project, score) -> median seconds of one actor for an image."""
 
     def seconds_of(self, size: str, flops: int) -> float:
         """Accelerator-seconds of one image."""
@@ -118,7 +120,7 @@ def _measure(cfg: Config, jobs: Mapping[str, Candidate]) -> Probe:
         seconds = accelerator_seconds(cfg, {stage: row[f"seconds_{stage}"] for stage in stages})
         by_size[job.size].append(seconds)
         pngs = [row[name] for name in kept]
-        raw += sum(3 * int.from_bytes(png[16:20], "big") * int.from_bytes(png[20:24], "big") for png in pngs)
+        raw += sum(3 * math.prod(png_size(png)) for png in pngs)
         packed += sum(len(png) for png in pngs)
     medians = {size: statistics.median(values) for size, values in by_size.items()}
     for row in ok:

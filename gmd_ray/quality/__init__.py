@@ -1,4 +1,7 @@
-"""No-reference gate and quality metrics: PSNR, SSIM and FID of its own, everything else by pyiqa's names."""
+"""Image quality: the scorer that accepts pseudo-targets, and the metrics of the evaluation.
+
+PSNR, SSIM, FID and a small scorer of the NIMA form are implemented here; every other metric is pyiqa's.
+"""
 
 from __future__ import annotations
 
@@ -7,49 +10,64 @@ from typing import TYPE_CHECKING
 from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError
 from gmd_ray.quality.catalogue import MIN_SIDE, MetricUnavailable, known_metrics, metric_info
+from gmd_ray.quality.missing_weights import (
+    MissingWeights,
+    fetch_command,
+    fidelity_directory,
+    missing_scorer_weights,
+    missing_weights,
+)
 from gmd_ray.quality.protocol import Metric, Scorer, SetMetric
-from gmd_ray.quality.weights import Lacking, lacking, scorer_lacks
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
     "MIN_SIDE",
-    "Lacking",
     "Metric",
     "MetricUnavailable",
+    "MissingWeights",
     "Scorer",
     "SetMetric",
     "compare_sets",
+    "fetch_command",
     "known_metrics",
-    "lacking",
     "load_metric",
     "load_scorer",
     "load_set_metric",
-    "scorer_lacks",
+    "missing_scorer_weights",
+    "missing_weights",
 ]
 
 
 def load_set_metric(
-    name: str, *, weights: str | None = None, device: str = "auto", crop_border: int = 0
+    name: str,
+    *,
+    weights: str | None = None,
+    directory: str | None = None,
+    device: str = "auto",
+    crop_border: int = 0,
 ) -> SetMetric | None:
-    """`fid`, ready to draw features; None for every other name, which `load_metric` knows.
+    """Load a metric that compares sets of images: `fid`.
 
     Args:
-        weights, device, crop_border: see `load_metric`.
+        weights, directory, device, crop_border: see `load_metric`.
+
+    Returns:
+        None for every other name; `load_metric` loads those.
 
     Raises:
-        MetricUnavailable: no local weights, or a file that does not fit.
+        MetricUnavailable: no weights on this machine, or a file of another network.
     """
     if name != "fid":
         return None
     from gmd_ray.quality.frechet import load_fid
 
-    return load_fid(weights, device, crop_border)
+    return load_fid(weights, device, crop_border, directory)
 
 
 def compare_sets(name: str, images: np.ndarray, references: np.ndarray) -> float:
-    """The value of a set metric from features, (N, D) and (M, D).
+    """Compare two sets of images by their features, (N, D) and (M, D), with the set metric `name`.
 
     Raises:
         DataError: sets that are too small.
@@ -60,19 +78,27 @@ def compare_sets(name: str, images: np.ndarray, references: np.ndarray) -> float
     return frechet_distance(images, references)
 
 
-def load_metric(name: str, *, weights: str | None = None, device: str = "auto", crop_border: int = 0) -> Metric:
-    """A metric, ready to measure.
+def load_metric(
+    name: str,
+    *,
+    weights: str | None = None,
+    directory: str | None = None,
+    device: str = "auto",
+    crop_border: int = 0,
+) -> Metric:
+    """Load a metric from files of this machine; nothing is ever downloaded here (see `quality.fetch`).
 
     `psnr`, `psnr_y`, `ssim` and `ssim_y` are computed here (RGB, or Y of BT.601 YCbCr); every other name is pyiqa's.
 
     Args:
-        weights: local weight file, used instead of the metric's cache or a download.
+        weights: the metric's weight file, or a weights directory; None takes the file from `directory`.
+        directory: weights directory as `gmd-ray fetch --to` writes it; None is torch's hub directory.
         device: auto, cpu, cuda or cuda:N.
         crop_border: pixels cut from each side before a full-reference metric.
 
     Raises:
         ConfigError: a name, device or border that does not exist.
-        MetricUnavailable: what the metric needs cannot be had here; says what, and how to mend it.
+        MetricUnavailable: a file or package that the metric needs is missing; the message says where it goes.
     """
     info = metric_info(name, "evaluation.metrics")
     if crop_border < 0:
@@ -90,6 +116,7 @@ def load_metric(name: str, *, weights: str | None = None, device: str = "auto", 
     return PyiqaMetric(
         name,
         weights=weights,
+        directory=directory,
         device=device,
         crop_border=crop_border if info.needs_reference else 0,
         weights_setting=f"evaluation.weights.{name}",
@@ -98,23 +125,23 @@ def load_metric(name: str, *, weights: str | None = None, device: str = "auto", 
 
 
 def load_scorer(cfg: ScorerConfig) -> Scorer:
-    """The gate that the settings name: a NIMA-form directory (`path`), else a pyiqa no-reference metric.
+    """Load the scorer that the settings name: a directory of the NIMA form (`path`), else a metric of pyiqa.
 
-    Over tiles where `tiles` is set; with `fidelity` set, a `gate.SecondOpinion`, which has a method `fidelity` too.
+    It scores tiles if `tiles` is set. If `fidelity` is set it is a `ScorerWithFidelity`, which has a method `fidelity`.
 
     Raises:
         ConfigError: no such metric, or one that needs a ground truth.
-        ModelError: a directory that is not a NIMA-form scorer.
-        MetricUnavailable: what the metric needs cannot be had here.
+        ModelError: a directory that does not hold a scorer of the NIMA form.
+        MetricUnavailable: a file or package that the metric needs is missing.
     """
     scorer = _load_scorer(cfg)
     if not cfg.tiles and cfg.fidelity == "none":
         return scorer
-    from gmd_ray.quality.gate import SecondOpinion, TiledScorer
+    from gmd_ray.quality.composed_scorers import ScorerWithFidelity, TiledScorer
 
     if cfg.tiles:
         scorer = TiledScorer(scorer, cfg.tiles)
-    return scorer if cfg.fidelity == "none" else SecondOpinion(scorer, _load_fidelity(cfg))
+    return scorer if cfg.fidelity == "none" else ScorerWithFidelity(scorer, _load_fidelity(cfg))
 
 
 def _load_scorer(cfg: ScorerConfig) -> Scorer:
@@ -142,7 +169,10 @@ def _load_scorer(cfg: ScorerConfig) -> Scorer:
 def _load_fidelity(cfg: ScorerConfig) -> Metric:
     if not metric_info(cfg.fidelity, "scorer.fidelity").architecture:
         if cfg.fidelity_weights is not None:
-            raise ConfigError(f"scorer.fidelity_weights={cfg.fidelity_weights}: {cfg.fidelity} has none; leave it out")
+            raise ConfigError(
+                f"scorer.fidelity_weights={cfg.fidelity_weights}: {cfg.fidelity} is a formula and has no weights; "
+                "leave it out"
+            )
         from gmd_ray.quality.full_reference import FullReference
 
         return FullReference(cfg.fidelity, cfg.device)
@@ -151,6 +181,7 @@ def _load_fidelity(cfg: ScorerConfig) -> Metric:
     return PyiqaMetric(
         cfg.fidelity,
         weights=cfg.fidelity_weights,
+        directory=fidelity_directory(cfg),
         device=cfg.device,
         weights_setting="scorer.fidelity_weights",
         device_setting="scorer.device",

@@ -1,4 +1,4 @@
-"""Which metrics there are and which way they point, without importing torch or pyiqa (seconds each)."""
+"""The metrics by name, and for each whether higher is better; torch and pyiqa take seconds and are not imported."""
 
 from __future__ import annotations
 
@@ -12,37 +12,28 @@ from gmd_ray.errors import ConfigError, GmdError, nearest
 
 
 class MetricUnavailable(GmdError):  # noqa: N818 (a state that a table reports, more than a mistake)
-    """A known metric that cannot be had here: its weights, its package or its backbone are missing."""
-
-
-class NotCached(MetricUnavailable):
-    """A metric whose file is not on this machine, and cannot be downloaded now."""
-
-    def __init__(self, message: str, url: str = "") -> None:
-        """`url`: where the file would be downloaded from."""
-        super().__init__(message)
-        self.url = url
+    """A known metric that cannot be loaded on this machine: a weight file or a package is missing."""
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What is known of a metric before it is loaded."""
+    """Properties of a metric that are known before it is loaded."""
 
     architecture: str
-    """pyiqa's class; empty for the metrics of this package."""
+    """Name of pyiqa's class; empty for a formula that this package computes."""
     needs_reference: bool
     higher_is_better: bool
     per_image: bool = True
-    """False where it compares sets of images, or needs a caption: it has no value for one image."""
+    """False if one image has no value: the metric compares sets of images, or needs a caption."""
 
 
 OWN = {
     name: MetricInfo("", needs_reference=True, higher_is_better=True) for name in ("psnr", "psnr_y", "ssim", "ssim_y")
 }
-"""Computed here, in the conventions of the restoration papers; `psnr` and `ssim` shadow pyiqa's."""
+"""Metrics computed by `full_reference`, in the conventions of the restoration papers; these replace pyiqa's."""
 
 OF_SETS = {"fid": MetricInfo("Inception", needs_reference=True, higher_is_better=False, per_image=False)}
-"""Computed here over a test set, from weights that the user brings; shadows pyiqa's."""
+"""Metrics of a whole test set, computed by `frechet`; they replace pyiqa's."""
 
 PAPER = {
     "lpips": MetricInfo("LPIPS", needs_reference=True, higher_is_better=False),
@@ -54,34 +45,34 @@ PAPER = {
     "clipiqa": MetricInfo("CLIPIQA", needs_reference=False, higher_is_better=True),
     "maniqa": MetricInfo("MANIQA", needs_reference=False, higher_is_better=True),
 }
-"""The paper's metrics and the gate's second opinions, known by name even where pyiqa is absent, so that they end as
-unavailable, not as a typo."""
+"""The paper's metrics and those of `scorer.fidelity`. Their names are known without pyiqa too, so that the error is a
+missing package and not an unknown name."""
 
 MIN_SIDE = {"niqe": 96, "niqe_matlab": 96, "ssim": 11, "ssim_y": 11}
-"""Pixels; NIQE compares statistics of 96x96 blocks, SSIM those of windows of 11."""
+"""Smallest side of an image in pixels: NIQE compares statistics of 96x96 blocks, SSIM those of windows of 11."""
 
 NOT_PER_IMAGE = ("fid", "sfid", "fid_dinov2", "inception_score", "clipscore")
 
 
 @functools.cache
 def catalogue() -> dict[str, MetricInfo]:
-    """Every metric by name: this package's own, and those of the installed pyiqa."""
+    """Collect every metric: this package's own, and those of the installed pyiqa."""
     return {**PAPER, **_pyiqa_catalogue(), **OWN, **OF_SETS}
 
 
 def known_metrics() -> dict[str, MetricInfo]:
-    """The metrics that `load_metric` knows, sorted by name; takes milliseconds."""
+    """Return the metrics that `load_metric` and `load_set_metric` know, sorted by name; takes milliseconds."""
     return dict(sorted(catalogue().items()))
 
 
 def metric_info(name: str, setting: str) -> MetricInfo:
-    """The entry of a name.
+    """Look up a metric by name.
 
     Args:
-        setting: the config key that holds the name, for the error line.
+        setting: the settings key that holds the name, for the error line.
 
     Raises:
-        ConfigError: no such metric; names the nearest.
+        ConfigError: no such metric; the message names the nearest.
     """
     if name not in catalogue():
         raise ConfigError(f"{setting}: no metric {name!r}; {nearest(name, catalogue())}")
@@ -93,7 +84,7 @@ def pyiqa_installed() -> bool:
 
 
 def _pyiqa_catalogue() -> dict[str, MetricInfo]:
-    """Read from the source of pyiqa's table of models: importing the package takes many seconds."""
+    """Read pyiqa's table of metrics from its source file, because an import of the package takes many seconds."""
     spec = importlib.util.find_spec("pyiqa")
     if spec is None or not spec.submodule_search_locations:
         return {}

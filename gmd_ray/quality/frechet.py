@@ -1,14 +1,13 @@
-"""FID: how far the features of restored images are from those of the ground truth, as sets.
+"""FID: the distance between the features of restored images and those of the ground truths, as two sets.
 
-The network is the Inception of the FID papers, as pytorch-fid distributes it (`pt_inception-2015-12-05-6726825d.pth`,
-not shipped here and never fetched); images come to its 299 x 299 pixels by bicubic resampling with antialiasing, as in
-clean-fid. FID is biased upwards on few images: compare values of test sets of one size only.
+The network is the Inception of the FID papers in the weights of pytorch-fid (`pt_inception-2015-12-05-6726825d.pth`).
+Images are resized to its 299 x 299 pixels by bicubic resampling with antialiasing, as in clean-fid. FID is biased
+upwards on few images: compare values of test sets of one size only.
 """
 
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,24 +15,30 @@ from PIL import Image
 from torch import nn
 
 from gmd_ray.errors import DataError
-from gmd_ray.quality.catalogue import MetricUnavailable, pyiqa_installed
+from gmd_ray.quality.catalogue import MetricUnavailable
 from gmd_ray.quality.inputs import pick_device, prepare
+from gmd_ray.quality.missing_weights import local_weights, missing_weights
+from gmd_ray.quality.weight_files import FILES
 
 SIDE = 299
+"""Side of the network's input in pixels."""
+LOGITS = 1008
+"""Outputs of the network's last layer, which FID does not use but its weight file holds."""
 
 
 def frechet_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Squared Frechet distance of the Gaussians fitted to two sets of features, (N, D) and (M, D).
+    """Compute the squared Frechet distance of the Gaussians fitted to two sets of features, (N, D) and (M, D).
 
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64. With S = A'A of centred and scaled features A, the
-    eigenvalues of S1 S2 are the squared singular values of A1 A2', so no (D, D) matrix and no square root of one, which
-    fewer images than D make singular, is ever formed.
+    It is |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64 (Heusel et al. 2017, equation 6).
 
     Raises:
-        DataError: fewer than two images on a side, which have no covariance.
+        DataError: a set of fewer than two images, which has no covariance.
     """
     if min(len(ours), len(theirs)) < 2:
         raise DataError("it compares sets of two images or more")
+    # Let A be the features less their mean, divided by sqrt(N - 1), so that S = A'A. The eigenvalues of S1 S2 are then
+    # the squared singular values of A1 A2', an (N, M) matrix, and tr((S1 S2)^(1/2)) is the sum of the singular values.
+    # The usual square root of a (D, D) matrix loses its digits when there are fewer images than features.
     means, spreads = [], []
     for features in (ours.astype(np.float64), theirs.astype(np.float64)):
         means.append(features.mean(axis=0))
@@ -44,12 +49,12 @@ def frechet_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 class FrechetDistance:
-    """`fid` as a `SetMetric`.
+    """The metric `fid`; a `SetMetric`.
 
     Args:
-        network: (1, 3, 299, 299) in [-1, 1] to features, (1, D) or (1, D, 1, 1).
+        network: maps (1, 3, 299, 299) in [-1, 1] to features, (1, D) or (1, D, 1, 1).
         device: auto, cpu, cuda or cuda:N.
-        crop_border: pixels cut from each side first.
+        crop_border: pixels cut from each side before the resize.
     """
 
     name = "fid"
@@ -62,7 +67,7 @@ class FrechetDistance:
         self._crop_border = crop_border
 
     def features(self, image: torch.Tensor) -> np.ndarray:
-        """One image, RGB in [0, 1], (3, H, W), rounded to 8 bits, to float32 features (D,).
+        """Compute the float32 features (D,) of one RGB image in [0, 1], (3, H, W), rounded to 8 bits.
 
         Raises:
             DataError: an image that cannot be measured.
@@ -74,50 +79,53 @@ class FrechetDistance:
             return self._network(x[None].to(self._device)).flatten().float().cpu().numpy()
 
 
-def load_fid(weights: str | None, device: str, crop_border: int) -> FrechetDistance:
-    """FID over Inception features from a local file.
+def load_fid(weights: str | None, device: str, crop_border: int, directory: str | None = None) -> FrechetDistance:
+    """Load FID with the Inception weights of this machine.
+
+    Args:
+        weights, directory: see `quality.load_metric`.
 
     Raises:
-        MetricUnavailable: no file, one of another network, or no pyiqa, which has the network.
+        MetricUnavailable: no weight file, one of another network, or no pyiqa, whose network blocks are used.
     """
-    return FrechetDistance(_inception(weights), device, crop_border)
+    missing = missing_weights("fid", weights, "evaluation.weights.fid", directory)
+    if missing:
+        raise _unavailable("; ".join(entry.reason for entry in missing))
+    local, root = local_weights(weights, directory)
+    return FrechetDistance(_inception(str(local or FILES["fid"][0].place(root))), device, crop_border)
 
 
-def _inception(weights: str | None) -> nn.Module:
-    if weights is None:
-        raise _unavailable(
-            "it needs the network's weights, set evaluation.weights.fid to pt_inception-2015-12-05-6726825d.pth "
-            "of pytorch-fid"
-        )
-    if not Path(weights).is_file():
-        raise _unavailable(f"evaluation.weights.fid={weights}: no such file")
-    if not pyiqa_installed():
-        raise _unavailable("pyiqa is not installed; pip install 'gmd_ray[metrics]' (its licence is non-commercial)")
-    from pyiqa.archs import inception
+def _inception(weights: str) -> nn.Module:
+    """Build torchvision's Inception with the blocks in which that of the FID papers differs, without its last layer.
 
-    def load(network: nn.Module, *args: object, **kwargs: object) -> None:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    pyiqa has a function for this that knows an address instead of a file; the blocks are its own, which are those of
+    pytorch-fid (inception.py).
 
-    # The builder fetches its weights by URL and knows no file.
-    fetch, inception.load_pretrained_network = inception.load_pretrained_network, load
+    Raises:
+        MetricUnavailable: not a file of this network's weights.
+    """
+    import torchvision
+    from pyiqa.archs.inception import FIDInceptionA, FIDInceptionC, FIDInceptionE_1, FIDInceptionE_2
+
+    network = torchvision.models.inception_v3(
+        weights=None, num_classes=LOGITS, aux_logits=False, init_weights=False, transform_input=False
+    )
+    network.Mixed_5b = FIDInceptionA(192, pool_features=32)
+    network.Mixed_5c = FIDInceptionA(256, pool_features=64)
+    network.Mixed_5d = FIDInceptionA(288, pool_features=64)
+    network.Mixed_6b = FIDInceptionC(768, channels_7x7=128)
+    network.Mixed_6c = FIDInceptionC(768, channels_7x7=160)
+    network.Mixed_6d = FIDInceptionC(768, channels_7x7=160)
+    network.Mixed_6e = FIDInceptionC(768, channels_7x7=192)
+    network.Mixed_7b = FIDInceptionE_1(1280)
+    network.Mixed_7c = FIDInceptionE_2(2048)
     try:
-        return _Pooled(inception.InceptionV3([3]))
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except (RuntimeError, OSError, AttributeError, TypeError, pickle.UnpicklingError) as error:
         text = " ".join(str(error).split())[:200]
-        raise _unavailable(f"evaluation.weights.fid={weights}: not the weights of FID's Inception ({text})") from error
-    finally:
-        inception.load_pretrained_network = fetch
-
-
-class _Pooled(nn.Module):
-    """pyiqa's network gives a list of the outputs asked for."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self._network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._network(x)[0]
+        raise _unavailable(f"{weights}: not the weights of FID's Inception ({text})") from error
+    network.fc = nn.Identity()  # the features are the input of the last layer: (1, 2048)
+    return network
 
 
 def _unavailable(reason: str) -> MetricUnavailable:

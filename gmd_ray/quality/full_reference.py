@@ -1,7 +1,7 @@
 """PSNR and SSIM in the conventions of the restoration papers; they need no weights and no other package.
 
-Values are those of 8-bit images: both inputs are clamped and rounded to 8 bits, then compared in float64 on the
-0..255 scale (restoration.md 3.1: published tables mix RGB and Y, so the name says which one it is).
+Both inputs are clamped and rounded to 8 bits, as saved files would be, then compared in float64 on the 0..255 scale.
+Published tables mix values over RGB and over Y, so the name of each metric says which one it is.
 """
 
 from __future__ import annotations
@@ -13,23 +13,27 @@ import torch
 from torch.nn import functional as F
 
 from gmd_ray.errors import DataError
+from gmd_ray.images.luma import BT601_STUDIO
 from gmd_ray.quality.inputs import pick_device, prepare_pair
 
 MAX_PSNR = 100.0
-"""dB reported for (nearly) identical images, whose PSNR is infinite and would void every mean."""
+"""PSNR in dB of (nearly) identical images: the true value is infinite and would make every mean infinite."""
 
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def luma(levels: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) in 0..255 -> (B, 1, H, W) in 16..235: Y of BT.601 YCbCr, as MATLAB's rgb2ycbcr but not rounded."""
-    weights = torch.tensor([65.481, 128.553, 24.966], dtype=levels.dtype, device=levels.device) / 255
+    """Convert RGB (B, 3, H, W) in 0..255 to Y of BT.601 YCbCr, (B, 1, H, W) in 16..235.
+
+    The result is that of MATLAB's rgb2ycbcr, without its rounding.
+    """
+    weights = torch.tensor(BT601_STUDIO, dtype=levels.dtype, device=levels.device) / 255
     return 16 + (levels * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def peak_signal_to_noise(x: torch.Tensor, y: torch.Tensor) -> float:
-    """dB of two float64 tensors on the 0..255 scale, over all channels together; at most MAX_PSNR."""
+    """Compute the PSNR in dB of two float64 tensors on the 0..255 scale, over all channels; at most MAX_PSNR."""
     error = torch.mean((x - y) ** 2).item()
     if error == 0:
         return MAX_PSNR
@@ -37,10 +41,10 @@ def peak_signal_to_noise(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def structural_similarity(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Mean SSIM of two float64 tensors (B, C, H, W) on the 0..255 scale.
+    """Compute the mean SSIM of two float64 tensors (B, C, H, W) on the 0..255 scale.
 
-    Wang et al. 2004: 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, L = 255, biased covariance, averaged
-    over the region where the window fits ("valid"), then over channels. No downsampling first.
+    As in Wang et al. 2004: 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, L = 255, biased covariance. The
+    values are averaged over the region where the window fits ("valid"), then over channels; nothing is downsampled.
 
     Raises:
         DataError: a side shorter than the window.
@@ -57,6 +61,7 @@ def structural_similarity(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _window(x: torch.Tensor) -> torch.Tensor:
+    """Blur (B, C, H, W) with SSIM's Gaussian window to (B, C, H - 10, W - 10), one axis after the other."""
     offsets = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
     kernel = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
     kernel = kernel / kernel.sum()
@@ -72,7 +77,7 @@ _COMPARE: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {
 
 
 class FullReference:
-    """`psnr`, `psnr_y`, `ssim` or `ssim_y` as a `Metric`: over RGB, or over Y of BT.601 YCbCr.
+    """The metrics `psnr` and `ssim` over RGB, `psnr_y` and `ssim_y` over Y of BT.601 YCbCr; a `Metric`.
 
     Args:
         name: one of the four.
@@ -91,7 +96,11 @@ class FullReference:
         self._crop_border = crop_border
 
     def __call__(self, image: torch.Tensor, reference: torch.Tensor | None = None) -> float:
-        """Two images, RGB in [0, 1], (3, H, W); dB for PSNR, at most 1 for SSIM."""
+        """Compare two RGB images in [0, 1], (3, H, W); returns dB for PSNR, a value of at most 1 for SSIM.
+
+        Raises:
+            DataError: no reference, one of another size, or an image that is too small or holds NaN.
+        """
         pair = prepare_pair(self.name, image, reference, self._device, self._crop_border)
         x, y = (torch.round(side.double() * 255) for side in pair)
         if self._on_luma:

@@ -1,4 +1,4 @@
-"""What every metric does to its input first."""
+"""Preparation of a metric's device and input images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from gmd_ray.errors import ConfigError, DataError
 
 
 def pick_device(device: str, setting: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU.
+    """Choose a torch device: `auto` is CUDA if this machine has it, else the CPU.
 
     Raises:
-        ConfigError: a device that does not exist here; names `setting`.
+        ConfigError: a device that this machine lacks; the message names `setting`.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -25,10 +25,10 @@ def pick_device(device: str, setting: str) -> torch.device:
 
 
 def eight_bit(image: torch.Tensor) -> torch.Tensor:
-    """Clamp to [0, 1] and round to 8 bits, half to even: what a saved PNG holds. Same shape, same dtype.
+    """Clamp to [0, 1] and round to 8 bits, half to even, as a saved PNG would be; shape and dtype stay.
 
     Raises:
-        DataError: NaN or infinity, which a clamp would hide or keep.
+        DataError: NaN, which a clamp would keep, or infinity, which it would hide.
     """
     if not torch.isfinite(image).all():
         raise DataError("the image holds NaN or infinity; it cannot be measured")
@@ -36,7 +36,7 @@ def eight_bit(image: torch.Tensor) -> torch.Tensor:
 
 
 def prepare(image: torch.Tensor, device: torch.device, crop_border: int = 0) -> torch.Tensor:
-    """One image (3, H, W) in [0, 1] -> (1, 3, H - 2c, W - 2c), rounded to 8 bits, on `device`.
+    """Crop one image (3, H, W) in [0, 1] to (1, 3, H - 2c, W - 2c), round it to 8 bits and move it to `device`.
 
     Raises:
         DataError: another shape, NaN, or a border that leaves nothing.
@@ -53,7 +53,7 @@ def prepare(image: torch.Tensor, device: torch.device, crop_border: int = 0) -> 
 def prepare_pair(
     name: str, image: torch.Tensor, reference: torch.Tensor | None, device: torch.device, crop_border: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both images of a full-reference metric, as `prepare` gives them.
+    """Prepare both images of a full-reference metric with `prepare`.
 
     Raises:
         DataError: no reference, or one of another size.

@@ -1,9 +1,9 @@
 """A scorer of the NIMA form: a small network that predicts a distribution over the scores 1 to 10.
 
 Talebi and Milanfar, "NIMA: Neural Image Assessment" (2018): ten bins, trained with the earth mover's distance between
-cumulative distributions; the score is the mean of the predicted distribution. The backbone here is small enough to
-train on a CPU in half a minute (demo_world.md, "Gate"); it sees the image and its high-pass, and pools mean and
-standard deviation, so that sharpness and noise are one step away.
+cumulative distributions; the score is the mean of the predicted distribution. This network is small enough to train on
+a CPU in half a minute. Its input is the image and its high-pass, and it pools both mean and standard deviation, because
+sharpness and noise show in these.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from gmd_ray.errors import DataError, ModelError
 from gmd_ray.quality.inputs import eight_bit
 
 BINS = 10
-"""Scores 1 to 10, as in AVA and so in NIMA and its thresholds."""
+"""The scores 1 to 10 of the AVA data set, for which NIMA and the paper's threshold of 4.2 are made."""
 
 
 class NimaScorer(nn.Module):
-    """Distribution over the scores 1 to 10 for images of any size; a `Scorer`.
+    """A network that predicts a distribution over the scores 1 to 10 for images of any size; a `Scorer`.
 
     Args:
         channels: widths of the three convolution stages; the default has 41k parameters.
@@ -52,12 +52,12 @@ class NimaScorer(nn.Module):
         self.head = nn.Linear(2 * widths[-1], BINS)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """RGB in [0, 1], (B, 3, H, W), any H and W -> (B, 10) probabilities of the scores 1 to 10."""
+        """Predict (B, 10) probabilities of the scores 1 to 10 for RGB images in [0, 1], (B, 3, H, W)."""
         blurred = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-        x = torch.cat([(images - 0.5) / 0.25, (images - blurred) / 0.05], dim=1)  # both near unit scale
+        x = torch.cat([(images - 0.5) / 0.25, (images - blurred) / 0.05], dim=1)  # both near unit variance
         for index, stage in enumerate(self.stages):
             if index > 0:
-                x = F.avg_pool2d(x, 2, ceil_mode=True)  # ceil: one pixel stays one pixel
+                x = F.avg_pool2d(x, 2, ceil_mode=True)  # with floor, an image of one pixel would vanish
             x = stage(x)
         mean = x.mean((2, 3))
         spread = torch.sqrt(((x - mean[:, :, None, None]) ** 2).mean((2, 3)) + 1e-6)
@@ -65,10 +65,10 @@ class NimaScorer(nn.Module):
 
     @torch.no_grad()
     def score(self, images: torch.Tensor) -> torch.Tensor:
-        """RGB in [0, 1], (B, 3, H, W) -> (B,) float32 mean scores in [1, 10].
+        """Score RGB images in [0, 1], (B, 3, H, W); returns float32 (B,) mean scores in [1, 10].
 
-        Images are rounded to 8 bits first and measured one at a time: what is scored is what the store will hold, and
-        no value depends on its batch. The module is put in eval mode.
+        Images are rounded to 8 bits first, as the pair store holds them, and scored one at a time, so that no value
+        depends on the rest of its batch. The module is put in eval mode.
 
         Raises:
             DataError: another shape, or NaN.
@@ -83,7 +83,7 @@ class NimaScorer(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Architecture and weights, as a short hex digest."""
+        """Short hexadecimal digest of the architecture and the weights."""
         digest = hashlib.sha256(json.dumps(self._config(), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode())
@@ -94,7 +94,7 @@ class NimaScorer(nn.Module):
         return {"class_name": type(self).__name__, "channels": list(self.channels)}
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`; the directory is made where it does not exist."""
+        """Write `config.json` and `model.safetensors` to a directory, which is made if it does not exist."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self._config(), indent=2) + "\n", encoding="utf-8")
@@ -103,7 +103,7 @@ class NimaScorer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> NimaScorer:
-        """Read what `save_pretrained` wrote; on the CPU, in eval mode.
+        """Read a directory that `save_pretrained` wrote; the scorer is on the CPU, in eval mode.
 
         Raises:
             ModelError: files that are missing, of another class or shape, or not safetensors.
@@ -120,7 +120,9 @@ class NimaScorer(nn.Module):
         except ValueError as error:
             raise ModelError(f"scorer {config_file}: not JSON ({error})") from error
         if not isinstance(config, dict) or config.pop("class_name", None) != cls.__name__:
-            raise ModelError(f"scorer {config_file}: class_name is not {cls.__name__}; no other form is known")
+            raise ModelError(
+                f"scorer {config_file}: class_name is not {cls.__name__}, the only class that scorer.path may hold"
+            )
         try:
             model = cls(**config)
             model.load_state_dict(load_file(weights_file))
@@ -133,21 +135,21 @@ class NimaScorer(nn.Module):
 
 
 def expected_score(distribution: torch.Tensor) -> torch.Tensor:
-    """(B, 10) probabilities -> (B,) mean scores in [1, 10]."""
+    """Compute the (B,) mean scores in [1, 10] of (B, 10) probabilities."""
     return (distribution * _scores(distribution)).sum(1).clamp(1, BINS)
 
 
 def score_distribution(mean: torch.Tensor, std: float) -> torch.Tensor:
-    """A normal distribution of scores, cut to the ten bins: the label that `emd_loss` takes.
+    """Make labels for `emd_loss`: normal distributions of scores, cut to the ten bins.
 
     Args:
-        mean: (B,) scores in [1, 10]; values outside are moved to the nearest end.
+        mean: (B,) scores in [1, 10]; values outside are moved to the nearer end.
         std: standard deviation in scores, above 0.
 
     Returns:
-        (B, 10) probabilities; each bin k holds the mass of [k - 0.5, k + 0.5], normalised.
+        (B, 10) probabilities; bin k holds the mass of [k - 0.5, k + 0.5], and the bins are normalised to sum 1.
     """
-    assert std > 0, "a distribution needs a spread"
+    assert std > 0, "std must be positive"
     normal = torch.distributions.Normal(mean.clamp(1, BINS).unsqueeze(1), std)
     scores = _scores(mean)
     mass = normal.cdf(scores + 0.5) - normal.cdf(scores - 0.5)
@@ -155,15 +157,15 @@ def score_distribution(mean: torch.Tensor, std: float) -> torch.Tensor:
 
 
 def emd_loss(predicted: torch.Tensor, target: torch.Tensor, r: float = 2) -> torch.Tensor:
-    """Earth mover's distance of NIMA's equation 1, averaged over the batch.
+    """Compute the earth mover's distance of NIMA's equation 1, averaged over the batch.
 
-    (1/N * sum_k |CDF_predicted(k) - CDF_target(k)|^r)^(1/r); r = 2 for training, as the paper.
+    It is (1/N * sum_k |CDF_predicted(k) - CDF_target(k)|^r)^(1/r), with r = 2 for training as in the paper.
 
     Args:
         predicted, target: (B, N) probabilities over ordered bins.
     """
     gap = (predicted.cumsum(1) - target.cumsum(1)).abs().pow(r).mean(1)
-    return gap.clamp_min(1e-12).pow(1 / r).mean()  # the root has no finite slope at zero
+    return gap.clamp_min(1e-12).pow(1 / r).mean()  # the root's gradient is infinite at 0
 
 
 def _scores(like: torch.Tensor) -> torch.Tensor:

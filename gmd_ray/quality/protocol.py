@@ -1,32 +1,33 @@
-"""What the engines know of scorers and metrics."""
+"""The interfaces through which the engines use scorers and metrics."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-if TYPE_CHECKING:  # names must be known to a config check that never needs torch
+if TYPE_CHECKING:  # the check of the settings imports this package and must not wait for torch
     import numpy as np
     import torch
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A no-reference quality score."""
+    """A quality score of an image alone, without a ground truth."""
 
     higher_is_better: bool
 
     @property
     def fingerprint(self) -> str:
-        """Metric, weights and settings, as a short hex digest."""
+        """Short hexadecimal digest of the metric, its weights and its settings."""
         ...
 
     def score(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 RGB in [0, 1], (B, 3, H, W) -> (B,) float32, on the device of `images`.
+        """Score float32 RGB images in [0, 1], (B, 3, H, W).
 
-        The value of an image does not depend on the batch it rides in.
+        Returns:
+            float32 (B,) on the device of `images`. The value of an image does not depend on the rest of its batch.
 
         Raises:
-            DataError: an image that this score cannot measure, e.g. one that holds NaN.
+            DataError: an image that cannot be scored, e.g. one that holds NaN.
         """
         ...
 
@@ -40,10 +41,13 @@ class Metric(Protocol):
     needs_reference: bool
 
     def __call__(self, image: torch.Tensor, reference: torch.Tensor | None = None) -> float:
-        """One image, float32 RGB in [0, 1], (3, H, W), and its ground truth where `needs_reference`.
+        """Measure one float32 RGB image in [0, 1], (3, H, W).
+
+        Args:
+            reference: the ground truth, of the same shape; required if `needs_reference`.
 
         Raises:
-            DataError: an image that this metric cannot measure (too small, another size than its reference, NaN).
+            DataError: an image that cannot be measured: too small, of another size than its reference, or NaN.
         """
         ...
 
@@ -52,7 +56,7 @@ class Metric(Protocol):
 class SetMetric(Protocol):
     """A metric that compares a set of images with the set of their ground truths.
 
-    Features are drawn image by image, wherever the images are; `quality.compare_sets` makes a value of them.
+    Each worker computes the features of its images; `quality.compare_sets` computes the value from all of them.
     """
 
     name: str
@@ -60,9 +64,9 @@ class SetMetric(Protocol):
     needs_reference: bool
 
     def features(self, image: torch.Tensor) -> np.ndarray:
-        """One image, float32 RGB in [0, 1], (3, H, W), to float32 features (D,).
+        """Compute the float32 features (D,) of one float32 RGB image in [0, 1], (3, H, W).
 
         Raises:
-            DataError: an image that this metric cannot measure.
+            DataError: an image that cannot be measured.
         """
         ...

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gmd_ray.config import Config, PoolConfig
+from gmd_ray.config.validate import check_pool
 from gmd_ray.errors import ConfigError
 
 log = logging.getLogger("gmd_ray.generation")
@@ -80,10 +81,7 @@ def check_capacity(cfg: Config, cluster: Cluster | None = None) -> list[str]:
     """
     pools = {"student": cfg.student.pool, "teacher": cfg.teacher.pool, "scorer": cfg.scorer.pool}
     for name, pool in pools.items():
-        if not 1 <= pool.min <= pool.max:
-            raise ConfigError(f"{name}.pool: min={pool.min}, max={pool.max}: 1 <= min <= max")
-        if pool.batch_size < 1:
-            raise ConfigError(f"{name}.pool.batch_size={pool.batch_size}: at least 1")
+        check_pool(f"{name}.pool", pool)
     if not cfg.ray.enabled:
         return []
     cluster = cluster or read_cluster()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from gmd_ray.config import PoolConfig
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 BLOCKS_PER_ACTOR = 2
 """Number of blocks that an actor has at a time. The model works on one while the other is decoded or encoded
@@ -36,3 +42,22 @@ def actor_pool(pool: PoolConfig) -> dict[str, Any]:
         enable_true_multi_threading=True,  # the stage has a thread of its own for the model
     )
     return {"compute": sizes, **actor_resources(pool)}
+
+
+@contextlib.contextmanager
+def restarting_pool(pool: PoolConfig, times: int = 2) -> Iterator[dict[str, Any]]:
+    """Options of `Dataset.map` and `map_batches` for a pool whose actors are replaced when they die.
+
+    Args:
+        times: how often Ray replaces a dead actor, and how often it repeats the task that a dead actor was at.
+    """
+    with warnings.catch_warnings():
+        # Ray 2.64 removes these two options. pyproject.toml holds Ray below that until this pool does without them.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+        yield {**actor_pool(pool), "max_restarts": times, "max_task_retries": times}
+
+
+def silence(stream: Dataset) -> None:
+    """Leave the reporting of a stream to its caller: no progress bars and no issue detectors of Ray Data's own."""
+    stream.context.enable_progress_bars = False
+    stream.context.issue_detectors_config.detectors = []

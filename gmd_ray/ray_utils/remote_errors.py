@@ -2,16 +2,19 @@
 
 Ray wraps what a task raises in a traceback of many lines. A GmdError is one line for a user, so a worker returns it as
 a value (`as_value`), and the driver raises it (`raise_if_error`, `answer_of`). Work in a Ray Data stream, whose return
-value is a block of rows, leaves its error in the run's attempt log instead, from which the driver raises it.
+value is a block of rows, leaves its error in the run's attempt log instead, from which the driver raises it; or it puts
+the error into a text column (`as_text`), which the driver turns back into an error (`from_text`).
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from gmd_ray.errors import GmdError, ModelError
+from gmd_ray import errors
+from gmd_ray.errors import GmdError, ModelError, RefusedError
 
 if TYPE_CHECKING:
     import ray
@@ -40,6 +43,20 @@ def raise_if_error(answer: T | GmdError) -> T:
     if isinstance(answer, GmdError):
         raise answer
     return answer
+
+
+def as_text(error: GmdError) -> str:
+    """Write a GmdError as text, for a column of a Ray Data stream."""
+    return json.dumps([type(error).__name__, str(error)])
+
+
+def from_text(text: str) -> GmdError:
+    """Make the GmdError that `as_text` wrote; a class outside `gmd_ray.errors` becomes a plain GmdError."""
+    name, message = json.loads(text)
+    if name == RefusedError.__name__:
+        return RefusedError(message.split("; "))
+    kind = getattr(errors, name, GmdError)
+    return kind(message) if isinstance(kind, type) and issubclass(kind, GmdError) else GmdError(message)
 
 
 def answer_of(task: ray.ObjectRef, what: str, timeout_s: int) -> Any:

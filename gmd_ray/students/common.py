@@ -1,4 +1,4 @@
-"""What the families of students share."""
+"""Functions shared by all kinds of students."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from gmd_ray.errors import ConfigError, ModelError
 log = logging.getLogger("gmd_ray")
 
 _CPU_SIDE = 512
+"""Side of the image whose pixels bound a batch of tiles on a CPU; see `tiles_at_once`."""
 
 
 @functools.cache
 def say_once(text: str, level: int = logging.INFO) -> None:
-    """Log a line, once in a process: a student is loaded several times in a run."""
+    """Log a line at most once per process, since a run loads its student several times."""
     log.log(level, "%s", text)
 
 
 def device_of(name: str) -> torch.device:
-    """The device that `student.device` names.
+    """Return the device that `student.device` names; `auto` is CUDA if available, else the CPU.
 
     Raises:
-        ConfigError: no such device, or none of that kind here.
+        ConfigError: the name is no device, or this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,9 +47,10 @@ def device_of(name: str) -> torch.device:
 
 
 def tiles_at_once(cfg: StudentConfig, device: torch.device) -> int:
-    """How many tiles go through a network together: as many as the pool's batches have images.
+    """Return the number of tiles that a network processes together: the batch size of the student's pool.
 
-    On a CPU, which gains little by it, no more than one image of 512 pixels a side has: tiles are there to save memory.
+    A CPU gains little from batches, and tiles are meant to save memory. There, the tiles of a batch have together at
+    most as many pixels as one image of 512 x 512.
     """
     if device.type != "cpu" or not cfg.tile:
         return cfg.pool.batch_size
@@ -57,7 +59,7 @@ def tiles_at_once(cfg: StudentConfig, device: torch.device) -> int:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards every submodule's own mode again (a trainer may have frozen some)."""
+    """Set evaluation mode, and afterwards restore the mode of every submodule (a trainer may have frozen some)."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -68,7 +70,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def fingerprint(weights: Mapping[str, Tensor], settings: dict[str, Any]) -> str:
-    """16 hex digits of weights (by key, type, shape and value) and settings."""
+    """Hash weights (by key, type, shape and value) and settings to 16 hexadecimal digits."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for key, value in sorted(weights.items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
@@ -77,10 +79,14 @@ def fingerprint(weights: Mapping[str, Tensor], settings: dict[str, Any]) -> str:
 
 
 def refuse_not_finite(module: nn.Module, what: str) -> None:
-    """Refuse a network with parameters that are no numbers: every image would be lost to them, one by one.
+    """Refuse a network with parameters that are not finite: all its images would fail one by one.
+
+    Args:
+        module: the network.
+        what: description of the network, for the error.
 
     Raises:
-        ModelError: naming the first.
+        ModelError: a parameter holds NaN or infinity; the message names the first.
     """
     for name, parameter in module.named_parameters():
         if not parameter.detach().isfinite().all():
@@ -88,6 +94,9 @@ def refuse_not_finite(module: nn.Module, what: str) -> None:
 
 
 def save_pickle(tree: Any, path: Path) -> None:
-    """`torch.save`, byte for byte the same for the same tree: given a path, it would write that path's stem inside."""
+    """Save with `torch.save` such that equal trees give equal bytes.
+
+    `torch.save` gets an open file, since it stores the stem of a path that it is given.
+    """
     with path.open("wb") as file:
         torch.save(tree, file)

@@ -1,10 +1,9 @@
-"""Students that have learnt nothing yet: an architecture by its name, or a checkpoint's with new weights."""
+"""Checkpoints of untrained students: of an architecture by its name, or of an existing checkpoint's architecture."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,30 +14,30 @@ from torch import nn
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError, nearest
+from gmd_ray.storage import replacing
 from gmd_ray.students.common import save_pickle
 from gmd_ray.students.loading import load_student
 from gmd_ray.students.rgb_network import RgbNetwork
+from gmd_ray.text import one_line
 
 _PACKAGES = ("spandrel.architectures", "spandrel_extra_arches.architectures")
 
 
-def new_student(architecture: str, arguments: Mapping[str, Any], seed: int, path: Path) -> None:
-    """Write a new student's checkpoint: {"params": state dict}, the form of BasicSR, SwinIR and Real-ESRGAN.
+def new_checkpoint(architecture: str, arguments: Mapping[str, Any], seed: int, path: Path) -> None:
+    """Write the checkpoint of an untrained network: {"params": state dict}, the form of BasicSR and Real-ESRGAN.
 
     Args:
-        architecture: class name of a network in spandrel (or spandrel_extra_arches), e.g. SwinIR.
-        arguments: of its constructor, e.g. {"upscale": 4, "embed_dim": 180}.
-        seed: of the weights, which the class draws as it always does.
-        path: a .pth file; the same arguments and seed give the same bytes, in any process.
+        architecture: class name of a network in spandrel (or spandrel_extra_arches), such as SwinIR.
+        arguments: arguments of its constructor, such as {"upscale": 4, "embed_dim": 180}.
+        seed: seed of torch's generator, from which the class draws its weights.
+        path: a .pth file. Equal arguments and seeds give equal bytes, in any process.
 
     Raises:
-        ConfigError: no such architecture, or arguments that it does not take.
-        ModelError: spandrel cannot tell from the weights how to build the network again: the file would be of no use.
+        ConfigError: the architecture is unknown, or does not accept the arguments.
+        ModelError: spandrel cannot rebuild the network from its weights, so the file would be useless.
     """
     network = _built(_find(architecture), dict(arguments), seed, f"pretrain.architecture={architecture}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
+    with replacing(path, path.suffix) as draft:
         save_pickle({"params": network.state_dict()}, draft)
         try:
             read_back = load_student(StudentConfig(path=str(draft), device="cpu"))
@@ -58,16 +57,18 @@ def new_student(architecture: str, arguments: Mapping[str, Any], seed: int, path
                 f"pretrain.architecture={architecture}: spandrel builds another network from its weights than "
                 f"pretrain.arguments={dict(arguments)} do; leave such arguments at their defaults"
             )
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def reinitialised(cfg: StudentConfig, seed: int, path: Path) -> None:
-    """Write the checkpoint `cfg.path` in its own layout with the weights of a network that is newly made.
+    """Write a copy of the checkpoint `cfg.path`, in its own layout, with newly drawn weights.
+
+    Args:
+        cfg: settings of the student; only its path is used.
+        seed: seed of the weights.
+        path: the file to write.
 
     Raises:
-        ModelError: the architecture does not tell the arguments that it was made with.
+        ModelError: the architecture does not record the arguments of its constructor.
     """
     student = load_student(StudentConfig(path=cfg.path, device="cpu"))
     network = getattr(student.module, "network", None)
@@ -85,22 +86,22 @@ def _built(cls: type[nn.Module], arguments: dict[str, Any], seed: int, what: str
         try:
             return cls(**arguments)
         except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise ConfigError(f"{what}: cannot be made with {arguments} ({type(error).__name__}: {reason})") from error
 
 
 def _find(architecture: str) -> type[nn.Module]:
-    found: dict[str, type[nn.Module]] = {}
+    classes: dict[str, type[nn.Module]] = {}
     for name in _PACKAGES:
         try:
             package = importlib.import_module(name)
-        except ImportError:  # the extra package is the user's choice
+        except ImportError:  # spandrel_extra_arches is optional
             continue
         for entry in pkgutil.iter_modules(package.__path__):
             module = importlib.import_module(f"{name}.{entry.name}") if not entry.name.startswith("__") else None
             for key, value in vars(module).items() if module else ():
                 if inspect.isclass(value) and issubclass(value, nn.Module):
-                    found[key] = value
-    if architecture not in found:
-        raise ConfigError(f"pretrain.architecture={architecture}: {nearest(architecture, sorted(found))}")
-    return found[architecture]
+                    classes[key] = value
+    if architecture not in classes:
+        raise ConfigError(f"pretrain.architecture={architecture}: {nearest(architecture, sorted(classes))}")
+    return classes[architecture]

@@ -1,4 +1,4 @@
-"""Which student the settings mean: a team's own, a latent diffusion directory, or a checkpoint that spandrel loads."""
+"""Loading the student of the settings: by a factory, from a latent diffusion directory, or from a checkpoint file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import StudentConfig
+from gmd_ray.config.validate import check_tiles
 from gmd_ray.errors import ConfigError, GmdError, ModelError, nearest
 from gmd_ray.students.common import refuse_not_finite
 from gmd_ray.students.losses import LOSSES, Perceptual
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.protocol import Student
+from gmd_ray.text import one_line
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -29,18 +31,19 @@ def load_student(
     """Load a student.
 
     Args:
-        cfg: `factory` where given makes the student of `path`. Else `path` is a latent diffusion directory, or a
-            checkpoint of any architecture that spandrel (or spandrel_extra_arches, where installed) knows.
-        loss: of `training_loss`: l1, l2, charbonnier or psnr. Latent diffusion learns its velocity whatever this says,
-            and a student of a factory may have a loss of its own.
-        stochastic_depth: keep the random skipping of residual branches that some architectures train with (SwinIR:
-            up to 0.1). Off by default: it regularises training from scratch and only adds noise to a short adaptation.
-        perceptual: weight of a VGG19 feature distance in `training_loss`, beside the pixel loss; 0 leaves it out.
-        perceptual_weights: local file of torchvision's VGG19, see `gmd_ray.students.losses.Perceptual`.
+        cfg: settings of the student. With `factory`, that function makes the student. Otherwise `path` is a latent
+            diffusion directory, or a checkpoint of any architecture that spandrel (or spandrel_extra_arches, if
+            installed) supports.
+        loss: pixel loss of `training_loss`: l1, l2, charbonnier or psnr. A latent diffusion student ignores it and
+            learns its velocity; a student from a factory may have a loss of its own.
+        stochastic_depth: keep the random skipping of residual branches that some architectures use in training (SwinIR:
+            up to 0.1). It regularises training from scratch but only adds noise to a short adaptation.
+        perceptual: weight of a VGG19 feature distance that is added to the pixel loss; 0 for none.
+        perceptual_weights: local file of torchvision's VGG19; see `gmd_ray.students.losses.Perceptual`.
 
     Raises:
-        ConfigError: a setting that does not exist, or that this kind of student does not have.
-        ModelError: a file that cannot be loaded, or whose architecture could not be saved back in its layout.
+        ConfigError: a setting is invalid, or does not apply to this kind of student.
+        ModelError: a file cannot be loaded, or could not be saved back in its layout.
     """
     if cfg.path is None:
         raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
@@ -48,9 +51,7 @@ def load_student(
         raise ConfigError(f"student.dtype={cfg.dtype}: {nearest(cfg.dtype, _DTYPES)}")
     if loss not in LOSSES:
         raise ConfigError(f"training.loss={loss}: {nearest(loss, LOSSES)}")
-    overlap = cfg.tile_overlap or 0
-    if cfg.tile < 0 or (cfg.tile > 0 and not 0 <= overlap < cfg.tile):
-        raise ConfigError(f"student.tile={cfg.tile} with tile_overlap={cfg.tile_overlap}: 0 <= tile_overlap < tile")
+    check_tiles("student", cfg.tile, cfg.tile_overlap)
     student = _load(cfg, loss, stochastic_depth)
     if perceptual:
         if not isinstance(student, ModuleStudent):
@@ -73,7 +74,9 @@ def _load(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Student:
         return latent
     for key in ("sampling_steps", "gradient_checkpointing"):
         if value := getattr(cfg, key):
-            raise ConfigError(f"student.{key}={value}: for latent diffusion, and {cfg.path} is none; leave it out")
+            raise ConfigError(
+                f"student.{key}={value}: for latent diffusion students only, and {cfg.path} is not one; remove it"
+            )
     from gmd_ray.students.spandrel_student import load_spandrel
 
     return load_spandrel(cfg, loss, stochastic_depth)
@@ -85,8 +88,8 @@ def _made_by_factory(cfg: StudentConfig, loss: str) -> Student:
         student = _factory(str(cfg.factory))(cfg)
     except GmdError:
         raise
-    except Exception as error:  # whatever a team's own code may raise
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # the factory is the user's code and may raise anything
+        reason = one_line(error, 200)
         raise ModelError(f"{where}: cannot load {cfg.path}: {type(error).__name__}: {reason}") from error
     if not isinstance(student, Student):
         raise ModelError(f"{where}: gave a {type(student).__name__}, not a student; see gmd_ray.students.ModuleStudent")
@@ -108,17 +111,17 @@ def _factory(name: str) -> Callable[[StudentConfig], Any]:
             f"student.factory={name}: cannot be imported ({error}); install the package, set PYTHONPATH, or start the "
             f"command in the folder that holds it"
         ) from error
-    except Exception as error:  # the module's own code, run as it is imported
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        reason = one_line(error, 200)
         raise ConfigError(
             f"student.factory={name}: {module} breaks when imported: {type(error).__name__}: {reason}"
         ) from error
-    found = home
+    factory = home
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        if not hasattr(factory, part):
             names = [key for key, value in vars(home).items() if callable(value) and not key.startswith("_")]
             raise ConfigError(f"student.factory={name}: {module} has no attribute {part!r}; {nearest(part, names)}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ConfigError(f"student.factory={name}: is no function of the student's settings")
-    return found
+        factory = getattr(factory, part)
+    if not callable(factory):
+        raise ConfigError(f"student.factory={name}: not callable; name a function that takes the student's settings")
+    return factory

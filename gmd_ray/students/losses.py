@@ -1,4 +1,7 @@
-"""Pixel losses and a perceptual term, one value for each crop of a batch (the peers' settings: restoration.md 1.5)."""
+"""Pixel losses and a perceptual term, with one value for each crop of a batch.
+
+See docs/method.md, "Mixing and losses", for the settings of published restorers.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,25 @@ from gmd_ray.errors import ConfigError
 
 LOSSES = ("l1", "l2", "charbonnier", "psnr")
 _CHARBONNIER_EPS = 1e-9
-"""Under the root; the value of the SwinIR denoisers."""
+"""Term under the root of the Charbonnier loss; the value of the SwinIR denoisers."""
 _PSNR_EPS = 1e-8
-"""Added to the mean squared error; NAFNet's value."""
+"""Term added to the mean squared error in the PSNR loss; NAFNet's value."""
 
 _FEATURES = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
-"""Weights of VGG19's conv1_2, conv2_2, conv3_4, conv4_4 and conv5_4, before their activation (Real-ESRGAN)."""
+"""Layer index -> weight of VGG19's conv1_2, conv2_2, conv3_4, conv4_4 and conv5_4, before activation (Real-ESRGAN)."""
 
 
 def crop_losses(restored: Tensor, hq: Tensor, kind: str) -> Tensor:
-    """One loss for each image, (B, C, H, W) twice -> (B,).
+    """Compute one loss for each image.
 
-    l1: mean absolute error. l2: mean squared error. charbonnier: mean of sqrt(error^2 + 1e-9).
-    psnr: 10 log10(mean squared error + 1e-8), which is -PSNR in dB (NAFNet).
+    Args:
+        restored: (B, C, H, W).
+        hq: (B, C, H, W).
+        kind: `l1`, the mean absolute error; `l2`, the mean squared error; `charbonnier`, the mean of
+            sqrt(error^2 + 1e-9); or `psnr`, 10 log10(mean squared error + 1e-8), which is -PSNR in dB (NAFNet).
+
+    Returns:
+        (B,).
     """
     assert kind in LOSSES, kind
     difference = restored - hq
@@ -38,13 +47,13 @@ def crop_losses(restored: Tensor, hq: Tensor, kind: str) -> Tensor:
 
 
 class Perceptual(nn.Module):
-    """Weighted L1 distance of VGG19 features, Real-ESRGAN's layers and weights; frozen.
+    """The weighted L1 distance of frozen VGG19 features, with Real-ESRGAN's layers and weights.
 
     Args:
-        weights: local file of torchvision's VGG19 (a state dict with `features.*`); nothing is downloaded.
+        weights: local file of torchvision's VGG19 (a state dict with `features.*`). Nothing is downloaded.
 
     Raises:
-        ConfigError: no such file, or no VGG19 in it.
+        ConfigError: the file does not exist, or does not hold VGG19.
     """
 
     mean: Tensor
@@ -67,13 +76,13 @@ class Perceptual(nn.Module):
             raise ConfigError(f"{key}: not torchvision's vgg19 state dict ({type(error).__name__})") from error
         for layer in layers:
             if isinstance(layer, nn.ReLU):
-                layer.inplace = False  # the features before it are kept
+                layer.inplace = False  # it would overwrite the features in front of it, which are compared
         self._layers = layers.requires_grad_(False).eval()
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, restored: Tensor, hq: Tensor) -> Tensor:
-        """RGB in [0, 1], (B, 3, H, W) twice, sides of 16 pixels at least -> (B,)."""
+        """Compare RGB images in [0, 1], both (B, 3, H, W) with sides of at least 16 pixels; returns (B,)."""
         x, y = (restored - self.mean) / self.std, (hq - self.mean) / self.std
         total = torch.zeros(len(x), device=x.device)
         for index, layer in enumerate(self._layers):

@@ -1,4 +1,4 @@
-"""Any network that maps an image to an image, as a student."""
+"""A student made of any network that maps an image to an image."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from gmd_ray.students.receptive import overlap_for
 from gmd_ray.students.rgb_network import luma
 
 _MUCH = 2.0
-"""Times that tiles compute each pixel, above which it is told."""
+"""The number of times that overlapping tiles may compute each pixel before the log suggests larger tiles."""
 
 
 def chroma(rgb: Tensor, scale: int = 1) -> Tensor:
-    """What is left of colours when the luma is taken off, (B, 3, H, W) -> (B, 3, H * scale, W * scale).
+    """Return RGB minus its luma, bicubically enlarged: (B, 3, H, W) -> (B, 3, H * scale, W * scale).
 
-    Gray pixels have none: exactly 0, so that a gray image stays gray to the last digit. Added to another luma it gives
-    that luma with the Cb and Cr of these colours.
+    Adding the result to another luma gives that luma with the Cb and Cr of these colours. For gray pixels the result is
+    exactly 0, so gray images stay gray.
     """
     difference = rgb - luma(rgb)
     difference = difference.masked_fill((rgb == rgb[:, :1]).all(1, keepdim=True), 0)
@@ -38,16 +38,18 @@ def _is_gray(rgb: Tensor) -> bool:
 
 
 class ModuleStudent:
-    """A regression network behind `gmd_ray.students.protocol.Student`.
+    """A regression network as a `gmd_ray.students.protocol.Student`.
 
-    A team's own network becomes a student in a factory that `student.factory` names: `factory(cfg)` builds the network
-    from `cfg.path` and returns `ModuleStudent(cfg, network, save=...)`.
+    To use your own network, set `student.factory` to a function: `factory(cfg)` builds the network from `cfg.path` and
+    returns `ModuleStudent(cfg, network, save=...)`.
     """
 
     scale: int
+    """Output side divided by input side."""
     module: nn.Module
+    """The network."""
     fingerprint: str
-    """Of the weights as loaded and the settings that change pixels; the file's path and container do not count."""
+    """Digest of the loaded weights and the settings that affect pixels, independent of the file's path and format."""
 
     def __init__(
         self,
@@ -61,25 +63,25 @@ class ModuleStudent:
         gray: bool = False,
         loss: str = "l1",
     ) -> None:
-        """Take a network as it is; it is moved to `cfg.device`.
+        """Wrap a network and move it to `cfg.device`.
 
         Args:
-            cfg: tiling, precision and device.
-            module: maps float RGB in [0, 1], (B, 3, H, W) of any size, to (B, 3, H * scale, W * scale).
-            scale: output side over input side.
-            save: writes the network's present weights to a path, in the layout that its own tools read.
-            name: of the architecture, for the fingerprint; default: the class name.
-            weights: what the fingerprint counts; default: the module's state.
-            gray: the network's three output channels are one, which learns the luma of the ground truth; in colour
-                images it restores the luma, and their chroma is kept.
-            loss: l1, l2, charbonnier or psnr, over pixels.
+            cfg: settings of tiling, precision and device.
+            module: network that maps float RGB in [0, 1], (B, 3, H, W) of any size, to (B, 3, H * scale, W * scale).
+            scale: output side divided by input side.
+            save: function that writes the network's present weights to a path, in the layout of its own tools.
+            name: name of the architecture, for the fingerprint; default: the class name.
+            weights: weights that the fingerprint covers; default: the module's state.
+            gray: True if the three output channels are equal. Such a network learns the luma of the ground truth; of
+                colour images it restores the luma, and their chroma is kept.
+            loss: pixel loss: l1, l2, charbonnier or psnr.
         """
         self.scale, self.loss = scale, loss
         self.perceptual: tuple[float, Perceptual] | None = None
-        """Weight and network of a perceptual term of `training_loss`."""
+        """Weight and network of the perceptual term in `training_loss`; None without one."""
         self.module = module.to(device_of(cfg.device))
         self.architecture = type(module).__name__ if name is None else name
-        self._write, self._gray, self._colour_seen = save, gray, False
+        self._write, self._gray, self._color_seen = save, gray, False
         self._tile, self._overlap, self._dtype = cfg.tile, cfg.tile_overlap or 0, cfg.dtype
         self._batch = tiles_at_once(cfg, next(self.module.parameters()).device)
         if cfg.tile and cfg.tile_overlap is None:
@@ -88,21 +90,27 @@ class ModuleStudent:
         work = (cfg.tile / (cfg.tile - self._overlap)) ** 2 if cfg.tile else 1.0
         if work > _MUCH and cfg.tile_overlap is None:
             say_once(
-                f"student.tile={cfg.tile}: tiles overlap by {self._overlap}, as far as this student looks, and compute "
-                f"each pixel {work:.1f} times; a larger student.tile is faster"
+                f"student.tile={cfg.tile}: tiles overlap by {self._overlap} pixels, as this student's receptive field "
+                f"needs, so each pixel is computed {work:.1f} times; a larger student.tile is faster"
             )
         settings = {"architecture": self.architecture, "dtype": cfg.dtype, "tile": cfg.tile}
         if cfg.tile:
             settings |= {"tile_overlap": self._overlap, "tile_grid": self._grid}
         if gray:
-            settings["chroma"] = "kept"  # rows that were made in gray alone must not be mixed with these
+            settings["chroma"] = "kept"  # a store must not mix these results with gray ones of the same weights
         self.fingerprint = fingerprint(module.state_dict() if weights is None else weights, settings)
 
     def restore(self, lq: Tensor, ids: Sequence[str] | None = None) -> Tensor:
-        """(B, 3, H, W) -> (B, 3, H * scale, W * scale) in [0, 1], float32, on the device of `lq`; any size from 1x1.
+        """Restore a batch of images of any size from 1x1, in tiles if `student.tile` is set.
 
-        A gray student restores the luma (BT.601); what the colours differ from it by stays, bicubically enlarged.
-        Large images go through in tiles, `cfg.pool.batch_size` of them at once. `ids` are not needed: nothing is drawn.
+        A gray student restores the BT.601 luma and keeps the chroma, bicubically enlarged.
+
+        Args:
+            lq: (B, 3, H, W) in [0, 1], on any device.
+            ids: ignored, as nothing is drawn.
+
+        Returns:
+            (B, 3, H * scale, W * scale), float32 in [0, 1], on the device of `lq`.
         """
         assert lq.shape[1:-2] == (3,), f"expected (B, 3, H, W), got {tuple(lq.shape)}"
         device = next(self.module.parameters()).device
@@ -114,14 +122,14 @@ class ModuleStudent:
             restored = restored.float().clamp(0, 1)
             if self._gray:
                 restored = (restored + chroma(image, self.scale)).clamp(0, 1)
-            elif not self._colour_seen:
-                self._look_at_colour(image, restored)
+            elif not self._color_seen:
+                self._look_at_color(image, restored)
         return restored.to(lq.device)
 
-    def _look_at_colour(self, image: Tensor, restored: Tensor) -> None:
-        """Say so where the first colour image comes back gray from a network that was not declared to be."""
-        self._colour_seen = not _is_gray(image)
-        if self._colour_seen and _is_gray(restored):
+    def _look_at_color(self, image: Tensor, restored: Tensor) -> None:
+        """Warn if the first colour image comes back gray from a network that was not declared as gray."""
+        self._color_seen = not _is_gray(image)
+        if self._color_seen and _is_gray(restored):
             say_once(
                 f"{self.architecture} makes gray images of colour ones; ModuleStudent(..., gray=True) keeps colour",
                 logging.WARNING,
@@ -136,9 +144,12 @@ class ModuleStudent:
         reduce: bool = True,
         keys: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
-        """Mean loss over a batch, and `loss` and `psnr` (dB) to log. A gray student learns the luma of `hq`.
+        """Compute the loss of a batch of crops; see `Student.training_loss`.
 
-        Without `reduce` each crop's loss, (B,), and nothing to log. `keys` are not needed: nothing is drawn.
+        A gray student learns the luma of `hq`. `keys` are ignored, as nothing is drawn.
+
+        Returns:
+            the mean loss, and `loss` and `psnr` (dB) to log. Without `reduce`, the loss of each crop, (B,), and {}.
         """
         restored = (self.module if forward is None else forward)(lq).float()
         truth = luma(hq) if self._gray else hq
@@ -150,14 +161,14 @@ class ModuleStudent:
             return losses, {}
         loss = losses.mean()
         psnr = -10 * (restored - truth).detach().square().mean().clamp_min(1e-10).log10()
-        value, decibel = torch.stack([loss.detach(), psnr]).tolist()  # one wait for the device, not two
+        value, decibel = torch.stack([loss.detach(), psnr]).tolist()  # a single synchronisation with the device
         return loss, {"loss": value, "psnr": decibel}
 
     def save(self, path: str | Path) -> None:
-        """Write the weights in the layout that the network's own tools read, by the `save` it was made with.
+        """Write the weights with the `save` function given at construction.
 
         Raises:
-            ModelError: it was made without one.
+            ModelError: the student was made without one.
         """
         if self._write is None:
             raise ModelError(f"cannot save {path}: {self.architecture} was made without save=, see ModuleStudent")

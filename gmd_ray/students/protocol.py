@@ -1,4 +1,4 @@
-"""What the engines know of a student."""
+"""The interface through which the engines use a student."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ class Student(Protocol):
     """A restorer. Tensors are float32 RGB in [0, 1], shape (B, 3, H, W)."""
 
     scale: int
-    """Output side over input side."""
+    """Output side divided by input side."""
     module: nn.Module
-    """The trainable network; what DDP wraps."""
+    """The trainable network, which DDP wraps."""
     fingerprint: str
-    """Weights and inference settings, as a short hex digest."""
+    """Short hexadecimal digest of the weights and inference settings."""
 
     def restore(self, lq: torch.Tensor, ids: Sequence[str] | None = None) -> torch.Tensor:
-        """(B, 3, H, W) -> (B, 3, H * scale, W * scale), without gradients, clamped to [0, 1].
+        """Restore a batch of images, without gradients.
 
-        A student that samples draws its noise from the image's id, one for each image, so that a result depends
-        neither on the batch it rides in nor on the worker; without ids, from the image's content.
+        A student that draws noise seeds it by each image's id, or by its content without ids. So a result depends
+        neither on the other images of the batch nor on the worker.
+
+        Args:
+            lq: (B, 3, H, W).
+            ids: one id for each image.
+
+        Returns:
+            (B, 3, H * scale, W * scale), clamped to [0, 1].
         """
         ...
 
@@ -38,16 +45,21 @@ class Student(Protocol):
         reduce: bool = True,
         keys: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Scalar loss of a batch of crops and values to log.
+        """Compute the loss of a batch of crops.
 
-        `forward` stands in for `module` where the trainer has wrapped it (DDP must see the call). Without `reduce` the
-        loss of each crop, (B,), whose mean is the scalar: the trainer weighs source and target crops itself.
+        Args:
+            lq: (B, 3, h, w).
+            hq: (B, 3, h * scale, w * scale).
+            forward: called in place of `module` if the trainer has wrapped it (DDP must see the call).
+            reduce: return the mean loss. The trainer passes False to weight source and target crops itself.
+            keys: (B,) int64 on the CPU, seeds of what the student draws for each crop, so that the loss of a crop does
+                not depend on the worker and on its batch. A student that draws nothing may omit the parameter.
 
-        `keys`, (B,) int64 on the CPU, seed what a student draws for each crop, so that its loss does not depend on the
-        worker and the part of a batch that it rides in. A student that draws nothing may leave the parameter out.
+        Returns:
+            the scalar loss and values to log. Without `reduce`, the loss of each crop, (B,), whose mean is the scalar.
         """
         ...
 
     def save(self, path: str | Path) -> None:
-        """Write the weights in the layout the checkpoint came in; the tool that made it loads the file."""
+        """Write the weights in the layout of the loaded checkpoint, so that the tool that made it loads the file."""
         ...

@@ -1,4 +1,4 @@
-"""How much a student enlarges, found out for as little as its kind allows."""
+"""Finding the scale of a student as cheaply as its kind allows."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from gmd_ray.students.loading import load_student
 
 
 def student_scale(cfg: StudentConfig) -> int:
-    """Output side over input side of the student that the settings name.
+    """Return the output side divided by the input side of the student in the settings.
 
-    A latent diffusion directory says it in its index. Any other student is loaded on the CPU, which takes two to three
-    seconds with the imports: a checkpoint says by its shapes alone what it enlarges by, and a factory not even so.
+    A latent diffusion directory states it in its index. Any other student is loaded on the CPU, which takes two to
+    three seconds with the imports, as only the loaded network knows its scale.
 
     Raises:
-        ConfigError, ModelError: as `load_student`.
+        ConfigError, ModelError: as in `load_student`.
     """
     if cfg.path is not None and cfg.factory is None and Path(cfg.path).is_dir():
         from gmd_ray.students.latent.student import read_index
 
         return int(read_index(Path(cfg.path))["scale"])
-    # Untiled: how far the network looks is measured where there are tiles.
+    # Without tiles, as loading a tiled student measures the receptive radius of its network.
     return load_student(replace(cfg, device="cpu", tile=0, tile_overlap=None)).scale

@@ -1,4 +1,4 @@
-"""Students of every architecture that spandrel loads: restored with, fine-tuned and saved back in their own layout."""
+"""Students of every architecture that spandrel loads, which are saved in the layout of their checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import importlib.util
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,16 @@ from torch import Tensor
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.storage import replacing
 from gmd_ray.students.checkpoints.layout import Checkpoint, Layout, map_keys, read_checkpoint
 from gmd_ray.students.common import say_once
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.rgb_network import RgbNetwork
+from gmd_ray.text import one_line
 
 
 class SpandrelStudent(ModuleStudent):
-    """A restorer read from a checkpoint; it keeps the checkpoint's layout."""
+    """A restorer read from a checkpoint, whose layout it keeps."""
 
     def __init__(
         self, cfg: StudentConfig, network: RgbNetwork, layout: Layout, architecture: str, loss: str = "l1"
@@ -41,14 +42,14 @@ class SpandrelStudent(ModuleStudent):
         self._layout = layout
 
     def save(self, path: str | Path) -> None:
-        """Write the weights in the layout the checkpoint came in, each key in its own precision.
+        """Write the weights in the layout of the checkpoint, each key in its own precision.
 
-        The file is read back before it takes its place, and must restore a test image as this student does.
-        Where the file keeps averaged weights beside raw ones (`params_ema` and `params`), both become these.
+        A draft is read back and must restore a test image as this student does, before it replaces `path`. If the
+        checkpoint holds averaged weights beside raw ones (`params_ema` and `params`), both are replaced.
 
         Raises:
-            ModelError: another file ending than the checkpoint's, weights that diverged, or a file that restores
-                otherwise when read back.
+            ModelError: the file extension differs from the checkpoint's, the weights have diverged, or the draft gives
+                different output after reloading.
         """
         path = Path(path)
         if path.suffix.lower() != self._layout.suffix:
@@ -57,29 +58,25 @@ class SpandrelStudent(ModuleStudent):
             )
         network = copy.deepcopy(self._network).cpu().eval()
         self._layout.round_(network.network.state_dict())
-        # Before the state is taken: some networks fold their training branches into inference weights when called.
+        # Called before the state is read: some networks fold training branches into inference weights at this call.
         expected = _test_output(network)
         if not expected.isfinite().all():
             raise ModelError(f"cannot save {path}: the weights give values that are not finite; the training diverged")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-        try:
+        with replacing(path, path.suffix) as draft:
             self._layout.write(draft, network.network.state_dict())
             written = RgbNetwork(_build(read_checkpoint(draft, is_known).weights, draft)).eval()
             tolerance = 1e-5 * max(1.0, expected.abs().max().item())
             if not torch.allclose(_test_output(written), expected, rtol=0, atol=tolerance):
                 raise ModelError(
-                    f"cannot save {path}: {self.architecture} restores otherwise when read back; the file was not kept"
+                    f"cannot save {path}: {self.architecture} gives different output after reloading; "
+                    "the file was not kept"
                 )
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
 
 
 def load_spandrel(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> SpandrelStudent:
-    """Load a checkpoint of any architecture that spandrel (or spandrel_extra_arches, where installed) knows.
+    """Load a checkpoint of any architecture that spandrel (or spandrel_extra_arches, if installed) supports.
 
-    Args and errors: see `gmd_ray.students.load_student`.
+    The arguments and errors are those of `gmd_ray.students.load_student`.
     """
     assert cfg.path is not None
     path = Path(cfg.path)
@@ -99,7 +96,8 @@ def load_spandrel(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Span
     network = RgbNetwork(descriptor)
     if network.output_channels == 1:
         say_once(
-            f"student {path}: {architecture} restores gray; of colour photos it restores the luma, and keeps the colour"
+            f"student {path}: {architecture} restores gray images; of colour photos it restores the luma and keeps the "
+            "chroma"
         )
     return SpandrelStudent(cfg, network, layout, architecture, loss)
 
@@ -108,7 +106,7 @@ def load_spandrel(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Span
 def _registry() -> Any:
     from spandrel import MAIN_REGISTRY
 
-    # Architectures under restrictive licences (Restormer, MPRNet); a package of their own that the user chooses.
+    # The optional package of architectures under restrictive licences (Restormer, MPRNet).
     with contextlib.suppress(ImportError):
         import spandrel_extra_arches
 
@@ -117,28 +115,32 @@ def _registry() -> Any:
 
 
 def is_known(weights: Mapping[str, Any]) -> bool:
-    """Whether spandrel has a network with such keys."""
+    """Tell whether spandrel has an architecture with such keys."""
     return any(entry.detect(weights) for entry in _registry().architectures("detection"))
 
 
 def _build(weights: dict[str, Any], path: Path) -> Any:
-    """The spandrel descriptor of these weights, on the CPU in float32."""
+    """Build the spandrel descriptor of weights, on the CPU in float32.
+
+    Raises:
+        ModelError: no architecture has these keys, or it is not an image restorer.
+    """
     from spandrel import ImageModelDescriptor
 
     candidates = (entry for entry in _registry().architectures("detection") if entry.detect(weights))
-    found = next(candidates, None)
-    if found is None:
+    entry = next(candidates, None)
+    if entry is None:
         extra = "install spandrel_extra_arches if it is Restormer, MPRNet or another of that package's; "
         raise ModelError(
             f"student checkpoint {path}: no architecture known to spandrel has its keys ({next(iter(weights))}, ...); "
             f"{'' if importlib.util.find_spec('spandrel_extra_arches') else extra}a network of your own is loaded by a "
             f"function that student.factory=package.module:function names"
         )
-    name = found.architecture.id
+    name = entry.architecture.id
     try:
-        descriptor = found.architecture.load(dict(weights))
+        descriptor = entry.architecture.load(dict(weights))
     except (RuntimeError, KeyError, ValueError, IndexError, TypeError, AttributeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise ModelError(f"student checkpoint {path}: looks like {name} but does not load as one ({reason})") from error
     if not isinstance(descriptor, ImageModelDescriptor):
         raise ModelError(f"student checkpoint {path}: {name} inpaints under a mask; a student takes an image alone")
@@ -159,7 +161,7 @@ def _layout(checkpoint: Checkpoint, descriptor: Any, path: Path) -> Layout:
 
 def _test_output(network: RgbNetwork) -> Tensor:
     image = torch.rand(1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
-    # The seed is for the few networks that draw noise even in evaluation.
+    # A few networks draw noise even in evaluation, so the seed is fixed.
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return network(image)

@@ -1,4 +1,4 @@
-"""Frozen generative models that pull restored images onto the natural-image manifold."""
+"""Teachers: frozen generative models that pull restored images onto the manifold of natural images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Teacher", "encode_prompts", "estimate_teacher", "find_prompts", "loa
 
 
 def estimate_teacher(cfg: TeacherConfig) -> TeacherEstimate:
-    """The cost model of the teacher that the settings name, from its config files; no weights are loaded.
+    """The cost model of the settings' teacher, from its config files; no weights are loaded.
 
     Raises:
-        ModelError: a directory without config files, or of another model.
-        ConfigError: settings that the model cannot meet, or a method (DDIM, a plugin) that there is no cost model for.
+        ModelError: the directory lacks config files, or belongs to another model.
+        ConfigError: settings that the model cannot meet, or a method without a cost model (DDIM, a plugin).
     """
     from gmd_ray.teachers.cost.estimate import TeacherEstimate
 
@@ -29,12 +29,12 @@ def estimate_teacher(cfg: TeacherConfig) -> TeacherEstimate:
 
 
 def load_teacher(cfg: TeacherConfig) -> Teacher:
-    """The teacher that the settings name, on one device or on `cfg.gpus_per_replica` ranks.
+    """Load the settings' teacher, on one device or on `cfg.gpus_per_replica` ranks.
 
     Raises:
-        ModelError: weights that cannot be loaded.
-        ConfigError: settings that the model cannot meet.
-        ReplicaLostError: a rank that died while it loaded its share.
+        ModelError: the weights cannot be loaded.
+        ConfigError: settings that the model or this machine cannot meet.
+        ReplicaLostError: a rank died while it loaded its share.
     """
     if cfg.gpus_per_replica > 1:
         from gmd_ray.teachers.multi_gpu.teacher import ShardedTeacher
@@ -44,7 +44,7 @@ def load_teacher(cfg: TeacherConfig) -> Teacher:
 
 
 def load_rank(cfg: TeacherConfig) -> Teacher:
-    """The teacher in this process; of one of several ranks its share, which takes a process group of them.
+    """Load the teacher in this process: the whole of it, or as one rank of a process group its share.
 
     Raises:
         ModelError, ConfigError: as `load_teacher`.

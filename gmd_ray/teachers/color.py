@@ -1,4 +1,4 @@
-"""Colour fix of a projected image: its detail, the restored image's colours."""
+"""Color fix: give a projected image the colors of the restored image and keep its detail."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional as F
 
-from gmd_ray.teachers.fingerprint import digest
+from gmd_ray.hashing import short_digest
 from gmd_ray.teachers.protocol import Teacher
 
 LEVELS = 5
+"""Levels of the wavelet transform; the last filter has gaps of 16 pixels."""
 
 
 class ColorFixedTeacher:
-    """Any teacher, with the colours of its input given back to its output."""
+    """Any teacher, with the colors of its output corrected to those of its input."""
 
     def __init__(self, teacher: Teacher, kind: str) -> None:
         self.teacher, self.fix = teacher, FIXES[kind]
-        self.fingerprint = digest(kind, teacher.fingerprint)
+        self.fingerprint = short_digest(kind, teacher.fingerprint)
         self.ranks = getattr(teacher, "ranks", 1)
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
-        """As `Teacher.project`."""
+        """Project images as `Teacher.project` says; the result is on the CPU."""
         return self.fix(self.teacher.project(restored, ids), restored.cpu()).clamp(0, 1)
 
 
 def wavelet(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """The reference's low frequencies under the image's high ones (StableSR; Wang et al., 2024).
+    """Combine the high frequencies of the image with the low ones of the reference (StableSR; Wang et al., 2024).
 
-    Low is what `LEVELS` levels of the a trous transform leave: a [1 2 1] / 4 filter in both directions, with gaps of
-    2^level pixels, the edge repeated outside.
+    Low frequencies are what remains after `LEVELS` levels of the a trous transform. Each level filters with [1 2 1] / 4
+    in both directions, with gaps of 2^level pixels; the edge is repeated outside the image.
 
     Args:
         image, reference: (B, C, H, W).
@@ -39,7 +40,7 @@ def wavelet(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def adain(image: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """The image with the reference's mean and standard deviation in each channel (Huang and Belongie, 2017).
+    """Give each channel of the image the mean and standard deviation of the reference's (Huang and Belongie, 2017).
 
     Args:
         image, reference: (B, C, H, W).
@@ -52,6 +53,7 @@ FIXES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"wavel
 
 
 def _low(x: torch.Tensor) -> torch.Tensor:
+    """The low frequencies of (B, C, H, W), each channel by itself."""
     taps = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype, device=x.device) / 4
     kernel = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
     for level in range(LEVELS):
@@ -62,5 +64,6 @@ def _low(x: torch.Tensor) -> torch.Tensor:
 
 
 def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel, (B, C, 1, 1)."""
     variance, mean = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
-    return mean, (variance + 1e-5).sqrt()  # a flat channel has no deviation to divide by
+    return mean, (variance + 1e-5).sqrt()  # a flat channel must not divide by zero

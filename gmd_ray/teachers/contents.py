@@ -1,4 +1,4 @@
-"""What a teacher's directory lacks, from the names and first bytes of its files: told in milliseconds."""
+"""A quick check that a teacher's directory is complete, from the names and first bytes of its files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ _WEIGHTLESS_CODECS = {"SpaceToDepthCodec"}
 
 
 def missing_parts(cfg: TeacherConfig, *, weights: bool = True) -> list[str]:
-    """What `teacher.path` lacks for a teacher to be loaded from it, a line each; empty where nothing is known to.
+    """The parts that `teacher.path` lacks to load a teacher from it.
 
-    A local directory, or what the hub's cache has of a hub id, has to hold the config files of its models and, with
-    `weights`, whole weight files and its schedule. A hub id that is not in the cache is well where the hub answers,
-    which takes 3 s to find out. A plugin (`teacher.method=package.module:factory`) knows itself what it needs.
+    A local directory, or the snapshot of a hub id in the hub's cache, has to hold the config files of its models. A hub
+    id that is not in the cache counts as complete if the hub answers, which takes 3 s at most. A plugin
+    (`teacher.method=package.module:factory`) is not checked.
+
+    Args:
+        weights: the directory also needs a schedule and undamaged weight files.
+
+    Returns:
+        a line for each problem; empty if none is found.
     """
     if not cfg.path or ":" in cfg.method:
         return []
@@ -32,7 +38,7 @@ def missing_parts(cfg: TeacherConfig, *, weights: bool = True) -> list[str]:
             return []
         why = hub_out_of_reach()
         if why is None:
-            return []  # what is missing is downloaded
+            return []  # the missing files are downloaded when the teacher is loaded
         return complaints or [
             f"{where}: neither a local directory nor a hub id in reach ({why}); give the directory that it was "
             "downloaded to"
@@ -42,6 +48,7 @@ def missing_parts(cfg: TeacherConfig, *, weights: bool = True) -> list[str]:
 
 
 def _complaints(path: Path, where: str, weights: bool) -> list[str]:
+    """A line for each missing or damaged file of a local directory."""
     network = next((name for name in ("transformer", "unet") if (path / name / "config.json").is_file()), None)
     if network is None:
         return [
@@ -49,7 +56,7 @@ def _complaints(path: Path, where: str, weights: bool) -> list[str]:
             "(or unet/), vae/ and scheduler/"
         ]
     lines = []
-    # A plan reads sizes alone; without a schedule of its own a model gets FLUX.1's there.
+    # A plan needs the sizes alone. It uses the schedule of FLUX.1 for a model that has none of its own.
     for file in ("vae/config.json", *(("scheduler/scheduler_config.json",) if weights else ())):
         if not (path / file).is_file():
             lines.append(f"{where}: no {file} in it; a teacher directory holds {network}/, vae/ and scheduler/")
@@ -62,6 +69,7 @@ def _complaints(path: Path, where: str, weights: bool) -> list[str]:
 
 
 def _weight_complaints(folder: Path) -> list[str]:
+    """A line for each problem with the weight files of one model."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if indices:
         wanted = sorted(set(_json(indices[0]).get("weight_map", {}).values()))
@@ -81,7 +89,10 @@ def _weight_complaints(folder: Path) -> list[str]:
 
 
 def _damage(file: Path) -> str | None:
-    """Of a safetensors file, by its header: 8 bytes of its length, JSON, and the tensors that it places."""
+    """A line if the header of a safetensors file does not fit the file's size, else None.
+
+    The file begins with the length of the header in 8 bytes. The header is JSON with the offsets of all tensors.
+    """
     name = f"{file.parent.name}/{file.name}"
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -90,17 +101,18 @@ def _damage(file: Path) -> str | None:
             return f"{name} is a Git LFS pointer, not the weights; run `git lfs pull` there"
         length = int.from_bytes(head[:8], "little")
         if size < 8 or length > size - 8:
-            return f"{name} breaks off; download it again"
+            return f"{name} is truncated; download it again"
         stream.seek(8)
         try:
             header = json.loads(stream.read(length))
             end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             return f"{name} is not a safetensors file; download it again"
-    return f"{name} breaks off; download it again" if 8 + length + end > size else None
+    return f"{name} is truncated; download it again" if 8 + length + end > size else None
 
 
 def _json(file: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty if it cannot be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

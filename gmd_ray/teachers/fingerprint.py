@@ -1,4 +1,4 @@
-"""Short digests of weights and settings."""
+"""Digests of weights and settings, which tell teachers apart in a store."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from pathlib import Path
 from gmd_ray.teachers.directory import MODEL_FOLDERS, TEXT_FOLDERS
 
 _WHOLE = 256 << 20
+"""Largest file, in bytes, that is hashed completely."""
 _SAMPLES, _SAMPLE = 64, 1 << 20
-
-
-def digest(*parts: str) -> str:
-    """16 hex digits."""
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+"""Samples of a larger file, and the bytes of each."""
 
 
 def weights_digest(path: Path) -> str:
-    """Digest of every weight and config file of a model directory, by content and relative name.
+    """SHA-256 of all weight and config files of a model directory, by content and relative name.
 
-    Text encoders are left out: what counts of them are the embeddings in use, and a worker that is handed those need
-    not have the encoders.
+    Text encoders are left out. The embeddings in use stand for them, and a worker that gets those need not have the
+    encoders.
     """
     patterns = ("*.safetensors", "*config.json")
     return _files_digest(path, [f for name in MODEL_FOLDERS for glob in patterns for f in (path / name).rglob(glob)])
@@ -35,8 +32,11 @@ def text_revision(path: Path) -> str:
 
 
 def _files_digest(path: Path, files: Iterable[Path]) -> str:
-    """A file above 256 MiB counts by its size and 64 evenly spaced MiB: hashing 24 GB at each actor start would cost
-    more than loading it."""
+    """SHA-256 of names, sizes and contents, 64 hex digits.
+
+    Of a file above 256 MiB, 64 evenly spaced MiB count: hashing 24 GB at each start of an actor would take longer than
+    loading them.
+    """
     total = hashlib.sha256()
     for file in sorted(files):
         size = file.stat().st_size

@@ -1,4 +1,4 @@
-"""A teacher of somebody else's: `teacher.method=package.module:factory`."""
+"""Third-party teachers: `teacher.method=package.module:factory`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from importlib import import_module
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError
 from gmd_ray.teachers.protocol import Teacher
+from gmd_ray.text import one_line
 
 
 def load_plugin(cfg: TeacherConfig) -> Teacher:
-    """What the factory makes of the settings; a class is a factory too. It must be importable on the workers.
+    """Call the factory, a function or a class, with the settings. Its module must be importable on every node.
 
     Raises:
-        ConfigError: nothing of that name can be imported, or what it makes is not a Teacher.
-        Errors of the factory pass.
+        ConfigError: the factory cannot be imported, or does not return a Teacher.
+        Exception: any error of the factory itself.
     """
     where = f"teacher.method={cfg.method}"
     module, _, name = cfg.method.partition(":")
     try:
         factory = getattr(import_module(module), name)
     except ImportError as error:
-        raise ConfigError(f"{where}: cannot import {module} ({_line(error)}); install it on every node") from error
+        raise ConfigError(f"{where}: cannot import {module} ({one_line(error)}); install it on every node") from error
     except AttributeError as error:
         raise ConfigError(f"{where}: {module} has no {name!r}") from error
     if not callable(factory):
@@ -29,11 +30,7 @@ def load_plugin(cfg: TeacherConfig) -> Teacher:
     teacher = factory(cfg)
     if not callable(getattr(teacher, "project", None)) or not isinstance(getattr(teacher, "fingerprint", None), str):
         raise ConfigError(
-            f"{where}: made a {type(teacher).__name__}, which is no Teacher: it needs project(restored, ids) and a "
-            "fingerprint, a string that tells its weights and settings apart"
+            f"{where}: returned a {type(teacher).__name__}, which is no Teacher: it needs project(restored, ids) and a "
+            "string fingerprint that identifies its weights and settings"
         )
     return teacher
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

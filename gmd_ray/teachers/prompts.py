@@ -1,48 +1,52 @@
 """Prompt embeddings: from the table beside the weights, from a file made once for a run, or from the text encoders.
 
-Text encoders have no place on a teacher's GPU, nor in each of its replicas: `encode_prompts` runs them once, on a CPU,
-and leaves a file that `teacher.prompt_embeddings` hands to the replicas (teacher.md 2.1).
+Text encoders take much memory and are needed for a few prompts only. So `encode_prompts` runs them once, on a CPU, and
+writes a file that the replicas read through `teacher.prompt_embeddings`. See docs/method.md, "Prompts".
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from pyarrow import fs
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.config.places import below
 from gmd_ray.errors import DataError, ModelError
-from gmd_ray.images.listing import open_filesystem, read_file
+from gmd_ray.hashing import content_digest
+from gmd_ray.images.listing import read_file
+from gmd_ray.storage import write_bytes
 from gmd_ray.teachers.directory import MODEL_FOLDERS, TABLE, TEXT_FOLDERS, has_unet, local_directory, model_directory
 from gmd_ray.teachers.fingerprint import text_revision
 from gmd_ray.teachers.text_encoders import CLIP_TOKENS, Prompt, check_encoders, encode, has_encoders
+from gmd_ray.text import one_line
 
 
 class Known(NamedTuple):
-    """A prompt's embeddings, and what tells them from others in a fingerprint."""
+    """The embeddings of a prompt, with an identifier for fingerprints."""
 
     prompt: Prompt
     origin: str
-    """Revision of the text encoders, length and text; of a table's, a digest of the values."""
+    """`<revision of the text encoders>:<length>:<text>`, or for a row of the table a digest of its values."""
 
 
 def load_prompts(cfg: TeacherConfig, path: Path) -> dict[str, Known]:
-    """Embeddings of the two prompts of the settings, by text.
+    """Text -> embeddings, for the two prompts of the settings.
 
-    Text encoders are loaded, on the CPU, only for what neither the table nor `cfg.prompt_embeddings` has at the length
-    of the settings. Where there are none, a row of the table will do at any length.
+    Text encoders are loaded, on the CPU, only for prompts that neither the table nor `cfg.prompt_embeddings` has at the
+    length of the settings. In a directory without text encoders, a row of the table counts at any length.
+
+    Args:
+        path: the model's directory.
 
     Raises:
-        ModelError: a prompt that is nowhere and cannot be encoded, or a file of embeddings that cannot be read or was
-            made with other text encoders than those of the directory.
+        ModelError: a prompt is in no file and cannot be encoded; or the file of embeddings cannot be read, or was made
+            with other text encoders than those of the directory.
     """
     texts, length = _texts(cfg), _length(cfg, path)
     found = _ready(cfg, path)
@@ -56,15 +60,15 @@ def load_prompts(cfg: TeacherConfig, path: Path) -> dict[str, Known]:
 
 
 def find_prompts(cfg: TeacherConfig, folder: str) -> TeacherConfig | None:
-    """The settings with what `encode_prompts` left in `folder` for them; None where it has yet to run.
+    """The settings with the file that `encode_prompts` wrote to `folder` for them, or None if it has yet to run.
 
-    They come back unchanged where nothing has to be encoded: the prompts are in the table, or in the file that
-    `cfg.prompt_embeddings` names already, or the teacher is a plugin, whose prompts are its own business. A hub is not
-    asked for anything.
+    The settings come back unchanged if nothing has to be encoded: the prompts are in the table, or in the file that
+    `cfg.prompt_embeddings` names already, or the teacher is a plugin, which encodes its own prompts. Nothing is
+    downloaded.
 
     Raises:
-        ModelError: prompts that are nowhere, and no text encoders in a local directory; a file of embeddings that
-            cannot be read or was made with other text encoders.
+        ModelError: a prompt is in no file and the local directory has no text encoders; or the file of embeddings
+            cannot be read, or was made with other text encoders.
     """
     if ":" in cfg.method:
         return cfg
@@ -83,21 +87,24 @@ def find_prompts(cfg: TeacherConfig, folder: str) -> TeacherConfig | None:
 
 
 def encode_prompts(cfg: TeacherConfig, folder: str, more: Sequence[str] = ()) -> TeacherConfig:
-    """Encode what the table beside the weights lacks, and leave it in `folder`; run it once, on a CPU, for a whole run.
+    """Encode the prompts that the table beside the weights lacks, and write them to a file in `folder`.
+
+    One call, on a CPU, serves a whole run.
 
     Args:
-        cfg: its `path`, `prompt`, `inversion_prompt`, `max_sequence_length` and `prompt_embeddings`.
-        folder: local or URL. It gets `<revision>.safetensors` with keys `<revision>:<length>:<text>.prompt_embeds`
-            and, for FLUX, `.pooled`, where revision is a digest of text encoders and tokenizers. What an earlier
-            call left there is kept and not encoded again.
-        more: other prompts.
+        cfg: `path`, `prompt`, `inversion_prompt`, `max_sequence_length` and `prompt_embeddings` count.
+        folder: local or URL. The file is `<revision>.safetensors` with keys `<revision>:<length>:<text>.prompt_embeds`
+            and, for FLUX, `.pooled`, where revision is a digest of text encoders and tokenizers. Prompts that an
+            earlier call wrote there are kept and not encoded again.
+        more: further prompts.
 
     Returns:
-        the settings with `prompt_embeddings` naming the file; unchanged where every prompt is in the table, or in
-        the file that they name already.
+        the settings with `prompt_embeddings` naming the file; unchanged if every prompt is in the table, or in the file
+        that they name already.
 
     Raises:
-        ModelError: text encoders that are absent or cannot be loaded; a file of embeddings made with others.
+        ModelError: the text encoders are missing or cannot be loaded; or the file that `cfg.prompt_embeddings` names
+            was made with others.
     """
     path = model_directory(cfg.path, TEXT_FOLDERS)
     wanted, length = list(dict.fromkeys([*_texts(cfg), *more])), _length(cfg, path)
@@ -117,7 +124,7 @@ def encode_prompts(cfg: TeacherConfig, folder: str, more: Sequence[str] = ()) ->
             tensors = {**tensors, f"{key}.prompt_embeds": prompt.embeds.contiguous()}
             if len(prompt.pooled):
                 tensors[f"{key}.pooled"] = prompt.pooled.contiguous()
-        _write(url, save(dict(tensors)))
+        write_bytes(url, save(dict(tensors)))
     return replace(cfg, prompt_embeddings=url)
 
 
@@ -134,8 +141,11 @@ def _key(revision: str, length: int, text: str) -> str:
 
 
 def _ready(cfg: TeacherConfig, path: Path) -> dict[str, Known]:
-    """What needs no encoding. A row of the table at another length than the settings' comes last, and only where
-    nothing can encode that text at theirs: else two machines, with encoders and without, would not agree."""
+    """Text -> embeddings, for all prompts that need not be encoded.
+
+    A row of the table with another length than the settings' comes last, and counts only in a directory without text
+    encoders. Where there are encoders they make the right length, so that two machines come to the same fingerprint.
+    """
     length, encoders = _length(cfg, path), has_encoders(path)
     found: dict[str, Known] = {}
     if cfg.prompt_embeddings:
@@ -146,7 +156,10 @@ def _ready(cfg: TeacherConfig, path: Path) -> dict[str, Known]:
 
 
 def _handed_to_hub_id(cfg: TeacherConfig) -> bool:
-    """Whether the file of the settings has their prompts, be the model FLUX, whose prompts are pooled too, or not."""
+    """True if `cfg.prompt_embeddings` has both prompts of a model that is not on this machine.
+
+    The model may be FLUX, whose prompts have a pooled vector and the settings' length, or Stable Diffusion.
+    """
     if not cfg.prompt_embeddings:
         return False
     tensors = _read(cfg.prompt_embeddings)
@@ -158,18 +171,19 @@ def _handed_to_hub_id(cfg: TeacherConfig) -> bool:
 
 
 def _table_rows(path: Path, length: int) -> dict[str, Known]:
-    """The table at a length; CLIP's has only one."""
+    """The rows of the table with that length; for Stable Diffusion all rows, since CLIP has one length."""
     any_length = has_unet(path)
     return {text: row for text, row in _table(path).items() if any_length or len(row.prompt.embeds) == length}
 
 
 def _table(path: Path) -> dict[str, Known]:
+    """Text -> embeddings, all rows of the table beside the weights."""
     file = path / TABLE
     if not file.is_file():
         return {}
     tensors = load_file(file)
     return {
-        text: Known(prompt, hashlib.sha256(_bytes(prompt.embeds) + _bytes(prompt.pooled)).hexdigest()[:16])
+        text: Known(prompt, content_digest(_bytes(prompt.embeds) + _bytes(prompt.pooled))[:16])
         for text, prompt in _prompts(tensors).items()
     }
 
@@ -177,10 +191,16 @@ def _table(path: Path) -> dict[str, Known]:
 def _by_text(
     tensors: Mapping[str, torch.Tensor], length: int, url: str, revision: str | None = None
 ) -> dict[str, Known]:
-    """What a file of embeddings has at a length, of the text encoders of that revision.
+    """Text -> embeddings, for the prompts in a file of embeddings with that length and that revision.
+
+    Args:
+        tensors: content of the file.
+        url: of the file, for messages.
+        revision: of the text encoders; None if it is not known.
 
     Raises:
-        ModelError: it has that length of others alone; or, where the revision is not known, of more than one.
+        ModelError: the file has that length from other text encoders only; or the revision is not known and the file
+            has more than one.
     """
     found: dict[str, dict[str, Known]] = {}
     for key, prompt in _prompts(tensors).items():
@@ -189,18 +209,19 @@ def _by_text(
             found.setdefault(its_revision, {})[text] = Known(prompt, key)
     if revision is None and len(found) > 1:
         raise ModelError(
-            f"{url}: embeddings of {len(found)} text encoders ({', '.join(sorted(found))}), and none in teacher.path "
-            "to tell which are meant; `gmd-ray encode-prompts` makes a file for each"
+            f"{url}: embeddings of {len(found)} text encoders ({', '.join(sorted(found))}), and teacher.path has "
+            "none to choose among them by; use a file of one, as `gmd-ray encode-prompts` makes it"
         )
     if revision is not None and found and revision not in found:
         raise ModelError(
             f"{url}: embeddings of other text encoders ({', '.join(sorted(found))}) than those of teacher.path "
-            f"({revision}); leave teacher.prompt_embeddings out to have them made anew"
+            f"({revision}); remove teacher.prompt_embeddings to encode them again"
         )
     return found.get(revision, {}) if revision is not None else next(iter(found.values()), {})
 
 
 def _prompts(tensors: Mapping[str, torch.Tensor]) -> dict[str, Prompt]:
+    """Key without suffix -> prompt; a missing `.pooled` is a vector of length 0."""
     names = [key.removesuffix(".prompt_embeds") for key in tensors if key.endswith(".prompt_embeds")]
     none = torch.zeros(0)
     return {name: Prompt(tensors[f"{name}.prompt_embeds"], tensors.get(f"{name}.pooled", none)) for name in names}
@@ -211,11 +232,12 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 
 def _url(folder: str, revision: str) -> str:
-    """Options at the end of a URL stay at its end."""
+    """URL of the file of embeddings in a folder; options at the end of the folder's URL stay at its end."""
     return below(folder, f"{revision}.safetensors")
 
 
 def _read(url: str, *, optional: bool = False) -> dict[str, torch.Tensor]:
+    """The tensors of a file of embeddings; with `optional` none if the file does not exist."""
     try:
         data = read_file(url)
     except DataError as error:
@@ -227,19 +249,5 @@ def _read(url: str, *, optional: bool = False) -> dict[str, torch.Tensor]:
         if not all(key.count(":") >= 2 for key in tensors):
             raise ModelError(f"{url}: its keys are not `<revision>:<length>:<text>`; `gmd-ray encode-prompts` makes it")
     except SafetensorError as error:
-        raise ModelError(f"{url}: not a safetensors file ({str(error).splitlines()[0]})") from error
+        raise ModelError(f"{url}: not a safetensors file ({one_line(error)})") from error
     return tensors
-
-
-def _write(url: str, data: bytes) -> None:
-    """At once: a local file is written beside its place and renamed; an object store shows whole objects alone."""
-    filesystem, path = open_filesystem(url)
-    if isinstance(filesystem, fs.LocalFileSystem):
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".tmp-{target.name}")
-        temporary.write_bytes(data)
-        temporary.replace(target)
-        return
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(data)

@@ -1,4 +1,4 @@
-"""What the engines know of a teacher."""
+"""The interface through which the engines use a teacher."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ import torch
 class Teacher(Protocol):
     """A frozen generative model that pulls images onto its manifold.
 
-    A teacher may have `batch_multiple: int`: images whose sides it would reflect-pad, on the right and below, to the
-    same multiples of it, and crop again, may come so padded in one batch. Without it only images of one size do.
+    A teacher may have an attribute `batch_multiple: int`, if it reflect-pads images on the right and below to multiples
+    of that number and crops the result. Images that it would pad to the same size may then come in one batch, padded.
+    The batches of other teachers hold images of one size.
     """
 
     fingerprint: str
-    """Weights and settings, as a short hex digest; goes into every row."""
+    """Short hex digest of weights and settings; it is written into every row of a store."""
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
-        """float32 RGB in [0, 1], (B, 3, H, W) -> the same shape.
+        """Project a batch of images.
 
-        Deterministic given (image, id, settings), whatever the batch or replica; `ids` seed teachers that draw noise.
+        The result for an image depends on the image, its id and the settings, up to rounding, and not on the rest of
+        the batch or on the replica.
+
+        Args:
+            restored: float32 RGB in [0, 1], (B, 3, H, W).
+            ids: one for each image; teachers that draw noise seed it with them.
+
+        Returns:
+            float32 RGB in [0, 1], (B, 3, H, W).
         """
         ...

@@ -1,4 +1,4 @@
-"""Prompts through a directory's own text encoders, on the CPU."""
+"""Encoding prompts with a directory's own text encoders, on the CPU."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ import torch
 
 from gmd_ray.errors import ModelError
 from gmd_ray.teachers.directory import TABLE, has_unet
+from gmd_ray.text import one_line
 
 CLIP_TOKENS = 77
-"""Length of every CLIP prompt."""
+"""Tokens of every prompt that CLIP encodes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Text conditioning: `embeds` (T, D) and `pooled` (P,); P is 0 for models that take none. Equal if the same."""
+    """Text conditioning: `embeds` (T, D) and `pooled` (P,); P is 0 for models without a pooled prompt.
+
+    Prompts are compared by identity, so that they can be keys of a dict.
+    """
 
     embeds: torch.Tensor
     pooled: torch.Tensor
 
 
 def check_encoders(path: Path, prompt: str) -> None:
-    """Refuse a directory that cannot encode a prompt.
+    """Refuse a directory without text encoders.
 
     Raises:
-        ModelError: naming what it lacks.
+        ModelError: a folder is missing; the message names it and `prompt`.
     """
     folder = _lacks(path)
     if folder is not None:
@@ -39,12 +43,15 @@ def check_encoders(path: Path, prompt: str) -> None:
 
 
 def has_encoders(path: Path) -> bool:
-    """Whether prompts can be encoded from the directory."""
+    """True if the directory has all text encoders and tokenizers."""
     return _lacks(path) is None
 
 
 def _lacks(path: Path) -> str | None:
-    """The first folder that is not there. A hub's snapshot of other folders has their config files, without weights."""
+    """The first missing folder, or None.
+
+    A text encoder's folder counts if it has weights: a partial snapshot of a hub id has the config files of all.
+    """
     for folder in ["text_encoder", "tokenizer"] + ([] if has_unet(path) else ["text_encoder_2", "tokenizer_2"]):
         wanted = "*.safetensors" if folder.startswith("text_encoder") else "*"
         if next((path / folder).glob(wanted), None) is None:
@@ -54,15 +61,18 @@ def _lacks(path: Path) -> str | None:
 
 @torch.no_grad()
 def encode(path: Path, prompts: Sequence[str], length: int) -> dict[str, Prompt]:
-    """Embeddings of each prompt, as the model's own pipeline makes them, in float32; the encoders are freed again.
+    """Embed each prompt in float32 as the model's own pipeline does, and free the encoders again.
 
-    FLUX's T5-XXL takes 19 GB of memory meanwhile.
+    FLUX's T5-XXL takes 19 GB of memory while it runs.
 
     Args:
-        length: tokens of FLUX's T5; Stable Diffusion's CLIP has `CLIP_TOKENS`.
+        length: tokens of FLUX's T5; ignored for Stable Diffusion, whose CLIP always has `CLIP_TOKENS`.
+
+    Returns:
+        prompt -> `embeds` (T, D) and `pooled` (P,), on the CPU.
 
     Raises:
-        ModelError: encoders that are absent or cannot be loaded.
+        ModelError: an encoder is missing or cannot be loaded.
     """
     check_encoders(path, prompts[0])
     import diffusers
@@ -75,14 +85,15 @@ def encode(path: Path, prompts: Sequence[str], length: int) -> dict[str, Prompt]
             path, vae=None, **dict.fromkeys(absent), torch_dtype=torch.float32, use_safetensors=True
         )
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{path}: cannot load the text encoders ({str(error).splitlines()[0]})") from error
+        raise ModelError(f"{path}: cannot load the text encoders ({one_line(error)})") from error
     found = {}
     for prompt in prompts:
         if unet:
             embeds, _ = pipe.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)
             pooled = torch.zeros(1, 0)
         else:
-            # FLUX was trained with padded T5 states and no mask (teacher.md 1.1), which encode_prompt reproduces.
+            # T5's states are padded to the full length and the padding is attended to: FluxPipeline.encode_prompt
+            # passes no mask. See docs/method.md, "Prompts".
             embeds, pooled, _ = pipe.encode_prompt(prompt, None, device="cpu", max_sequence_length=length)
         found[prompt] = Prompt(embeds[0].float(), pooled[0].float())
     del pipe

@@ -1,4 +1,7 @@
-"""MLflow: runs, the model registry, promotion. The only room that imports mlflow, and only when used."""
+"""Tracking with MLflow: runs, the model registry and promotion.
+
+No other package imports mlflow, and this one imports it when it is first used.
+"""
 
 from gmd_ray.tracking.client import TrackingError
 from gmd_ray.tracking.recorder import MlflowRecorder

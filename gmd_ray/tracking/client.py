@@ -1,4 +1,4 @@
-"""Reaching MLflow: addresses, time limits, and its errors as one line for the user."""
+"""Connecting to MLflow: addresses, time limits, and its errors as one line for the user."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _DEFAULTS = {
-    # MLflow's own (7 retries, 120 s each) keep a run with a mistyped server waiting for minutes.
+    # MLflow's defaults (7 retries, 120 s each) let a run with a mistyped server wait for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-    # Usage reports to MLflow's makers are for whoever runs gmd_ray to switch on.
+    # The user of gmd_ray decides about usage reports to MLflow's developers.
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # Standard output belongs to the command that the user ran.
+    # Standard output is for the result of the user's command.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
 class TrackingError(GmdError):
-    """MLflow cannot be reached, or refuses what it is asked."""
+    """MLflow cannot be reached, or refuses a request."""
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client for tracking and registry at `uri`; reaches nothing yet.
+    """Make a client for tracking and registry at `uri`, without connecting yet.
 
-    Sets MLflow's environment variables for retries, telemetry and prints where the user has not.
+    Environment variables of MLflow for retries, telemetry and prints are set unless the user has set them.
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -46,7 +46,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def is_remote(url: str) -> bool:
-    """Whether `url` names something other than a local path (file:// is local)."""
+    """Return whether `url` is something other than a local path; file:// is local."""
     scheme = url.partition("://")[0] if "://" in url else ""
     return scheme not in ("", "file")
 
@@ -57,18 +57,24 @@ def local_path(url: str) -> Path:
 
 
 def default_uri(out: str) -> str:
-    """The sqlite database in a local run directory.
+    """The URI of the sqlite database in a local run directory.
 
     Raises:
-        TrackingError: where `out` is remote; sqlite works on local files only.
+        TrackingError: `out` is remote; sqlite needs a local file.
     """
     if is_remote(out):
-        raise TrackingError(f"out={out} is remote, where MLflow cannot keep its database: set tracking.uri to a server")
+        raise TrackingError(
+            f"out={out} is remote, and MLflow's sqlite database needs a local file; set tracking.uri to a server"
+        )
     return sqlite_url(str(local_path(out) / "mlflow.db"))
 
 
 def artifact_location(uri: str, out: str) -> str | None:
-    """Where a new experiment keeps its files: the server's choice, beside an sqlite file, else under `out`."""
+    """The artifact location of a new experiment.
+
+    Returns:
+        None for a server, which chooses itself; a folder beside an sqlite file; a folder under `out` otherwise.
+    """
     if uri.startswith(("http://", "https://")):
         return None
     if (database := sqlite_path(uri)) is not None:
@@ -79,10 +85,10 @@ def artifact_location(uri: str, out: str) -> str | None:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What MLflow raises when a store does not answer or refuses: its own, the network's, and loaded cloud clients'."""
+    """Exceptions of a store that does not answer or refuses: MLflow's, the network's, and those of loaded libraries."""
     from mlflow.exceptions import MlflowException
 
-    found: list[type[Exception]] = [MlflowException, OSError]
+    errors: list[type[Exception]] = [MlflowException, OSError]
     for module, names in (
         ("sqlalchemy.exc", ("SQLAlchemyError",)),
         ("botocore.exceptions", ("BotoCoreError", "ClientError")),
@@ -92,16 +98,16 @@ def store_errors() -> tuple[type[Exception], ...]:
     ):
         if module.split(".")[0] in sys.modules:
             with contextlib.suppress(ImportError):
-                found += [getattr(importlib.import_module(module), name) for name in names]
-    return tuple(found)
+                errors += [getattr(importlib.import_module(module), name) for name in names]
+    return tuple(errors)
 
 
-# A file that is gone, or a place that may not be written to: no waiting mends these.
 _REFUSED = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
+"""Errors of the file system that waiting does not cure."""
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether asking again cannot help: the request is wrong, as opposed to the server being away."""
+    """Return True if repeating the request cannot help, because it is wrong and not because the server is away."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
@@ -115,10 +121,14 @@ def is_refusal(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def tracking_errors(uri: str, doing: str) -> Iterator[None]:
-    """Turn whatever MLflow raises inside into one line.
+    """Turn exceptions of MLflow in a `with` block into a TrackingError of one line.
+
+    Args:
+        uri: address of the server.
+        doing: what the block does, as in "registering the model".
 
     Raises:
-        TrackingError: naming the server, what was being done, and how to go on without it.
+        TrackingError: MLflow failed; the message names the server and says how to run without it.
     """
     try:
         yield

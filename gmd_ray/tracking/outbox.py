@@ -1,4 +1,4 @@
-"""Delivery to MLflow that a server's absence does not stop."""
+"""Delivery to MLflow that survives the absence of the server."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("gmd_ray.tracking")
 
 RETRY_S = 30.0
-"""Seconds without a further try after a failed one, so that a dead server does not slow each training step."""
+"""Seconds between two tries, so that a dead server does not slow down every training step."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to tell MLflow about one run."""
+    """One request to MLflow about one run."""
 
     run_id: str
     kind: str
-    """batch, params, artifact, text, status or delete."""
+    """Kind of the request: batch, params, artifact, text, status or delete."""
     payload: tuple[Any, ...]
     label: str
-    """What would be lost, for the log."""
+    """Description of the content, for the log."""
 
 
 class Outbox:
-    """Sends entries in order; keeps them while the server is away, and names at the end what never got there.
+    """Sends entries in order, keeps them while the server is away, and logs at the end the ones that were never sent.
 
-    Entries that the server refuses (a deleted run, a file that is gone, a place that may not be written to) are dropped
-    with a warning: tracking never ends a run that has begun. One outbox serves a run and its children within a process;
-    a pickled copy starts empty, keeps its own queue, and settles it when its process ends.
+    Entries that the server refuses (for a deleted run, a file that is gone, or a folder without write permission) are
+    dropped with a warning: tracking never ends a run that has begun. One outbox serves a run and its children within a
+    process. A pickled copy starts with an empty queue of its own, and sends the rest when its process exits.
     """
 
     def __init__(self, uri: str) -> None:
@@ -52,8 +52,8 @@ class Outbox:
         self._retry_at = 0.0
         self._lock = threading.RLock()
         self._at_exit = False
-        self.told: set[str] = set()
-        """Runs that were given more than a status."""
+        self.filled_runs: set[str] = set()
+        """Ids of the runs for which more than a status was queued."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri}
@@ -70,7 +70,7 @@ class Outbox:
 
     @property
     def away(self) -> bool:
-        """Whether the server failed lately and has not answered since."""
+        """True if the last try failed less than `RETRY_S` ago and entries are waiting."""
         return bool(self._queue) and time.monotonic() < self._retry_at
 
     def put(self, entry: Entry) -> None:
@@ -80,7 +80,7 @@ class Outbox:
                 self.flush()
 
     def flush(self) -> bool:
-        """Send what is queued now; True where nothing is left."""
+        """Send the queued entries; return True if none is left."""
         with self._lock:
             while self._queue:
                 entry = self._queue[0]
@@ -98,12 +98,12 @@ class Outbox:
             return True
 
     def close(self) -> None:
-        """Try a last time, and name what is lost."""
+        """Try a last time, and log the entries that are lost."""
         delivered = self.flush()
         with self._lock:
             counts = Counter(entry.label for entry in self._queue)
             self._queue.clear()
-            self._retry_at = 0.0  # a later flush must not say that what is lost was sent
+            self._retry_at = 0.0  # a later flush must not claim that the lost entries were sent
             if self._at_exit:
                 self._at_exit = False
                 atexit.unregister(self.close)
@@ -141,7 +141,7 @@ class Outbox:
             self.client.set_terminated(entry.run_id, *entry.payload)
 
     def _send_params(self, run_id: str, values: dict[str, str]) -> None:
-        """MLflow's parameters are written once; a resumed run's new values become tags `changed.<key>`."""
+        """Send parameters. MLflow keeps the first value of each, so changed values become tags `changed.<key>`."""
         from mlflow.entities import Param, RunTag
 
         known = self.client.get_run(run_id).data.params

@@ -1,4 +1,4 @@
-"""The recorder that stages are given when MLflow tracks the run."""
+"""The recorder of the stages of a run that MLflow tracks."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _MAX_TAG = 8000
 _MAX_PARAM = 6000
 _MAX_METRICS = 1000
 _MAX_TAGS = 100
-# changed.<key> must fit in a tag key too.
+# The tag `changed.<key>` of a parameter must fit as well.
 _MAX_PARAM_KEY = _MAX_KEY - len("changed.")
 
 
 @dataclass(frozen=True)
 class Before:
-    """How an earlier command left a run that goes on now."""
+    """The state in which an earlier command left a run that is resumed."""
 
     status: str
     end_time: int | None
-    """Milliseconds since the epoch; None while it runs."""
+    """End of the run in milliseconds since the epoch; None if it has not ended."""
 
 
 class MlflowRecorder:
-    """Writes to one MLflow run; picklable, and safe to use from any process that reaches `uri`.
+    """Writes to one MLflow run. It can be pickled, and used in any process that reaches `uri`.
 
-    Never raises once the run exists: see `Outbox` for what happens while the server is away.
+    Its methods never raise once the run exists; `Outbox` keeps entries while the server is away.
     """
 
     def __init__(
@@ -58,19 +58,28 @@ class MlflowRecorder:
         before: Before | None = None,
         is_stage: bool = False,
     ) -> None:
-        """`before`: how the run was found; None for one that was made just now."""
+        """Attach to a run that exists.
+
+        Args:
+            uri: address of MLflow.
+            run_id: id of the run.
+            prefix: put before the keys of parameters, metrics and tags.
+            outbox: shared with other recorders of this process; a new one by default.
+            before: state of a resumed run; None for a run that was made just now.
+            is_stage: True for a child run.
+        """
         self.uri, self.run_id, self.prefix, self.before, self.is_stage = uri, run_id, prefix, before, is_stage
         self.outbox = outbox or Outbox(uri)
         self.deleted = False
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Nested mappings become dotted keys; values longer than MLflow takes are cut and end in '...'."""
+        """Log parameters. Nested mappings become dotted keys; values too long for MLflow are cut and end in '...'."""
         flat = {_key(self.prefix + k, _MAX_PARAM_KEY): _cut(v, _MAX_PARAM) for k, v in flatten(values).items()}
         if flat:
             self._put("params", (flat,), f"parameters {_some(flat)}")
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Values that are not finite are left out with a warning."""
+        """Log figures, at a step if there is one. Values that are not finite are left out with a warning."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -85,7 +94,7 @@ class MlflowRecorder:
             self._put("batch", (part, []), f"metrics {_some([metric.key for metric in part])}")
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Credentials in URLs are replaced by `***`."""
+        """Set tags of the run, with `***` for credentials in URLs."""
         from mlflow.entities import RunTag
 
         tags = [RunTag(_key(self.prefix + key), _cut(redact(str(value)), _MAX_TAG)) for key, value in values.items()]
@@ -94,7 +103,7 @@ class MlflowRecorder:
             self._put("batch", ([], part), f"tags {_some([tag.key for tag in part])}")
 
     def artifact(self, path: str, folder: str | None = None) -> None:
-        """Keep a copy of a local file, under `folder` of the run's artifacts; of text, with `***` for credentials."""
+        """Copy a local file to `folder` of the run's artifacts; in text files, credentials in URLs become `***`."""
         name = Path(path).name
         if (text := _with_credentials(Path(path))) is not None:
             self.text(text, f"{folder}/{name}" if folder else name)
@@ -102,15 +111,14 @@ class MlflowRecorder:
             self._put("artifact", (str(path), folder), f"file {path}")
 
     def text(self, content: str, name: str) -> None:
-        """Keep `content` as the artifact `name`, with `***` for credentials in URLs."""
+        """Write `content` to the artifact `name`, with `***` for credentials in URLs."""
         self._put("text", (redact(content), name), f"file {name}")
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[MlflowRecorder]:
-        """A child run, continued where this run has one of that name already.
+        """Open a child run for a stage, or resume the one of that name; its status is set as by `ending`.
 
-        Ends as `ending` has it. Where MLflow cannot make the child now, its figures go to this run with `name.` before
-        their keys.
+        If MLflow cannot make the child now, its figures go to this run, with `name.` before their keys.
         """
         child = self._child(name)
         with child.ending() if child.run_id != self.run_id else contextlib.nullcontext():
@@ -118,10 +126,13 @@ class MlflowRecorder:
 
     @contextlib.contextmanager
     def ending(self, first: Callable[[], None] | None = None) -> Iterator[None]:
-        """Give the run its final status when the block ends: FINISHED, FAILED, or KILLED (interrupted from outside).
+        """Give the run its final status when a `with` block ends: FINISHED, FAILED, or KILLED (Ctrl-C or a signal).
 
-        A command that is refused leaves no trace: a run that was there gets the status that it had, one that was made
-        for it is deleted. `first` comes before the status, unless it is refused.
+        A refused command leaves no trace: a resumed run gets its earlier status back, and a run that was made for the
+        command is deleted.
+
+        Args:
+            first: called before the status is set, unless the command is refused.
         """
         status: str | None = "FAILED"
         try:
@@ -143,9 +154,9 @@ class MlflowRecorder:
                 self._put("status", (status,), f"status {status}")
 
     def _is_refused(self, error: GmdError) -> bool:
-        """Whether `error` says that the command could not be taken, as opposed to a run that failed."""
-        told = self.outbox.told
-        idle = self.run_id not in told if self.is_stage else not told  # of its stages nothing either
+        """Return True if `error` refuses the command, and False if it is the failure of a run that has begun."""
+        filled = self.outbox.filled_runs
+        idle = self.run_id not in filled if self.is_stage else not filled  # and nothing about its stages
         if self.before is not None:
             return idle or isinstance(error, ConfigError | ResumeMismatchError)
         return idle and isinstance(error, ValueError | ResumeMismatchError)
@@ -153,13 +164,13 @@ class MlflowRecorder:
     def _undo(self) -> None:
         if self.before is None:
             self.deleted = True
-            self._put("delete", (), "that the command was refused")
-        elif self.before.status != "RUNNING":  # which it has been since
+            self._put("delete", (), "deletion of the run of a refused command")
+        elif self.before.status != "RUNNING":  # its status is RUNNING already
             self._put("status", (self.before.status, self.before.end_time), f"status {self.before.status}")
 
     def _put(self, kind: str, payload: tuple[Any, ...], label: str) -> None:
         if kind not in ("status", "delete"):
-            self.outbox.told.add(self.run_id)
+            self.outbox.filled_runs.add(self.run_id)
         self.outbox.put(Entry(self.run_id, kind, payload, label))
 
     def _child(self, name: str) -> MlflowRecorder:
@@ -193,9 +204,9 @@ class MlflowRecorder:
 
 
 def flatten(values: Mapping[str, Any], head: str = "") -> dict[str, str]:
-    """A nested mapping as dotted keys: `{"a": {"b": 1}}` -> `{"a.b": "1"}`; lists as JSON, None as `null`.
+    """Flatten a nested mapping to dotted keys: `{"a": {"b": 1}}` -> `{"a.b": "1"}`; lists become JSON, None `null`.
 
-    Credentials in URLs are replaced by `***`.
+    Credentials in URLs become `***`.
     """
     flat: dict[str, str] = {}
     for key, value in values.items():
@@ -210,7 +221,7 @@ def flatten(values: Mapping[str, Any], head: str = "") -> dict[str, str]:
 
 
 def _with_credentials(path: Path) -> str | None:
-    """The content of a text file that holds credentials (a manifest names its models' URLs); None for any other."""
+    """The content of a text file that contains credentials, such as URLs in a manifest; None for any other file."""
     if path.suffix not in _TEXT or not path.is_file():
         return None
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -218,7 +229,7 @@ def _with_credentials(path: Path) -> str | None:
 
 
 def _key(name: str, limit: int = _MAX_KEY) -> str:
-    """`name` in the characters and length that MLflow takes."""
+    """`name` with the characters and the length that MLflow allows."""
     return re.sub(r"[^\w\-. :/]", "_", name)[:limit]
 
 

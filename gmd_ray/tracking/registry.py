@@ -1,8 +1,7 @@
-"""Model versions of adapted students, and the gates between `challenger` and `champion`."""
+"""Model versions of adapted students, and their promotion from `challenger` to `champion`."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -11,18 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gmd_ray
 from gmd_ray.config import Config
-from gmd_ray.config.places import below
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.hashing import path_digest
+from gmd_ray.pairstore.manifest import read_manifest
 from gmd_ray.pairstore.schema import rows_dataset
+from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.progress import NullRecorder
+from gmd_ray.storage import open_filesystem
 from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
-from gmd_ray.tracking.gates import CANDIDATE, Verdict, judge, read_champion
+from gmd_ray.tracking.promotion import CANDIDATE, Verdict, judge_promotion, read_champion
 from gmd_ray.tracking.recorder import MlflowRecorder
-from gmd_ray.tracking.runs import sha256
 from gmd_ray.tracking.turns import turn
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous_champion"
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gates said of a version."""
+    """The decision of the promotion gates about a version."""
 
     promoted: bool
     reasons: list[str]
-    """One line for every gate, in the order of the config, then for every figure held against the champion's; those
-    that refuse begin with `refused`, figures without a like with `not compared`."""
+    """One line per gate, in the order of the settings, then one per comparison with the champion. Lines that refuse
+    begin with `refused`; lines about figures that cannot be compared begin with `not compared`."""
     version: str | None
-    """None where the run is not tracked."""
+    """Number of the version; None if the run is not tracked."""
 
 
 def register(
@@ -60,34 +60,34 @@ def register(
     (`test_set.*`) and the student's means (`metric.<dataset>.<metric>`).
 
     Returns:
-        The version's number, as a string; None where the run is not tracked.
+        The number of the version, as a string; None if the run is not tracked.
 
     Raises:
-        TrackingError: MLflow refuses or cannot be reached.
+        TrackingError: MLflow refuses, or cannot be reached.
     """
     if not isinstance(recorder, MlflowRecorder):
         return None
     model, uri, run_id = cfg.tracking.model, recorder.uri, recorder.run_id
     client = connect(uri)
     with _local_file(student_path) as path, tracking_errors(uri, f"registering {model}"):
-        digest = sha256(path)
+        digest = path_digest(path)
         tags = {"sha256": digest, "run_id": run_id, "file": path.name, "gmd_ray.version": gmd_ray.__version__}
         tags |= _lineage(cfg) | _measured(evaluation)
-        found = _same_version(client, model, run_id, digest)
-        if found is None:
+        version = _same_version(client, model, run_id, digest)
+        if version is None:
             folder = f"student/{digest[:12]}"
             client.log_artifact(run_id, str(path), folder)
             _create_model(client, model)
             source = f"{client.get_run(run_id).info.artifact_uri}/{folder}"
-            found = str(client.create_model_version(model, source, run_id=run_id, tags=tags).version)
-            log.info("registered %s version %s", model, found)
+            version = str(client.create_model_version(model, source, run_id=run_id, tags=tags).version)
+            log.info("registered %s version %s", model, version)
         else:
             for key, value in tags.items():
-                client.set_model_version_tag(model, found, key, value)
-            log.info("%s version %s holds this file already", model, found)
-        client.set_registered_model_alias(model, CHALLENGER, found)
-    recorder.tags({"registered_version": found})
-    return found
+                client.set_model_version_tag(model, version, key, value)
+            log.info("%s version %s holds this file already", model, version)
+        client.set_registered_model_alias(model, CHALLENGER, version)
+    recorder.tags({"registered_version": version})
+    return version
 
 
 def promote(
@@ -95,12 +95,11 @@ def promote(
 ) -> Decision:
     """Move the alias `champion` to `version` if every gate of `cfg.tracking.gates` holds, and no champion is better.
 
-    A champion's figures count where they are of the same test set (`gates.judge`). It stays reachable as
-    `previous_champion`. The decision is kept as the version's tag `promotion`. Promotions of one model wait for each
-    other.
+    `promotion.judge_promotion` decides. The champion before keeps the alias `previous_champion`, and the version's tag
+    `promotion` records the decision. Promotions of one model wait for each other.
 
     Raises:
-        TrackingError: MLflow refuses or cannot be reached, or another promotion does not end.
+        TrackingError: MLflow refuses, cannot be reached, or another promotion does not end.
     """
     if not isinstance(recorder, MlflowRecorder) or version is None:
         return Decision(False, ["tracking.enabled=false: nothing was registered, so nothing can be promoted"], None)
@@ -110,7 +109,7 @@ def promote(
         champion = _champion(client, model)
         if champion is not None and str(champion.version) == version:
             return Decision(True, [f"version {version} is the champion already"], version)
-        verdicts = judge(cfg.tracking.gates, evaluation, champion and read_champion(client, champion))
+        verdicts = judge_promotion(cfg.tracking.gates, evaluation, champion and read_champion(client, champion))
         promoted, reasons = all(may for may, _ in verdicts), [reason for _, reason in verdicts]
         if promoted:
             if champion is not None:
@@ -120,13 +119,13 @@ def promote(
         client.set_model_version_tag(model, version, "promotion", outcome)
     recorder.tags({"promotion": outcome})
     for reason in reasons:
-        log.info("gate: %s", reason)
+        log.info("promotion gate: %s", reason)
     log.info("%s version %s %s", model, version, "is champion now" if promoted else "stays challenger")
     return Decision(promoted, reasons, version)
 
 
 def _outcome(verdicts: Sequence[Verdict]) -> str:
-    """For the tag: what refuses first."""
+    """The text of the tag `promotion`: the reasons, those that refuse first."""
     refusing, others = ([reason for may, reason in verdicts if may is which] for which in (False, True))
     return "; ".join([*refusing, *others]) if refusing else f"accepted: {'; '.join(others)}"
 
@@ -143,27 +142,24 @@ def _measured(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _lineage(cfg: Config) -> dict[str, str]:
-    """Which models and how many pairs the student was adapted with, from the pair store of the run."""
-    store = below(cfg.out, "pairs")
-    filesystem, root = open_filesystem(store)
-    try:
-        with filesystem.open_input_stream(f"{root}/manifest.json") as file:
-            manifest: dict[str, Any] = json.loads(file.read())
-    except FileNotFoundError:
+    """Tags with the models and the numbers of pairs that the student was adapted with; empty without a store."""
+    store = PairStore(store_url(cfg.out))
+    manifest = read_manifest(store)
+    if manifest is None:
         return {}
     import pyarrow.compute as pc
 
-    names = ["teacher", "student", "scorer"]
-    rows = rows_dataset(store).head(1, columns=names, filter=pc.field("status") == "ok").to_pylist()
+    names, ok = ["teacher", "student", "scorer"], pc.field("status") == "ok"
+    rows = rows_dataset(store.path, store.filesystem).head(1, columns=names, filter=ok).to_pylist()
     tags = {name: str(rows[0][name]) for name in names} if rows else {}
     counts = ("inputs", "accepted", "rejected", "failed", "threshold", "settings_fingerprint")
-    return tags | {f"pairs.{name}": str(manifest[name]) for name in counts if name in manifest}
+    return tags | {f"pairs.{name}": str(manifest.document[name]) for name in counts if name in manifest.document}
 
 
 def _same_version(client: MlflowClient, model: str, run_id: str, digest: str) -> str | None:
-    for found in client.search_model_versions(f"run_id='{run_id}'"):
-        if found.name == model and found.tags.get("sha256") == digest:
-            return str(found.version)
+    for version in client.search_model_versions(f"run_id='{run_id}'"):
+        if version.name == model and version.tags.get("sha256") == digest:
+            return str(version.version)
     return None
 
 
@@ -185,7 +181,7 @@ def _champion(client: MlflowClient, model: str) -> ModelVersion | None:
 
 @contextmanager
 def _local_file(path: str) -> Iterator[Path]:
-    """`path` itself where it is local, else a temporary copy."""
+    """Yield `path` itself if it is local, else a temporary copy."""
     if not is_remote(path):
         local = local_path(path)
         if not local.exists():

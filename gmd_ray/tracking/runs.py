@@ -1,10 +1,9 @@
-"""One MLflow run for one run directory."""
+"""The MLflow run of a run directory."""
 
 from __future__ import annotations
 
 import contextlib
 import getpass
-import hashlib
 import json
 import logging
 import subprocess
@@ -17,8 +16,9 @@ import gmd_ray
 from gmd_ray.config import Config
 from gmd_ray.config.load import in_job
 from gmd_ray.config.secrets import redact
-from gmd_ray.images.listing import open_filesystem
+from gmd_ray.hashing import path_digest
 from gmd_ray.progress import NullRecorder
+from gmd_ray.storage import open_filesystem
 from gmd_ray.tracking.client import (
     TrackingError,
     artifact_location,
@@ -36,20 +36,24 @@ if TYPE_CHECKING:
 log = logging.getLogger("gmd_ray.tracking")
 
 MEMO = "mlflow_run.json"
+"""File in the run directory with the id of its MLflow run."""
 
 
 @contextlib.contextmanager
 def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecorder | NullRecorder]:
-    """The parent run of `cfg.out`: a new one, or the one that an earlier start of this directory made.
+    """Open the parent run of `cfg.out`: a new one, or the one that an earlier command made for this directory.
 
-    `resolved` (the merged settings) becomes the run's parameters and its artifact `config.json`. Without
-    `tracking.uri` the run lives in `<out>/mlflow.db`, its files in `<out>/mlartifacts`.
+    Without `tracking.uri` the run is kept in `<out>/mlflow.db` and its files in `<out>/mlartifacts`.
 
-    A run that goes on hears of changed settings when its command ends, so that one which is refused leaves it as it
+    For a resumed run, changed settings are sent when the command ends, so that a refused command leaves the run as it
     was. A run that was made for a refused command is deleted.
 
-    A server that fails after this point does not stop the run: figures are kept and sent when it answers again, and
-    what never got there is named in the log when the run ends.
+    A server that fails after the start does not stop the run: figures are kept and sent when it answers again, and
+    the log names those that were never sent.
+
+    Args:
+        cfg: the settings.
+        resolved: the merged settings as a nested mapping; they become parameters and the artifact `config.json`.
 
     Raises:
         TrackingError: MLflow cannot be reached at the start (within about a minute), or refuses the experiment.
@@ -61,23 +65,23 @@ def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecord
     if not is_remote(cfg.out):
         local_path(cfg.out).mkdir(parents=True, exist_ok=True)
     outbox = Outbox(uri)
-    # MLflow narrates the creation of its database at INFO, table by table.
+    # MLflow logs the creation of its database at level INFO, table by table.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     with tracking_errors(uri, "starting the run"):
         run_id, before = _open_run(cfg, outbox)
     recorder = MlflowRecorder(uri, run_id, outbox=outbox, before=before)
     log.info("MLflow run %s in experiment %r at %s", run_id, cfg.tracking.experiment, redact(uri))
 
-    def tell() -> None:
+    def send_settings() -> None:
         recorder.tags(_origin(cfg))
         recorder.params(resolved)
         recorder.text(json.dumps(resolved, indent=2, default=str), "config.json")
 
     if before is None:
-        tell()
-        outbox.told.clear()
+        send_settings()
+        outbox.filled_runs.clear()
     try:
-        with recorder.ending(None if before is None else tell):
+        with recorder.ending(None if before is None else send_settings):
             yield recorder
     finally:
         if recorder.deleted:
@@ -86,7 +90,7 @@ def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecord
 
 
 def _open_run(cfg: Config, outbox: Outbox) -> tuple[str, Before | None]:
-    """The run's id, and how it was found where there was one."""
+    """Find or make the run; return its id, and its earlier state if it existed."""
     client = outbox.client
     experiment = client.get_experiment_by_name(cfg.tracking.experiment)
     if experiment is None:
@@ -112,7 +116,7 @@ def _open_run(cfg: Config, outbox: Outbox) -> tuple[str, Before | None]:
 
 
 def _find_run(outbox: Outbox, experiment_id: str, run_id: str) -> RunInfo | None:
-    """Of a run that still exists and is not deleted."""
+    """The facts about a run; None if it does not exist or is deleted."""
     runs = outbox.client.search_runs([experiment_id], f"attributes.run_id = '{run_id}'", max_results=1)
     return runs[0].info if runs else None
 
@@ -142,7 +146,7 @@ def _forget_memo(out: str) -> None:
 
 
 def _origin(cfg: Config) -> dict[str, str]:
-    """What made this run: code, person, models."""
+    """Tags for the origin of the run: code, user and models."""
     tags = {
         "mlflow.user": _user(),
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
@@ -156,37 +160,27 @@ def _origin(cfg: Config) -> dict[str, str]:
     if cfg.student.path:
         tags["student.path"] = _submitted(cfg.student.path)
         if Path(cfg.student.path).exists():
-            tags["student.sha256"] = sha256(cfg.student.path)
+            tags["student.sha256"] = path_digest(cfg.student.path)
     return tags
 
 
 def _submitted(path: str) -> str:
-    """A path below a job's working directory, which Ray throws away, as it was in the directory that was submitted."""
+    """The path relative to the submitted directory, for a path in a job's working directory, which Ray deletes."""
     here = Path.cwd()
     if in_job() and Path(path).is_relative_to(here):
         return Path(path).relative_to(here).as_posix()
     return path
 
 
-def sha256(path: str | Path) -> str:
-    """Hex digest of a local file; of a directory, that of its files' names and digests."""
-    if Path(path).is_dir():
-        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
-        lines = "".join(f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files)
-        return hashlib.sha256(lines.encode()).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
+    except (KeyError, OSError):  # a container may have a user id without a name
         return "unknown"
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this package is imported from, where it is one."""
+    """The git commit of the checkout that this package is imported from; None if it is installed."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

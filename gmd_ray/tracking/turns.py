@@ -1,4 +1,4 @@
-"""One promotion of a model at a time: reading the champion and moving the alias are several requests to MLflow."""
+"""A lock for promotions: reading the champion and moving its alias are several requests to MLflow."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 TAG = "gmd_ray.promoting"
-"""Of a registered model, on servers: who is at it, and since when."""
+"""Tag of a registered model on a server: id, time and host of the promotion at work."""
 LEASE_S = 60.0
-"""After that a promotion on a server counts as dead; one takes a few requests."""
+"""Age in seconds after which a promotion on a server counts as dead; it takes a few requests."""
 SETTLE_S = 0.5
-"""Longer than another promotion needs between seeing no tag and setting its own."""
+"""Seconds to wait before reading the tag again: longer than another promotion needs between reading and setting it."""
 
 
 @contextlib.contextmanager
 def turn(client: MlflowClient, uri: str, model: str, timeout_s: float = 2 * LEASE_S) -> Iterator[None]:
-    """Wait until no other promotion of `model` is at work, and keep others waiting.
+    """Hold the lock of promotions of `model` while a `with` block runs.
 
-    Beside a database that is a local file, by a lock on a file, which its holder's death frees. A server has no such
-    thing: there a tag of the model says who is at it, which two that write it in the same half second may both read
-    as their own.
+    For a database in a local file the lock is a file lock beside it, which the system frees if its holder dies. A
+    server offers no lock; there it is a tag of the model. Two promotions that set the tag within the same half second
+    may both take it.
 
     Raises:
-        TrackingError: it is not free in `timeout_s`.
+        TrackingError: the lock was not free within `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     database = _local_database(uri)
@@ -77,7 +77,7 @@ def _file_lock(path: Path, model: str, uri: str, deadline: float) -> Iterator[No
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError as error:
-                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+                if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # this file system has no locks
                     break
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     raise

@@ -1,8 +1,9 @@
-"""The checkpoints of a fine-tune, looked at before any worker starts: the last whole one is the one to go on from.
+"""Choosing the checkpoint to resume from, before any worker starts: the last one that is intact.
 
-A checkpoint is a folder of Ray Train's, `train/step_00001000`, with the file `state.pt`. Ray Train's list of them, the
-snapshot, decides which one the workers are given; neither file is written in one piece, so that a kill or a full disk
-can leave a torn one. No torch here: `state.pt` is a zip archive, whose checksums tell.
+A checkpoint is a folder that Ray Train writes, `train/step_00001000`, with the file `state.pt`. Ray Train's list of
+them, the snapshot, decides which one the workers get. Neither file is written atomically, so that a kill or a full disk
+can leave a part of it. This module does not import torch: `state.pt` is a zip archive, and its checksums say whether
+it is intact.
 """
 
 from __future__ import annotations
@@ -19,29 +20,32 @@ from pathlib import Path
 from typing import Any
 
 from gmd_ray.errors import DataError
+from gmd_ray.storage import replacing
 from gmd_ray.text import printable
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import CURVE, SCORE, SNAPSHOT, STATE, Plan, checkpoint_name
+from gmd_ray.training.run_files import CURVE, SCORE, SNAPSHOT, STATE, checkpoint_name, read_curve
+from gmd_ray.training.spec import TrainingSpec
 
 _TORN = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, RuntimeError)
-"""What `zipfile` raises at one archive or another that is not whole; RuntimeError covers what it does not support."""
+"""Exceptions that `zipfile` raises for incomplete archives; RuntimeError stands for features that it lacks."""
 
 log = logging.getLogger("gmd_ray.training")
 
 
-def settle_checkpoints(plan: Plan, label: str) -> None:
-    """Make the last whole checkpoint the one that Ray Train goes on from, and say which ones are torn.
+def settle_checkpoints(spec: TrainingSpec, label: str) -> None:
+    """Make Ray Train resume from the last intact checkpoint, and log the damaged ones.
 
-    Where training goes on from an earlier one it comes to the same weights: steps depend on nothing but the checkpoint.
+    Resuming from an earlier checkpoint leads to the same weights, since a step depends on nothing but the state before
+    it.
 
     Args:
-        label: what log lines and errors begin with.
+        spec: the fine-tune.
+        label: the first words of log lines and errors.
 
     Raises:
-        DataError: there are checkpoints and none is whole, or the one to be exported is torn with none before it. The
-            line names the file.
+        DataError: there are checkpoints and all are damaged; or the best one, which is to be exported, is damaged and
+            there is none before it. The message names the files.
     """
-    snapshot = Path(plan.directory, SNAPSHOT)
+    snapshot = Path(spec.directory, SNAPSHOT)
     train = snapshot.parent
     listed = _read_snapshot(snapshot)
     known = {} if listed is None else {_step(entry): entry for entry in listed["checkpoint_results"]}
@@ -51,28 +55,28 @@ def settle_checkpoints(plan: Plan, label: str) -> None:
         last = _step(listed["latest_checkpoint_result"])
     candidates = sorted((step for step in {*known, *there} if step <= last), reverse=True)
     if not candidates:
-        snapshot.unlink(missing_ok=True)  # torn as it was first written: nothing has begun
+        snapshot.unlink(missing_ok=True)  # the run was killed while it wrote its first snapshot
         return
     torn: dict[int, str] = {}
     chosen = _last_whole(train, candidates, torn)
-    scores = {point["step"]: point[SCORE] for point in read_curve(Path(plan.directory, CURVE)) if SCORE in point}
+    scores = {point["step"]: point[SCORE] for point in read_curve(Path(spec.directory, CURVE)) if SCORE in point}
     scores |= {step: entry["metrics"][SCORE] for step, entry in known.items() if SCORE in entry["metrics"]}
-    if chosen is not None and plan.cfg.training.export == "best":
+    if chosen is not None and spec.cfg.training.export == "best":
         best = _best(scores, chosen)
         if best is not None and best != chosen and (why := _why_torn(train / checkpoint_name(best) / STATE)):
-            # It is made again where training goes on from before it.
+            # Training writes it again if it resumes from a checkpoint before it.
             torn[best] = why
             chosen = _last_whole(train, [step for step in candidates if step < best], torn)
     if chosen is None:
         named = "; ".join(f"{train / checkpoint_name(step) / STATE} {why}" for step, why in torn.items())
-        if not snapshot.exists():  # the first one was being written when the run was killed
-            log.warning("%s: no checkpoint is whole (%s): beginning anew", label, named)
+        if not snapshot.exists():  # the run was killed while it wrote its first checkpoint
+            log.warning("%s: no checkpoint is intact (%s): starting from step 0", label, named)
             return
-        raise DataError(f"{label}: no checkpoint is whole ({named}): put it back, or remove {train} to begin anew")
+        raise DataError(f"{label}: no checkpoint is intact ({named}); restore one, or remove {train} to start over")
     for step, why in torn.items():
-        log.warning("%s: %s %s: going on from step %d", label, train / checkpoint_name(step) / STATE, why, chosen)
+        log.warning("%s: %s %s: resuming from step %d", label, train / checkpoint_name(step) / STATE, why, chosen)
     if listed is None:
-        log.warning("%s: %s is torn or missing: going on from step %d", label, snapshot, chosen)
+        log.warning("%s: %s is damaged or missing: resuming from step %d", label, snapshot, chosen)
     usable = there if listed is None else there & known.keys()
     kept = [step for step in candidates if step == chosen or (step < chosen and step in usable)]
     if listed is None or set(kept) != set(known):
@@ -81,15 +85,15 @@ def settle_checkpoints(plan: Plan, label: str) -> None:
 
 
 def has_checkpoints(directory: Path) -> bool:
-    """Whether a fine-tune's directory holds a checkpoint, or Ray Train's list of them."""
+    """Return whether a fine-tune's directory holds a checkpoint or Ray Train's list of them."""
     return (directory / SNAPSHOT).is_file() or any((directory / SNAPSHOT).parent.glob(f"step_*/{STATE}"))
 
 
 def _why_torn(path: Path) -> str | None:
-    """What is wrong with a `state.pt`, None where it is whole.
+    """Say what is wrong with a `state.pt`; None if it is intact.
 
     Raises:
-        DataError: the storage does not give it, whole as it may be.
+        DataError: the storage fails, so that the file can be neither used nor called damaged.
     """
     try:
         if not path.stat().st_size:
@@ -99,16 +103,16 @@ def _why_torn(path: Path) -> str | None:
     except FileNotFoundError:
         return "is missing"
     except _TORN:
-        return "is torn"
+        return "is incomplete"
     except OSError as error:
-        if error.errno == errno.EINVAL:  # a place before the beginning of the file, which torn bytes named
-            return "is torn"
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); see to that, and try again") from error
+        if error.errno == errno.EINVAL:  # damaged bytes named an offset before the start of the file
+            return "is incomplete"
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the storage") from error
     return None if damaged is None else f"is damaged inside ({printable(damaged)})"
 
 
 def _last_whole(train: Path, candidates: Iterable[int], torn: dict[int, str]) -> int | None:
-    """The first of these steps whose checkpoint is whole; those before it come into `torn` with what ails them."""
+    """The first of these steps with an intact checkpoint; the damaged ones before it are added to `torn`."""
     for step in candidates:
         why = _why_torn(train / checkpoint_name(step) / STATE)
         if why is None:
@@ -118,12 +122,12 @@ def _last_whole(train: Path, candidates: Iterable[int], torn: dict[int, str]) ->
 
 
 def _best(scores: dict[int, float], until: int) -> int | None:
-    """The step of the highest score up to a step; the later one at a tie."""
+    """The step with the highest score, up to and including `until`; the later one at a tie."""
     return max((step for step in scores if step <= until), key=lambda step: (scores[step], step), default=None)
 
 
 def _read_snapshot(path: Path) -> dict[str, Any] | None:
-    """Ray Train's list; None where it is missing or torn."""
+    """Read Ray Train's list of checkpoints; None if it is missing or damaged."""
     try:
         listed = json.loads(path.read_bytes())
         for entry in [*listed["checkpoint_results"], *filter(None, [listed["latest_checkpoint_result"]])]:
@@ -135,7 +139,7 @@ def _read_snapshot(path: Path) -> dict[str, Any] | None:
 
 
 def _write_snapshot(path: Path, listed: dict[str, Any] | None, entries: list[dict[str, Any]], latest: int) -> None:
-    """Write the list anew, in Ray Train's form and order: by score, then by time."""
+    """Write Ray Train's list of checkpoints, in its own format and order: by score, then by step."""
     entries = sorted(entries, key=lambda entry: (entry["metrics"].get(SCORE, float("-inf")), _step(entry)))
     by_time = sorted(map(_step, entries))
     unused = [
@@ -152,13 +156,12 @@ def _write_snapshot(path: Path, listed: dict[str, Any] | None, entries: list[dic
         "latest_checkpoint_result": next(entry for entry in entries if _step(entry) == latest),
         "current_report_index": max((listed or {}).get("current_report_index", 0), len(entries)),
     }
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(document))
-    draft.replace(path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(document))
 
 
 def _entry(step: int, scores: dict[int, float]) -> dict[str, Any]:
-    """A checkpoint that Ray Train's list lacks, as it would have it."""
+    """The entry of a checkpoint that Ray Train's list lacks."""
     score = {SCORE: scores[step]} if step in scores else {}
     return {"version": 0, "checkpoint_dir_name": checkpoint_name(step), "metrics": {"step": step, **score}}
 

@@ -1,8 +1,8 @@
-"""The figures of a fine-tune: from the workers' reports to a file, the recorder and the progress line.
+"""The figures of a fine-tune, on their way from the workers to a file, the recorder and the progress line.
 
-Ray Train's controller outlives its workers, so it is the one that keeps the curve; a terminal is the driver's. The file
-between them is `curve.jsonl` in the fine-tune's directory: one line per logged step, and one per group of workers that
-died. It says what was logged even after the driver was killed, so no step is ever logged twice.
+Ray Train's controller outlives its workers, so it writes the curve; the driver has the terminal, so it shows it. The
+file between them is `curve.jsonl` in the fine-tune's directory, with a line for each logged step and for each group of
+workers that died. A resumed run reads in it which steps are logged already, so that none is logged twice.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from ray.exceptions import RayActorError
 from ray.train import UserCallback
 
 from gmd_ray.progress import Progress, Recorder, duration
-from gmd_ray.training.documents import curve_lines
+from gmd_ray.training.run_files import curve_lines
 
 log = logging.getLogger("gmd_ray.training")
 
 _COLLATERAL = re.compile(r"gloo|NCCL|connection (closed|reset)|broken pipe|ncclRemoteError", re.IGNORECASE)
-"""What workers say whose partner has gone."""
+"""Error messages of workers that lost the connection to another worker."""
 
 POLL_S = 0.5
+"""Seconds between two looks at the curve."""
+
 JOIN_S = 5.0
+"""Seconds that the driver waits for its watching thread to end."""
 
 
 class CurveKeeper(UserCallback):
-    """Runs in the controller: writes each logged step once, however often the workers come back to it.
+    """Callback in the controller that logs each step once, even if workers repeat it after a failure.
 
     Args:
-        path: of the curve.
-        recorder: gets the same figures by step.
-        last_step: the last step that an earlier run logged; 0 where there was none.
+        path: path of the curve.
+        recorder: gets the same figures, by step.
+        last_step: the last step that an earlier run logged; 0 if there was none.
     """
 
     def __init__(self, path: str, recorder: Recorder, last_step: int) -> None:
@@ -50,7 +53,7 @@ class CurveKeeper(UserCallback):
         if "loss" not in figures or figures["step"] <= self._last:
             return
         self._last = figures["step"]
-        # The file first: a crash between the two leaves a point out of the recorder rather than in it twice.
+        # The file comes first: a crash between the two loses a point of the recorder, and never gives it one twice.
         self._append(figures)
         step = figures.pop("step")
         self._recorder.metrics(figures, step=step)
@@ -65,9 +68,9 @@ class CurveKeeper(UserCallback):
 
 
 def root_cause(errors: Mapping[int, Exception]) -> tuple[int, Exception]:
-    """The rank that took its group with it, and its error.
+    """The rank whose failure ended the worker group, and its error.
 
-    Where one worker dies, the others lose their connection to it: that is one death, and Ray Train counts one.
+    When a worker dies, the others fail because they lose their connection to it. Ray Train counts that as one failure.
     """
 
     def doubt(item: tuple[int, Exception]) -> tuple[int, int]:
@@ -80,7 +83,7 @@ def root_cause(errors: Mapping[int, Exception]) -> tuple[int, Exception]:
 
 
 def described(error: Exception) -> str:
-    """An error of a worker in one line."""
+    """Describe an error of a worker in one line."""
     error = _unwrapped(error)
     if isinstance(error, RayActorError):
         detail = re.search(r"Worker exit detail: (.*?\.)\s", " ".join([*str(error).split(), ""]))
@@ -89,20 +92,20 @@ def described(error: Exception) -> str:
 
 
 def _unwrapped(error: Exception) -> Exception:
-    """What Ray Train's health check failed with; any other error as it is."""
+    """The cause of a failed health check of Ray Train; any other error as it is."""
     inner = getattr(error, "health_check_failure", error)
     return inner if isinstance(inner, Exception) else error
 
 
 class CurveWatcher:
-    """Runs in the driver: shows the curve as it grows, and says when a worker died.
+    """Thread in the driver that shows the curve as it grows, and reports workers that died.
 
     Args:
-        path: of the curve.
-        label: what its lines begin with.
+        path: path of the curve.
+        label: the first words of its log lines.
         total: steps of the whole run.
-        interval_s: between two lines.
-        waiting_for: tells what the run waits for as long as there is no step; asked once an interval.
+        interval_s: seconds between two log lines.
+        waiting_for: returns what the run is waiting for; called once per interval until the first step.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class CurveWatcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        self._thread.join(JOIN_S)  # it may wait for a cluster that is gone
+        self._thread.join(JOIN_S)  # the thread may hang on a cluster that is gone
 
     def _watch(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -135,11 +138,11 @@ class CurveWatcher:
             self._show(stack)
 
     def _tell(self) -> None:
-        """Say what keeps the first step from coming."""
+        """Log what the run is waiting for before its first step."""
         self._told = time.monotonic()
         try:
             what = self._waiting_for()
-        except Exception as error:  # noqa: BLE001 -- whatever ails the cluster: it is the run that will say so
+        except Exception as error:  # noqa: BLE001 -- the run itself reports a broken cluster
             what = f"starting; the cluster does not answer ({type(error).__name__})"
         log.info("%s: %s (%s)", self._label, what, duration(time.monotonic() - self._begun))
 
@@ -153,7 +156,7 @@ class CurveWatcher:
         self._offset += len(whole)
         for line in curve_lines(whole):
             if "step" in line:
-                if self._progress is None:  # its clock starts when the workers have
+                if self._progress is None:  # the clock of the progress line starts with the first step
                     progress = Progress(self._label, self._total, "step", self._interval_s, initial=line["step"])
                     self._progress = stack.enter_context(progress)
                 self._progress.update(line["step"] - self._progress.done, loss=f"{line['loss']:.4g}")

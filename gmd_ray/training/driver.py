@@ -1,4 +1,4 @@
-"""Ray Train as a fine-tune uses it: started, watched, and stopped at any moment."""
+"""Running Ray Train for a fine-tune: starting it, watching it, and stopping it at any moment."""
 
 from __future__ import annotations
 
@@ -19,79 +19,88 @@ from ray.train.torch import TorchTrainer
 
 from gmd_ray.errors import GmdError
 from gmd_ray.progress import Recorder
+from gmd_ray.ray_utils.remote_errors import raise_if_error
 from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, root_cause
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import CURVE, SCORE, Plan
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
+from gmd_ray.training.run_files import CURVE, SCORE, read_curve
+from gmd_ray.training.spec import TrainingSpec
 
 log = logging.getLogger("gmd_ray.training")
 
 ABORT_S = 2.0
-"""How long Ray Train may take to end its workers in order. It cannot while they start, and a job stop waits for 3 s."""
+"""Seconds that Ray Train gets to end its workers. It cannot while they start, and `ray job stop` waits for 3 s."""
 
 EXIT_CODE = 143
-"""128 + SIGTERM, as shells have it."""
+"""Exit status of a process that SIGTERM ended, as shells report it: 128 + 15."""
 
 _ENVIRONMENT = {
-    # Importing a student's libraries takes tens of seconds on a busy node; Ray's own limit is 60.
+    # Importing a student's libraries can take tens of seconds on a busy node; Ray's default limit is 60.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
-    # The controller commits checkpoints, and sees that the workers have finished, when it polls: every 2 s otherwise.
+    # The controller commits checkpoints, and notices that workers have finished, when it polls; the default is 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
 }
 
 
-def fit(plan: Plan, label: str, recorder: Recorder) -> int | None:
-    """Run Ray Train to the end; the step of the last checkpoint that it went on from, if any.
+def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
+    """Run Ray Train to the end.
+
+    Returns:
+        The step of the checkpoint that training resumed from; None if it started at step 0.
 
     Raises:
-        ConfigError: workers that this cluster can never hold.
-        GmdError: what the workers returned, or how they died.
-        KeyboardInterrupt: on Ctrl-C, when the workers have ended.
-        SystemExit: on SIGTERM, likewise.
+        ConfigError: the cluster can never hold the workers.
+        GmdError: the error that the workers returned, or the way they died.
+        KeyboardInterrupt: Ctrl-C was pressed; the workers have ended.
+        SystemExit: SIGTERM arrived; the workers have ended.
     """
-    _set_environment(plan)
-    check_resources(plan.cfg)
-    cfg = plan.cfg.training
-    curve = Path(plan.directory, CURVE)
-    points = read_curve(curve)
+    _set_environment(spec)
+    check_resources(spec.cfg)
+    cfg = spec.cfg.training
     trainer = _Trainer(
         _train,
-        # What the listing told of the pairs is the driver's alone, and half of what would travel.
-        train_loop_config={"plan": plan.without_listing()},
+        # Without the listing's facts about files, which the workers do not need: half of the bytes.
+        train_loop_config={"spec": spec.without_listing()},
         scaling_config=ScalingConfig(
             num_workers=cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers),
             use_gpu=cfg.use_gpu,
-            resources_per_worker=worker_resources(plan.cfg),
+            resources_per_worker=worker_resources(spec.cfg),
         ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=plan.directory,
-            failure_config=FailureConfig(max_failures=cfg.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if plan.validation else None
-            ),
-            callbacks=[CurveKeeper(str(curve), recorder, points[-1]["step"] if points else 0)],
-        ),
+        run_config=run_config(spec, recorder),
     )
-    log.info("%s: %s", label, _what(plan))
-    watcher = CurveWatcher(curve, label, cfg.steps, plan.cfg.log_interval_s, lambda: waiting_for(plan.cfg))
+    log.info("%s: %s", label, _what(spec))
+    watcher = CurveWatcher(
+        Path(spec.directory, CURVE), label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg)
+    )
     with _sigterm_ends(label), watcher:
         try:
-            outcome = trainer.fit().return_value
+            answer: int | GmdError | None = trainer.fit().return_value
         except TrainingFailedError as error:
-            raise GmdError(f"{label}: {_why_failed(error, plan)}") from error
+            raise GmdError(f"{label}: {_why_failed(error, spec)}") from error
         except RayActorError as error:
             raise GmdError(f"{label}: {_why_controller_died(str(error))}") from error
-    if isinstance(outcome, GmdError):
-        raise outcome
-    return outcome
+    return raise_if_error(answer)
+
+
+def run_config(spec: TrainingSpec, recorder: Recorder) -> RunConfig:
+    """Ray Train's settings for the checkpoints, the failures and the figures of a fine-tune."""
+    cfg, curve = spec.cfg.training, Path(spec.directory, CURVE)
+    points = read_curve(curve)
+    return RunConfig(
+        name="train",
+        storage_path=spec.directory,
+        failure_config=FailureConfig(max_failures=cfg.max_failures),
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if spec.validation else None
+        ),
+        callbacks=[CurveKeeper(str(curve), recorder, points[-1]["step"] if points else 0)],
+    )
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train, whose run an exception in the driver ends.
+    """A TorchTrainer whose run ends with an exception in the driver, and passes that on.
 
-    Ray Train takes Ctrl-C for itself, waits with it until the workers have started, and then ends the process without a
-    word to those who called.
+    Ray Train installs its own handler of Ctrl-C, which waits until the workers have started and then ends the process,
+    so that a caller never sees the KeyboardInterrupt.
     """
 
     _controller: ray.actor.ActorHandle | None = None
@@ -114,12 +123,12 @@ class _Trainer(TorchTrainer):
         except GetTimeoutError:
             ray.kill(self._controller)  # its workers, which it owns, end with it
         except RayError:
-            pass  # it has ended, which is how it answers
+            pass  # the controller has ended, as it was told to
 
 
 @contextlib.contextmanager
 def _sigterm_ends(label: str) -> Iterator[None]:
-    """Turn SIGTERM, as `ray job stop` sends it, into a SystemExit for the length of a `with` block, and say so."""
+    """Turn SIGTERM, which `ray job stop` sends, into a logged SystemExit while a `with` block runs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -138,34 +147,34 @@ def _sigterm_ends(label: str) -> Iterator[None]:
     except SystemExit as error:
         if not asked:
             raise
-        # Where Ray was waiting it makes a SystemExit of its own of ours, with status 1.
+        # If Ray was waiting for an answer, it replaces our SystemExit by its own, with status 1.
         raise SystemExit(EXIT_CODE) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _set_environment(plan: Plan) -> None:
-    if plan.cfg.training.min_workers is not None:
-        # A lost node is counted for a while, and a group that is asked for with it cannot start: give up sooner.
+def _set_environment(spec: TrainingSpec) -> None:
+    if spec.cfg.training.min_workers is not None:
+        # Ray counts a lost node for a while, and a worker group that needs it cannot start: give up on it sooner.
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
     if len(ray.nodes()) == 1:
-        # The watch for nodes about to be reclaimed: a process to start for nothing where no other would be left.
+        # The preemption watcher is a process of its own, and useless on a cluster of one node.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
 
 def _train(config: dict[str, Any]) -> Any:
-    """The workers' loop, imported in the worker: torch and a student's libraries take seconds."""
+    """Run the workers' loop, which is imported in the worker: importing torch in the driver would take seconds."""
     from gmd_ray.training.worker.loop import train
 
     return train(config)
 
 
-def _why_failed(error: TrainingFailedError, plan: Plan) -> str:
+def _why_failed(error: TrainingFailedError, spec: TrainingSpec) -> str:
     _, cause = root_cause(getattr(error, "worker_failures", None) or {0: error})
     return (
-        f"workers failed more than training.max_failures={plan.cfg.training.max_failures} times, the last time with "
+        f"workers failed more than training.max_failures={spec.cfg.training.max_failures} times, the last time with "
         f"{described(cause)}; the same command goes on from the last checkpoint"
     )
 
@@ -175,10 +184,10 @@ def _why_controller_died(message: str) -> str:
     return f"Ray Train's controller died ({''.join(last)[:300]}); the same command goes on from the last checkpoint"
 
 
-def _what(plan: Plan) -> str:
-    cfg = plan.cfg.training
-    parts = [f"{len(plan.source)} source pairs"] if plan.source else []
-    if plan.target:
-        kind = {"median": "median-filtered pairs", "supervised": "pairs with ground truth"}.get(plan.name)
-        parts.append(f"{len(plan.target.ids)} {kind or 'accepted pairs'}")
+def _what(spec: TrainingSpec) -> str:
+    cfg = spec.cfg.training
+    parts = [f"{len(spec.source)} source pairs"] if spec.source else []
+    if spec.target:
+        kind = {"median": "median-filtered pairs", "supervised": "pairs with ground truth"}.get(spec.name)
+        parts.append(f"{len(spec.target.ids)} {kind or 'accepted pairs'}")
     return f"{cfg.steps} steps of {cfg.batch_size} on {' and '.join(parts)}, {cfg.num_workers} worker(s)"

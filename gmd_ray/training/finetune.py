@@ -1,4 +1,4 @@
-"""Stage 2 as its callers see it: one call that trains, or goes on training, or finds that there is nothing to do."""
+"""`finetune`: one call that starts, resumes or skips a fine-tune, depending on what its directory holds."""
 
 from __future__ import annotations
 
@@ -11,26 +11,35 @@ from pathlib import Path
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import DataError
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
 from gmd_ray.training.checkpoints import settle_checkpoints
-from gmd_ray.training.documents import digest_of_path, read_curve, read_json, write_json
-from gmd_ray.training.plan import CURVE, DONE, Finetuned, Plan, make_plan
+from gmd_ray.training.digests import digest_of_path
 from gmd_ray.training.resume import check_settings
+from gmd_ray.training.run_files import CURVE, DONE, read_curve, read_json, write_json
+from gmd_ray.training.spec import Finetuned, TrainingSpec, make_spec
 
 _DIGEST = "student"
-"""In a finished fine-tune's document: the digest of the student as it was written."""
+"""Key in `finetuned.json`: the digest of the student file as it was written."""
 
 log = logging.getLogger("gmd_ray.training")
 
 
-def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: int | None = None) -> Finetuned:
+def finetune(
+    cfg: Config,
+    name: str,
+    recorder: Recorder | None = None,
+    *,
+    seed: int | None = None,
+    inputs: RunInputs | None = None,
+) -> Finetuned:
     """Fine-tune the student on source pairs and accepted pairs, with Ray Train.
 
-    The same call again returns what is finished, and otherwise goes on from the last whole checkpoint. Ctrl-C and
-    SIGTERM end the workers and raise `KeyboardInterrupt` and `SystemExit`.
+    Calling it again returns the result if training has finished, and otherwise resumes from the last intact checkpoint.
+    Ctrl-C and SIGTERM end the workers and raise `KeyboardInterrupt` and `SystemExit`.
 
     Args:
-        cfg: the pairs are read from `<out>/pairs` at `scorer.threshold`.
+        cfg: the settings; accepted pairs are read from `<out>/pairs` at `scorer.threshold`.
         name: `adapted`; or a control: `source_only` (the same steps on source pairs alone), `median` (the same pairs
             with a 3x3 median of `restored` for a target), `supervised` (the same photos with their ground truth from
             `training.supervised_hq`: the upper bound). `pretrained` trains on source pairs alone with the stochastic
@@ -39,59 +48,60 @@ def finetune(cfg: Config, name: str, recorder: Recorder | None = None, *, seed: 
             `n_source` and `n_target`, `loss_source` and `loss_target` (of the crops of each, unweighted), each the
             mean over the last `training.log_every` steps, which also is how often; and `val_psnr` at each validation.
             It is pickled to Ray Train's controller.
-        seed: of sample order, crops and degradations; one that is given has an output directory of its own,
-            `<out>/finetune/<name>-seed<seed>`. Default: `cfg.seed`, in `<out>/finetune/<name>`.
+        seed: seed of sample order, crops and degradations. With a seed the output directory is
+            `<out>/finetune/<name>-seed<seed>`; None takes `cfg.seed` and `<out>/finetune/<name>`.
+        inputs: folder listings that the run shares; the folders are listed here if it is None.
 
     Raises:
-        ConfigError: settings that cannot be met, workers that the cluster can never hold among them.
-        DataError: no source pairs, no finished pair store, no accepted pairs, an image that cannot be used, no
-            checkpoint that is whole, or a finished student that is not as it was written.
-        ModelError: a student that cannot be loaded or saved.
+        ConfigError: contradictory settings, or more workers than the cluster can ever hold.
+        DataError: no source pairs, no finished pair store, no accepted pairs, an unusable image, no intact checkpoint,
+            or a finished student file that has changed since it was written.
+        ModelError: the student cannot be loaded or saved.
         ResumeMismatchError: the output was begun with other settings, pairs, source images or student weights.
         GmdError: the loss is not finite, or workers died more than `training.max_failures` times.
     """
     started = time.monotonic()
     recorder = NullRecorder() if recorder is None else recorder
-    plan = make_plan(cfg, name, seed)
-    settings = check_settings(plan)
-    done_path = Path(plan.directory, DONE)
-    label = f"finetune {Path(plan.directory).name}"
-    if done_path.is_file() and Path(plan.student).exists():
-        log.info("%s: finished before, %s", label, plan.student)
-        return _finished(plan, done_path)
-    settle_checkpoints(plan, label)
-    counts = {"source pairs": len(plan.source), "accepted pairs": len(plan.target.ids) if plan.target else 0}
+    spec = make_spec(cfg, name, seed, inputs=inputs)
+    settings = check_settings(spec)
+    done_path = Path(spec.directory, DONE)
+    label = f"finetune {Path(spec.directory).name}"
+    if done_path.is_file() and Path(spec.student).exists():
+        log.info("%s: already finished, %s", label, spec.student)
+        return _finished(spec, done_path)
+    settle_checkpoints(spec, label)
+    counts = {"source pairs": len(spec.source), "accepted pairs": len(spec.target.ids) if spec.target else 0}
     recorder.params(settings | {"counts": counts})
 
     from gmd_ray.training.driver import fit
 
-    resumed_from = fit(plan, label, recorder)
+    resumed_from = fit(spec, label, recorder)
 
-    points = read_curve(Path(plan.directory, CURVE))
+    points = read_curve(Path(spec.directory, CURVE))
     finetuned = Finetuned(
-        path=plan.student,
-        steps=plan.cfg.training.steps,
+        path=spec.student,
+        steps=spec.cfg.training.steps,
         final_loss=points[-1]["loss"] if points else math.nan,
         seconds=time.monotonic() - started,
         resumed_from=resumed_from,
     )
-    document = dataclasses.asdict(finetuned) | {"path": redact(plan.student)}  # the path is read by no later run
-    write_json(done_path, document | {_DIGEST: digest_of_path(plan.student)})
-    recorder.artifact(plan.student)
+    document = dataclasses.asdict(finetuned) | {"path": redact(spec.student)}  # no later run reads the path
+    write_json(done_path, document | {_DIGEST: digest_of_path(spec.student)})
+    recorder.artifact(spec.student)
     return finetuned
 
 
-def _finished(plan: Plan, document: Path) -> Finetuned:
-    """What an earlier run came to.
+def _finished(spec: TrainingSpec, document: Path) -> Finetuned:
+    """Read the result of an earlier run.
 
     Raises:
-        DataError: the student is not the file that it wrote.
+        DataError: the student file is not the one that this run wrote.
     """
-    found = read_json(document)
-    written = found.pop(_DIGEST, None)
-    if written is not None and digest_of_path(plan.student) != written:
+    result = read_json(document)
+    written = result.pop(_DIGEST, None)
+    if written is not None and digest_of_path(spec.student) != written:
         raise DataError(
-            f"{plan.student}: not as this fine-tune wrote it, torn or replaced; remove it, and the same command writes "
-            f"it again from the last checkpoint"
+            f"{spec.student}: not as this fine-tune wrote it (incomplete or replaced); remove it, and the same command "
+            f"writes it again from the last checkpoint"
         )
-    return Finetuned(**found | {"path": plan.student})
+    return Finetuned(**result | {"path": spec.student})

@@ -1,6 +1,6 @@
-"""What Stage 2 asks of the cluster, and what is said while it waits for it.
+"""The resources that Stage 2 needs of a cluster, and the messages while it waits for them.
 
-`resources_wanted` needs no Ray; the rest looks at the cluster that this process has joined.
+`resources_wanted` needs no Ray; the other functions look at the cluster that this process has joined.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from gmd_ray.ray_utils.ray_internals import can_grow
 
 
 def resources_wanted(cfg: Config) -> dict[str, float]:
-    """What `finetune` and `pretrain` ask for.
+    """The workers and resources that `finetune` and `pretrain` need.
 
     Returns:
-        `min_workers` and `max_workers`, and what each worker takes of one node: `CPU`, and `GPU` where it takes one.
+        `min_workers` and `max_workers`, and the share of one node that each worker takes: `CPU`, and `GPU` if it uses
+        one.
     """
     t = cfg.training
     least = t.num_workers if t.min_workers is None else t.min_workers
@@ -25,16 +26,16 @@ def resources_wanted(cfg: Config) -> dict[str, float]:
 
 
 def worker_resources(cfg: Config) -> dict[str, float]:
-    """Ray's name of each resource -> how much of it one worker takes."""
+    """The resources that one worker takes, by Ray's names."""
     wanted = resources_wanted(cfg)
     return {kind: wanted[kind] for kind in ("CPU", "GPU") if kind in wanted}
 
 
 def missing_resources(cfg: Config, nodes: Sequence[Mapping[str, float]]) -> str | None:
-    """What keeps the least number of workers from starting, in words; None where they can.
+    """Say why the smallest allowed number of workers cannot start; None if it can.
 
     Args:
-        nodes: all resources of each node, used or not.
+        nodes: the total resources of each node, whether in use or not.
     """
     least, takes = int(resources_wanted(cfg)["min_workers"]), worker_resources(cfg)
     room = sum(
@@ -49,10 +50,10 @@ def missing_resources(cfg: Config, nodes: Sequence[Mapping[str, float]]) -> str 
 
 
 def check_resources(cfg: Config) -> None:
-    """See that the workers can start on this cluster, or that it may grow until they can.
+    """Check that the workers can start on this cluster, or that it may grow until they can.
 
     Raises:
-        ConfigError: it can never hold them.
+        ConfigError: the cluster can never hold the workers.
     """
     missing = missing_resources(cfg, cluster_nodes())
     if missing and not can_grow():
@@ -66,14 +67,14 @@ def check_resources(cfg: Config) -> None:
 
 
 def cluster_nodes() -> list[dict[str, float]]:
-    """All resources of each node that is alive."""
+    """The total resources of each node that is alive."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def waiting_for(cfg: Config) -> str:
-    """What the workers of a fine-tune that was begun, and has not come to its first step, are waiting for, in words."""
+    """Say what a fine-tune waits for between its start and its first step."""
     import ray
     from ray.util import placement_group_table
 

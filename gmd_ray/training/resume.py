@@ -1,4 +1,4 @@
-"""Going on with a fine-tune: only with the settings, the pairs and the student that it was begun with."""
+"""Resuming a fine-tune, which needs the settings, pairs and student weights that it was begun with."""
 
 from __future__ import annotations
 
@@ -7,74 +7,88 @@ from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ResumeMismatchError
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.training.checkpoints import has_checkpoints
 from gmd_ray.training.data import sources
-from gmd_ray.training.documents import read_json, write_json
-from gmd_ray.training.plan import CURVE, DONE, SETTINGS, Plan, finetuned_path, make_plan
+from gmd_ray.training.run_files import CURVE, DONE, SETTINGS, read_json, write_json
+from gmd_ray.training.spec import TrainingSpec, finetuned_path, make_spec
 
 _OF_THE_STORE = ("accepted pairs", "ground truth")
-"""Settings that `generate` may still change."""
+"""Keys of `TrainingSpec.settings` that a run of `generate` may still change."""
 
 
-def refuse_begun(cfg: Config, name: str, seed: int | None = None, *, generated: bool = True) -> None:
-    """Refuse settings that do not fit a fine-tune which was begun or finished; nothing is written, Ray is not needed.
+def refuse_begun(
+    cfg: Config,
+    name: str,
+    seed: int | None = None,
+    *,
+    generated: bool = True,
+    inputs: RunInputs | None = None,
+) -> None:
+    """Refuse settings that differ from those of a begun or finished fine-tune; write nothing, need no Ray.
 
     Args:
-        generated: the pair store stands as the fine-tune will find it. Without, `generate` comes first, and the
-            accepted pairs are not compared.
+        cfg: the settings.
+        name: see `finetune`.
+        seed: see `finetune`.
+        generated: whether the pair store is complete. If False, `generate` runs first, and the accepted pairs are not
+            compared.
+        inputs: see `finetune`.
 
     Raises:
-        ResumeMismatchError: naming what differs.
-        ConfigError, DataError: as `make_plan`.
+        ResumeMismatchError: settings differ; the message names them.
+        ConfigError, DataError: see `make_spec`.
     """
     if is_begun(Path(finetuned_path(cfg, name, seed)).parent):
-        refuse_other_settings(make_plan(cfg, name, seed, targets=generated), generated=generated)
+        refuse_other_settings(make_spec(cfg, name, seed, targets=generated, inputs=inputs), generated=generated)
 
 
-def refuse_other_settings(plan: Plan, *, generated: bool = True) -> dict[str, Any]:
-    """Hold the settings against those that the directory's checkpoints or student were made with; nothing is written.
+def refuse_other_settings(spec: TrainingSpec, *, generated: bool = True) -> dict[str, Any]:
+    """Compare the settings with those that the directory's checkpoints or student were made with; write nothing.
 
-    Source files are compared by name, size and time, without reading them.
+    Source files are compared by name, size and time of change, without reading them.
 
     Returns:
-        The settings, as `Plan.settings`.
+        `spec.settings()`.
 
     Raises:
-        ResumeMismatchError: naming the keys or the source files that differ.
-        DataError: the directory's own settings are missing or damaged.
+        ResumeMismatchError: settings or source files differ; the message names them.
+        DataError: the directory's settings file is missing or damaged.
     """
-    now = plan.settings()
-    if not is_begun(Path(plan.directory)):
+    now = spec.settings()
+    if not is_begun(Path(spec.directory)):
         return now
-    before = read_json(Path(plan.directory, SETTINGS))
+    before = read_json(Path(spec.directory, SETTINGS))
     left_out = () if generated else _OF_THE_STORE
     differing = [key for key in sorted({*before, *now}.difference(left_out)) if before.get(key) != now.get(key)]
     if differing:
         changes = "; ".join(f"{key}: {before.get(key)} before, {now.get(key)} now" for key in differing)
         raise ResumeMismatchError(
-            f"{plan.directory} was begun with other settings ({changes}): remove it, or give another out="
+            f"{spec.directory} was begun with other settings ({changes}); remove it, or give another out="
         )
-    sources.compare(plan)
+    sources.compare(spec)
     return now
 
 
-def check_settings(plan: Plan) -> dict[str, Any]:
-    """As `refuse_other_settings`; and source files in doubt are read, and where the fine-tune is about to begin,
-    settings and source files are written down.
+def check_settings(spec: TrainingSpec) -> dict[str, Any]:
+    """Check the settings as `refuse_other_settings` does, and keep the record of them up to date.
+
+    For a begun fine-tune, source files whose time alone differs are read and compared by content. For a new one,
+    settings and digests of the source files are written to its directory.
     """
-    now = refuse_other_settings(plan)
-    directory, interval_s = Path(plan.directory), plan.cfg.log_interval_s
+    now = refuse_other_settings(spec)
+    directory, interval_s = Path(spec.directory), spec.cfg.log_interval_s
     path = directory / SETTINGS
     if is_begun(directory):
-        sources.settle(plan, sources.compare(plan), interval_s)
+        sources.settle(spec, sources.compare(spec), interval_s)
         return now
     changed = path.is_file() and read_json(path) != now
     write_json(path, now)
-    if sources.remember(plan, interval_s) or changed:
-        Path(plan.directory, CURVE).unlink(missing_ok=True)  # of a run that never reached a checkpoint
+    if sources.remember(spec, interval_s) or changed:
+        Path(spec.directory, CURVE).unlink(missing_ok=True)  # it is from a run that never reached a checkpoint
     return now
 
 
 def is_begun(directory: Path) -> bool:
-    """Whether a fine-tune has left anything there that depends on its settings: a checkpoint, or its student."""
+    """Return whether a fine-tune's directory holds anything that depends on its settings: a checkpoint or a student."""
     return has_checkpoints(directory) or (directory / DONE).is_file()

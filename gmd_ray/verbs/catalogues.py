@@ -1,14 +1,29 @@
-"""What `gmd-ray ls` prints: each name that a setting takes, and what it stands for."""
+"""The verb `ls`: names that settings take, and the meaning of each."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from gmd_ray.terminal import show
+from gmd_ray.verbs.arguments import Verbs
+
+
+def register(verbs: Verbs) -> None:
+    """Add ls."""
+    listing = verbs.add("ls", run_ls, "list the names that settings take")
+    listing.add_argument("what", choices=list(CATALOGUES))
+
+
+def run_ls(args: argparse.Namespace) -> int:
+    show(table(args.what))
+    return 0
+
 
 def metrics() -> list[tuple[str, str]]:
-    """Name -> what it is compared with, which direction is better, and whether it has a value for one image."""
+    """(name, meaning) of each metric: its reference, its better direction, and whether one image has a value."""
     from gmd_ray.quality import known_metrics
 
     rows = []
@@ -20,19 +35,21 @@ def metrics() -> list[tuple[str, str]]:
 
 
 def presets() -> list[tuple[str, str]]:
-    """Name -> the first sentence of the preset's own heading."""
+    """(name, meaning) of each preset: the first sentence of its heading."""
     from gmd_ray.config.load import preset_heading, preset_names
 
     return [(name, preset_heading(name)) for name in preset_names()]
 
 
 def degradations() -> list[tuple[str, str]]:
-    """Name -> the fields in which it differs from its chain's defaults."""
+    """(name, meaning) of each degradation: the fields that differ from the defaults of its chain."""
     from gmd_ray.images.degradation.degradations import PRESETS, Degradation
+    from gmd_ray.images.degradation.second_order import SecondOrder
 
+    chains: dict[type, str] = {Degradation: "one round", SecondOrder: "Real-ESRGAN's two rounds"}
     rows = []
     for name, preset in PRESETS.items():
-        chain = "one round" if isinstance(preset, Degradation) else "Real-ESRGAN's two rounds"
+        chain = chains.get(type(preset), type(preset).__name__)
         default = type(preset)()
         changed = [
             f"{field.name}={_value(getattr(preset, field.name))}"
@@ -44,7 +61,7 @@ def degradations() -> list[tuple[str, str]]:
 
 
 def sets() -> list[tuple[str, str]]:
-    """Name -> where a published data set is looked for, and how many images it has."""
+    """(name, meaning) of each published data set: where it is looked for, and how many images it has."""
     from gmd_ray.images.layouts import SETS
 
     return [(f"{name}@ROOT", published.describe()) for name, published in SETS.items()]
@@ -59,7 +76,7 @@ CATALOGUES: dict[str, Callable[[], list[tuple[str, str]]]] = {
 
 
 def table(what: str) -> str:
-    """The names of one catalogue, a line each, with what they stand for in a second column."""
+    """One catalogue as text: a line for each name, with its meaning in a second column."""
     rows = CATALOGUES[what]()
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}".rstrip() for name, text in rows)

@@ -1,4 +1,4 @@
-"""The verbs that go from one folder of images to another, without a run: import, degrade, restore."""
+"""Verbs that make one folder of images from another, without a run: import, degrade, restore."""
 
 from __future__ import annotations
 
@@ -9,9 +9,47 @@ from gmd_ray.config.load import load_config
 from gmd_ray.config.places import folder_or_set
 from gmd_ray.destinations import writing
 from gmd_ray.terminal import complain, say
+from gmd_ray.verbs.arguments import Verbs
 
 
-def import_images(args: argparse.Namespace) -> int:
+def register(verbs: Verbs) -> None:
+    """Add import, degrade and restore."""
+    text = "write the images of Parquet, WebDataset or Hugging Face data into folders"
+    take = verbs.add("import", run_import, text)
+    take.add_argument("--from", required=True, dest="source", metavar="READER:PLACE", help="parquet:, wds: or hf:")
+    take.add_argument("-o", "--output", required=True, metavar="DIR", help="gets hq/ and lq/")
+    take.add_argument("--hq", metavar="COLUMN", help="the clean images")
+    take.add_argument("--lq", metavar="COLUMN", help="the low-quality images")
+    text = "the id; default: a WebDataset's __key__, else a hash of the images"
+    take.add_argument("--key", metavar="COLUMN", help=text)
+    take.add_argument("--address", help="Ray cluster to join: auto or host:port; default: a private session")
+    text = "write degraded images as files: frozen test sets, targets, crops"
+    degrade = verbs.add("degrade", run_degrade, text)
+    text = "folder, URL or published set (gmd-ray ls sets)"
+    degrade.add_argument("-i", "--input", required=True, metavar="HQ", help=text)
+    degrade.add_argument("-o", "--output", required=True, metavar="DIR", help="gets lq/, hq/ and parameters.jsonl")
+    degrade.add_argument("--preset", required=True, help="one of `gmd-ray ls degradations`")
+    text = "N crops in all, or `center` for one from each image; default: whole images"
+    degrade.add_argument("--crops", metavar="N", help=text)
+    degrade.add_argument("--size", type=int, help="side of a crop in HQ pixels")
+    degrade.add_argument("--seed", type=int, default=0)
+    degrade.add_argument("--limit", type=int, help="only the first n images")
+    degrade.add_argument("--gray", action="store_true", help="take the images as luma")
+    degrade.add_argument("--lq-only", action="store_true", help="do not write the clean side")
+    degrade.add_argument("--workers", type=int, help="processes; default: one for each CPU")
+    text = "a field of the preset to replace, as scale=2"
+    degrade.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=text)
+    restore = verbs.add("restore", run_restore, "restore a folder of photos with a student", [verbs.settings])
+    restore.add_argument("-i", "--input", required=True, metavar="IN", help="photo, or folder or URL, read recursively")
+    restore.add_argument("-o", "--output", required=True, metavar="OUT", help="folder or URL of the results")
+    restore.add_argument("-m", "--model", required=True, metavar="MODEL", help="the student, as student.path=")
+    restore.add_argument("-t", "--tile", type=int, metavar="N", help="side of tiles in input pixels, as student.tile=")
+    restore.add_argument("--suffix", default="", help="put behind the stem of each file name")
+    restore.add_argument("--ext", default="auto", help="auto (each photo's own), png, jpg, tif, webp, ...")
+    restore.add_argument("--overwrite", action="store_true", help="restore again what an earlier run has finished")
+
+
+def run_import(args: argparse.Namespace) -> int:
     from gmd_ray.folders.import_rows import check_import
 
     cfg = load_config([f"ray.address={args.address}"] if args.address else [])
@@ -28,11 +66,11 @@ def import_images(args: argparse.Namespace) -> int:
     return 0
 
 
-def degrade(args: argparse.Namespace) -> int:
+def run_degrade(args: argparse.Namespace) -> int:
     from gmd_ray.config.values import parse_any
     from gmd_ray.errors import ConfigError
     from gmd_ray.images.degradation.degradations import make_degradation
-    from gmd_ray.images.sets.frozen import Freezing, freeze
+    from gmd_ray.images.sets.frozen import FrozenSetSpec, write_frozen_set
 
     fields = {}
     for field in args.set:
@@ -40,7 +78,7 @@ def degrade(args: argparse.Namespace) -> int:
         if not sign:
             raise ConfigError(f"{field!r}: give --set field=value")
         fields[key] = parse_any(value, f"--set {field}")
-    how = Freezing(
+    how = FrozenSetSpec(
         degradation=make_degradation(args.preset, fields),
         seed=args.seed,
         crops=int(args.crops) if args.crops and args.crops.isdecimal() else args.crops,
@@ -49,7 +87,7 @@ def degrade(args: argparse.Namespace) -> int:
         hq=not args.lq_only,
     )
     with writing("-o", args.output, folder=True):
-        done = freeze(folder_or_set(args.input), args.output, how, args.limit, args.workers)
+        done = write_frozen_set(folder_or_set(args.input), args.output, how, args.limit, args.workers)
     anew = f", of {len(done.remade)} changed inputs among them" if done.remade else ""
     say(f"{done.written} images written to {args.output}/lq{anew}, what was drawn to {args.output}/parameters.jsonl")
     for name, reason in done.failed.items():
@@ -64,7 +102,7 @@ def restore_settings(args: argparse.Namespace) -> list[str]:
     return [f"student.path={args.model}", *tile, *args.settings]
 
 
-def restore(args: argparse.Namespace) -> int:
+def run_restore(args: argparse.Namespace) -> int:
     cfg = load_config(restore_settings(args))
     from gmd_ray.folders.restore import restore_folder
     from gmd_ray.ray_utils.session import cluster_address, ray_session

@@ -1,7 +1,7 @@
 """The projection as one would write it first: the stock FLUX, and a processor that keeps K/V by step and block.
 
 What `tests.benchmarks.teacher` measures the project's code against, and an independent computation of the same numbers.
-Euler, without true CFG (teacher.md 1.1, 2.2).
+Euler, without true CFG (docs/method.md, "Solver" and "Injection").
 """
 
 from __future__ import annotations

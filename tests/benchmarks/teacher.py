@@ -30,7 +30,7 @@ from gmd_ray.config.load import load_config
 from gmd_ray.teachers.cost.dimensions import FluxDimensions, Injection
 from gmd_ray.teachers.cost.flops import projection_cost
 from gmd_ray.teachers.cost.memory import Budget
-from gmd_ray.teachers.cost.projections import TeacherFiles, teacher_cost
+from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
 from gmd_ray.teachers.flux.attention import InjectingFlux
 from gmd_ray.teachers.flux.teacher import FluxTeacher
 from tests.benchmarks.eager_projection import project_eagerly, stock_model
@@ -229,8 +229,9 @@ def compare(
     """Measure both paths on one shape and print their rows."""
     injection = Injection.from_config(teacher.cfg, size)
     shape = {"batch": batch, "height": side, "width": side, "text": args.text, "steps": args.steps}
-    plain = projection_cost(size, **shape).flops
-    cost = teacher_cost(TeacherFiles.read(Path(teacher.cfg.path or "")), teacher.cfg, batch, side, side)
+    plain = projection_cost(Workload(size, **shape)).flops
+    files = TeacherFiles.read(Path(teacher.cfg.path or ""))
+    cost = projection_cost(Workload.from_config(files, teacher.cfg, batch, side, side))
     done = cost.flops + cost.codec_flops
     plain += cost.codec_flops
     images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(side + batch))

@@ -28,11 +28,11 @@ from gmd_ray.config import Config, SourceConfig, StudentConfig, TrainingConfig
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.sets.pairs import list_pairs
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
-from gmd_ray.students import load_student, new_student
+from gmd_ray.students import load_student, new_checkpoint
 from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data.datasets import SourcePairs, TargetPairs
 from gmd_ray.training.data.mixing import Mixture
-from gmd_ray.training.data.targets import TargetPlan
+from gmd_ray.training.data.targets import AcceptedPairs
 from gmd_ray.training.worker.optim import make_optimizer
 
 SWINIR_LIGHT = {
@@ -56,7 +56,7 @@ def picture(key: int, height: int, width: int) -> np.ndarray:
     return np.clip(image + rng.normal(0, 0.03, image.shape), 0, 1).astype(np.float32)
 
 
-def write_world(folder: Path, case: dict, n: int) -> tuple[SourceConfig, TargetPlan]:
+def write_world(folder: Path, case: dict, n: int) -> tuple[SourceConfig, AcceptedPairs]:
     """n source pairs and n accepted pairs on disk."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -78,7 +78,7 @@ def write_world(folder: Path, case: dict, n: int) -> tuple[SourceConfig, TargetP
     made = {"degradation": case["made"], "degradation_args": {"scale": scale}} if case["made"] else {}
     source = SourceConfig(hq=str(folder / "hq"), lq=None if made else str(folder / "lq"), **made)
     ids = tuple(row["id"] for row in rows)
-    return source, TargetPlan(str(folder / "pairs"), 4.2, True, False, (), ids, "")
+    return source, AcceptedPairs(str(folder / "pairs"), 4.2, True, False, (), ids, "")
 
 
 def loader(case: dict, images: int, steps: int, rounds: int, threads: int) -> None:
@@ -88,7 +88,7 @@ def loader(case: dict, images: int, steps: int, rounds: int, threads: int) -> No
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
         source, target = write_world(folder, case, images)
-        new_student(*case["arch"], 0, folder / "student.pth")
+        new_checkpoint(*case["arch"], 0, folder / "student.pth")
         student = load_student(StudentConfig(path=str(folder / "student.pth"), device="cpu"))
         pairs = list_pairs(str(source.hq), source.lq)
         common = {"scale": case["scale"], "patch": case["patch"], "flip": True}
@@ -155,14 +155,14 @@ def scaling(steps: int) -> None:
     import ray
 
     from gmd_ray.training import finetune, finetuned_path
-    from gmd_ray.training.documents import read_curve
+    from gmd_ray.training.run_files import read_curve
 
     case = CASES["demo"] | {"arch": ("DnCNN", DNCNN | {"nc": 64})}
     rates = {}
     with tempfile.TemporaryDirectory(prefix="gmd-", dir="/tmp") as temp:
         folder = Path(temp)
         source, _ = write_world(folder / "world", case, 64)
-        new_student(*case["arch"], 0, folder / "student.pth")
+        new_checkpoint(*case["arch"], 0, folder / "student.pth")
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=f"{temp}/ray")
         try:
             for workers in (1, 2):

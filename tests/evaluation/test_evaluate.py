@@ -13,9 +13,9 @@ import torch
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, ModelError
 from gmd_ray.evaluation import Evaluation, evaluate, load_evaluation
+from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import held_out_items, spread
-from gmd_ray.evaluation.judge import Judge
 from gmd_ray.evaluation.table import markdown
 from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
 from gmd_ray.images.files.decode import decode_image
@@ -26,10 +26,10 @@ from tests.evaluation.conftest import save_student, write_store
 
 
 def judged(cfg: Config, students: dict[str, str]) -> Evaluation:
-    """What `evaluate` finds, without Ray."""
+    """Evaluate without Ray."""
     items = held_out_items(cfg)
     table = pa.Table.from_pylist(items)
-    return collect(cfg, students, items, Judge(cfg, students)(table))
+    return collect(cfg, students, items, EvaluationActor(cfg, students)(table))
 
 
 def levels(image: np.ndarray) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_parameters_and_median_seconds_of_each_student(
     run: Config, students: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.evaluation.source_hq = run.evaluation.source_lq = None
-    monkeypatch.setattr("gmd_ray.evaluation.judge.load_student", lambda cfg: Slow())
+    monkeypatch.setattr("gmd_ray.evaluation.actor.load_student", lambda cfg: Slow())
     found = judged(run, students)
     cost = found.costs["target"]["adapted"]
     assert cost.parameters == 3 * 3 + 3
@@ -163,7 +163,8 @@ def test_a_metric_of_sets_has_one_value_for_each_student(
     run: Config, students: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gmd_ray.quality.frechet._inception", lambda weights: ChannelMeans())
-    run.evaluation.metrics = ["psnr", "fid"]
+    (tmp_path / "fid.pth").write_bytes(b"weights")
+    run.evaluation.metrics, run.evaluation.weights = ["psnr", "fid"], {"fid": str(tmp_path / "fid.pth")}
     run.evaluation.source_hq = run.evaluation.source_lq = None
     (tmp_path / "target" / "lq" / "03.png").write_bytes(b"not a picture")
     found = judged(run, students)
@@ -189,7 +190,7 @@ def test_a_metric_of_sets_has_one_value_for_each_student(
 def test_a_metric_of_sets_without_weights_says_so(run: Config, students: dict[str, str]) -> None:
     run.evaluation.metrics = ["psnr", "fid"]
     found = judged(run, {"baseline": students["baseline"]})
-    assert "set evaluation.weights.fid to" in found.unavailable["fid"]
+    assert "or set evaluation.weights.fid=FILE" in found.unavailable["fid"]
 
 
 def test_no_metric_at_hand_and_no_pictures(run: Config, students: dict[str, str]) -> None:
@@ -244,7 +245,7 @@ def test_a_checkpoint_that_does_not_load_is_one_line_of_ours(
     [
         ({"metrics": ["pnsr"]}, "did you mean 'psnr'"),
         ({"metrics": []}, "evaluation.metrics is empty"),
-        ({"target_lq": None}, "evaluation.target_hq is set without"),
+        ({"target_lq": None}, "evaluation.target_hq: set evaluation.target_lq too"),
         ({"target_lq": None, "target_hq": None, "source_hq": None, "source_lq": None}, "nothing to evaluate on"),
         ({"source_lq": None}, "source.degradation"),
     ],

@@ -12,7 +12,7 @@ import torch
 
 from gmd_ray.config import Config, InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
-from gmd_ray.config.rules import require
+from gmd_ray.config.requirements import require
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.evaluation import evaluate, load_evaluation
 from gmd_ray.evaluation.table import markdown
@@ -26,7 +26,7 @@ from tests.teachers.text_encoders import write_text_encoders
 
 @pytest.fixture(scope="module")
 def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With text encoders alone, so that the run has to encode its prompts."""
+    """A teacher with text encoders and no prompt table, so that the run has to encode its prompts."""
     path = make_flux(tmp_path_factory.mktemp("online") / "flux", autoencoder=False)
     (path / "prompt_embeddings.safetensors").unlink()
     write_text_encoders(path)
@@ -173,6 +173,6 @@ def test_mistakes_are_one_line(online: Config, students: dict[str, str], tmp_pat
 
 
 def judge_failure(cfg: Config, students: dict[str, str]) -> Exception | None:
-    from gmd_ray.evaluation.judge import Judge
+    from gmd_ray.evaluation.actor import EvaluationActor
 
-    return Judge(cfg, students).failure
+    return EvaluationActor(cfg, students).failure

@@ -13,9 +13,9 @@ import pytest
 
 from gmd_ray.config import Config
 from gmd_ray.evaluation import gallery, write_report
+from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import Item, held_out_items
-from gmd_ray.evaluation.judge import Judge
 from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.images.files.encode import decode_png
@@ -71,7 +71,7 @@ def judge(cfg: Config, students: dict[str, str]) -> Evaluation:
     store = open_store(cfg)
     if store is not None and "adapted" in students:
         items += pair_items(store, cfg.evaluation.report_images)
-    return collect(cfg, students, items, Judge(cfg, students)(pa.Table.from_pylist(items)))
+    return collect(cfg, students, items, EvaluationActor(cfg, students)(pa.Table.from_pylist(items)))
 
 
 def page(cfg: Config, students: dict[str, str], decision: Decision | None = None) -> Page:
@@ -203,7 +203,7 @@ def test_the_training_log_becomes_a_curve_and_passwords_do_not_show(
 
 
 def test_ground_truth_goes_by_names_that_look_the_same(tmp_path: Path) -> None:
-    """macOS stores an accent apart from its letter; a linked file has its own name too."""
+    """macOS stores an accent apart from its letter, and a linked file has a name of its own."""
     decomposed = unicodedata.normalize("NFD", "Grüße.png")
     (tmp_path / decomposed).write_bytes(b"")
     (tmp_path / "again.png").symlink_to(decomposed)

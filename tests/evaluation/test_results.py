@@ -10,7 +10,7 @@ import pytest
 
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation import Evaluation, load_evaluation
-from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE, Cost
+from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE, InferenceCost
 from gmd_ray.evaluation.table import markdown, number, save_table
 
 
@@ -22,7 +22,7 @@ def evaluation(
     extra: list[dict[str, object]] | None = None,
     metrics: tuple[str, ...] = ("psnr",),
 ) -> Evaluation:
-    """(student, metric) -> value of image 0, 1, ...; None is a failure."""
+    """Build an evaluation from the values of image 0, 1, ... by (student, metric); None is a failure."""
     rows = [
         {
             "dataset": dataset,
@@ -94,7 +94,10 @@ def test_table_shows_what_ground_truth_is_missing_for_and_what_students_cost() -
     extra: list[dict[str, object]] = [{**row, "student": student} for student in ("baseline", "adapted")]
     values = {("baseline", "niqe"): [6.0], ("adapted", "niqe"): [5.0]}
     found = evaluation(values, higher=False, extra=extra, metrics=("psnr", "niqe"))
-    costs = {"baseline": Cost(57_281, 0.0125, "CPU (1 thread)"), "adapted": Cost(None, 12.5, "CPU (1 thread)")}
+    costs = {
+        "baseline": InferenceCost(57_281, 0.0125, "CPU (1 thread)"),
+        "adapted": InferenceCost(None, 12.5, "CPU (1 thread)"),
+    }
     found = replace(found, costs={"target": costs})
     lines = markdown(found).splitlines()
     assert "| student | psnr ↑ | niqe ↓ | parameters | s/image |" in lines
@@ -110,7 +113,7 @@ def test_table_shows_what_ground_truth_is_missing_for_and_what_students_cost() -
 
 def test_save_and_load_give_the_same_evaluation(tmp_path: Path) -> None:
     found = evaluation({("lq", "psnr"): [19], ("baseline", "psnr"): [20], ("adapted", "psnr"): [21]})
-    costs = {"target": {"baseline": Cost(3, 0.5, "CPU (1 thread)")}}
+    costs = {"target": {"baseline": InferenceCost(3, 0.5, "CPU (1 thread)")}}
     found = replace(found, contents={"target": "ab12"}, costs=costs)
     found.save(str(tmp_path))
     save_table(found, str(tmp_path))

@@ -1,4 +1,4 @@
-"""What an import refuses before Ray starts, and what each row becomes: no Ray here."""
+"""The arguments that an import refuses, and the outcome of each row, tested without Ray."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_every_format_that_folders_are_read_in(suffix: str, tmp_path: Path) -> N
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a", "a: a Canon raw file (CR3), which this program does not decode"),
         (b"\xff\x0a" + bytes(9), "a", "a: a JPEG XL picture, which this program does not decode"),
         (b"II*\0" + bytes(20), "a.nef", "a.nef: a Nikon raw file, which this program does not decode: develop it"),
-        (b"hello world, no image", "a", "a: its bytes are of no image format that is known here"),
-        (b"%!PS-Adobe-3.0", "a.png", "a.png: its bytes are of no image format that is known here"),
+        (b"hello world, no image", "a", "a: its bytes are of no known image format"),
+        (b"%!PS-Adobe-3.0", "a.png", "a.png: its bytes are of no known image format"),
         (b"", "a", "column 'image' holds nothing where an encoded image should be"),
     ],
 )

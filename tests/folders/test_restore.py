@@ -17,7 +17,7 @@ from gmd_ray.folders.restore import restore_folder
 from gmd_ray.images.files.photo import FORMATS
 from gmd_ray.images.results import Naming, name_results
 from gmd_ray.ray_utils.pools import actor_pool
-from gmd_ray.students.latent.presets import new_student
+from gmd_ray.students.latent.presets import new_latent_student
 from tests.students.networks import save_network, student_of
 
 
@@ -31,7 +31,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Eleven files: nine kinds, and two that are broken."""
+    """Make eleven files: nine kinds of photos, and two broken ones."""
     root = tmp_path / "photos"
     (root / "deep er").mkdir(parents=True)
     y, x = np.mgrid[0:24, 0:40].astype(np.float32)
@@ -59,7 +59,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def restored_by(model: Path, image: np.ndarray) -> np.ndarray:
-    """What the student makes of an (H, W, 3) array in [0, 1]."""
+    """Restore an (H, W, 3) array in [0, 1] with the student."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).float().permute(2, 0, 1)[None]
     return student_of(model).restore(tensor)[0].permute(1, 2, 0).numpy()
 
@@ -142,7 +142,7 @@ def test_tiles_endings_and_single_files(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_sampled_photo_is_the_same_each_time_and_wherever_it_lies(photos: Path, tmp_path: Path) -> None:
-    new_student("ldm-tiny", tmp_path / "ldm")
+    new_latent_student("ldm-tiny", tmp_path / "ldm")
     cfg = Config()
     cfg.student.path, cfg.student.device, cfg.student.sampling_steps = str(tmp_path / "ldm"), "cpu", 1
     (photos / "empty.png").unlink()

@@ -1,4 +1,4 @@
-"""`gmd-ray restore` a second time: what is finished stays, what changed is made anew, and nothing is half written."""
+"""A second `gmd-ray restore` keeps finished results, restores changed photos again, and leaves no partial file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `gmd-ray restore` refuses or tells before the first photo."""
+"""Errors and messages of `gmd-ray restore` before the first photo."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def tree(root: Path) -> dict[str, int]:
         (["-i", "photos", "-o", "out", "-m", "model.pth", "--suffix", "../"], "--suffix ../"),
         (["-i", "photos", "-o", "out", "-m", "model.pth", "--ext", "../x"], "--ext ../x: known: auto, png"),
         (["-i", "photos", "-o", "photos/out", "-m", "model.pth"], "lies within"),
-        (["-i", "photos", "-o", "photos", "-m", "model.pth"], "would take the place of their sources"),
-        (["-i", "photos/a.png", "-o", "photos", "-m", "model.pth"], "would take the place of their sources"),
-        (["-i", "photos", "-o", "link", "-m", "model.pth"], "would take the place of their sources"),
-        (["-i", "photos", "-o", "{here}/photos", "-m", "model.pth"], "would take the place of their sources"),
-        (["-i", "photos", "-o", "file://{here}/photos", "-m", "model.pth"], "would take the place of their sources"),
+        (["-i", "photos", "-o", "photos", "-m", "model.pth"], "would replace their sources"),
+        (["-i", "photos/a.png", "-o", "photos", "-m", "model.pth"], "would replace their sources"),
+        (["-i", "photos", "-o", "link", "-m", "model.pth"], "would replace their sources"),
+        (["-i", "photos", "-o", "{here}/photos", "-m", "model.pth"], "would replace their sources"),
+        (["-i", "photos", "-o", "file://{here}/photos", "-m", "model.pth"], "would replace their sources"),
         (["-i", "photos", "-o", "link", "-m", "model.pth", "--suffix", "_r"], "lies within"),
         (["-i", "photos/deep", "-o", "photos", "-m", "model.pth", "--suffix", "x"], "photos/deep: no such folder"),
         (["-i", "photos", "-o", "model.pth/out", "-m", "model.pth"], "model.pth/out: cannot be written"),

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gmd_ray.config import Config, InjectionConfig, PoolConfig, TeacherConfig
-from gmd_ray.config.schema import RayConfig
+from gmd_ray.config import Config, InjectionConfig, PoolConfig, RayConfig, TeacherConfig
 from gmd_ray.errors import ModelError
 from gmd_ray.generation import generate
 from gmd_ray.generation import run as run_module

@@ -19,7 +19,7 @@ from gmd_ray.pairstore.export import export_pairs
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.pairstore.totals import Totals
 from gmd_ray.quality import load_metric, load_scorer
-from gmd_ray.training.data.targets import target_plan
+from gmd_ray.training.data.targets import accepted_pairs
 from tests.generation.shelf import ok_row, png
 from tests.generation.world import World
 
@@ -60,7 +60,7 @@ def test_moving_the_bound_costs_nothing_and_every_reader_follows(measured: Finis
     assert json.loads(Path(world.store, "manifest.json").read_text())["accepted"] == 3
     count = export_pairs(world.store, str(tmp_path / "pairs"), 0.0, fidelity="psnr", bound=values[5])
     assert count == 3
-    plan = target_plan(cfg, "adapted")
+    plan = accepted_pairs(cfg, "adapted")
     assert len(plan.ids) == 3
     store = open_store(cfg)
     assert store is not None

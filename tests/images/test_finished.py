@@ -1,4 +1,4 @@
-"""The record of finished results: a photo that changed is another photo."""
+"""The record of finished results, which recognises photos that have changed."""
 
 from __future__ import annotations
 

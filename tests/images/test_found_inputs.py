@@ -1,4 +1,4 @@
-"""Files that strangers found the program to fail on. They lie beside the repository, and not everywhere."""
+"""Files of users on which the program once failed. They are outside the repository and not on every machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and whole ends from headers and tails, held against what decoding says."""
+"""Sizes and truncation, found in headers and last bytes, against the results of decoding."""
 
 from __future__ import annotations
 

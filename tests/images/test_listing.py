@@ -12,9 +12,9 @@ import pyarrow.fs
 import pytest
 
 from gmd_ray.errors import ConfigError, DataError, StorageError
-from gmd_ray.images.listing import _joiner, list_images, open_filesystem, read_file
+from gmd_ray.images.listing import _joiner, list_images, read_file
 from gmd_ray.images.sets.pairs import list_pairs
-from gmd_ray.storage import with_retries
+from gmd_ray.storage import open_filesystem, with_retries
 
 NAMES = ["b.png", "a b/ü (1).JPG", "a b/é#50%?.jpeg", "z/y/x/deep.TIFF", "B.webp"]
 OTHERS = ["notes.txt", "z/clip.mp4", "noext", ".hidden.png", ".cache/x.png", "__MACOSX/._b.png"]

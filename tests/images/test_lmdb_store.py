@@ -27,7 +27,7 @@ def picture(seed: int, size: int) -> bytes:
 
 
 def store(folder: Path, images: dict[str, bytes], size: int) -> str:
-    """As BasicSR's make_lmdb_from_imgs leaves it."""
+    """Make a store with the layout of BasicSR's make_lmdb_from_imgs."""
     environment = lmdb.open(str(folder), map_size=1 << 24)
     with environment.begin(write=True) as transaction:
         for name, data in images.items():

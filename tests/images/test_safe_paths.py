@@ -1,4 +1,4 @@
-"""Names that would leave the folder they are joined to."""
+"""Foreign names that would leave the folder they are joined to are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HOSTILE = [
     "\0",
     "\ud800.png",
 ]
-"""Names that no image may be written under, whoever gives them."""
+"""Names under which no command may write an image."""
 
 
 @pytest.mark.parametrize("name", HOSTILE)

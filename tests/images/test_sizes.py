@@ -1,4 +1,4 @@
-"""Sizes from headers."""
+"""Sizes of images from their headers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_what_is_too_large_will_fail(folder: Path) -> None:
 
 
 def test_pixels_are_not_read(tmp_path: Path) -> None:
-    """A file of a header and nothing else has a size."""
+    """A file that consists of nothing but its header has a size."""
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 48, 3), np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     assert image_sizes(list_images(str(tmp_path)), max_pixels=100_000) == [(64, 48)]

@@ -1,4 +1,4 @@
-"""Tiled against untiled."""
+"""Tiling against the network on the whole image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def picture(height: int, width: int, batch: int = 1) -> Tensor:
 
 
 def convolutions(radius: int) -> nn.Module:
-    """A random float64 network that sees `radius` pixels far."""
+    """Make a random float64 network with a receptive radius of `radius` pixels."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for _ in range(radius):
@@ -83,7 +83,7 @@ def test_tiles_of_a_grid_begin_at_multiples_and_keep_the_overlap() -> None:
 
 
 def test_a_strided_network_is_exact_on_the_grid() -> None:
-    """Down by 4 and up again: a tile that begins elsewhere averages over other squares."""
+    """A network that shrinks by 4 and enlarges again: a tile at another offset averages over other squares."""
     image = picture(100, 150)
 
     def squares(x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def test_calls_depend_on_size_alone() -> None:
 
 
 def error_at(radius: int, overlap: int) -> float:
-    """RMS deviation of tiled from whole, relative to the contrast, where neighbours overlap by just `overlap`."""
+    """Measure the RMS deviation of tiled from whole, relative to the contrast, for an overlap of exactly `overlap`."""
     model, image = convolutions(radius), picture(64, 64 + 2 * (64 - overlap)).double()
     whole = model(image)
     return float(((tiled(model, image, 64, overlap) - whole) ** 2).mean().sqrt() / whole.std())

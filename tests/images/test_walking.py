@@ -19,7 +19,7 @@ from gmd_ray.images.walking import BROKEN, LOOP, NO_FILE, NOT_PHOTOS, REPEATED_F
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two photos, one of them a folder down."""
+    """Make two photos, one of them in a subfolder."""
     for name in ("a.png", "m/b.png"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).write_bytes(name.encode())
@@ -57,7 +57,7 @@ def test_a_link_to_what_is_there_adds_nothing_and_is_told(
         listing = list_folder(str(photos))
     assert [image.id for image in listing.images] == ["a.png", "m/b.png"]
     assert dict(listing.left_out) == {reason: 1}
-    assert listing.told() == f"{reason}: 1"
+    assert listing.summary() == f"{reason}: 1"
     assert f"1 files, links and folders left out ({reason}: 1)" in caplog.text
 
 
@@ -177,11 +177,11 @@ def test_what_is_told_names_every_reason_and_the_common_endings(photos: Path) ->
             (photos / f"{copy}.x{i}").write_bytes(b"")
     (photos / "loop").symlink_to(".")
     (photos / "a.\x1b[2J").write_bytes(b"")
-    told = list_folder(str(photos)).told()
-    assert told == f"{LOOP}: 1, .x0: 9, .x1: 8, .x2: 7, .x3: 6, .x4: 5, ..."
+    summary = list_folder(str(photos)).summary()
+    assert summary == f"{LOOP}: 1, .x0: 9, .x1: 8, .x2: 7, .x3: 6, .x4: 5, ..."
     for path in photos.glob("*.x*"):
         path.unlink()
-    assert list_folder(str(photos)).told() == f"{LOOP}: 1, .\\x1b[2J: 1"
+    assert list_folder(str(photos)).summary() == f"{LOOP}: 1, .\\x1b[2J: 1"
 
 
 def test_a_folder_of_thumbnails_can_be_asked_for_itself(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_files_and_folders_that_go_while_they_are_listed(photos: Path, monkeypat
 
 
 def test_one_stat_for_each_file_and_none_for_what_is_left_out(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a million files on a network disk cost."""
+    """A folder of a million files on a network disk must not cost more calls than the scan itself."""
     for i in range(50):
         (photos / f"{i}.png").write_bytes(b"")
         (photos / f"{i}.txt").write_bytes(b"")
@@ -246,7 +246,7 @@ def test_one_stat_for_each_file_and_none_for_what_is_left_out(photos: Path, monk
 
 
 class Hostile(fs.FileSystemHandler):
-    """A server that lists what it likes."""
+    """A server that lists arbitrary paths."""
 
     def __init__(self, *paths: str) -> None:
         self.paths = paths

@@ -41,8 +41,8 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "pairs"
 
 
-def test_schema_is_the_design_table() -> None:
-    """DESIGN section 5, spelled out a second time: a change here is a change of an interface."""
+def test_schema_is_the_documented_table() -> None:
+    """The table of docs/store-format.md, written a second time: a change here is a change of an interface."""
     expected = {
         "string": "id uri status error_stage error_type error teacher student scorer digest",
         "binary": "lq restored pseudo_target",

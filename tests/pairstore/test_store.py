@@ -1,4 +1,4 @@
-"""The store's files: atomic, repaired, locked; and the books over them."""
+"""The store's files are atomic, free of duplicates and locked; the totals count them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_nothing_half_written_is_seen(store: PairStore, monkeypatch: pytest.Monk
     assert os.listdir(store.rows_path) == [part_name(["a"])]
 
 
-def test_sweep_removes_what_killed_writers_left(store: PairStore) -> None:
+def test_temporary_files_of_killed_writers_are_removed(store: PairStore) -> None:
     name = add(store, a="ok")
     Path(store.rows_path, ".tmp-0123").write_bytes(b"half")
     assert statuses(store) == [("a", "ok")]
@@ -243,7 +243,7 @@ def test_a_lost_lock_is_noticed_and_the_new_holder_left_alone(
     assert store.read("lock.json")["token"] == "other"
 
 
-def test_books_balance() -> None:
+def test_totals_match_the_inputs() -> None:
     rows = table(a="ok", b="ok", c="failed", gone="ok")
     rows = rows.set_column(rows.schema.get_field_index("score"), "score", pa.array([4.2, 4.1, None, 9.0], pa.float32()))
 

@@ -74,7 +74,7 @@ def test_ids_and_scores_alone_are_read(store: PairStore, monkeypatch: pytest.Mon
             asked.append(columns)
             return self._dataset.to_table(columns=columns, **kwargs)
 
-    from gmd_ray.pairstore import thresholds as module
+    from gmd_ray.pairstore import view as module
 
     real = module.rows_dataset
     monkeypatch.setattr(module, "rows_dataset", lambda *args: Spy(real(*args)))

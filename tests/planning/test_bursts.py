@@ -11,7 +11,7 @@ from PIL import Image
 from gmd_ray.config.load import load_config
 from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.planning import Findings, bursts
-from gmd_ray.planning.looked import look
+from gmd_ray.planning.data_sets import read_data_sets
 
 
 def scene(seed: int, shift: int = 0, noise: float = 4) -> np.ndarray:
@@ -26,8 +26,8 @@ def scene(seed: int, shift: int = 0, noise: float = 4) -> np.ndarray:
 
 def told(folder: Path) -> list[str]:
     found = Findings("generate")
-    looked = look(found, load_config([f"target.path={folder}"]), ["generate"])
-    side = looked["target"].lq
+    sets = read_data_sets(found, load_config([f"target.path={folder}"]), ["generate"])
+    side = sets["target"].lq
     assert side is not None
     bursts.check_bursts(found, side)
     return [finding.message for finding in found.of("warning")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.planning import Findings, Preflight
-from tests.planning.world import config
+from tests.planning.conftest import config
 
 NO_TRUTH = "evaluation.target_hq=null"
 NO_SOURCE = ("evaluation.source_hq=null", "evaluation.source_lq=null")
@@ -53,7 +53,7 @@ def test_no_metric_at_all_is_refused(verb: str, tmp_path: Path) -> None:
 
 
 def test_some_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gmd_ray.planning.models.lacking", lambda *_: [])
+    monkeypatch.setattr("gmd_ray.planning.models.missing_weights", lambda *_: [])
     found = run(tmp_path, NO_TRUTH, *NO_SOURCE, "evaluation.metrics=[psnr,brisque]")
     assert found.ok
     assert said(found, "warning", "metrics") == [
@@ -76,7 +76,7 @@ def test_some_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_images_that_a_metric_cannot_measure(
     settings: list[str], metric: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gmd_ray.planning.models.lacking", lambda *_: [])
+    monkeypatch.setattr("gmd_ray.planning.models.missing_weights", lambda *_: [])
     [line] = said(run(tmp_path, *settings), "warning", "metrics")
     assert line.startswith(f"evaluation.metrics: {metric} will have no value: ")
     assert why in line

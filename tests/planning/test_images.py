@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from gmd_ray.planning import Findings, Preflight
-from tests.planning.world import config, picture, tear
+from tests.planning.conftest import config, picture, tear
 
 
-def look(root: Path, *more: str, verb: str = "adapt") -> Findings:
+def read_data_sets(root: Path, *more: str, verb: str = "adapt") -> Findings:
     return Preflight(config(root, *more), verb).run()
 
 
@@ -110,7 +110,7 @@ def test_a_degradation_of_another_scale(tmp_path: Path) -> None:
     assert found == [
         "source.degradation=realesrgan shrinks by 4, and the student enlarges by 1: set source.degradation_args.scale=1"
     ]
-    found = errors(look(tmp_path, "source.lq=null", "source.degradation=noise25"))
+    found = errors(read_data_sets(tmp_path, "source.lq=null", "source.degradation=noise25"))
     assert found == []
 
 
@@ -127,12 +127,12 @@ def test_truths_of_the_supervised_control(tmp_path: Path) -> None:
     for i in range(4):
         picture(tmp_path / "truth" / f"{i}.png", *((32, 48) if i else (64, 96)))
     more = ("controls=[supervised]", f"training.supervised_hq={tmp_path / 'truth'}")
-    [error] = look(tmp_path, *more).of("error")
+    [error] = read_data_sets(tmp_path, *more).of("error")
     assert "training.supervised_hq and target.path: 1 of 4 pairs do not fit (0.jpg" in error.message
 
 
 def test_small_images_are_a_fact(tmp_path: Path) -> None:
-    found = look(tmp_path, "training.patch=40")
+    found = read_data_sets(tmp_path, "training.patch=40")
     assert found.ok
     assert any("training.patch=40: 4 of 4 source images are smaller" in finding.message for finding in found.of("fact"))
 
@@ -149,5 +149,5 @@ def test_a_set_that_cannot_be_listed_does_not_hide_the_others(tmp_path: Path) ->
 def test_a_student_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "student.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     for verb in ("adapt", "generate", "evaluate"):
-        [error] = look(tmp_path, f"student.path={tmp_path / 'student.pth'}", verb=verb).of("error")
+        [error] = read_data_sets(tmp_path, f"student.path={tmp_path / 'student.pth'}", verb=verb).of("error")
         assert (error.code, "student.pth" in error.message) == ("student", True)

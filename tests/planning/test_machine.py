@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.planning import Preflight, machine
-from tests.planning.world import config
+from tests.planning.conftest import config
 
 
 def lines(root: Path, verb: str, *more: str, joins: bool = False, probes: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""What models and metrics lack on this machine: one list, before anything starts."""
+"""Missing models and weight files: one list before a run starts, and the files that the driver fetches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 pytest.importorskip("pyiqa")
 
 from gmd_ray.planning import Finding, Preflight
-from tests.planning.world import STUDENT, TEACHER, config
+from gmd_ray.planning.models import fetch_weights
+from gmd_ray.quality.weight_files import FILES, WeightFile
+from tests.planning.conftest import STUDENT, TEACHER, config
 
 
 @pytest.fixture(autouse=True)
@@ -29,44 +31,79 @@ def weights(root: Path, *more: str, verb: str = "adapt", joins: bool = False) ->
     return [finding for finding in found.lines if finding.code in ("weights", "student")]
 
 
-def test_the_gate_and_every_metric_in_one_list(empty_cache: Path, tmp_path: Path) -> None:
-    """The default NIMA without weights was found after Ray and the actors were up."""
+def test_the_scorer_and_every_metric_in_one_list(empty_cache: Path, tmp_path: Path) -> None:
+    """Without it, a missing file would be found after Ray and its actors have started."""
     found = weights(tmp_path, "scorer.path=null", "scorer.fidelity=lpips", "evaluation.metrics=[psnr,niqe,musiq]")
-    told = {(finding.level, finding.key) for finding in found}
-    assert told == {
+    assert {(finding.level, finding.key) for finding in found} == {
         ("error", "scorer.weights"),
         ("error", "scorer.fidelity_weights"),
         ("warning", "evaluation.weights.niqe"),
         ("warning", "evaluation.weights.musiq"),
+        ("error", ""),
     }
-    gate = next(finding.message for finding in found if finding.key == "scorer.weights")
+    nima = next(finding.message for finding in found if finding.key == "scorer.weights")
     name = "NIMA_InceptionV2_ava-b0c77c00.pth"
-    assert gate == (
-        f"the gate's nima: no {name}; put it at {empty_cache / 'pyiqa' / name}, or set scorer.weights=FILE; it "
-        "cannot be downloaded from here"
+    assert nima == (
+        f"the scorer's metric nima: no {name}; put it at {empty_cache / 'pyiqa' / name}, or set scorer.weights=FILE; "
+        "it cannot be downloaded from here"
     )
-    assert [f.key for f in weights(tmp_path, "scorer.path=null", verb="generate")] == ["scorer.weights"]
+    assert next(finding.message for finding in found if finding.key == "") == (
+        "the missing weight files come with `gmd-ray fetch lpips musiq nima niqe --to DIR` on a machine with internet "
+        "access; copy DIR here and set scorer.weights=DIR evaluation.weights_dir=DIR"
+    )
+    assert [f.key for f in weights(tmp_path, "scorer.path=null", verb="generate")] == ["scorer.weights", ""]
 
 
-def test_what_is_there_or_can_be_downloaded_is_no_error(
-    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_directory_that_fetch_wrote_holds_them_all(tmp_path: Path) -> None:
+    files = {file.place(tmp_path / "w") for name in ("nima", "lpips", "niqe", "fid") for file in FILES[name]}
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"weights")
+    places = [f"scorer.weights={tmp_path / 'w'}", f"evaluation.weights_dir={tmp_path / 'w'}"]
+    more = ["scorer.path=null", "scorer.fidelity=lpips", "evaluation.metrics=[psnr,niqe,lpips,fid]"]
+    assert weights(tmp_path, *more, *places) == []
+
+
+def test_what_is_in_reach_is_fetched_before_the_run(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from huggingface_hub import constants
 
+    from gmd_ray.quality import fetch
+
     (empty_cache / "pyiqa").mkdir(parents=True)
-    (empty_cache / "pyiqa" / "niqe_modelparameters.mat").write_bytes(b"mat")
-    assert weights(tmp_path, "evaluation.metrics=[psnr,niqe]") == []
+    (empty_cache / "pyiqa" / "brisque_svm_weights.pth").write_bytes(b"vectors")
+    assert weights(tmp_path, "evaluation.metrics=[psnr,brisque]") == []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("gmd_ray.planning.models.reachable", lambda urls: dict.fromkeys(urls, True))
-    [fact] = weights(tmp_path, "scorer.path=null", verb="generate")
-    assert (fact.level, "it will be downloaded" in fact.message) == ("fact", True)
+    flight = Preflight(config(tmp_path, "scorer.path=null", "evaluation.metrics=[psnr,niqe]"), "adapt")
+    found = [finding for finding in flight.run().lines if finding.code == "weights"]
+    assert [(finding.level, finding.key) for finding in found] == [
+        ("fact", "scorer.weights"), ("fact", "evaluation.weights.niqe"),
+    ]  # fmt: skip
+    assert "NIMA_InceptionV2_ava-b0c77c00.pth is fetched before the run starts" in found[0].message
+
+    asked: list[str] = []
+
+    def download(file: WeightFile, place: Path) -> None:
+        asked.append(file.name)
+        if file.name.startswith("niqe"):
+            raise fetch.FetchError(f"{file.url}: gone")
+
+    monkeypatch.setattr(fetch, "download", download)
+    with caplog.at_level("WARNING", "gmd_ray"):
+        fetch_weights(flight.weights)
+    assert asked == ["NIMA_InceptionV2_ava-b0c77c00.pth", "niqe_modelparameters.mat"]
+    assert "niqe_modelparameters.mat: gone; the metric has no value" in caplog.text
+    monkeypatch.setattr(fetch, "download", lambda file, place: (_ for _ in ()).throw(fetch.FetchError("gone")))
+    with pytest.raises(fetch.FetchError, match="gone"):
+        fetch_weights(flight.weights)
     monkeypatch.setattr("gmd_ray.planning.models.reachable", lambda urls: dict.fromkeys(urls, False))
-    [error] = weights(tmp_path, "scorer.path=null", verb="generate")
-    assert error.level == "error"
+    assert [f.level for f in weights(tmp_path, "scorer.path=null", verb="generate")] == ["error", "error"]
 
 
 def test_the_workers_of_a_cluster_may_have_them(tmp_path: Path) -> None:
-    [warning] = weights(tmp_path, "scorer.path=null", verb="generate", joins=True)
+    warning, _ = weights(tmp_path, "scorer.path=null", verb="generate", joins=True)
     assert (warning.level, "the workers' may have it" in warning.message) == ("warning", True)
 
 
@@ -83,7 +120,7 @@ def test_no_metric_is_left_without_weights(tmp_path: Path) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (b"", "an empty file"),
-        (b"PK\x03\x04" + b"\0" * 60, "breaks off"),
+        (b"PK\x03\x04" + b"\0" * 60, "is truncated"),
         (b"<!DOCTYPE html><html>not found</html>", "a web page"),
     ],
 )

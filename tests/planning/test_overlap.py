@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gmd_ray.images.headers import Header
+from gmd_ray.images.headers import ImageHeader
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.planning import Preflight
-from gmd_ray.planning.looked import Side
+from gmd_ray.planning.data_sets import Side
 from gmd_ray.planning.overlap import same_files
-from tests.planning.world import config
+from tests.planning.conftest import config
 
 
 def side(folder: Path, files: dict[str, bytes]) -> Side:
@@ -21,7 +21,7 @@ def side(folder: Path, files: dict[str, bytes]) -> Side:
     for name, data in files.items():
         (folder / name).write_bytes(data)
         found.append(ImageFile(name, str(folder / name)))
-    headers = tuple(Header(None, bytes=len(data)) for data in files.values())
+    headers = tuple(ImageHeader(None, bytes=len(data)) for data in files.values())
     return Side("key", str(folder), tuple(found), headers)
 
 

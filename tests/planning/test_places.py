@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.planning import Findings, Preflight
-from tests.planning.world import config, settings
+from tests.planning.conftest import config, settings
 from tests.test_destinations import everything
 
 Usage = namedtuple("Usage", "total used free")

@@ -11,22 +11,22 @@ import pytest
 from PIL import Image
 
 from gmd_ray.cli import main
-from gmd_ray.config import Config, limits
+from gmd_ray.config import Config
+from gmd_ray.config.keys import PUBLISHED, flatten
 from gmd_ray.config.load import load_config
-from gmd_ray.config.rules import flatten
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.layouts import SETS
-from gmd_ray.images.sets.inventory import Listed
+from gmd_ray.images.sets.listed import Listed
 from gmd_ray.pairstore.cost import predicted_and_actual
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.pairstore.totals import Totals
 from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
 from gmd_ray.planning.probe import Probe, run_probe
 from gmd_ray.teachers import estimate_teacher
+from tests.config.published import at_a_hundredth
+from tests.config.published import fill as fill_sets
 from tests.generation.shelf import failed_row, fill
 from tests.generation.world import World, write_student
-from tests.published import at_a_hundredth
-from tests.published import fill as fill_sets
 
 FLUX_DEV = {
     "in_channels": 64, "out_channels": None, "patch_size": 1, "num_layers": 19, "num_single_layers": 38,
@@ -206,7 +206,7 @@ def test_the_experiments(
     assert f"@{root}: " in refused()
 
     values = dict(flatten(load_config(args[1:])))
-    fill_sets(root, {values[key].partition("@")[0] for key in limits.SETS if values[key]}, content)
+    fill_sets(root, {values[key].partition("@")[0] for key in PUBLISHED if values[key]}, content)
     assert main(args) == 0
     printed = capsys.readouterr().out
     rows = {line.split("  ")[0] for line in printed.splitlines()}

@@ -15,7 +15,7 @@ from gmd_ray.cli import main
 from gmd_ray.errors import RefusedError
 from gmd_ray.planning import STAGES, Preflight
 from gmd_ray.ready import ready
-from tests.planning.world import config, pairs, picture, settings, tear
+from tests.planning.conftest import config, pairs, picture, settings, tear
 
 
 def trace(folder: Path) -> dict[str, str]:
@@ -103,7 +103,7 @@ def test_the_demo_is_drawn_and_then_looked_at(tmp_path: Path, monkeypatch: pytes
     small = preparation.WorldSize(seed=7, target=8, severe=2, source=6, target_test=4, source_test=3)
     monkeypatch.setattr(preparation, "WorldSize", lambda: small)
     cfg = load_config(["preset=demo", f"out={tmp_path / 'run'}", "training.cpus_per_worker=1"])
-    counts = {listed.role: listed.count for listed in ready(cfg, "adapt")}
+    counts = {listed.role: listed.count for listed in ready(cfg, "adapt").sets}
     assert counts == {"source": 6, "target": 8, "target test": 4, "source test": 3, "truth for the report": 8}
     assert (tmp_path / "run" / "config.yaml").is_file()
     found = Preflight(cfg, "adapt").run()
@@ -144,7 +144,7 @@ def test_check_goes_on_behind_what_the_settings_lack(tmp_path: Path, capsys: pyt
 
 
 def test_every_verb_that_runs_for_long_has_one() -> None:
-    from gmd_ray.cli import CHECKED
+    from gmd_ray.verbs.runs import CHECKED
 
     assert set(CHECKED) == set(STAGES) == {"adapt", "generate", "finetune", "pretrain", "evaluate", "plan"}
 

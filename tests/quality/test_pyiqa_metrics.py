@@ -1,10 +1,10 @@
-"""pyiqa's metrics through one door: real NIQE and BRISQUE, NIMA of the real class, and what is unavailable and why."""
+"""pyiqa's metrics: real NIQE and BRISQUE, NIMA of the real class, and the messages of metrics that are unavailable."""
 
 from __future__ import annotations
 
 import csv
+import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +16,12 @@ pytest.importorskip("pyiqa")
 
 from gmd_ray.config import ScorerConfig
 from gmd_ray.errors import ConfigError, DataError
-from gmd_ray.quality import Metric, MetricUnavailable, Scorer, fetching, load_metric, load_scorer
+from gmd_ray.quality import Metric, MetricUnavailable, Scorer, load_metric, load_scorer
 from gmd_ray.quality.nima import NimaScorer
-from gmd_ray.quality.pyiqa_metrics import fixed_draws
+from gmd_ray.quality.pyiqa_metrics import fixed_draws, safe_and_quiet
+from tests.quality.conftest import write_brisque_matlab
 
 NAMES = ("I03", "I04", "I06", "I08", "I19")
-
-
-@pytest.fixture
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """No weights anywhere, whatever this machine has downloaded before."""
-    from huggingface_hub import constants
-    from pyiqa.utils import download_util
-
-    hub = tmp_path / "hub"
-    monkeypatch.setattr(download_util, "DEFAULT_CACHE_DIR", str(hub / "pyiqa"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
-    before = torch.hub.get_dir()
-    torch.hub.set_dir(str(hub))
-    yield hub
-    torch.hub.set_dir(before)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +34,21 @@ def brisque_weights(shared_data: Path) -> str:
     return str(shared_data / "weights" / "brisque_from_allmodel.pth")
 
 
+def untrained_nima() -> torch.nn.Module:
+    from pyiqa.models.inference_model import InferenceModel
+
+    from gmd_ray.quality.whole_checkpoints import untrained_options
+
+    options = untrained_options("nima-vgg16-ava")
+    assert options is not None
+    return InferenceModel("nima-vgg16-ava", device=torch.device("cpu"), **options).net
+
+
 @pytest.fixture(scope="module")
 def nima_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint as pyiqa publishes them, of the real class with a VGG16 backbone, untrained."""
-    from pyiqa.archs.nima_arch import NIMA
-
     torch.manual_seed(0)
-    with fetching.without_timm_pretraining():
-        network = NIMA("vgg16", pretrained=False)
+    network = untrained_nima()
     path = tmp_path_factory.mktemp("nima") / "nima.pth"
     torch.save({"params": network.state_dict()}, path)
     return path
@@ -74,9 +67,9 @@ def read(path: Path) -> torch.Tensor:
 
 
 def test_published_niqe_and_brisque(shared_data: Path, niqe: Metric, brisque_weights: str) -> None:
-    """Published values within 0.01 (the SVM's rounding), and closer to those once measured with these very files.
+    """Values are within 0.01 of the published ones (the SVM's rounding), and closer to those measured with these files.
 
-    Machines differ, why is not known: NIQE of I03 was 15.6532 on one, and 15.6558 in restoration.md and on another.
+    Machines differ for an unknown reason: NIQE of I03 is 15.6532 on one and 15.6558 on two others.
     """
     folder = shared_data / "metric_calibration"
     with (folder / "calibration_summary.csv").open() as file:
@@ -97,14 +90,14 @@ def test_published_niqe_and_brisque(shared_data: Path, niqe: Metric, brisque_wei
 
 
 def test_batch_equals_singles(brisque_weights: str) -> None:
-    gate = load_scorer(ScorerConfig(metric="brisque", weights=brisque_weights, device="cpu"))
-    assert isinstance(gate, Scorer)
-    assert not gate.higher_is_better
+    scorer = load_scorer(ScorerConfig(metric="brisque", weights=brisque_weights, device="cpu"))
+    assert isinstance(scorer, Scorer)
+    assert not scorer.higher_is_better
     images = torch.stack([photo(), photo().flip(1) * 0.7, torch.rand(3, 120, 130)])
-    scores = gate.score(images)
+    scores = scorer.score(images)
     assert scores.shape == (3,)
     assert scores.dtype == torch.float32
-    assert torch.equal(scores, torch.cat([gate.score(image[None]) for image in images]))
+    assert torch.equal(scores, torch.cat([scorer.score(image[None]) for image in images]))
     assert len(set(scores.tolist())) == 3
 
 
@@ -143,29 +136,28 @@ def test_fingerprint_follows_the_weights(shared_data: Path, niqe: Metric, tmp_pa
     assert load_scorer(ScorerConfig(metric="niqe", weights=str(copy), device="cpu")).fingerprint != first
 
 
-def test_nima_from_local_weights_needs_no_backbone(nima_weights: Path, empty_cache: Path) -> None:
+def test_nima_from_local_weights_needs_no_backbone(nima_weights: Path, empty_directory: Path) -> None:
     """timm would download a trained backbone first, only to have it overwritten."""
-    from pyiqa.archs.nima_arch import NIMA
-
-    gate = load_scorer(ScorerConfig(metric="nima-vgg16-ava", weights=str(nima_weights), device="cpu"))
-    assert gate.higher_is_better
-    with fetching.without_timm_pretraining():
-        oracle = NIMA("vgg16", pretrained=False).eval()
+    scorer = load_scorer(ScorerConfig(metric="nima-vgg16-ava", weights=str(nima_weights), device="cpu"))
+    assert scorer.higher_is_better
+    oracle = untrained_nima().eval()
     oracle.load_state_dict(torch.load(nima_weights, weights_only=True)["params"])
     image = torch.round(photo(64, 80) * 255) / 255
     with torch.no_grad():
         expected = oracle(image[None])
-    assert gate.score(image[None]).item() == pytest.approx(expected.item(), abs=1e-4)
-    assert gate.score(image[None]).shape == (1,)
+    assert scorer.score(image[None]).item() == pytest.approx(expected.item(), abs=1e-4)
+    assert scorer.score(image[None]).shape == (1,)
 
 
-def test_nima_checkpoint_without_its_backbone(nima_weights: Path, tmp_path: Path) -> None:
-    """A random backbone must not pass for a trained one."""
-    state = torch.load(nima_weights, weights_only=True)["params"]
-    head = {key: value for key, value in state.items() if key.startswith("classifier")}
-    torch.save({"params": head}, tmp_path / "head.pth")
-    with pytest.raises(MetricUnavailable, match=r"evaluation.weights.nima-vgg16-ava=.*Missing key"):
-        load_metric("nima-vgg16-ava", weights=str(tmp_path / "head.pth"), device="cpu")
+def test_fingerprints_do_not_depend_on_where_the_file_is(nima_weights: Path, tmp_path: Path) -> None:
+    """A file of its own and a weights directory are the same model, so that a store can be resumed with either."""
+    (tmp_path / "pyiqa").mkdir()
+    (tmp_path / "pyiqa" / "NIMA_VGG16_ava-dc4e8265.pth").write_bytes(nima_weights.read_bytes())
+    prints = {
+        load_scorer(ScorerConfig(metric="nima-vgg16-ava", weights=str(place), device="cpu")).fingerprint
+        for place in (nima_weights, tmp_path)
+    }
+    assert len(prints) == 1
 
 
 def test_random_crops_are_the_same_ones_each_time() -> None:
@@ -192,36 +184,69 @@ def test_random_crops_are_the_same_ones_each_time() -> None:
 @pytest.mark.parametrize(
     ("name", "missing", "mend"),
     [
-        ("nima", "pyiqa/NIMA_InceptionV2_ava-b0c77c00.pth", "evaluation.weights.nima=PATH"),
-        ("niqe", "pyiqa/niqe_modelparameters.mat", "evaluation.weights.niqe=PATH"),
-        ("musiq", "pyiqa/musiq_koniq_ckpt-e95806b9.pth", "evaluation.weights.musiq=PATH"),
-        ("clipiqa", "clip/RN50.pt", "evaluation.weights.clipiqa=PATH"),
-        ("lpips", "checkpoints/alexnet-owt-7be5be79.pth", None),  # a backbone: no weight file replaces it
+        ("nima", "pyiqa/NIMA_InceptionV2_ava-b0c77c00.pth", "evaluation.weights.nima=FILE"),
+        ("niqe", "pyiqa/niqe_modelparameters.mat", "evaluation.weights.niqe=FILE"),
+        ("musiq", "pyiqa/musiq_koniq_ckpt-e95806b9.pth", "evaluation.weights.musiq=FILE"),
+        ("clipiqa", "clip/RN50.pt", "evaluation.weights.clipiqa=FILE"),
+        ("deepdc", "checkpoints/vgg19-dcbb9e9d.pth", None),  # a backbone: no weight file replaces it
     ],
 )
-def test_missing_weights_are_named_at_once(name: str, missing: str, mend: str | None, empty_cache: Path) -> None:
+def test_missing_weights_are_named_at_once(name: str, missing: str, mend: str | None, empty_directory: Path) -> None:
     start = time.monotonic()
     with pytest.raises(MetricUnavailable) as caught:
         load_metric(name, device="cpu")
     assert time.monotonic() - start < 30
     message = str(caught.value)
     assert message.startswith(f"metric {name!r} is unavailable: ")
-    assert f"put it at {empty_cache / missing}" in message
-    assert message.endswith(f"or set {mend}") if mend else "PATH" not in message
+    assert f"put it at {empty_directory / missing}" in message
+    assert (f", or set {mend} (" in message) if mend else "FILE" not in message
+    assert message.endswith(f"(`gmd-ray fetch {name}` downloads it)")
     assert "\n" not in message
 
 
-def test_missing_hub_backbone_is_named(empty_cache: Path) -> None:
-    with pytest.raises(MetricUnavailable, match=r"cannot be downloaded; put it at the model hub's cache \(HF_HOME\)"):
+def test_every_missing_file_of_a_metric_is_named(empty_directory: Path) -> None:
+    with pytest.raises(MetricUnavailable) as caught:
+        load_metric("lpips", device="cpu")
+    for missing in ("checkpoints/alexnet-owt-7be5be79.pth", "pyiqa/LPIPS_v0.1_alex-df73285e.pth"):
+        assert f"put it at {empty_directory / missing}" in str(caught.value)
+
+
+def test_a_repository_of_the_model_hub_is_named(empty_directory: Path) -> None:
+    with pytest.raises(MetricUnavailable, match=r"no timm/resnet50.a1_in1k in the model hub's cache; run `hf download"):
         load_metric("ahiq", device="cpu")
 
 
-def test_gate_names_its_own_setting(empty_cache: Path) -> None:
-    with pytest.raises(MetricUnavailable, match=r"or set scorer.weights=PATH$"):
+def test_a_damaged_clip_model_is_refused_not_downloaded_again(empty_directory: Path) -> None:
+    (empty_directory / "clip").mkdir(parents=True)
+    (empty_directory / "clip" / "RN50.pt").write_bytes(b"half of it")
+    with pytest.raises(MetricUnavailable, match=r"RN50.pt: damaged \(its SHA-256 is not afeb0e10f9e5a86d"):
+        load_metric("clipiqa", device="cpu")
+
+
+def test_one_process_has_one_cache_of_pyiqa(empty_directory: Path, tmp_path: Path) -> None:
+    """pyiqa was imported with another cache by then; it would download `brisque_matlab` to that one."""
+    import pyiqa.utils.download_util  # noqa: F401
+
+    write_brisque_matlab(tmp_path / "other" / "pyiqa" / "brisque_matlab.mat")
+    with pytest.raises(MetricUnavailable, match=r"pyiqa already uses .* name one weights directory for all metrics"):
+        load_metric("brisque_matlab", directory=str(tmp_path / "other"), device="cpu")
+
+
+def test_safe_loading_is_forced_and_lifted(tmp_path: Path) -> None:
+    torch.save({"path": tmp_path}, tmp_path / "pickled.pth")  # a Path is no tensor
+    assert torch.load(tmp_path / "pickled.pth", weights_only=False) == {"path": tmp_path}
+    with safe_and_quiet(), pytest.raises(Exception, match=r"[Ww]eights"):
+        torch.load(tmp_path / "pickled.pth", weights_only=False)
+    assert torch.load(tmp_path / "pickled.pth", weights_only=False) == {"path": tmp_path}
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_scorer_names_its_own_setting(empty_directory: Path) -> None:
+    with pytest.raises(MetricUnavailable, match=r"or set scorer.weights=FILE \("):
         load_scorer(ScorerConfig(metric="niqe", device="cpu"))
 
 
-def test_gate_cannot_need_a_reference() -> None:
+def test_scorer_cannot_need_a_reference() -> None:
     with pytest.raises(ConfigError, match=r"scorer.metric='lpips' needs a ground truth"):
         load_scorer(ScorerConfig(metric="lpips"))
     with pytest.raises(ConfigError, match=r"scorer.metric: no metric 'nimma'; did you mean 'nima'"):
@@ -272,7 +297,9 @@ def test_loading_says_nothing_on_stdout(nima_weights: Path, capfd: pytest.Captur
 
 
 @pytest.mark.parametrize(("name", "missing"), [("lpips", "alexnet-owt-7be5be79.pth"), ("dists", "vgg16-397923af.pth")])
-def test_the_second_opinion_names_what_it_lacks(name: str, missing: str, empty_cache: Path, tmp_path: Path) -> None:
+def test_the_fidelity_metric_names_its_missing_files(
+    name: str, missing: str, empty_directory: Path, tmp_path: Path
+) -> None:
     NimaScorer().save_pretrained(tmp_path / "scorer")
-    with pytest.raises(MetricUnavailable, match=f"metric '{name}' is unavailable: {missing} is not cached"):
+    with pytest.raises(MetricUnavailable, match=f"metric '{name}' is unavailable: no {missing}; put it at"):
         load_scorer(ScorerConfig(path=str(tmp_path / "scorer"), fidelity=name, device="cpu"))

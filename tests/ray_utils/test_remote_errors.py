@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from gmd_ray.errors import DataError, GmdError
-from gmd_ray.ray_utils.remote_errors import as_value, is_ray_error, raise_if_error
+from gmd_ray.errors import ConfigError, DataError, GmdError, ModelError
+from gmd_ray.ray_utils.remote_errors import as_text, as_value, from_text, is_ray_error, raise_if_error
 
 
 def divide(a: float, *, by: float) -> float:
@@ -45,3 +45,20 @@ def test_ray_is_not_imported() -> None:
         "sys.exit('ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class _UnlistedError(GmdError):
+    pass
+
+
+@pytest.mark.parametrize("error", [ConfigError('a "quoted" setting'), ModelError("no weights"), GmdError("x")])
+def test_an_error_in_a_text_column_keeps_its_class_and_message(error: GmdError) -> None:
+    again = from_text(as_text(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+
+
+def test_an_error_class_of_another_module_becomes_a_plain_one() -> None:
+    again = from_text(as_text(_UnlistedError("why")))
+    assert type(again) is GmdError
+    assert str(again) == "why"

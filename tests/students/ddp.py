@@ -1,4 +1,4 @@
-"""A student's module under DDP, in this process alone."""
+"""Training a student's module under DDP in a single process."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def file_keys(name: str, network: nn.Module) -> dict[str, Tensor]:
-    """The state dict under the keys of the official code, in its order."""
+    """Return the state dict under the keys of the official code, in its order."""
     state = network.state_dict()
     if name == "swinir_unshuffle":
         return {re.sub(r"^conv_first\.", "conv_first.1.", key): value for key, value in state.items()}
@@ -100,5 +100,5 @@ def save_network(
 
 
 def student_of(path: Path, **settings: Any) -> Any:
-    """On the CPU."""
+    """Load the student of a checkpoint on the CPU."""
     return load_student(StudentConfig(path=str(path), device="cpu", **settings))

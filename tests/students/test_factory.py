@@ -1,4 +1,4 @@
-"""A team's own network by import path, and the README's example of one."""
+"""A team's own network by import path, and the documents' example of one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from gmd_ray.config import StudentConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.students import Student, load_student
-
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from tests.docs.reading import example as documented
 
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The README's module in the working directory, and weights in its own layout."""
-    [code] = re.findall(r"```python\n(# my_restorer\.py\n.*?)```", README, re.DOTALL)
-    (tmp_path / "my_restorer.py").write_text(code)
+    """The module of docs/contributing.md in the working directory, and weights in its own layout."""
+    (tmp_path / "my_restorer.py").write_text(documented("my_restorer.py"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_restorer", raising=False)
@@ -35,13 +32,12 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return weights
 
 
-def test_the_adapter_of_the_readme_has_ten_lines() -> None:
-    [code] = re.findall(r"```python\n(# my_restorer\.py\n.*?)```", README, re.DOTALL)
-    [adapter] = re.findall(r"^def load.*", code, re.MULTILINE | re.DOTALL)
+def test_the_documents_adapter_has_ten_lines() -> None:
+    [adapter] = re.findall(r"^def load.*", documented("my_restorer.py"), re.MULTILINE | re.DOTALL)
     assert len(adapter.strip().splitlines()) <= 10
 
 
-def test_the_readmes_student_restores_trains_and_saves_in_its_own_layout(example: Path, tmp_path: Path) -> None:
+def test_the_documents_student_restores_trains_and_saves_in_its_own_layout(example: Path, tmp_path: Path) -> None:
     cfg = load_config([f"student.path={example}", "student.factory=my_restorer:load", "student.device=cpu"]).student
     student = load_student(cfg, "l2")
     assert isinstance(student, Student)
@@ -93,7 +89,7 @@ def diverged(cfg):
     [
         ("bad_students:breaks", ModelError, r"student\.factory=bad_students:breaks: cannot load w.pt: KeyError: 'net'"),
         ("bad_students:nothing", ModelError, "gave a NoneType, not a student"),
-        ("bad_students:number", ConfigError, "is no function"),
+        ("bad_students:number", ConfigError, "not callable"),
         ("bad_students:missing", ConfigError, "no attribute 'missing'; known: breaks, diverged, nothing"),
         ("bad_students:break", ConfigError, "no attribute 'break'; did you mean 'breaks'"),
         ("breaking_students:load", ConfigError, "breaks when imported: NameError: name 'nope' is not defined"),

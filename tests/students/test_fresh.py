@@ -1,4 +1,4 @@
-"""Students that have learnt nothing yet."""
+"""Checkpoints of untrained students."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.students import load_student
-from gmd_ray.students.fresh import new_student, reinitialised
+from gmd_ray.students.fresh import new_checkpoint, reinitialised
 from tests.training.toys import write_student
 
 SWINIR = {
@@ -25,7 +25,7 @@ def test_architecture_by_name(name: str, arguments: dict[str, object], tmp_path:
     files = [tmp_path / f"{i}.pth" for i in range(3)]
     for path, seed in zip(files, (0, 0, 1), strict=True):
         torch.rand(3)  # whatever was drawn before
-        new_student(name, arguments, seed, path)
+        new_checkpoint(name, arguments, seed, path)
     states = [torch.load(path, weights_only=True) for path in files]
     assert [*states[0]] == ["params"]
     assert all(torch.equal(states[0]["params"][key], value) for key, value in states[1]["params"].items())
@@ -36,10 +36,10 @@ def test_architecture_by_name(name: str, arguments: dict[str, object], tmp_path:
 
 
 def test_the_same_bytes_in_any_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is trained from is known by its bytes, so a resumed run, another process, must find them again."""
+    """A resumed run, in another process, recognises its starting checkpoint by the bytes."""
     for pid in (1, 22222):
         monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
-        new_student("SwinIR", SWINIR, 0, tmp_path / "new" / f"{pid}.pth")
+        new_checkpoint("SwinIR", SWINIR, 0, tmp_path / "new" / f"{pid}.pth")
         reinitialised(StudentConfig(path=str(tmp_path / "new" / "1.pth")), 3, tmp_path / "again" / f"{pid}.pth")
     for folder in ("new", "again"):
         one, other = sorted((tmp_path / folder).iterdir())
@@ -48,17 +48,17 @@ def test_the_same_bytes_in_any_process(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'SwinIR'"):
-        new_student("SwinIr", {}, 0, tmp_path / "a.pth")
+        new_checkpoint("SwinIr", {}, 0, tmp_path / "a.pth")
     with pytest.raises(ConfigError, match=r"cannot be made with .*embed_dims"):
-        new_student("SwinIR", {"embed_dims": 3}, 0, tmp_path / "a.pth")
+        new_checkpoint("SwinIR", {"embed_dims": 3}, 0, tmp_path / "a.pth")
     # Nothing in the weights says which range the network was made for.
     with pytest.raises(ModelError, match="another network"):
-        new_student("SwinIR", SWINIR | {"img_range": 255.0}, 0, tmp_path / "a.pth")
+        new_checkpoint("SwinIR", SWINIR | {"img_range": 255.0}, 0, tmp_path / "a.pth")
     assert [*tmp_path.iterdir()] == []
 
 
 def test_checkpoints_layout_with_new_weights(tmp_path: Path) -> None:
-    new_student("SwinIR", SWINIR, 0, tmp_path / "given.pth")
+    new_checkpoint("SwinIR", SWINIR, 0, tmp_path / "given.pth")
     given = torch.load(tmp_path / "given.pth", weights_only=True)
     torch.save({"params_ema": given["params"], "iteration": 7}, tmp_path / "given.pth")
     cfg = StudentConfig(path=str(tmp_path / "given.pth"))

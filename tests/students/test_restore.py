@@ -1,4 +1,4 @@
-"""What a student does to an image: against spandrel's own call, for any size and batch."""
+"""Restoring with a student equals spandrel's own call, for any size and batch."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_a_gray_student_is_named_once_and_has_a_fingerprint_of_its_own(tmp_path,
         student_of(path)
     [line] = [record.getMessage() for record in caplog.records]
     assert "restores gray" in line
-    assert "keeps the colour" in line
+    assert "keeps the chroma" in line
     network = student.module
     kept, lost = (
         ModuleStudent(StudentConfig(device="cpu"), network, name="DnCNN", gray=gray).fingerprint

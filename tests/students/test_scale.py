@@ -1,4 +1,4 @@
-"""By how much a student enlarges, without a load where that can be."""
+"""The scale of a student, found without loading it if possible."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ModelError
 from gmd_ray.students import student_scale
-from gmd_ray.students.fresh import new_student
+from gmd_ray.students.fresh import new_checkpoint
 from gmd_ray.students.latent.student import write_index
 
 
 def test_of_a_checkpoint(tmp_path: Path) -> None:
-    new_student("Compact", {"num_feat": 4, "num_conv": 1, "upscale": 3}, 0, tmp_path / "x3.pth")
+    new_checkpoint("Compact", {"num_feat": 4, "num_conv": 1, "upscale": 3}, 0, tmp_path / "x3.pth")
     assert student_scale(StudentConfig(path=str(tmp_path / "x3.pth"), device="cuda", tile=64)) == 3, "on the CPU"
 
 

@@ -1,4 +1,4 @@
-"""Large images in tiles: the measured receptive radius, and what is left of the seams."""
+"""Large images in tiles: the measured receptive radius, and the remaining seams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients, losses and what training mode switches on."""
+"""Gradients, losses and the effects of training mode."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ TEXT_DIM, POOLED_DIM = 24, 16
 
 
 def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Weights away from their initial zeros and ones, so that nothing is tested on a dead path."""
+    """Random weights instead of the initial zeros and ones, which would hide errors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -94,7 +94,7 @@ def make_sd(path: Path, *, prediction: str = "epsilon", **scheduler: object) -> 
         latent_channels=4,
         scaling_factor=0.18215,
     ).save_pretrained(path / "vae")
-    # As the published directories have it: PNDM's, without a word on clipping.
+    # The published directories have a PNDM scheduler whose config does not mention clipping.
     PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -118,7 +118,7 @@ def sd_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sd_v_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of velocity prediction."""
+    """A Stable Diffusion directory with velocity prediction."""
     return make_sd(tmp_path_factory.mktemp("sd_v"), prediction="v_prediction")
 
 

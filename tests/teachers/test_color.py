@@ -1,4 +1,4 @@
-"""The colour fix, against the definitions written out in numpy."""
+"""The color fix against the definitions written out in numpy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def images(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def low(plane: np.ndarray) -> np.ndarray:
-    """Pixel by pixel: five smoothings with [1 2 1] / 4, the gap doubled each time, the edge repeated."""
+    """The definition by pixels: five smoothings with [1 2 1] / 4, the gap doubled each time, the edge repeated."""
     height, width = plane.shape
     for gap in (1, 2, 4, 8, 16):
         out = np.zeros_like(plane)

@@ -1,4 +1,4 @@
-"""What a teacher's directory lacks, from names and first bytes."""
+"""The check that a teacher's directory is complete."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.config import TeacherConfig
+from gmd_ray.devices import choose_device
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers import load_teacher, missing_parts
-from gmd_ray.teachers.directory import choose_device, model_directory
+from gmd_ray.teachers.directory import model_directory
 from tests.teachers.conftest import make_flux
 
 
@@ -54,9 +55,9 @@ def test_torn_weights_and_pointers(flux: Path) -> None:
     weights = flux / "transformer" / "diffusion_pytorch_model.safetensors"
     whole = weights.read_bytes()
     for content, words in (
-        (whole[:-1], "breaks off"),
-        (whole[:100], "breaks off"),
-        (b"", "breaks off"),
+        (whole[:-1], "is truncated"),
+        (whole[:100], "is truncated"),
+        (b"", "is truncated"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "is a Git LFS pointer"),
         ((20).to_bytes(8, "little") + b"{" * 40, "is not a safetensors file"),
     ):
@@ -76,7 +77,7 @@ def test_a_download_that_is_not_whole(flux: Path) -> None:
 
 
 def test_a_hub_id_without_network_takes_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The hub's own client retries for 82 s."""
+    """An unreachable hub is noticed at once; its own client would retry for 82 s."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -115,9 +116,11 @@ def test_a_device_that_is_not_there_is_named(flux: Path, monkeypatch: pytest.Mon
         with pytest.raises(
             ConfigError, match=f"^teacher.device={name}: 0 CUDA devices are visible here; use auto or cpu"
         ):
-            choose_device(name)
+            choose_device(name, "teacher.device")
     with pytest.raises(ConfigError, match=r"teacher\.device=cuda"):
         load_teacher(TeacherConfig(path=str(flux), device="cuda"))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert choose_device("cuda:1").index == 1
-    assert choose_device("cpu").type == "cpu"
+    assert choose_device("cuda:1", "teacher.device").index == 1
+    assert choose_device("cpu", "teacher.device").type == "cpu"
+    with pytest.raises(ConfigError, match=r"^student\.device=gpu: no such device; use auto, cpu, cuda or cuda:N"):
+        choose_device("gpu", "student.device")

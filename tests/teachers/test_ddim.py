@@ -1,4 +1,4 @@
-"""DDIM inversion with Stable Diffusion: the formula, what is injected, and what is refused."""
+"""DDIM inversion with Stable Diffusion: the formula, the injected attention, and the refused settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers import Teacher, load_teacher
-from gmd_ray.teachers.ddim import GROUPS, DDIMTeacher, select_blocks
+from gmd_ray.teachers.ddim import GROUPS, DDIMTeacher, select_unet_blocks
 
 NONE = InjectionConfig(blocks="all", steps=0)
 ALL = InjectionConfig(blocks="all", steps=2)
@@ -37,7 +37,7 @@ def latents(batch: int = 1) -> torch.Tensor:
 
 
 def levels(steps: int) -> tuple[list[int], list[float]]:
-    """Times clean to noisy, and the signal's share abar before the first and after each (SD's own schedule)."""
+    """Times from clean to noisy, and the signal's share abar before the first and after each (SD's own schedule)."""
     abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     times = [1 + i * (1000 // steps) for i in range(steps)]
     return times, [abar[0], *(abar[t] for t in times)]
@@ -82,7 +82,7 @@ def test_both_passes_are_the_ddim_formula(fixture: str, kind: str, request: pyte
 
 @pytest.mark.parametrize("fixture", ["sd_dir", "sd_v_dir"])
 def test_the_round_trips_error_falls_with_the_steps(fixture: str, request: pytest.FixtureRequest) -> None:
-    """To half the times: beyond, an untrained U-Net's prediction of noise is too rough for so few steps."""
+    """Inversion to half of the times; beyond, an untrained U-Net's predictions are too rough for so few steps."""
     errors = []
     for steps in (10, 20, 40):
         found = teacher(request.getfixturevalue(fixture), steps=steps, strength=0.5)
@@ -114,7 +114,7 @@ def hooked(unet: UNet2DConditionModel, blocks: list[str], overrides: dict[str, t
 
 @pytest.mark.parametrize("blocks", ["all", "up"])
 def test_injection_replaces_keys_and_values_of_equal_times(sd_dir: Path, blocks: str) -> None:
-    """Against the stock model with hooks on its projections, which know nothing of processors."""
+    """Injection equals the stock model with hooks on its projections, which do not use processors."""
     found = teacher(sd_dir, prompt="a sharp photo", injection=InjectionConfig(blocks=blocks, steps=2))
     names = {"all": 4, "up": 2}
     assert len(found.blocks) == names[blocks]
@@ -145,7 +145,10 @@ def test_injection_replaces_keys_and_values_of_equal_times(sd_dir: Path, blocks:
 
 
 def test_the_blocks_of_stable_diffusion_2() -> None:
-    """At full size, without memory: 16 self-attentions, and the U-Net of the 1.3B (teacher.md 6)."""
+    """At full size, without memory: 16 self-attentions, and the parameters of the paper's 1.3B teacher.
+
+    See docs/method.md, "Diffusion teachers".
+    """
     with torch.device("meta"):
         unet = UNet2DConditionModel(
             block_out_channels=(320, 640, 1280, 1280),
@@ -154,7 +157,12 @@ def test_the_blocks_of_stable_diffusion_2() -> None:
             use_linear_projection=True,
         )
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(865.9e6, rel=1e-4)
-    assert {group: len(select_blocks(unet, group)) for group in GROUPS} == {"all": 16, "down": 6, "mid": 1, "up": 9}
+    assert {group: len(select_unet_blocks(unet, group)) for group in GROUPS} == {
+        "all": 16,
+        "down": 6,
+        "mid": 1,
+        "up": 9,
+    }
 
 
 @pytest.mark.parametrize("size", [(16, 24), (17, 30), (5, 3)])
@@ -227,18 +235,18 @@ def test_its_fingerprint_tells_settings_apart(sd_dir: Path, sd_v_dir: Path) -> N
     [
         ({"injection": InjectionConfig(steps=1)}, ConfigError, "late_single: a U-Net has all, down, mid, up"),
         ({"injection": InjectionConfig(blocks=["mid"], steps=1)}, ConfigError, "no block 'mid'; known: down_bl"),
-        ({"injection": InjectionConfig(blocks="all", tensors="v")}, ConfigError, "tensors=v: DDIM injects both"),
-        ({"injection": InjectionConfig(blocks="all", steps=9)}, ConfigError, "at most the 4 steps run"),
-        ({"solver": "midpoint"}, ConfigError, "solver=midpoint: DDIM has a solver of its own"),
-        ({"injection": InjectionConfig(blocks="all", tokens="image")}, ConfigError, "tokens=image: a U-Net attends to"),
-        ({"quantization": "fp8"}, ConfigError, "^teacher.quantization=fp8: FLUX's alone; .* set it to none$"),
-        ({"offload": "group"}, ConfigError, "^teacher.offload=group: FLUX's alone; .* set it to none$"),
-        ({"compile": True}, ConfigError, "^teacher.compile=True: FLUX's alone; .* set it to false$"),
-        ({"attention_backend": "flash"}, ConfigError, "^teacher.attention_backend=flash: FLUX's .* set it to null$"),
-        ({"cache_dtype": "fp8"}, ConfigError, "^teacher.cache_dtype=fp8: FLUX's alone; .* set it to same$"),
-        ({"host_cache_gb": 1.0}, ConfigError, "^teacher.host_cache_gb=1.0: FLUX's alone; .* set it to null$"),
+        ({"injection": InjectionConfig(blocks="all", tensors="v")}, ConfigError, "tensors=v: DDIM injects keys"),
+        ({"injection": InjectionConfig(blocks="all", steps=9)}, ConfigError, "at most 4, the steps that run"),
+        ({"solver": "midpoint"}, ConfigError, "solver=midpoint: DDIM has its own solver"),
+        ({"injection": InjectionConfig(blocks="all", tokens="image")}, ConfigError, "tokens=image: self-attention"),
+        ({"quantization": "fp8"}, ConfigError, "^teacher.quantization=fp8: for FLUX only; .* set it to none$"),
+        ({"offload": "group"}, ConfigError, "^teacher.offload=group: for FLUX only; .* set it to none$"),
+        ({"compile": True}, ConfigError, "^teacher.compile=True: for FLUX only; .* set it to false$"),
+        ({"attention_backend": "flash"}, ConfigError, "attention_backend=flash: for FLUX only; .* set it to null$"),
+        ({"cache_dtype": "fp8"}, ConfigError, "^teacher.cache_dtype=fp8: for FLUX only; .* set it to same$"),
+        ({"host_cache_gb": 1.0}, ConfigError, "^teacher.host_cache_gb=1.0: for FLUX only; .* set it to null$"),
         ({"cache_location": "host"}, ConfigError, "cache_location=host: DDIM's cache stays on its device"),
-        ({"tile": 30}, ConfigError, "multiples of 4"),
+        ({"tile": 30, "tile_overlap": 4}, ConfigError, "multiples of 4"),
         ({"prompt": "unknown"}, ModelError, "prompt 'unknown' is not in prompt_embeddings"),
         ({"path": "./nowhere"}, ModelError, "no such directory"),
     ],

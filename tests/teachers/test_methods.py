@@ -42,7 +42,7 @@ def test_a_preset_is_enough(preset: str, flux_dir: Path, sd_dir: Path) -> None:
 def test_the_batch_matters_by_rounding_alone(
     method: str, dtype: str, tolerance: float, flux_vae_dir: Path, sd_dir: Path
 ) -> None:
-    """As the docstrings of FluxTeacher and DDIMTeacher have it; the injection is cached at one batch and used there."""
+    """Batch shapes differ by rounding, within the bounds of the docstrings of FluxTeacher and DDIMTeacher."""
     cfg = TeacherConfig(
         path=str(sd_dir if method == "ddim" else flux_vae_dir), method=method, dtype=dtype, steps=10,
         prompt="a sharp photo", true_cfg=3.0, injection=InjectionConfig(blocks="all", steps=2),
@@ -58,7 +58,7 @@ def test_without_injection_it_is_two_plain_passes_of_the_stock_model(flux_dir: P
     cfg = load_config([f"teacher.path={flux_dir}", "teacher.preset=none", "teacher.steps=3"]).teacher
     model = FluxTransformer2DModel.from_pretrained(flux_dir / "transformer").eval()
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(flux_dir / "scheduler")
-    # 6 tokens: mu by the line through (256, 0.5) and (4096, 1.15).
+    # For 6 tokens mu is on the line through (256, 0.5) and (4096, 1.15).
     scheduler.set_timesteps(sigmas=[1, 2 / 3, 1 / 3], mu=0.5 + 0.65 * (6 - 256) / (4096 - 256))
     times = scheduler.sigmas.tolist()
     null = load_prompts(cfg, flux_dir)[""].prompt

@@ -1,4 +1,4 @@
-"""A teacher by import path."""
+"""Third-party teachers, named by import path."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.config.load import load_config
-from gmd_ray.config.rules import require
+from gmd_ray.config.requirements import require
 from gmd_ray.errors import ConfigError
 from gmd_ray.teachers import Teacher, find_prompts, load_teacher
 
 
 class Invert:
-    """A negative: a Teacher that is nobody's idea of one."""
+    """A minimal Teacher: it returns the negative of an image."""
 
     def __init__(self, cfg: TeacherConfig) -> None:
         self.fingerprint = f"invert-{cfg.steps}"
@@ -62,8 +62,8 @@ def test_a_plugin_needs_no_path(tmp_path: Path) -> None:
         ("no_such_package.x:f", "cannot import no_such_package.x (No module named 'no_such_package')"),
         (f"{__name__}:Nobody", "has no 'Nobody'"),
         (f"{__name__}:NOT_CALLABLE", "not callable"),
-        (f"{__name__}:NoProject", "made a NoProject, which is no Teacher"),
-        (f"{__name__}:NoFingerprint", "made a NoFingerprint, which is no Teacher"),
+        (f"{__name__}:NoProject", "returned a NoProject, which is no Teacher"),
+        (f"{__name__}:NoFingerprint", "returned a NoFingerprint, which is no Teacher"),
     ],
 )
 def test_what_is_no_teacher_is_one_line(method: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Prompt embeddings: where they come from, how often encoders are loaded, and what the fingerprint makes of it."""
+"""Prompt embeddings: their sources, how often text encoders are loaded, and the fingerprints that follow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.teachers.text_encoders import write_sd_text_encoder, write_text_encod
 
 @pytest.fixture(scope="module")
 def flux(flux_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With text encoders and no table."""
+    """A FLUX directory with text encoders and no table."""
     path = tmp_path_factory.mktemp("encoders") / "flux"
     shutil.copytree(flux_dir, path)
     (path / "prompt_embeddings.safetensors").unlink()
@@ -45,7 +45,7 @@ def config(path: Path, **kwargs: object) -> TeacherConfig:
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The pipelines that are loaded from now on, by name."""
+    """A list that gets the name of each pipeline loaded from now on."""
     found: list[str] = []
     for kind in (FluxPipeline, StableDiffusionPipeline):
         load = kind.from_pretrained
@@ -162,7 +162,7 @@ def test_a_table_of_another_length_gives_way_to_the_encoders(
     assert teacher.prompt.embeds.shape == (7, 24)  # type: ignore[attr-defined]
     assert teacher.fingerprint == load_teacher(config(flux, prompt="")).fingerprint
     loads.clear()
-    # Nothing to encode with: the table will do, at its own length; but what is handed over at the right one wins.
+    # Without encoders the table counts, at its own length; embeddings handed over at the right length come first.
     there = config(bare, prompt="")
     assert find_prompts(there, "/nowhere") is there
     assert load_teacher(there).prompt.embeds.shape == (5, 24)  # type: ignore[attr-defined]
@@ -183,7 +183,7 @@ def test_embeddings_of_other_encoders_are_refused(flux: Path, tmp_path: Path) ->
         with pytest.raises(ModelError, match=message) as caught:
             attempt()
         assert "\n" not in str(caught.value)
-    # Of a file with both, each takes its own; without encoders nothing tells which is meant.
+    # From a file with both, each teacher takes its own; without encoders it is not known which are meant.
     both = str(tmp_path / "both.safetensors")
     theirs = encode_prompts(config(other), str(tmp_path / "prompts"))
     save_file(load_file(handed.prompt_embeddings or "") | load_file(theirs.prompt_embeddings or ""), both)
@@ -225,7 +225,7 @@ def test_what_a_file_has_is_not_encoded_again(flux: Path, tmp_path: Path, loads:
 
 
 def test_encoders_may_be_absent_where_embeddings_are_handed_over(flux: Path, tmp_path: Path) -> None:
-    """As on a GPU node that fetched the model's own folders alone."""
+    """A copy without text encoders, as on a GPU node that downloaded the model's folders alone."""
     handed = encode_prompts(config(flux), str(tmp_path / "prompts"))
     bare = tmp_path / "bare"
     shutil.copytree(flux, bare, ignore=shutil.ignore_patterns("text_encoder*", "tokenizer*"))

@@ -21,7 +21,7 @@ def measured(
     unavailable: Mapping[str, str] | None = None,
     lacking: Sequence[str] = (),
 ) -> Evaluation:
-    """(student, dataset, metric) -> value of image 0, 1, ..."""
+    """Build an evaluation from the values of image 0, 1, ... by (student, dataset, metric)."""
     rows = [
         {
             "dataset": dataset,

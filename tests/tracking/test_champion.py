@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from gmd_ray.config import Config, GateConfig
+from gmd_ray.config import Config, PromotionGate
 from gmd_ray.evaluation import Evaluation
-from gmd_ray.tracking import Decision, TrackingError, gates, promote, register, registry, start_run
+from gmd_ray.tracking import Decision, TrackingError, promote, promotion, register, registry, start_run
 from gmd_ray.tracking.turns import TAG, turn
 from tests.tracking.measures import figures, measured, student_file, version_of
 
@@ -38,7 +38,7 @@ def test_a_worse_student_does_not_replace_a_better_champion(
     min_gain: float, run: Config, client: MlflowClient, tmp_path: Path
 ) -> None:
     """Gates against the baseline alone, as they are by default: +0.30, then +0.15, then +0.35."""
-    run.tracking.gates = [GateConfig(min_gain=min_gain)]
+    run.tracking.gates = [PromotionGate(min_gain=min_gain)]
     outcomes = []
     for gain in (0.3, 0.15, 0.35):
         run.out = str(tmp_path / f"run{gain}")
@@ -58,7 +58,7 @@ def test_a_worse_student_does_not_replace_a_better_champion(
 
 
 def test_lower_is_better_for_niqe(run: Config, tmp_path: Path) -> None:
-    run.tracking.gates = [GateConfig(metric="niqe")]
+    run.tracking.gates = [PromotionGate(metric="niqe")]
 
     def niqe(mean: float) -> Evaluation:
         return measured({("baseline", "target", "niqe"): [9, 9], ("adapted", "target", "niqe"): [mean, mean]})
@@ -80,7 +80,7 @@ def test_lower_is_better_for_niqe(run: Config, tmp_path: Path) -> None:
 def test_a_champion_counts_on_source_pairs_as_far_as_the_gate_goes(
     target: float, source: float, promoted: bool, run: Config, tmp_path: Path
 ) -> None:
-    run.tracking.gates = [GateConfig(), GateConfig(dataset="source", min_gain=-0.2001)]
+    run.tracking.gates = [PromotionGate(), PromotionGate(dataset="source", min_gain=-0.2001)]
     assert version_of(run, student_file(tmp_path), with_source(0.4, 0.05))[1].promoted
     _, decision = version_of(run, student_file(tmp_path, b"new"), with_source(target, source))
     assert decision.promoted == promoted, decision.reasons
@@ -88,7 +88,7 @@ def test_a_champion_counts_on_source_pairs_as_far_as_the_gate_goes(
 
 
 def test_a_gate_against_the_champion_speaks_for_its_figure(run: Config, tmp_path: Path) -> None:
-    run.tracking.gates = [GateConfig(), GateConfig(against="champion", min_gain=-0.2)]
+    run.tracking.gates = [PromotionGate(), PromotionGate(against="champion", min_gain=-0.2)]
     assert version_of(run, student_file(tmp_path), figures(0.4))[1].promoted
     _, decision = version_of(run, student_file(tmp_path, b"new"), figures(0.3))
     assert decision.promoted, "a loss of 0.1 dB was allowed"
@@ -99,7 +99,7 @@ def test_a_gate_against_the_champion_speaks_for_its_figure(run: Config, tmp_path
 def test_a_champion_that_cannot_be_compared_is_replaced_and_said_so(
     lacking: str, run: Config, client: MlflowClient, tmp_path: Path
 ) -> None:
-    run.tracking.gates = [GateConfig()]
+    run.tracking.gates = [PromotionGate()]
     version_of(run, student_file(tmp_path), figures(0.5))
     evaluation = figures(0.1)
     if lacking == "figures":
@@ -120,7 +120,7 @@ def test_a_champion_that_cannot_be_compared_is_replaced_and_said_so(
 
 
 def test_images_are_compared_one_by_one_where_the_champions_run_has_them(run: Config, tmp_path: Path) -> None:
-    run.tracking.gates = [GateConfig()]
+    run.tracking.gates = [PromotionGate()]
 
     def evaluated(values: list[float | None], content: bytes) -> Decision:
         evaluation = measured({("baseline", "target", "psnr"): [10, 10, 10], ("adapted", "target", "psnr"): values})
@@ -149,7 +149,7 @@ def test_two_promotions_at_once_cannot_both_win(
     run: Config, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both see a champion of +0.1; +0.5 and +0.3 would both beat it, and whoever comes last would stay."""
-    run.tracking.gates = [GateConfig()]
+    run.tracking.gates = [PromotionGate()]
     version_of(run, student_file(tmp_path, b"first"), figures(0.1))
     meanwhile: list[threading.Thread] = []
     decisions: dict[float, Decision] = {}
@@ -159,15 +159,15 @@ def test_two_promotions_at_once_cannot_both_win(
             version = register(run, recorder, student_file(tmp_path / str(gain), str(gain).encode()), figures(gain))
             decisions[gain] = promote(run, recorder, version, figures(gain))
 
-    def slow(*args: object) -> list[gates.Verdict]:
+    def slow(*args: object) -> list[promotion.Verdict]:
         if not meanwhile:  # the first is between reading the champion and moving the alias
             meanwhile.append(threading.Thread(target=attempt, args=(0.3,)))
             meanwhile[0].start()
             time.sleep(3)
             assert 0.3 not in decisions, "it waits"
-        return gates.judge(*args)  # type: ignore[arg-type]
+        return promotion.judge_promotion(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(registry, "judge", slow)
+    monkeypatch.setattr(registry, "judge_promotion", slow)
     for gain in (0.5, 0.3):
         (tmp_path / str(gain)).mkdir()
     attempt(0.5)

@@ -89,7 +89,7 @@ def test_a_refused_command_makes_no_run(
 
 
 def test_a_run_that_fails_says_so_whenever_it_does(run: Config, client: MlflowClient) -> None:
-    """What fails is no refusal: later on, or by an error of another kind."""
+    """A failure is no refusal if it comes later, or from an error of another kind."""
     adapted(run)
     run.teacher.steps = 9
     with pytest.raises(RuntimeError):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from gmd_ray.config import Config, GateConfig
+from gmd_ray.config import Config, PromotionGate
 from gmd_ray.progress import NullRecorder
 from gmd_ray.tracking import MlflowRecorder, TrackingError, promote, register, start_run
 from tests.evaluation.conftest import write_store
@@ -63,7 +63,7 @@ def test_other_weights_of_the_same_run_are_another_version_and_leave_the_first_a
 
 
 def test_champion_changes_hands_only_for_a_gain(run: Config, client: MlflowClient, tmp_path: Path) -> None:
-    run.tracking.gates = [GateConfig(against="champion", min_gain=0.1)]
+    run.tracking.gates = [PromotionGate(against="champion", min_gain=0.1)]
     outcomes = []
     for gain in (0.5, 0.55, 0.9):
         run.out = str(tmp_path / f"run{gain}")
@@ -89,19 +89,19 @@ def test_champion_changes_hands_only_for_a_gain(run: Config, client: MlflowClien
 @pytest.mark.parametrize(
     ("gate", "holds", "reason"),
     [
-        (GateConfig(), True, "gain +0.5 ± 0 over baseline (n=3) >= 0"),
-        (GateConfig(min_gain=0.6), False, "gain +0.5 ± 0 over baseline (n=3) is not >= 0.6"),
-        (GateConfig(metric="niqe"), True, "gain +1 ± 0 over baseline"),
-        (GateConfig(metric="niqe", min_gain=1.5), False, "is not >= 1.5"),
-        (GateConfig(against="median"), False, "gain -0.5"),
-        (GateConfig(against="source_only"), False, "no value of source_only"),
-        (GateConfig(dataset="source"), False, "no test set 'source'"),
-        (GateConfig(metric="lpips"), False, "no weights at hand"),
-        (GateConfig(metric="ssim"), False, "it was not measured"),
-        (GateConfig(metric="dists"), False, "no value of adapted (needs ground truth, which this test set lacks)"),
+        (PromotionGate(), True, "gain +0.5 ± 0 over baseline (n=3) >= 0"),
+        (PromotionGate(min_gain=0.6), False, "gain +0.5 ± 0 over baseline (n=3) is not >= 0.6"),
+        (PromotionGate(metric="niqe"), True, "gain +1 ± 0 over baseline"),
+        (PromotionGate(metric="niqe", min_gain=1.5), False, "is not >= 1.5"),
+        (PromotionGate(against="median"), False, "gain -0.5"),
+        (PromotionGate(against="source_only"), False, "no value of source_only"),
+        (PromotionGate(dataset="source"), False, "no test set 'source'"),
+        (PromotionGate(metric="lpips"), False, "no weights at hand"),
+        (PromotionGate(metric="ssim"), False, "it was not measured"),
+        (PromotionGate(metric="dists"), False, "no value of adapted (needs ground truth, which this test set lacks)"),
     ],
 )
-def test_each_gate_says_why(gate: GateConfig, holds: bool, reason: str, run: Config, tmp_path: Path) -> None:
+def test_each_gate_says_why(gate: PromotionGate, holds: bool, reason: str, run: Config, tmp_path: Path) -> None:
     evaluation = measured(
         {
             ("baseline", "target", "psnr"): [20, 22, 24],
@@ -122,7 +122,7 @@ def test_each_gate_says_why(gate: GateConfig, holds: bool, reason: str, run: Con
 
 
 def test_all_gates_must_hold(run: Config, client: MlflowClient, tmp_path: Path) -> None:
-    run.tracking.gates = [GateConfig(), GateConfig(min_gain=9)]
+    run.tracking.gates = [PromotionGate(), PromotionGate(min_gain=9)]
     _, decision = version_of(run, student_file(tmp_path), figures(0.5))
     assert not decision.promoted
     assert [reason.split(":")[0] for reason in decision.reasons] == ["holds", "refused"]
@@ -131,13 +131,13 @@ def test_all_gates_must_hold(run: Config, client: MlflowClient, tmp_path: Path) 
 
 def test_images_that_only_the_candidate_fails_on_refuse_it(run: Config, tmp_path: Path) -> None:
     evaluation = measured({("baseline", "target", "psnr"): [20, 22], ("adapted", "target", "psnr"): [29, None]})
-    run.tracking.gates = [GateConfig()]
+    run.tracking.gates = [PromotionGate()]
     _, decision = version_of(run, student_file(tmp_path), evaluation)
     assert "no value on 1 images where baseline has one" in decision.reasons[0]
 
 
 def test_a_champion_of_another_test_set_is_no_reference(run: Config, tmp_path: Path) -> None:
-    run.tracking.gates = [GateConfig(against="champion")]
+    run.tracking.gates = [PromotionGate(against="champion")]
     version_of(run, student_file(tmp_path), figures(0.5))
     longer = measured({("baseline", "target", "psnr"): [20] * 4, ("adapted", "target", "psnr"): [30] * 4})
     _, decision = version_of(run, student_file(tmp_path, b"new"), longer)

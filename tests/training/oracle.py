@@ -9,30 +9,30 @@ from gmd_ray.students import load_student
 from gmd_ray.training.data.batches import Batches
 from gmd_ray.training.data.datasets import SourcePairs, TargetPairs
 from gmd_ray.training.data.mixing import Mixture
-from gmd_ray.training.plan import Plan
+from gmd_ray.training.spec import TrainingSpec
 from gmd_ray.training.worker.optim import learning_rate
 
 
-def batches_of(plan: Plan, rank: int = 0, world_size: int = 1) -> Batches:
-    cfg = plan.cfg.training
-    assert plan.target is not None
+def batches_of(spec: TrainingSpec, rank: int = 0, world_size: int = 1) -> Batches:
+    cfg = spec.cfg.training
+    assert spec.target is not None
     source = SourcePairs(
-        plan.cfg.source, plan.source, scale=1, patch=cfg.patch, flip=True, seed=plan.seed, cache_bytes=1 << 20
+        spec.cfg.source, spec.source, scale=1, patch=cfg.patch, flip=True, seed=spec.seed, cache_bytes=1 << 20
     )
-    target = TargetPairs(plan.target, scale=1, patch=cfg.patch, flip=True)
+    target = TargetPairs(spec.target, scale=1, patch=cfg.patch, flip=True)
     mixture = Mixture(
-        cfg.batch_size, cfg.source_ratio, len(plan.source), len(plan.target.ids), plan.seed, mode=cfg.mixing
+        cfg.batch_size, cfg.source_ratio, len(spec.source), len(spec.target.ids), spec.seed, mode=cfg.mixing
     )
-    return Batches(mixture, {"source": source, "target": target}, plan.seed, rank, world_size)
+    return Batches(mixture, {"source": source, "target": target}, spec.seed, rank, world_size)
 
 
-def plain_training(plan: Plan) -> dict[str, Tensor]:
-    """What the loop promises, in the fewest words."""
-    cfg = plan.cfg.training
-    module = load_student(plan.cfg.student).module.train()
+def plain_training(spec: TrainingSpec) -> dict[str, Tensor]:
+    """Train as the loop promises to, in as few lines as possible."""
+    cfg = spec.cfg.training
+    module = load_student(spec.cfg.student).module.train()
     average = {key: value.clone() for key, value in module.state_dict().items()}
     optimizer = torch.optim.Adam(module.parameters(), lr=cfg.lr, betas=cfg.betas)
-    batches = batches_of(plan)
+    batches = batches_of(spec)
     for step in range(cfg.steps):
         lq, hq, *_ = batches(step)
         optimizer.param_groups[0]["lr"] = learning_rate(step, cfg)

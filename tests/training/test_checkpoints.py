@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.context import StorageContext
 
 from gmd_ray.errors import DataError
 from gmd_ray.training.checkpoints import settle_checkpoints
-from gmd_ray.training.plan import Plan, make_plan
+from gmd_ray.training.spec import TrainingSpec, make_spec
 from tests.training.toys import make_config
 
 SCORES = {4: 30.0, 8: 32.0, 12: 31.0}
@@ -22,13 +22,13 @@ SCORES = {4: 30.0, 8: 32.0, 12: 31.0}
 
 def _leave(
     tmp_path: Path, steps: list[int], listed: list[int] | None = None, scored: bool = False
-) -> tuple[Plan, Path]:
-    """What a run with these checkpoints leaves; `listed` in the snapshot, by default all of them."""
+) -> tuple[TrainingSpec, Path]:
+    """Write the files of a run with these checkpoints; the snapshot lists those in `listed`, by default all of them."""
     held_out = {"validate_every": 4, "export": "best"} if scored else {}
     cfg = make_config(tmp_path, **held_out)
     cfg.evaluation.source_hq, cfg.evaluation.source_lq = cfg.source.hq, cfg.source.lq
-    plan = make_plan(cfg, "adapted", None)
-    train = Path(plan.directory, "train")
+    spec = make_spec(cfg, "adapted", None)
+    train = Path(spec.directory, "train")
     for step in steps:
         folder = train / f"step_{step:08d}"
         folder.mkdir(parents=True)
@@ -55,13 +55,13 @@ def _leave(
     }
     (train / "checkpoint_manager_snapshot.json").write_text(json.dumps(document))
     curve = [{"step": step, "loss": 1.0, **({"val_psnr": SCORES[step]} if scored else {})} for step in steps]
-    Path(plan.directory, "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve))
-    return plan, train
+    Path(spec.directory, "curve.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve))
+    return spec, train
 
 
-def _as_ray_sees_it(plan: Plan) -> tuple[str, list[str]]:
+def _as_ray_sees_it(spec: TrainingSpec) -> tuple[str, list[str]]:
     """The checkpoint that Ray Train would give its workers, and all that it knows of, in its order."""
-    storage = StorageContext(storage_path=plan.directory, experiment_dir_name="train")
+    storage = StorageContext(storage_path=spec.directory, experiment_dir_name="train")
     manager = CheckpointManager(CheckpointConfig(), storage)
     latest = manager.latest_checkpoint_result
     assert latest is not None
@@ -96,89 +96,89 @@ HOWS += ["something else", "missing", "folder missing"]
 
 
 def test_whole_checkpoints_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plan, train = _leave(tmp_path, [8, 12])
+    spec, train = _leave(tmp_path, [8, 12])
     before = (train / "checkpoint_manager_snapshot.json").read_bytes()
-    settle_checkpoints(plan, "finetune adapted")
+    settle_checkpoints(spec, "finetune adapted")
     assert (train / "checkpoint_manager_snapshot.json").read_bytes() == before
     assert caplog.records == []
-    assert _as_ray_sees_it(plan) == ("step_00000012", ["step_00000008", "step_00000012"])
+    assert _as_ray_sees_it(spec) == ("step_00000012", ["step_00000008", "step_00000012"])
 
 
 @pytest.mark.parametrize("how", HOWS)
 def test_the_one_before_a_torn_checkpoint_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
-    plan, train = _leave(tmp_path, [8, 12])
+    spec, train = _leave(tmp_path, [8, 12])
     _tear(train / "step_00000012" / "state.pt", how)
-    settle_checkpoints(plan, "finetune adapted")
+    settle_checkpoints(spec, "finetune adapted")
     [line] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert str(train / "step_00000012" / "state.pt") in line
-    assert line.endswith("going on from step 8")
-    assert _as_ray_sees_it(plan) == ("step_00000008", ["step_00000008"])
+    assert line.endswith("resuming from step 8")
+    assert _as_ray_sees_it(spec) == ("step_00000008", ["step_00000008"])
 
 
 @pytest.mark.parametrize("how", HOWS)
 def test_where_none_is_whole_the_line_names_the_file_and_what_to_do(tmp_path: Path, how: str) -> None:
-    plan, train = _leave(tmp_path, [12])
+    spec, train = _leave(tmp_path, [12])
     _tear(train / "step_00000012" / "state.pt", how)
     with pytest.raises(DataError) as caught:
-        settle_checkpoints(plan, "finetune adapted")
+        settle_checkpoints(spec, "finetune adapted")
     assert str(train / "step_00000012" / "state.pt") in str(caught.value)
-    assert f"remove {train} to begin anew" in str(caught.value)
+    assert f"remove {train} to start over" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unlisted_checkpoint_is_used_where_the_listed_one_is_torn(tmp_path: Path) -> None:
-    plan, train = _leave(tmp_path, [8, 12], listed=[12])
+    spec, train = _leave(tmp_path, [8, 12], listed=[12])
     _tear(train / "step_00000012" / "state.pt", "cut in half")
-    settle_checkpoints(plan, "finetune adapted")
-    assert _as_ray_sees_it(plan) == ("step_00000008", ["step_00000008"])
+    settle_checkpoints(spec, "finetune adapted")
+    assert _as_ray_sees_it(spec) == ("step_00000008", ["step_00000008"])
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"checkpoint_results": [{}]}', bytes(300), None])
 def test_a_torn_list_is_made_again_from_the_folders(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
 ) -> None:
-    plan, train = _leave(tmp_path, [4, 8, 12])
+    spec, train = _leave(tmp_path, [4, 8, 12])
     snapshot = train / "checkpoint_manager_snapshot.json"
     snapshot.unlink() if content is None else snapshot.write_bytes(content)
-    settle_checkpoints(plan, "finetune adapted")
-    assert _as_ray_sees_it(plan) == ("step_00000012", ["step_00000004", "step_00000008", "step_00000012"])
-    assert f"{snapshot} is torn or missing: going on from step 12" in caplog.text
+    settle_checkpoints(spec, "finetune adapted")
+    assert _as_ray_sees_it(spec) == ("step_00000012", ["step_00000004", "step_00000008", "step_00000012"])
+    assert f"{snapshot} is damaged or missing: resuming from step 12" in caplog.text
 
 
 def test_a_run_killed_at_its_first_checkpoint_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plan, train = _leave(tmp_path, [4])
+    spec, train = _leave(tmp_path, [4])
     (train / "checkpoint_manager_snapshot.json").unlink()
     _tear(train / "step_00000004" / "state.pt", "cut in half")
-    settle_checkpoints(plan, "finetune adapted")
-    assert "beginning anew" in caplog.text
+    settle_checkpoints(spec, "finetune adapted")
+    assert "starting from step 0" in caplog.text
     assert not (train / "checkpoint_manager_snapshot.json").exists()
     (train / "checkpoint_manager_snapshot.json").write_bytes(b"")
     (train / "step_00000004" / "state.pt").unlink()
     (train / "step_00000004").rmdir()
-    settle_checkpoints(plan, "finetune adapted")
+    settle_checkpoints(spec, "finetune adapted")
     assert not (train / "checkpoint_manager_snapshot.json").exists()
 
 
 def test_a_torn_best_checkpoint_is_made_again_from_before_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plan, train = _leave(tmp_path, [4, 8, 12], scored=True)
-    settle_checkpoints(plan, "finetune adapted")
-    assert _as_ray_sees_it(plan)[0] == "step_00000012"
+    spec, train = _leave(tmp_path, [4, 8, 12], scored=True)
+    settle_checkpoints(spec, "finetune adapted")
+    assert _as_ray_sees_it(spec)[0] == "step_00000012"
     _tear(train / "step_00000008" / "state.pt", "cut in half")
-    settle_checkpoints(plan, "finetune adapted")
-    assert f"{train}/step_00000008/state.pt is torn: going on from step 4" in caplog.text
-    assert _as_ray_sees_it(plan) == ("step_00000004", ["step_00000004"])
+    settle_checkpoints(spec, "finetune adapted")
+    assert f"{train}/step_00000008/state.pt is incomplete: resuming from step 4" in caplog.text
+    assert _as_ray_sees_it(spec) == ("step_00000004", ["step_00000004"])
 
 
 def test_a_torn_best_checkpoint_with_none_before_it_is_told(tmp_path: Path) -> None:
-    plan, train = _leave(tmp_path, [8, 12], scored=True)
+    spec, train = _leave(tmp_path, [8, 12], scored=True)
     _tear(train / "step_00000008" / "state.pt", "empty")
     with pytest.raises(DataError, match=r"step_00000008/state\.pt is empty"):
-        settle_checkpoints(plan, "finetune adapted")
+        settle_checkpoints(spec, "finetune adapted")
 
 
 def test_scores_order_a_list_that_is_made_again(tmp_path: Path) -> None:
-    plan, train = _leave(tmp_path, [4, 8, 12], scored=True)
+    spec, train = _leave(tmp_path, [4, 8, 12], scored=True)
     (train / "checkpoint_manager_snapshot.json").write_bytes(b"")
-    settle_checkpoints(plan, "finetune adapted")
+    settle_checkpoints(spec, "finetune adapted")
     # Worst first, as Ray Train lists them: it removes from the front.
-    assert _as_ray_sees_it(plan) == ("step_00000012", ["step_00000004", "step_00000012", "step_00000008"])
+    assert _as_ray_sees_it(spec) == ("step_00000012", ["step_00000004", "step_00000012", "step_00000008"])

@@ -13,7 +13,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from gmd_ray.progress import NullRecorder
 from gmd_ray.training.curve import CurveKeeper, CurveWatcher
-from gmd_ray.training.documents import read_curve
+from gmd_ray.training.run_files import read_curve
 
 GLOO = RuntimeError("[/x/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.1]:1234")
 DEAD = WorkerHealthCheckFailedError("A worker health check failed.\nWorker info: x", failure=ActorDiedError())

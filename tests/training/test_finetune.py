@@ -26,14 +26,15 @@ from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_te
 from gmd_ray.students import load_student
 from gmd_ray.tracking import MlflowRecorder, start_run
 from gmd_ray.training import finetune, finetuned_path
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import Finetuned, make_plan
+from gmd_ray.training.run_files import read_curve
+from gmd_ray.training.spec import Finetuned, make_spec
+from tests.training.conftest import fit_in_process
 from tests.training.oracle import plain_training
 from tests.training.toys import LONG, FileRecorder, make_config
 
 
 def _assert_is_plain_training(cfg: Config) -> None:
-    expected = plain_training(make_plan(cfg, "adapted", None))
+    expected = plain_training(make_spec(cfg, "adapted", None))
     after = torch.load(finetuned_path(cfg, "adapted"), weights_only=True)
     assert after.keys() == expected.keys()
     for key, value in expected.items():
@@ -78,8 +79,7 @@ def test_two_uneven_workers_are_one(tmp_path: Path) -> None:
         finetune(cfg, "adapted", recorder)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_best_checkpoint_outlives_later_ones_and_is_exported(tmp_path: Path) -> None:
     cfg = make_config(tmp_path, validate_every=3, validation_images=2, keep_checkpoints=1, export="best", lr=0.01)
     # Held-out truths that are what the student gives before training: whatever it learns, it scores ever less.
@@ -122,7 +122,9 @@ def test_an_image_that_one_worker_cannot_read_stops_both_at_once(tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_errors_that_are_nobodys_setting_are_tried_again_and_then_told(tmp_path: Path) -> None:
+def test_errors_that_are_nobodys_setting_are_tried_again_and_then_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = make_config(tmp_path, max_failures=0)
     folder = Path(finetuned_path(cfg, "adapted"))
     folder.mkdir(parents=True)  # where the student's file has to go
@@ -130,6 +132,7 @@ def test_errors_that_are_nobodys_setting_are_tried_again_and_then_told(tmp_path:
         finetune(cfg, "adapted")
     assert "\n" not in str(caught.value)
     folder.rmdir()
+    monkeypatch.setattr("gmd_ray.training.driver.fit", fit_in_process)
     assert finetune(cfg, "adapted").resumed_from == 12  # only the export was left to do
     _assert_is_plain_training(cfg)
 
@@ -185,7 +188,7 @@ finetune(cfg, "adapted", FileRecorder(Path({str(recorder.path)!r})))
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_a_stopped_job_goes_on_with_the_same_mlflow_run(tmp_path: Path) -> None:
+def test_a_stopped_job_goes_on_with_the_same_mlflow_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = make_config(tmp_path, **LONG | {"steps": 150})
     cfg.tracking.uri = f"sqlite:///{tmp_path}/mlflow.db"
     _stopped_driver(
@@ -200,6 +203,7 @@ with start_run(cfg, resolved(cfg)) as run, run.stage("finetune-adapted") as stag
         after=40,
         signal_=signal.SIGTERM,
     )
+    monkeypatch.setattr("gmd_ray.training.driver.fit", fit_in_process)
     with start_run(cfg, resolved(cfg)) as run, run.stage("finetune-adapted") as stage:
         finetuned = finetune(cfg, "adapted", stage)
     assert finetuned.resumed_from in range(20, 150, 20)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from gmd_ray.training import finetune, finetuned_path
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import make_plan
+from gmd_ray.training.run_files import read_curve
+from gmd_ray.training.spec import make_spec
 from tests.training.oracle import plain_training
 from tests.training.toys import FileRecorder, make_config
 
@@ -71,5 +71,5 @@ def test_lost_node_leaves_a_smaller_group_with_the_same_global_batches(tmp_path:
     assert recorder.read() == points
     assert {point["n_source"] + point["n_target"] for point in points} == {8}
     after = torch.load(finetuned.path, weights_only=True)
-    for key, value in plain_training(make_plan(cfg, "adapted", None)).items():
+    for key, value in plain_training(make_spec(cfg, "adapted", None)).items():
         torch.testing.assert_close(after[key], value, rtol=0, atol=1e-5)

@@ -14,19 +14,19 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, ResumeMismatchError
 from gmd_ray.students import load_student
 from gmd_ray.training import finetuned_path, pretrain, refuse_begun_pretraining
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import make_plan
 from gmd_ray.training.resume import check_settings
+from gmd_ray.training.run_files import read_curve
+from gmd_ray.training.spec import make_spec
 from tests.students.test_fresh import SWINIR
 from tests.training.toys import make_config
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, str]]:
-    """What `finetune` is called with."""
+    """The arguments of the calls of `finetune`."""
     calls: list[tuple[Config, str]] = []
 
-    def finetune(cfg: Config, name: str, recorder: Any) -> None:
+    def finetune(cfg: Config, name: str, recorder: Any, inputs: Any) -> None:
         calls.append((cfg, name))
 
     # The package exports a function of the module's name.
@@ -95,23 +95,22 @@ def test_settings_of_a_begun_training_are_refused_without_a_trace(
     refuse_begun_pretraining(cfg)
     assert not (tmp_path / "run" / "finetune").exists()
     pretrain(cfg)
-    plan = make_plan(*asked[0], None)
-    check_settings(plan)
-    Path(plan.directory, "train").mkdir()
-    Path(plan.directory, "train", "checkpoint_manager_snapshot.json").write_text("{}")
+    spec = make_spec(*asked[0], None)
+    check_settings(spec)
+    Path(spec.directory, "train").mkdir()
+    Path(spec.directory, "train", "checkpoint_manager_snapshot.json").write_text("{}")
     refuse_begun_pretraining(cfg)
     cfg.pretrain.lr = 1e-3
     with pytest.raises(ResumeMismatchError, match=r"training\.lr: 0\.0002 before, 0\.001 now"):
         refuse_begun_pretraining(cfg)
     cfg.pretrain.arguments = SWINIR | {"embed_dim": 24}
-    before = sorted(Path(plan.directory).rglob("*"))
-    with pytest.raises(ResumeMismatchError, match=r"another start .*pretrain\.arguments"):
+    before = sorted(Path(spec.directory).rglob("*"))
+    with pytest.raises(ResumeMismatchError, match=r"other initial weights .*pretrain\.arguments"):
         refuse_begun_pretraining(cfg)
-    assert sorted(Path(plan.directory).rglob("*")) == before
+    assert sorted(Path(spec.directory).rglob("*")) == before
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("in_process")
 def test_from_scratch_with_no_pairs_and_no_student(tmp_path: Path) -> None:
     cfg = make_config(tmp_path, patch=16, keep_checkpoints=3, checkpoint_every=1)
     cfg.out = str(tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""What Stage 2 asks of a cluster, and what is said where it is not there."""
+"""The resources that Stage 2 needs of a cluster, and the errors where they are missing."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Synthetic degradations: clean images in, low-quality images out."""
+"""Synthetic degradations, which make low-quality images from clean ones."""

@@ -1,8 +1,8 @@
-"""Synthetic degradations: a pure function of (image, random generator), the same on any worker and after any retry.
+"""Synthetic degradations as pure functions of an image and a random generator.
 
-The chain here is the classical one (blur, downscale, noise, JPEG); Real-ESRGAN's is in `second_order`. Every random
-draw comes from the generator that is passed in; `sample_rng` derives one per sample key, so no result depends on
-worker, order or cluster size (restoration.md 2.4).
+This is the classical chain (blur, downscale, noise, JPEG); Real-ESRGAN's is in `second_order`. Every random draw comes
+from the generator that is passed in, and `sample_rng` derives one from each sample's key, so no result depends on the
+worker, the order or the size of the cluster. See docs/method.md, "Degradations".
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy as np
 
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.degradation.filters import bicubic, jpeg, to_levels
-from gmd_ray.images.degradation.ranges import Range, Steps, check_settings
+from gmd_ray.images.degradation.ranges import Range, Steps, check_ranges
 from gmd_ray.images.degradation.second_order import SecondOrder
 
 DOWNSCALES = ("area", "bicubic")
 
 
 def sample_rng(*key: object) -> np.random.Generator:
-    """A generator for one sample; equal keys give equal streams on every machine.
+    """Make the random generator of one sample. Equal keys give equal streams on every machine.
 
     Args:
-        key: anything with a stable `str`, e.g. (run seed, sample id, epoch).
+        key: values with a stable `str`, such as (run seed, sample id, epoch).
     """
     digest = hashlib.sha256("\x1f".join(str(part) for part in key).encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
@@ -34,28 +34,34 @@ def sample_rng(*key: object) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Degradation:
-    """Ranges of the classical chain; each draw is uniform in its range.
+    """Ranges of the classical chain. Each draw is uniform in its range.
 
     Noise is in 8-bit levels (sigma 25 is the denoising literature's 25/255).
     """
 
     scale: int = 1
+    """HQ pixels per LQ pixel along each axis."""
     blur_prob: float = 0.0
+    """Probability of blur."""
     blur_sigma: Range = (0.0, 0.0)
-    """Standard deviation in pixels, drawn for each of two axes of a rotated Gaussian."""
+    """Standard deviation in pixels, drawn for each of the two axes of a rotated Gaussian."""
     downscale: str = "area"
-    """How the image shrinks: `area`, the mean of blocks, or `bicubic`, antialiased as MATLAB's imresize does."""
+    """Resampling of the downscaling: `area` (mean of blocks) or `bicubic` (antialiased, as MATLAB's imresize)."""
     noise_prob: float = 0.0
+    """Probability of noise."""
     noise_sigma: Range = (0.0, 0.0)
+    """Standard deviation of the Gaussian noise in 8-bit levels."""
     shot_noise: Range = (0.0, 0.0)
-    """Signal-dependent noise: sigma at full white, in 8-bit levels; falls with the root of the signal."""
+    """Standard deviation at full white, in 8-bit levels, of noise that is proportional to the root of the signal."""
     gray_noise_prob: float = 0.0
-    """Share of samples whose noise is one pattern for all three channels."""
+    """Share of noisy samples whose noise is one pattern for all three channels."""
     jpeg_prob: float = 0.0
+    """Probability of JPEG compression."""
     jpeg_quality: Range = (95.0, 95.0)
+    """JPEG quality, 0 to 100."""
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_ranges(self)
         if self.downscale not in DOWNSCALES:
             raise ConfigError(f"degradation downscale={self.downscale!r}: {nearest(self.downscale, DOWNSCALES)}")
 
@@ -65,7 +71,7 @@ class Degradation:
         Args:
             hq: float32 RGB in [0, 1], shape (H, W, 3); H and W multiples of `scale`.
             rng: the sample's own generator.
-            steps: what was drawn for each operation is appended here, in order.
+            steps: a list to which each operation and its drawn values are appended.
 
         Returns:
             float32 RGB in [0, 1], shape (H / scale, W / scale, 3), rounded to 8 bits as a file would be.
@@ -90,7 +96,7 @@ class Degradation:
         if rng.random() < self.noise_prob:
             channels = 1 if rng.random() < self.gray_noise_prob else 3
             shape = (*x.shape[:2], channels)
-            # The pattern comes before its level: models were trained with this order of draws.
+            # The pattern is drawn before its level. Changing the order would change the data of trained models.
             pattern = rng.standard_normal(shape, dtype=np.float32)
             sigma = rng.uniform(*self.noise_sigma)
             x = x + pattern * (sigma / 255)
@@ -111,7 +117,7 @@ def _anisotropic_blur(x: np.ndarray, sigma_a: float, sigma_b: float, angle: floa
     grid = np.arange(-radius, radius + 1, dtype=np.float32)
     u = np.cos(angle) * grid[None] + np.sin(angle) * grid[:, None]
     v = -np.sin(angle) * grid[None] + np.cos(angle) * grid[:, None]
-    floor = 1e-3  # a zero sigma is a delta, not a division by zero
+    floor = 1e-3  # a sigma of zero gives an impulse instead of a division by zero
     kernel = np.exp(-0.5 * ((u / max(sigma_a, floor)) ** 2 + (v / max(sigma_b, floor)) ** 2))
     return cv2.filter2D(x, -1, (kernel / kernel.sum()).astype(np.float32), borderType=cv2.BORDER_REFLECT_101)
 
@@ -124,9 +130,9 @@ PRESETS: dict[str, Degradation | SecondOrder] = {
     "jpeg": Degradation(jpeg_prob=1, jpeg_quality=(30, 95)),
     "bicubic": Degradation(scale=4, downscale="bicubic"),
     "realesrgan": SecondOrder(),
-    # Kernel sizes are the paper's. The rest is our choice, as the paper leaves it open: of Real-ESRGAN's eight sizes it
-    # took the lower and the upper three, so here the noise takes the lower and the upper 3/8 of its ranges; sigmas of
-    # blur, resizing, JPEG and the probabilities stay (restoration.md 2.2).
+    # Kernel sizes are the paper's: the lower and the upper three of Real-ESRGAN's eight. The paper leaves the rest
+    # open. We also use the lower and the upper 3/8 of the noise ranges, and keep all other settings.
+    # See docs/method.md, "Degradations".
     "weak": SecondOrder(
         kernel_size=(7, 11),
         noise_sigma=(1, 12),
@@ -145,10 +151,14 @@ PRESETS: dict[str, Degradation | SecondOrder] = {
 
 
 def make_degradation(name: str, overrides: dict[str, Any] | None = None) -> Degradation | SecondOrder:
-    """A preset by name, with single fields replaced.
+    """Return a preset with some fields replaced.
+
+    Args:
+        name: one of `PRESETS`.
+        overrides: field -> value, as read from YAML or the command line.
 
     Raises:
-        ConfigError: for an unknown preset or field (naming the nearest), or a range that is not one.
+        ConfigError: the preset or a field is unknown, or a value is invalid.
     """
     if name not in PRESETS:
         raise ConfigError(f"source.degradation={name!r}: no such preset; {nearest(name, PRESETS)}")
@@ -162,7 +172,7 @@ def make_degradation(name: str, overrides: dict[str, Any] | None = None) -> Degr
 
 
 def _parse(key: str, value: Any, kind: str) -> int | float | str | Range:
-    """A setting as it comes from YAML or the command line, in the field's own type."""
+    """Convert a value from YAML or the command line to the type of its field."""
     if kind == "str":
         return str(value)
     wanted = {"int": "a whole number", "float": "a number"}.get(kind, "two numbers, [low, high]")

@@ -1,6 +1,6 @@
-"""What degradations do to pixels: blur kernels, sharpening, resizing, JPEG. Nothing here is random.
+"""The deterministic operations of degradations: blur kernels, sharpening, resizing, JPEG.
 
-Images are float32 RGB, shape (H, W, 3), if nothing else is said; borders are mirrored without repeating the edge.
+Unless stated otherwise, images are float32 RGB of shape (H, W, 3), and borders are mirrored without repeating the edge.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ Resampling = Literal["area", "bilinear", "bicubic"]
 def gaussian_kernel(
     size: int, sigma_u: float, sigma_v: float, angle: float = 0.0, beta: float = 1.0, plateau: bool = False
 ) -> np.ndarray:
-    """Rotated Gaussian, generalised Gaussian or plateau kernel (Real-ESRGAN, section 3.1; its references there).
+    """Make a rotated Gaussian, generalised Gaussian or plateau kernel (Real-ESRGAN, section 3.1).
 
     With q the squared distance in units of the sigmas: exp(-q^beta / 2), or 1 / (1 + q^beta) for a plateau.
 
     Args:
         size: side in pixels, odd.
         sigma_u, sigma_v: standard deviations along the rotated axes, in pixels, above 0.
-        angle: of the first axis to the image's rows, in radians.
-        beta: shape, above 0; 1 is a Gaussian, more has a flatter top.
+        angle: angle between the first axis and the image's rows, in radians.
+        beta: shape, above 0; 1 is a Gaussian, larger values have a flatter top.
+        plateau: make a plateau kernel instead of a generalised Gaussian.
 
     Returns:
         float32, (size, size), sum 1.
@@ -38,18 +39,21 @@ def gaussian_kernel(
 
 
 def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
-    """Circular low-pass filter, which leaves ringing: cutoff * J1(cutoff * r) / (2 pi r) (Real-ESRGAN, equation 6).
+    """Make a circular low-pass filter, which causes ringing: cutoff * J1(cutoff * r) / (2 pi r).
+
+    See Real-ESRGAN, equation 6.
 
     Args:
-        size: side in pixels, odd; 21 at most, for which the Bessel function is exact to rounding.
+        size: side in pixels, odd, at most 21 (the Bessel function is exact to rounding up to there).
         cutoff: angular frequency in (0, pi].
 
     Returns:
-        float32, (size, size), sum 1; with negative values where the kernel is wide enough to ring.
+        float32, (size, size), sum 1. Kernels that are wide enough to ring have negative values.
     """
     x, y = _grid(size)
     r = np.hypot(x, y)
-    # J1(z) is the mean of cos(t - z sin t) over a period: even in t, and equally spaced points are exact beyond z.
+    # J1(z) is the mean of cos(t - z sin t) over a period. The integrand is even in t, so half a period suffices, and
+    # the mean over n equally spaced points is exact to rounding if n is well above z.
     t = (np.arange(64) + 0.5) * (np.pi / 64)
     bessel = np.cos(t - cutoff * r[..., None] * np.sin(t)).mean(-1)
     kernel = np.full_like(r, cutoff**2 / (4 * np.pi))  # the limit at the centre
@@ -58,30 +62,30 @@ def sinc_kernel(size: int, cutoff: float) -> np.ndarray:
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and rows of a kernel's pixels, counted from its centre: float64, (size, size) each."""
+    """Return the column and row of each pixel relative to the centre of a kernel: float64, (size, size) each."""
     axis = np.arange(size, dtype=np.float64) - size // 2
     x, y = np.meshgrid(axis, axis)
     return x, y
 
 
 def blur(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Correlate each channel with a kernel of odd size; the result may leave the input's range."""
+    """Correlate each channel with a kernel of odd size. The result may exceed the input's range."""
     return cv2.filter2D(x, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
 def sharpen(x: np.ndarray, weight: float = 0.5, size: int = 51, threshold: float = 10.0) -> np.ndarray:
-    """Unsharp masking where the detail is above a threshold (BasicSR, basicsr/utils/img_process_util.py).
+    """Apply unsharp masking where the detail exceeds a threshold (BasicSR, basicsr/utils/img_process_util.py).
 
-    The Gaussian is applied one axis after the other: 51 + 51 products a pixel, not 51 * 51.
+    The Gaussian is separable, which takes 51 + 51 products per pixel instead of 51 * 51.
 
     Args:
-        x: in [0, 1].
+        x: image in [0, 1].
         weight: share of the detail that is added; 0 changes nothing.
-        size: of the Gaussian, odd; its sigma follows from it as in OpenCV (8.0 pixels for 51).
-        threshold: in 8-bit levels; the mask of larger details is blurred by the same Gaussian.
+        size: side of the Gaussian, odd; OpenCV derives its sigma (8.0 pixels for 51).
+        threshold: least detail in 8-bit levels; the mask of larger details is blurred by the same Gaussian.
 
     Returns:
-        In [0, 1], same shape.
+        an image in [0, 1] of the same shape.
     """
     detail = x - cv2.GaussianBlur(x, (size, size), 0)
     mask = cv2.GaussianBlur((np.abs(detail) > threshold / 255).astype(np.float32), (size, size), 0)
@@ -89,10 +93,10 @@ def sharpen(x: np.ndarray, weight: float = 0.5, size: int = 51, threshold: float
 
 
 def resize(x: np.ndarray, height: int, width: int, how: Resampling) -> np.ndarray:
-    """Resize as torch's `interpolate` does between two sizes: half-pixel centres, no antialiasing.
+    """Resize as torch's `interpolate` does: half-pixel centres, no antialiasing.
 
-    So `bilinear` and `bicubic` alias where they shrink, which is part of what Real-ESRGAN's students learn to undo.
-    `area` is adaptive average pooling, in both directions.
+    `bilinear` and `bicubic` therefore alias when they shrink an image, which Real-ESRGAN's students learn to undo.
+    `area` is adaptive average pooling, for shrinking and for enlarging.
     """
     if x.shape[:2] == (height, width):
         return x
@@ -102,7 +106,7 @@ def resize(x: np.ndarray, height: int, width: int, how: Resampling) -> np.ndarra
 
 
 def _pool(x: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """Means over `size` bins along an axis; a bin takes every pixel that it touches."""
+    """Average over `size` bins along an axis. A bin includes every pixel that it touches."""
     n = x.shape[axis]
     index = np.arange(size)
     start, stop = index * n // size, -(-(index + 1) * n // size)
@@ -113,16 +117,16 @@ def _pool(x: np.ndarray, size: int, axis: int) -> np.ndarray:
 
 
 def bicubic(x: np.ndarray, scale: int) -> np.ndarray:
-    """Shrink by a whole factor as MATLAB's `imresize` does, which made the bicubic sets of DIV2K and its kin.
+    """Shrink by an integer factor as MATLAB's `imresize` does, which made DIV2K's bicubic sets and similar ones.
 
-    Keys' cubic kernel (1981) with a = -1/2, stretched by the factor so that nothing aliases; half-pixel centres; the
-    border mirrored with its edge repeated.
+    Keys' cubic kernel (1981) with a = -1/2 is stretched by the factor to prevent aliasing. Centres are at half pixels,
+    and the border is mirrored with its edge repeated.
 
     Args:
         x: (H, W, 3), H and W multiples of `scale`.
 
     Returns:
-        float32, (H / scale, W / scale, 3); may leave the input's range.
+        float32, (H / scale, W / scale, 3); may exceed the input's range.
     """
     return _shrink(_shrink(x, scale, 0), scale, 1).astype(np.float32)
 
@@ -130,7 +134,7 @@ def bicubic(x: np.ndarray, scale: int) -> np.ndarray:
 def _shrink(x: np.ndarray, scale: int, axis: int) -> np.ndarray:
     n = x.shape[axis]
     taps = np.arange(4 * scale + 1) - 2 * scale
-    # For a whole factor, every output pixel has the same phase: its centre lies at this offset from its block's start.
+    # For an integer factor, every output pixel has the same phase: its centre has this offset from its block's start.
     offset = (scale - 1) / 2
     at = np.floor(offset) + taps
     r = np.abs(at - offset) / scale
@@ -144,7 +148,7 @@ def _shrink(x: np.ndarray, scale: int, axis: int) -> np.ndarray:
 
 
 def to_levels(x: np.ndarray) -> np.ndarray:
-    """Round to 8 bits: uint8, values beyond [0, 1] clipped."""
+    """Clip to [0, 1] and round to uint8."""
     return np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)
 
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 Range = tuple[float, float]
 
 Steps = list[dict[str, Any]]
-"""What a degradation drew for one image: an `operation` each, with its values, in the order they were applied."""
+"""The operations applied to one image, in order: each a dict of `operation` and its drawn values."""
 
 
-def check_settings(settings: DataclassInstance) -> None:
-    """Check what every degradation's fields have in common; a probability is known by `_prob` in its name.
+def check_ranges(settings: DataclassInstance) -> None:
+    """Check the ranges, probabilities (fields with `_prob` in their name) and scale of a degradation.
 
     Raises:
-        ConfigError: for a range that is not one, a probability beyond [0, 1], a JPEG quality beyond 100, a scale
+        ConfigError: a range is not one, a probability is outside [0, 1], a JPEG quality is above 100, or the scale is
             below 1.
     """
     for field in fields(settings):

@@ -1,11 +1,13 @@
 """Real-ESRGAN's second-order degradation: blur, resize, noise and JPEG, twice, and a sinc filter at the end.
 
-After Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data", section 3, and
-its reference code's settings (options/train_realesrgan_x4plus.yml; restoration.md 2.1). Four things differ on purpose:
-every draw is a sample's own (there a batch shares resize factors, the second blur and the order at the end), JPEG is
-the real codec and not a differentiable model of it, a resize maps whole image onto whole image (there sizes are rounded
-after the coordinates are fixed, which shifts the far border by less than a pixel), and the HQ side of a pair stays as
-it is: only what is degraded is sharpened first (there the generator's losses, too, are against a sharpened HQ image).
+The source is section 3 of Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic
+Data", with the settings of its reference code (options/train_realesrgan_x4plus.yml). Four things differ on purpose:
+
+* Every sample has its own draws. The reference shares resize factors, the second blur and the final order in a batch.
+* JPEG is the real codec, not a differentiable model of it.
+* A resize maps the whole image onto the whole image. The reference rounds the size after fixing the coordinates, which
+  shifts the far border by less than a pixel.
+* Only the image that is degraded is sharpened first. The reference also sharpens the HQ image of the losses.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from gmd_ray.images.degradation.filters import (
     sinc_kernel,
     to_levels,
 )
-from gmd_ray.images.degradation.ranges import Range, Steps, check_settings
+from gmd_ray.images.degradation.ranges import Range, Steps, check_ranges
+from gmd_ray.images.luma import TORCHVISION
 
 # (share, plateau, generalised, rotated and stretched, name)
 _KERNELS = (
@@ -38,53 +41,61 @@ _KERNELS = (
     (0.03, True, True, True, "plateau_aniso"),
 )
 _MODES: tuple[Resampling, ...] = get_args(Resampling)
-_LUMA = np.array([0.2989, 0.587, 0.114], np.float32)  # as torchvision's rgb_to_grayscale
 
 
 @dataclass(frozen=True)
 class SecondOrder:
-    """Ranges of the second-order chain; a field ending in 2 is of its second round. The defaults are Real-ESRGAN's.
+    """Ranges of the second-order chain. The defaults are Real-ESRGAN's.
 
-    Each draw is uniform in its range. Sigmas of noise are in 8-bit levels, those of blur in pixels of the image as it
-    is at that point.
+    Fields ending in 2 belong to the second round and otherwise mean the same. Each draw is uniform in its range. Sigmas
+    of noise are in 8-bit levels, those of blur in pixels of the image at that point of the chain.
     """
 
     scale: int = 4
+    """HQ pixels per LQ pixel along each axis."""
     sharpen_weight: float = 0.5
-    """Unsharp masking of the input, 0 for none. The pair's HQ side stays as it is."""
+    """Strength of the unsharp masking of the input, 0 for none. The HQ image of the pair is not sharpened."""
     kernel_size: Range = (7, 21)
-    """Sides of all three kernels: the odd numbers from one to the other, all equally likely; 21 at most."""
+    """Smallest and largest side of all three kernels, odd, at most 21; all odd sides between are equally likely."""
     sinc_prob: float = 0.1
     """Share of blurs that are a sinc filter, in either round."""
     final_sinc_prob: float = 0.8
+    """Probability of the final sinc filter."""
     blur_sigma: Range = (0.2, 3.0)
+    """Standard deviation of blur kernels."""
     blur_sigma2: Range = (0.2, 1.5)
     blur_prob2: float = 0.8
+    """Probability of the second blur; the first is always applied."""
     generalized_beta: Range = (0.5, 4.0)
-    """Shape of generalised Gaussians, around 1: half of them are drawn below 1 and half above, as for plateaus."""
+    """Shape of generalised Gaussians: half are drawn between the lower bound and 1, half between 1 and the upper."""
     plateau_beta: Range = (1.0, 2.0)
+    """Shape of plateau kernels, drawn in the same way."""
     resize_up_prob: float = 0.2
+    """Probability of enlarging."""
     resize_down_prob: float = 0.7
+    """Probability of shrinking; with the rest, the size stays."""
     resize_range: Range = (0.15, 1.5)
-    """Smallest and largest factor, around 1."""
+    """Smallest factor of shrinking and largest factor of enlarging."""
     resize_up_prob2: float = 0.3
     resize_down_prob2: float = 0.4
     resize_range2: Range = (0.3, 1.2)
-    """Relative to the final size."""
+    """Smallest and largest factor of the second resize, relative to the final size."""
     gaussian_prob: float = 0.5
     """Share of Gaussian noise in either round; the rest is Poisson noise."""
     noise_sigma: Range = (1.0, 30.0)
+    """Standard deviation of Gaussian noise."""
     noise_sigma2: Range = (1.0, 25.0)
     poisson_scale: Range = (0.05, 3.0)
-    """Factor on Poisson noise; 1 is that of as many photons at full white as the image has levels."""
+    """Factor on Poisson noise. At 1, full white has as many photons as the image has levels (see `poisson_noise`)."""
     poisson_scale2: Range = (0.05, 2.5)
     gray_noise_prob: float = 0.4
-    """Share of noise that is one pattern for all three channels."""
+    """Share of noise that is one pattern for all three channels, in either round."""
     jpeg_quality: Range = (30.0, 95.0)
+    """JPEG quality, 0 to 100."""
     jpeg_quality2: Range = (30.0, 95.0)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_ranges(self)
         sizes = self.kernel_size
         if not (sizes[0] >= 1 and sizes[1] <= 21 and all(side % 2 == 1 for side in sizes)):
             raise ConfigError(f"degradation kernel_size={sizes}: give two odd numbers from 1 to 21")
@@ -98,7 +109,7 @@ class SecondOrder:
             if not 0 < low <= 1 <= high:
                 raise ConfigError(f"degradation {name}=({low}, {high}): give (low, high) with 0 < low <= 1 <= high")
         for up, down in (("resize_up_prob", "resize_down_prob"), ("resize_up_prob2", "resize_down_prob2")):
-            # Decimal fractions that add up to 1 may exceed it by a rounding.
+            # Decimal fractions that add up to 1 may exceed it by a rounding error.
             if getattr(self, up) + getattr(self, down) > 1 + 1e-9:
                 raise ConfigError(f"degradation {up}={getattr(self, up)}: with {down} it is above 1")
 
@@ -108,7 +119,7 @@ class SecondOrder:
         Args:
             hq: float32 RGB in [0, 1], shape (H, W, 3); H and W multiples of `scale`.
             rng: the sample's own generator.
-            steps: what was drawn for each operation is appended here, in order.
+            steps: a list to which each operation and its drawn values are appended.
 
         Returns:
             float32 RGB in [0, 1], shape (H / scale, W / scale, 3), rounded to 8 bits as a file would be.
@@ -137,7 +148,7 @@ class SecondOrder:
     def _blur_kernel(self, rng: np.random.Generator, sigma: Range, steps: Steps | None = None) -> np.ndarray:
         size = self._draw_size(rng)
         if rng.random() < self.sinc_prob:
-            # A small kernel cannot hold the long waves of a low cutoff.
+            # A small kernel cannot represent the long waves of a low cutoff.
             return _sinc(size, rng.uniform(np.pi / 3 if size < 13 else np.pi / 5, np.pi), steps)
         kind = rng.choice(len(_KERNELS), p=[kernel[0] for kernel in _KERNELS])
         _, plateau, generalized, rotated, name = _KERNELS[kind]
@@ -172,7 +183,7 @@ class SecondOrder:
     def _to_size(
         self, x: np.ndarray, height: int, width: int, rng: np.random.Generator, steps: Steps | None
     ) -> np.ndarray:
-        """Resize to the final size and ring."""
+        """Resize to the final size, and apply the final sinc filter with its probability."""
         x = _resize(x, height, width, rng, steps)
         if rng.random() < self.final_sinc_prob:
             x = blur(x, _sinc(self._draw_size(rng), rng.uniform(np.pi / 3, np.pi), steps))
@@ -180,25 +191,36 @@ class SecondOrder:
 
 
 def gaussian_noise(shape: tuple[int, ...], sigma: float, gray: bool, rng: np.random.Generator) -> np.ndarray:
-    """Noise for an image of a shape (H, W, 3): float32, (H, W, 1) if gray; sigma in 8-bit levels."""
+    """Draw Gaussian noise for an image.
+
+    Args:
+        shape: shape of the image, (H, W, 3).
+        sigma: standard deviation in 8-bit levels.
+        gray: draw one pattern for all channels.
+        rng: the sample's own generator.
+
+    Returns:
+        float32, (H, W, 3), or (H, W, 1) if gray.
+    """
     noise = rng.standard_normal((*shape[:2], 1 if gray else shape[2]), dtype=np.float32)
     return noise * np.float32(sigma / 255)
 
 
 def poisson_noise(x: np.ndarray, scale: float, gray: bool, rng: np.random.Generator) -> np.ndarray:
-    """What a photon count adds to an image, times a factor (BasicSR, basicsr/data/degradations.py).
+    """Draw the noise of counting photons, times a factor (BasicSR, basicsr/data/degradations.py).
 
-    Full white is as many photons as the image has distinct 8-bit levels, rounded up to a power of two.
+    Full white corresponds to as many photons as the image has distinct 8-bit levels, rounded up to a power of two.
 
     Args:
-        x: float32 RGB, (H, W, 3); taken at 8 bits.
+        x: float32 RGB, (H, W, 3); rounded to 8 bits first.
         scale: factor on the noise.
-        gray: count photons of the luma, and add the same to each channel.
+        gray: count the photons of the luma, and use the same noise for each channel.
+        rng: the sample's own generator.
 
     Returns:
         float32, (H, W, 3), or (H, W, 1) if gray; its mean is 0.
     """
-    levels = to_levels((x @ _LUMA)[..., None] if gray else x)
+    levels = to_levels((x @ np.array(TORCHVISION, np.float32))[..., None] if gray else x)
     distinct = np.count_nonzero(np.bincount(levels.ravel()))
     photons = 2 ** int(np.ceil(np.log2(distinct)))
     expected = levels * (photons / 255)

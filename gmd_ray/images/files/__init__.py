@@ -1,1 +1,1 @@
-"""One image file: its format, how it is opened, decoded, color-managed and encoded."""
+"""Image files: their formats, opening, decoding, color management and encoding."""

@@ -1,7 +1,7 @@
-"""Samples of more than 8 bits, of the formats that Pillow would round to 8: PNG, JPEG 2000, PPM, and TIFF (`tiffs`).
+"""Samples of more than 8 bits in formats that Pillow would round to 8: PNG, JPEG 2000, PPM, and TIFF (`tiffs`).
 
-How many bits there are follows from the header, never from the largest value. White is the largest value of so many
-bits, and comes out as 1 exactly.
+The number of bits comes from the header, never from the largest value. White, the largest value of that many bits,
+becomes exactly 1.
 """
 
 from __future__ import annotations
@@ -22,30 +22,35 @@ _PPM = re.compile(rb"P6(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+
 
 
 def sample_bits(data: bytes, header: Header) -> int:
-    """Bits per sample; 8 for every format that has no more, or whose deeper samples are read as 8.
+    """Return the bits per sample; 8 also for formats whose deeper samples are read as 8.
 
     Raises:
-        DataError: for samples that cannot be read right at any depth.
+        DataError: the samples cannot be read correctly at any depth.
     """
     image = header.image
     if header.format == "TIFF" and (image is None or image.mode != "CMYK"):
         bits = tiff_bits(header)
-        return max(bits, 9) if image is None else bits  # what Pillow does not know is never for it to read
+        return max(bits, 9) if image is None else bits  # more than 8, so that Pillow, which cannot open it, is not used
     if header.format == "PNG":
         return data[24]
     if header.format == "JPEG2000":
         return jpeg2000(data).bits
     if header.format == "PPM":
-        found = _PPM.match(data)
-        return 16 if (found and int(found[1]) > 255) or (image is not None and image.mode in ("I", "I;16")) else 8
+        ppm = _PPM.match(data)
+        return 16 if (ppm and int(ppm[1]) > 255) or (image is not None and image.mode in ("I", "I;16")) else 8
     return 8
 
 
 def deep_samples(data: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None]:
-    """float32 (H, W, 1 or 3) in the file's own colours and straight alpha (H, W) or None, in [0, 1].
+    """Decode samples of more than 8 bits.
 
     Args:
-        header: of `data`, whose image is loaded. TIFF comes upright; other formats as they are stored.
+        data: content of the file.
+        header: header of `data`, with its image loaded.
+
+    Returns:
+        colors, float32 (H, W, 1 or 3) in the file's own colour space, and straight alpha, float32 (H, W) or None; both
+        in [0, 1]. TIFF is upright; other formats are oriented as stored.
     """
     if header.format == "TIFF":
         return tiff_samples(data, header)
@@ -62,19 +67,20 @@ def _png(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None
     if samples is None or samples.dtype != np.uint16:
         raise DataError("PNG of more than 8 bits that OpenCV cannot read")
     if samples.ndim == 2:
-        key = image.info.get("transparency")  # OpenCV knows it in colour alone
+        key = image.info.get("transparency")  # OpenCV applies the transparent colour to RGB files only
         return _unit(samples[..., None]), None if key is None else (samples != key).astype(np.float32)
     alpha = _unit(samples[..., 3]) if samples.shape[2] == 4 else None
-    return _unit(samples[..., : 1 if data[25] == 4 else 3]), alpha  # gray with alpha comes with its gray three times
+    # PNG color type 4 is gray with alpha, whose gray OpenCV repeats three times.
+    return _unit(samples[..., : 1 if data[25] == 4 else 3]), alpha
 
 
 def _ppm(data: bytes, image: Image.Image) -> np.ndarray:
-    found = _PPM.match(data)
-    if found is None:  # gray, which Pillow scales to 16 bits
+    match = _PPM.match(data)
+    if match is None:  # not binary RGB, so gray, which Pillow scales to 16 bits
         return _unit(np.asarray(image)[..., None])
     count = image.width * image.height * 3
-    samples = np.frombuffer(data, ">u2", count, found.end()).reshape(image.height, image.width, 3)
-    return np.minimum(_unit(samples, int(found[1])), 1)
+    samples = np.frombuffer(data, ">u2", count, match.end()).reshape(image.height, image.width, 3)
+    return np.minimum(_unit(samples, int(match[1])), 1)
 
 
 def _unit(samples: np.ndarray, top: int = 65535) -> np.ndarray:
@@ -83,26 +89,28 @@ def _unit(samples: np.ndarray, top: int = 65535) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Jpeg2000:
-    """What the headers of a JPEG 2000 file tell."""
+    """The headers of a JPEG 2000 file."""
 
     components: list[tuple[int, bool]]
-    """Bits of each, and whether it is signed."""
+    """(bits, signed) of each component."""
     start: int
-    """Where the first component's bits stand in the file."""
+    """Offset of the byte that holds the first component's bits."""
     colors: int | None = None
-    """The enumerated colour space."""
+    """The enumerated colour space; None if there is none."""
     icc: bytes | None = None
+    """The embedded ICC profile; None if there is none."""
 
     @property
     def bits(self) -> int:
+        """The bits of the deepest component."""
         return max(bits for bits, _ in self.components)
 
 
 def jpeg2000(data: bytes) -> Jpeg2000:
-    """Read a JP2 file's boxes, or a bare codestream.
+    """Read the headers of a JP2 file or of a bare codestream.
 
     Raises:
-        DataError: where they are damaged.
+        DataError: the headers are damaged.
     """
     colors, icc, at = None, None, 0
     try:
@@ -126,9 +134,9 @@ def jpeg2000(data: bytes) -> Jpeg2000:
 
 
 def _boxes(data: bytes, at: int, end: int) -> list[tuple[bytes, tuple[int, int]]]:
-    """Kind of each box, and where its content begins and ends."""
-    found: list[tuple[bytes, tuple[int, int]]] = []
-    while at + 8 <= end and len(found) < 1000:
+    """List (kind, (begin, end) of the content) of each box between two offsets."""
+    boxes: list[tuple[bytes, tuple[int, int]]] = []
+    while at + 8 <= end and len(boxes) < 1000:
         size, kind = struct.unpack_from(">I4s", data, at)
         begin = at + 8
         if size == 1:
@@ -137,13 +145,13 @@ def _boxes(data: bytes, at: int, end: int) -> list[tuple[bytes, tuple[int, int]]
         stop = end if size == 0 else at + size
         if stop < begin:
             raise ValueError("a box that ends before it begins")
-        found.append((kind, (begin, min(stop, end))))
+        boxes.append((kind, (begin, min(stop, end))))
         at = stop
-    return found
+    return boxes
 
 
 def _jpeg2000(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pillow's rounding to 8 bits makes the brightest values black (of Pillow 13); gray it keeps at 16."""
+    """Decode RGB with OpenCV, since Pillow 13 rounds it to 8 bits and turns the brightest values black."""
     header = jpeg2000(data)
     n, instead = len(header.components), "save it as 16-bit PNG"
     if header.bits > 16:
@@ -155,7 +163,8 @@ def _jpeg2000(data: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray |
         kind = "gray and alpha" if n == 2 else "luma and chroma" if header.colors == _SYCC else image.mode
         raise DataError(f"JPEG 2000 of {kind} in more than 8 bits, which is not read: {instead}")
     stream = bytearray(data)
-    for i in range(n):  # signed or not is the same stream, less half of the range, but OpenCV reads no signed ones
+    # A signed stream equals the unsigned one minus half of the range. OpenCV reads only unsigned ones: clear the bit.
+    for i in range(n):
         stream[header.start + 3 * i] &= 0x7F
     samples = by_opencv(bytes(stream))
     if samples is None or samples.shape != (image.height, image.width, n) or samples.dtype != np.uint16:

@@ -1,4 +1,4 @@
-"""The one table of image formats: what names and first bytes each has, and whether this program decodes it."""
+"""The table of image formats: file extensions, first bytes, and whether gmd_ray decodes them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Format:
     """One format of image files."""
 
     name: str
-    """For a decoded format, Pillow's name of it; else what a person calls it."""
+    """Pillow's name for a decoded format; a description for any other."""
     endings: tuple[str, ...]
-    """Of file names, in lower case; the first is the usual one."""
+    """File extensions in lower case, the usual one first."""
     magic: str = ""
-    """Regular expression (DOTALL, on Latin-1 text) of the first bytes; empty where they do not tell."""
+    """Regular expression (DOTALL, on Latin-1 text) of the first bytes; empty if they do not identify the format."""
     instead: str = ""
-    """What to do with such a file; empty for what is decoded."""
+    """Advice for files of a format that is not decoded; empty for decoded formats."""
 
     @property
     def refusal(self) -> str:
-        """Why a file of this format is not used, on one line."""
+        """The reason why files of this format are refused, on one line."""
         return f"{self.name}, which this program does not decode: {self.instead}"
 
 
@@ -46,7 +46,7 @@ READ = (
     ),
     Format("PPM", (".ppm", ".pgm", ".pbm", ".pnm"), r"P[1-6][\s#]"),
 )
-"""What this program decodes."""
+"""The formats that gmd_ray decodes."""
 
 REFUSED = (
     Format("a Canon raw file (CR3)", (".cr3",), _ISO + "crx ", _RAW),
@@ -57,7 +57,7 @@ REFUSED = (
     Format("a Panasonic or Leica raw file (RW2)", (".rw2", ".rwl"), r"IIU\0", _RAW),
     Format("a Sigma raw file (X3F)", (".x3f",), "FOVb", _RAW),
     Format("a Minolta raw file (MRW)", (".mrw",), r"\0MRM", _RAW),
-    # These begin as TIFF does: their names alone tell.
+    # These begin like TIFF, so only their names identify them.
     Format("a Nikon raw file", (".nef", ".nrw"), instead=_RAW),
     Format("a Sony raw file", (".arw", ".srf", ".sr2", ".arq"), instead=_RAW),
     Format("a Pentax raw file", (".pef", ".ptx"), instead=_RAW),
@@ -86,32 +86,36 @@ REFUSED = (
     Format("a QOI picture", (".qoi",), "qoif", _OTHER),
     Format("a BPG picture", (".bpg",), r"BPG\xfb", _OTHER),
 )
-"""Photos that somebody may expect to be used: they are accounted for, as failed with the reason. Documents, drawings
-and icons are not among them."""
+"""Photo formats that users may expect to work. Their files are listed and reported as failed, with the reason.
+Documents, drawings and icons are not included."""
 
 DECODED = frozenset(ending for known in READ for ending in known.endings)
-"""Endings of what is decoded."""
+"""Extensions of decoded formats."""
 NOT_DECODED = {ending: known for known in REFUSED for ending in known.endings}
-"""Ending -> format of what is listed and becomes a failed row with the reason, unless a file of the same name that can
-be read lies beside it, as cameras write both."""
+"""Extension -> format of files that are listed and become failed rows. They are skipped if a decodable file of the same
+stem lies beside them, as cameras that save raw and JPEG write both."""
 EXTENSIONS = frozenset({*DECODED, *NOT_DECODED})
+"""Extensions of all files that count as images."""
 
 _MAGIC = [(re.compile(known.magic.encode("latin-1"), re.DOTALL), known) for known in (*REFUSED, *READ) if known.magic]
-# AVIF files may say HEIF's general brand first: what names AVIF among its brands is AVIF.
+# AVIF is tried first: an AVIF file may name HEIF's general brand before its own.
 _MAGIC.sort(key=lambda entry: entry[1].name != "AVIF")
 
 
 def sniff(data: bytes) -> Format | None:
-    """The format that the first bytes show; None where they are of none in the table."""
+    """Identify a format by the first bytes of a file; None if it is not in the table."""
     return next((known for magic, known in _MAGIC if magic.match(data[:64])), None)
 
 
 def ending(data: bytes, known: Format) -> str:
-    """The usual ending of a file with these bytes, of the format `sniff` gave."""
+    """Return the usual extension of a file with these bytes, whose format `sniff` returned."""
     return {b"P1": ".pbm", b"P4": ".pbm", b"P2": ".pgm", b"P5": ".pgm"}.get(data[:2], known.endings[0])
 
 
 def refusal_by_name(name: str) -> str | None:
-    """Why a file of this name is not decoded, whatever Pillow would find in it: a raw file's TIFF is its preview."""
+    """Return the reason why files of this extension are refused; None for others.
+
+    Their content is not considered: Pillow would open the small preview in a raw file.
+    """
     known = NOT_DECODED.get(PurePosixPath(name).suffix.lower())
     return known.refusal if known else None

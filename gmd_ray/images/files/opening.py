@@ -1,7 +1,7 @@
-"""The one door for image files: which formats are opened at all, and how large a picture may be.
+"""Opening of image files, with a fixed list of formats and a bound on the number of pixels.
 
-Nothing else in this package calls `PIL.Image.open`, which would try every reader that Pillow has: a file that is
-PostScript under the name of a PNG would start Ghostscript on its content.
+Nothing else in this package calls `PIL.Image.open`. Without a list of formats, it would try all of Pillow's readers:
+a PostScript file named `.png` would start Ghostscript on its content.
 """
 
 from __future__ import annotations
@@ -29,20 +29,23 @@ from PIL import (  # noqa: F401 -- a plugin adds its format where it is imported
 
 from gmd_ray.errors import DataError
 from gmd_ray.images.files.formats import READ, sniff
+from gmd_ray.text import one_line
 
-# Of thousands of odd tags a file may have, Pillow tells on the terminal, one by one and without the file's name.
+# Pillow prints a warning, without the file's name, for each of the thousands of odd tags that a file may have.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 FORMATS = tuple(known.name for known in READ if known.name in Image.OPEN)  # Pillow may be built without some
-"""Formats that are opened, by Pillow's names. JPEG covers MPO; a DIB without a BMP's first 14 bytes is not opened."""
+"""Pillow's names of the formats that are opened. JPEG covers MPO. DIB files without the BMP file header are refused."""
 
 MAX_PIXELS = 2**30
-"""Pixels that a picture may have at most, whatever a setting allows: OpenCV's bound."""
+"""The largest number of pixels of a picture, whatever the settings allow. It is OpenCV's bound."""
 
 _CONVERT = "convert it to PNG, TIFF or JPEG"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TAGS = (254, 256, 257, 258, 262, 274, 277, 284, 338, 339, 34675, 50706)
+"""TIFF tags kept in a Header: NewSubfileType, ImageWidth, ImageLength, BitsPerSample, PhotometricInterpretation,
+Orientation, SamplesPerPixel, PlanarConfiguration, ExtraSamples, SampleFormat, ICC profile, DNGVersion."""
 _DOCUMENTS = {
     b"%!": "PostScript",
     b"\xc5\xd0\xd3\xc6": "PostScript",
@@ -54,33 +57,33 @@ _DOCUMENTS = {
     b"\xd7\xcd\xc6\x9a": "WMF",
     b"DDS ": "DDS",
 }
-"""How files begin that no folder lists as photos, but that may have the name of one."""
+"""First bytes of other kinds of files, which may be misnamed as images -> a description."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the beginning of a file tells."""
+    """The facts read from the beginning of a file."""
 
     format: str
-    """Of `FORMATS`."""
+    """One of `FORMATS`."""
     size: tuple[int, int]
-    """Width and height. A TIFF's are upright already, as Pillow gives them."""
+    """(width, height). For a TIFF it is upright already, as Pillow reports it."""
     image: Image.Image | None
-    """Not yet loaded; None for a TIFF whose kind of samples Pillow does not know."""
+    """Pillow's image, not yet loaded; None for a TIFF whose samples Pillow does not support."""
     tags: Mapping[int, Any]
-    """Of a TIFF's first page, those in `_TAGS`: number to value, or a tuple of what there is for each sample."""
+    """Tag number -> value, or a tuple of one value per sample, for the `_TAGS` of a TIFF's first page."""
 
 
 def open_header(stream: BinaryIO, max_pixels: int | None = None) -> Header:
-    """Read as much of a file as tells its format and size.
+    """Read the format and size of an image file.
 
     Args:
-        stream: can seek; Pillow keeps it for the pixels.
-        max_pixels: `target.max_pixels`; None for no bound but `MAX_PIXELS`.
+        stream: seekable file. Pillow keeps it to read the pixels later.
+        max_pixels: value of `target.max_pixels`; None for `MAX_PIXELS` alone.
 
     Raises:
-        DataError: with a one-line reason that names no file: empty, no image, of a format that is not opened, with a
-            damaged header, a camera's raw file, or too large.
+        DataError: the file is empty, not an image, of a format that is not opened, too large or a camera's raw file, or
+            its header is damaged. The message is one line and does not name the file.
     """
     head = stream.read(32)
     if not head:
@@ -105,14 +108,9 @@ def open_header(stream: BinaryIO, max_pixels: int | None = None) -> Header:
     return Header(name, size, image, tags)
 
 
-def one_line(error: BaseException) -> str:
-    """The error's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _opened(stream: BinaryIO) -> Image.Image:
     stream.seek(0)
-    # Pillow's own bound on pixels is a constant of its module; the one here is a setting, and comes right after.
+    # Pillow's bound is a global constant. It is switched off, as `_check` applies the bound from the settings instead.
     Image.MAX_IMAGE_PIXELS = None
     return Image.open(stream, formats=FORMATS)
 
@@ -140,7 +138,7 @@ def _refusal(head: bytes, error: Exception) -> DataError:
 
 
 def _tiff_tags(stream: BinaryIO) -> Mapping[int, Any]:
-    """The first page's tags, of a TIFF that Pillow does not open."""
+    """Read the tags of the first page of a TIFF that Pillow does not open."""
     try:
         stream.seek(0)
         head = stream.read(8)
@@ -149,25 +147,25 @@ def _tiff_tags(stream: BinaryIO) -> Mapping[int, Any]:
         tags = TiffImagePlugin.ImageFileDirectory_v2(head)
         stream.seek(tags.next)
         tags.load(stream)
-        found = _chosen(tags)
-        if not (isinstance(found[256], int) and isinstance(found[257], int)):
-            raise ValueError("a size that is none")
+        chosen = _chosen(tags)
+        if not (isinstance(chosen[256], int) and isinstance(chosen[257], int)):
+            raise ValueError("width and height are not integers")
     except Exception as error:
         raise DataError(f"damaged image header: a TIFF without a readable directory ({one_line(error)})") from error
-    return found
+    return chosen
 
 
 def _chosen(tags: Mapping[int, Any]) -> Mapping[int, Any]:
-    """A copy: Pillow takes the orientation away when it loads the pixels."""
+    """Copy the tags in `_TAGS`. Pillow removes the orientation from its own tags when it loads the pixels."""
     return {number: tags[number] for number in _TAGS if number in tags}
 
 
 def _is_reduced(tags: Mapping[int, Any]) -> bool:
-    """Whether a TIFF begins with a reduced picture, as Nikon's and Sony's raw files do."""
+    """Tell whether the first picture of a TIFF is a reduced one, as in Nikon's and Sony's raw files."""
     kind = tags.get(254, 0)
     return isinstance(kind, int) and bool(kind & 1)
 
 
 def opened_bytes(data: bytes, max_pixels: int | None = None) -> Header:
-    """`open_header` of a file that is in memory."""
+    """Read the header of a file in memory; see `open_header`."""
     return open_header(io.BytesIO(data), max_pixels)

@@ -1,11 +1,11 @@
-"""A photo with everything that its file carries, for whoever wants the file back: restored, and else as it was.
+"""Photos with everything that their files carry, so that `restore` returns files that differ only in being restored.
 
-`decode_image` gives a model what it learns from: upright sRGB over white. Here nothing is converted that need not be:
-samples stay in the colours of the file's own ICC profile, which goes along; transparency stays apart; more than 8 bits
-become 16; gray stays gray. Only the orientation is applied, as a network should see a photo upright. CMYK becomes sRGB.
+`decode_image` returns what a model learns from: upright sRGB over white. Here, nothing is converted without need.
+Samples stay in the colour space of the file's ICC profile, which is kept. Transparency stays separate. More than 8 bits
+become 16. Gray stays gray. Only the orientation is applied, as networks expect upright photos, and CMYK becomes sRGB.
 
-What is written has a profile that fits its samples, or is sRGB and has none. Where a format, or what it makes of gray,
-leaves no place for the profile, the samples are converted to sRGB with it.
+A written file has a profile that fits its samples, or it is sRGB without a profile. If the format cannot hold the
+profile beside such samples, the samples are converted to sRGB.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from PIL import Image
 from gmd_ray.errors import DataError
 from gmd_ray.images.files import profiles
 from gmd_ray.images.files.decode import luma, over_white, to_8bit
-from gmd_ray.images.files.opening import one_line
 from gmd_ray.images.files.samples import ORIENTATION, read_samples
+from gmd_ray.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ FORMATS = {
     ".webp": "WEBP",
     ".bmp": "BMP",
 }
-"""Endings that can be written."""
+"""Extensions that can be written -> Pillow's name of the format."""
 LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
-"""Pixels of the longer side that a format can hold; others hold whatever is made here."""
+"""The longest side in pixels that a format can hold. The other formats have no bound that matters here."""
 _DEEP = ("PNG", "TIFF")
 _TRANSPARENT = ("PNG", "TIFF", "WEBP")
 _WITH_EXIF = ("PNG", "JPEG", "WEBP")
@@ -53,30 +53,31 @@ _OPTIONS: dict[str, dict[str, object]] = {
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture and what its file says of it."""
+    """A picture and the metadata of its file."""
 
     rgb: np.ndarray
-    """float32 (H, W, 3) in [0, 1], upright, in the colours of `icc`; gray is in all three channels."""
+    """Samples, float32 (H, W, 3) in [0, 1], upright, in the colour space of `icc`; gray is in all three channels."""
     alpha: np.ndarray | None
-    """float32 (H, W) in [0, 1]."""
+    """Opacity, float32 (H, W) in [0, 1]; None if the file has none."""
     bits: int = 8
-    """Per sample: 8 or 16."""
+    """Bits per sample: 8 or 16."""
     gray: bool = False
+    """True if the file holds gray samples."""
     icc: bytes | None = None
-    """The profile of the samples: of gray where `gray`, else of RGB. None is sRGB."""
+    """The ICC profile of the samples, which is one for gray if `gray` is set, else for RGB; None means sRGB."""
     exif: bytes | None = None
-    """With the orientation set to upright. That of TIFF files is not carried."""
+    """The EXIF block with the orientation set to upright; None if absent. The EXIF of TIFF files is not kept."""
 
 
 def read_photo(data: bytes, max_pixels: int | None) -> Photo:
     """Decode one file.
 
     Args:
-        data: in any format that `decode_image` reads.
-        max_pixels: refuse a larger picture before its pixels are decoded.
+        data: content of a file of any format that `decode_image` reads.
+        max_pixels: refuse larger pictures before their pixels are decoded.
 
     Raises:
-        DataError: with a one-line reason that names no file, as `decode_image`.
+        DataError: as in `decode_image`.
     """
     samples = read_samples(data, max_pixels)
     colors, alpha, profile = samples.colors, samples.alpha, samples.profile
@@ -84,7 +85,7 @@ def read_photo(data: bytes, max_pixels: int | None) -> Photo:
     if colors.shape[2] == 4:
         colors, profile = samples.to_srgb(), None
     if gray and profile is not None and profile.space == "RGB":
-        # No file of gray samples may carry it: gray goes on as RGB, unless its profile says nothing.
+        # A file of gray samples may not have an RGB profile. The photo becomes RGB, unless the profile is just sRGB.
         gray, profile = profile.srgb, None if profile.srgb else profile
     rgb = np.repeat(_unit(colors), 3, axis=2) if colors.shape[2] == 1 else _unit(colors)
     bits = 8 if colors.dtype == np.uint8 else 16
@@ -93,18 +94,21 @@ def read_photo(data: bytes, max_pixels: int | None) -> Photo:
 
 
 def encode_photo(photo: Photo, suffix: str) -> bytes:
-    """The file's content.
+    """Encode a photo as a file.
 
-    PNG and TIFF keep 16 bits; all but JPEG and BMP keep transparency, which is laid over white there; PNG, JPEG and
-    WebP keep EXIF. JPEG and WebP are written at quality 95. The profile is kept by all but BMP, of gray by PNG, JPEG
-    and TIFF (without transparency, where it has 16 bits); else the samples become sRGB.
+    PNG and TIFF keep 16 bits. JPEG and BMP lose transparency, which is blended over white. PNG, JPEG and WebP keep
+    EXIF. JPEG and WebP are written at quality 95. BMP loses the profile, as do gray photos in WebP and 16-bit gray
+    photos with transparency in TIFF; their samples are converted to sRGB.
 
     Args:
-        photo: values outside [0, 1] are clipped.
-        suffix: of `FORMATS`.
+        photo: the photo; values outside [0, 1] are clipped.
+        suffix: extension, one of `FORMATS` in any case.
+
+    Returns:
+        the content of the file.
 
     Raises:
-        DataError: where a side is longer than the format can hold (`LARGEST_SIDE`).
+        DataError: a side is longer than the format can hold (`LARGEST_SIDE`).
     """
     kind = FORMATS[suffix.lower()]
     height, width = photo.rgb.shape[:2]
@@ -139,10 +143,10 @@ def encode_photo(photo: Photo, suffix: str) -> bytes:
 
 
 def _carries(kind: str, gray: bool, deep_alpha: bool) -> bool:
-    """Whether a file of this kind has a place for the profile beside samples that it fits."""
+    """Tell whether a file of this kind can hold the profile and samples that fit it."""
     if kind == "BMP":
         return False
-    # WebP is RGB always; TIFF of 16-bit gray with transparency is written as RGB, for Pillow opens no other.
+    # WebP is always RGB. 16-bit gray TIFF with transparency is written as RGB, since Pillow cannot open it as gray.
     return not gray or not (kind == "WEBP" or (kind == "TIFF" and deep_alpha))
 
 
@@ -161,16 +165,18 @@ def _exif(exif: Image.Exif | None) -> bytes | None:
         if ORIENTATION in exif:
             exif[ORIENTATION] = 1
         return exif.tobytes()
-    except Exception as error:  # noqa: BLE001 -- a damaged EXIF block spoils nothing else
+    except Exception as error:  # noqa: BLE001 -- a damaged EXIF block affects nothing else
         logger.warning("EXIF not kept: %s", one_line(error))
         return None
 
 
 def _deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
-    """Pillow has no 16-bit RGB, and OpenCV no 16-bit gray with transparency.
+    """Write a 16-bit PNG. Pillow supports no 16-bit RGB, and OpenCV no 16-bit gray with transparency.
 
     Args:
-        pixels: uint16 (H, W, C): gray, gray and alpha, RGB, or RGB and alpha.
+        pixels: uint16 (H, W, C), where C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
+        icc: profile to embed.
+        exif: EXIF block to embed.
     """
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
@@ -184,10 +190,10 @@ def _deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> byte
     packed = bytearray()
     for row in pixels:
         line = row.astype(">u2").reshape(-1).view(np.uint8)
-        packed += packer.compress(b"\2" + (line - above).tobytes())  # filter 2: less the row above
+        packed += packer.compress(b"\2" + (line - above).tobytes())  # PNG filter 2: difference to the row above
         above = line
     packed += packer.flush()
-    # One chunk would do but for its length, of 31 bits.
+    # Several chunks, because the length of a chunk is limited to 31 bits.
     parts += [_chunk(b"IDAT", bytes(packed[i : i + (1 << 24)])) for i in range(0, len(packed), 1 << 24)]
     return b"\x89PNG\r\n\x1a\n" + b"".join([*parts, _chunk(b"IEND", b"")])
 
@@ -197,9 +203,9 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _deep_tiff(pixels: np.ndarray, icc: bytes | None) -> bytes:
-    import tifffile  # Pillow has no 16-bit RGB, and OpenCV writes no profile
+    import tifffile  # Pillow supports no 16-bit RGB, and OpenCV writes no profile
 
-    if pixels.shape[2] == 2:  # 16-bit gray with alpha is a TIFF that Pillow does not open
+    if pixels.shape[2] == 2:  # as RGB, since Pillow cannot open a TIFF of 16-bit gray with alpha
         pixels = np.concatenate([pixels[..., :1]] * 3 + [pixels[..., 1:]], axis=2)
     colors = 1 if pixels.shape[2] < 3 else 3
     buffer = io.BytesIO()

@@ -1,17 +1,17 @@
-"""ICC profiles: the colours of a file's samples in sRGB.
+"""ICC profiles: conversion of a file's samples to sRGB.
 
-A profile is judged by what it does to a few thousand colours, never by its name: one that moves none of them by more
-than one 8-bit level is sRGB, whatever it is called, and converts nothing (profiles of sRGB differ by half a level). It
-is used for samples of its own colour space alone; gray samples may also have an RGB profile, as equal red, green and
-blue.
+A profile is judged by its effect on a few thousand colours, never by its name. If it moves none of them by more than
+one 8-bit level, it counts as sRGB and converts nothing (common sRGB profiles differ by half a level). A profile is used
+only for samples of its own colour space; gray samples may also have an RGB profile, as equal red, green and blue.
 
-Conversions take the relative colorimetric intent with black point compensation, as photo editors do:
+Conversions use the relative colorimetric intent with black point compensation, as photo editors do:
 
-* Profiles of curves and a matrix (nearly all of photos), and gray ones of a curve, are computed here in floating point,
-  to 0.05 of an 8-bit level; 8-bit samples are rounded after that. LittleCMS has no 16-bit RGB through Pillow.
-* Profiles of lookup tables, and CMYK, go through LittleCMS, which is right to one level. A deeper sample lies between
-  8-bit colours and is interpolated between what becomes of those. That is right to one level too for colours that sRGB
-  has, and to about five for dark ones that it lacks, where the clipping of a channel begins between two 8-bit colours.
+* Profiles of curves and a matrix (nearly all profiles in photos), and gray profiles of one curve, are computed here in
+  floating point, exact to 0.05 of an 8-bit level; 8-bit samples are rounded afterwards. Pillow offers no 16-bit RGB
+  conversion by LittleCMS.
+* Profiles of lookup tables, and CMYK, are converted by LittleCMS, exact to one level. Deeper samples are interpolated
+  between the results for the neighbouring 8-bit colours. That is exact to one level for colours inside sRGB, and to
+  about five for dark colours outside, where a channel begins to be clipped between two 8-bit colours.
 """
 
 from __future__ import annotations
@@ -26,51 +26,56 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageCms
 
+from gmd_ray.text import one_line
+
 logger = logging.getLogger(__name__)
 
 Curve = Callable[[np.ndarray], np.ndarray]
 
 CHANNELS = {"GRAY": 1, "RGB": 3, "CMYK": 4}
 _CLASSES = (b"scnr", b"mntr", b"prtr", b"spac")
-"""Kinds of profile that say what colours samples are; device links, abstract and named ones do not."""
+"""Profile classes that describe the colours of samples; device link, abstract and named color profiles do not."""
 _TABLES = (b"A2B0", b"A2B1", b"D2B0", b"D2B1")
-"""Lookup tables for the intent that is used, or in place of it."""
+"""Tags of lookup tables that apply to the relative colorimetric intent, directly or as a substitute."""
 _D50 = np.array([0.9642, 1.0, 0.8249])
+"""XYZ of the profile connection space's white."""
 _SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
-"""XYZ of sRGB's red, green and blue, one a column, as the profile that most files have gives them (IEC 61966-2.1).
+"""XYZ of sRGB's red, green and blue as columns, from the most common profile (IEC 61966-2.1).
 
-LittleCMS's own differ in the fifth digit: half an 8-bit level in dark, saturated colours."""
+LittleCMS's own values differ in the fifth digit, which is half an 8-bit level in dark, saturated colours."""
 _EXACT = ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOOPTIMIZE
 _STRIP = 1 << 20
-"""Pixels that are converted at a time, so that what lies between is small."""
+"""The number of pixels converted at a time, which keeps temporary arrays small."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile that can be used."""
+    """A usable profile."""
 
     data: bytes
+    """The ICC profile itself."""
     space: str
-    """Of `CHANNELS`."""
+    """Colour space of the samples, one of `CHANNELS`."""
     srgb: bool
-    """Whether the samples are sRGB already, to one 8-bit level."""
+    """True if the samples are sRGB already, to one 8-bit level."""
     curves: tuple[np.ndarray, ...] = ()
-    """Of each channel, linear light at each of 65,536 levels, black point compensated; none: goes by lookup tables."""
+    """For each channel an array (65536,) of linear light, black point compensated. Empty if LittleCMS converts."""
     matrix: np.ndarray | None = None
-    """Linear light of the profile's red, green and blue to that of sRGB's; None for gray."""
+    """Matrix (3, 3) from linear light in the profile's primaries to linear light in sRGB's; None for gray."""
 
 
 def fitting(data: bytes | None, channels: int) -> Profile | None:
-    """The profile of samples of this many channels (1 gray, 3 RGB, 4 CMYK).
+    """Parse the profile of samples of `channels` channels (1 gray, 3 RGB, 4 CMYK).
 
-    None where there is none, or where it cannot be used, which is logged as a warning.
+    Returns:
+        the profile; None if there is none, or if it cannot be used, which is logged as a warning.
     """
     if not data:
         return None
     try:
         profile = _parsed(data)
-    except Exception as error:  # noqa: BLE001 -- of LittleCMS, or of what a damaged profile makes of the reading here
-        logger.warning("colour profile not used, colours taken as sRGB: %s", " ".join(str(error).split()))
+    except Exception as error:  # noqa: BLE001 -- a damaged profile makes LittleCMS and the parsing raise anything
+        logger.warning("colour profile not used, colours taken as sRGB: %s", one_line(error))
         return None
     if CHANNELS[profile.space] != channels and (profile.space, channels) != ("RGB", 1):
         held = {1: "gray", 3: "RGB", 4: "CMYK"}[channels]
@@ -80,11 +85,12 @@ def fitting(data: bytes | None, channels: int) -> Profile | None:
 
 
 def to_srgb(colors: np.ndarray, profile: Profile) -> np.ndarray:
-    """Samples in sRGB.
+    """Convert samples to sRGB.
 
     Args:
-        colors: uint8, or float32 in [0, 1]; (H, W, C) of the channels that `profile` was found to fit. CMYK is uint8
-            and as Pillow has it: 255 is full ink.
+        colors: (H, W, C), uint8 or float32 in [0, 1], with the number of channels given to `fitting`. CMYK is uint8 in
+            Pillow's convention: 255 is full ink.
+        profile: the profile from `fitting`.
 
     Returns:
         (H, W, 3) of the same type.
@@ -99,7 +105,7 @@ def to_srgb(colors: np.ndarray, profile: Profile) -> np.ndarray:
     for rows in strips(colors):
         x = colors[rows]
         if x.dtype == np.uint8:
-            # Through a table of 65,536 steps of light, of which even the steepest is 0.05 of a level.
+            # The table has 65,536 steps of linear light; the steepest is 0.05 of an 8-bit level.
             light = np.clip(_light(x.astype(np.uint16) * 257, profile), 0, 1)
             out[rows] = _encoded_8bit()[np.rint(light * 65535).astype(np.uint16)]
         elif profile.curves:
@@ -110,13 +116,13 @@ def to_srgb(colors: np.ndarray, profile: Profile) -> np.ndarray:
 
 
 def strips(image: np.ndarray) -> Iterator[slice]:
-    """Rows of an array (H, W, ...), about a million pixels at a time."""
+    """Slice the rows of an array (H, W, ...) into strips of about a million pixels."""
     step = max(1, _STRIP // max(1, image.shape[1]))
     return (slice(top, top + step) for top in range(0, image.shape[0], step))
 
 
 def _light(levels: np.ndarray, profile: Profile) -> np.ndarray:
-    """uint16 (H, W, C) to linear light in sRGB's colours, float32 (H, W, 3), or of gray (H, W, 1)."""
+    """Convert uint16 (H, W, C) to linear light in sRGB's primaries, float32 (H, W, 3), or (H, W, 1) for gray."""
     light = np.stack([curve[levels[..., channel]] for channel, curve in enumerate(profile.curves)], axis=2)
     return light if profile.matrix is None else light @ profile.matrix.T
 
@@ -127,13 +133,15 @@ def _encoded_8bit() -> np.ndarray:
 
 
 def _encoded(light: np.ndarray) -> np.ndarray:
-    """Linear light as sRGB, clipped to [0, 1]."""
+    """Encode linear light with sRGB's curve, clipped to [0, 1]."""
     light = np.clip(light, 0, 1)
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
 
 
 def _between(x: np.ndarray, profile: Profile) -> np.ndarray:
-    """Tetrahedral interpolation between the 8-bit colours around each sample: one LittleCMS pass for each corner."""
+    """Convert float32 (H, W, C) by tetrahedral interpolation between the 8-bit colours around each sample."""
+    # Start at the lower corner of each sample's cell, raise one channel after the other, largest fraction first, and
+    # add up the differences, weighted by the fractions. LittleCMS converts one corner of all samples at a time.
     scaled = np.clip(x, 0, 1) * np.float32(255)
     corner = np.minimum(scaled, 254).astype(np.uint8)
     rest = scaled - corner
@@ -141,7 +149,7 @@ def _between(x: np.ndarray, profile: Profile) -> np.ndarray:
     steps = np.take_along_axis(rest, order, axis=2)
     out = _by_lcms(corner, profile.data, profile.space).astype(np.float32)
     previous = out.copy()
-    for i in range(x.shape[2]):  # one channel after the other goes up, the one with the largest rest first
+    for i in range(x.shape[2]):
         channel = order[..., i : i + 1]
         np.put_along_axis(corner, channel, np.take_along_axis(corner, channel, axis=2) + 1, axis=2)
         reached = _by_lcms(corner, profile.data, profile.space).astype(np.float32)
@@ -151,10 +159,10 @@ def _between(x: np.ndarray, profile: Profile) -> np.ndarray:
 
 
 def _by_lcms(colors: np.ndarray, data: bytes, space: str, exact: bool = False) -> np.ndarray:
-    """uint8 (H, W, C) to uint8 sRGB (H, W, 3)."""
+    """Convert uint8 (H, W, C) to uint8 sRGB (H, W, 3) with LittleCMS."""
     if colors.shape[2] == 1 and space == "RGB":
         colors = np.repeat(colors, 3, axis=2)
-    # LittleCMS's precomputed table loses up to 7 levels in gray shadows, and gray is as fast without one.
+    # LittleCMS's precomputed table is wrong by up to 7 levels in gray shadows, and gray is as fast without it.
     exact = exact or space == "GRAY"
     converted = ImageCms.profileToProfile(
         Image.fromarray(np.ascontiguousarray(colors[..., 0] if colors.shape[2] == 1 else colors), _MODES[space]),
@@ -173,32 +181,33 @@ _MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 
 @functools.lru_cache(maxsize=32)
 def _parsed(data: bytes) -> Profile:
-    """Raises errors of many kinds for what cannot be used."""
+    """Parse a profile, and raise any kind of error if it cannot be used."""
     space = data[16:20].decode("ascii", "replace").strip()
     if data[36:40] != b"acsp":
         raise ValueError("damaged header")
     if space not in CHANNELS or data[12:16] not in _CLASSES:
         raise ValueError(f"a profile of class {data[12:16]!r} and colour space {space!r}")
     probes = _probes(space)
-    found = _by_lcms(probes, data, space, exact=True).astype(int)
+    by_lcms = _by_lcms(probes, data, space, exact=True).astype(int)
     if space == "CMYK":
         return Profile(data, space, srgb=False)
-    by_tables = Profile(data, space, srgb=bool(np.abs(found - probes).max() <= 1))
+    by_tables = Profile(data, space, srgb=bool(np.abs(by_lcms - probes).max() <= 1))
     try:
-        with np.errstate(all="ignore"):  # whatever comes of odd curves is compared
+        with np.errstate(all="ignore"):  # odd curves may overflow; the comparison below rejects them
             curves, matrix = _curves_and_matrix(data, space)
             computed = (
                 _encoded(_light(probes.astype(np.uint16) * 257, Profile(data, space, False, curves, matrix))) * 255
             )
     except (ValueError, KeyError, struct.error, ArithmeticError, np.linalg.LinAlgError):
         return by_tables
-    if not np.abs(computed - found).max() <= 1.5:  # but for rounding, and the primaries, it is what LittleCMS finds
+    # Half a level of rounding and half a level from the primaries may add to LittleCMS's own error.
+    if not np.abs(computed - by_lcms).max() <= 1.5:
         return by_tables
     return Profile(data, space, bool(np.abs(computed - probes).max() <= 1), curves, matrix)
 
 
 def _probes(space: str) -> np.ndarray:
-    """Colours through the whole space, uint8 (1, N, C): every gray, and a grid."""
+    """Sample a colour space as uint8 (1, N, C): every gray, and a grid over the whole space."""
     ramp = np.arange(256, dtype=np.uint8)[:, None]
     if space == "GRAY":
         return ramp[None]
@@ -208,7 +217,10 @@ def _probes(space: str) -> np.ndarray:
 
 
 def _curves_and_matrix(data: bytes, space: str) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
-    """Raises KeyError, ValueError or struct.error for a profile that is not of curves and a matrix."""
+    """Read the curves (65536,) of each channel, and the matrix (3, 3) to sRGB's primaries (None for gray).
+
+    Raises KeyError, ValueError or struct.error for a profile that does not consist of curves and a matrix.
+    """
     tags = _tags(data)
     if any(name in tags for name in _TABLES):
         raise ValueError("goes by lookup tables")
@@ -221,12 +233,12 @@ def _curves_and_matrix(data: bytes, space: str) -> tuple[tuple[np.ndarray, ...],
     curves = [np.clip(_curve(tags[channel + b"TRC"])(x), 0, 1) for channel in (b"r", b"g", b"b")]
     colorants = np.stack([_xyz(tags[channel + b"XYZ"]) for channel in (b"r", b"g", b"b")], axis=1)
     black = float(sum(colorants[1, i] * curve[0] for i, curve in enumerate(curves)))
-    if black > 0:  # compensation scales all three of XYZ from the darkest colour, taken as neutral
+    if black > 0:  # black point compensation scales XYZ from the darkest colour, taken as neutral, to zero
         offset = np.linalg.solve(colorants, _D50 * black)
         curves = [(curve - offset[i]) / (1 - black) for i, curve in enumerate(curves)]
     matrix = np.linalg.solve(_SRGB, colorants).astype(np.float32)
     if not np.isfinite(matrix).all():
-        raise ValueError("colorants that are none")
+        raise ValueError("colorants that are not finite")
     return tuple(curve.astype(np.float32) for curve in curves), matrix
 
 
@@ -247,12 +259,12 @@ def _tags(data: bytes) -> dict[bytes, bytes]:
 
 def _xyz(tag: bytes) -> np.ndarray:
     if tag[:4] != b"XYZ ":
-        raise ValueError("a colorant that is none")
+        raise ValueError("a colorant tag of the wrong type")
     return np.array(struct.unpack_from(">3i", tag, 8)) / 65536
 
 
 def _curve(tag: bytes) -> Curve:
-    """Samples in [0, 1] to linear light, of a `curv` or `para` tag."""
+    """Make the function of a `curv` or `para` tag that maps samples in [0, 1] to linear light."""
     if tag[:4] == b"curv":
         (count,) = struct.unpack_from(">I", tag, 8)
         if count == 0:
@@ -262,7 +274,7 @@ def _curve(tag: bytes) -> Curve:
             return lambda x: x ** (values[0] / 256)
         return lambda x: np.interp(x, np.linspace(0, 1, count), np.array(values) / 65535)
     if tag[:4] != b"para":
-        raise ValueError("a curve that is none")
+        raise ValueError("a curve tag of the wrong type")
     (kind,) = struct.unpack_from(">H", tag, 8)
     if kind > 4:
         raise ValueError("a curve of an unknown kind")
@@ -271,6 +283,6 @@ def _curve(tag: bytes) -> Curve:
         return lambda x: x**g
     a, b = rest[:2]
     c, d, e, f = ([*rest[2:], 0.0, 0.0, 0.0, 0.0])[:4]
-    if kind < 3:  # a power from where its base is positive, and the offset c below
+    if kind < 3:  # a power function where its base is positive, and the constant c below
         return lambda x: np.maximum(a * x + b, 0) ** g + (c if kind == 2 else 0)
     return lambda x: np.where(x >= d, np.maximum(a * x + b, 0) ** g + e, c * x + f)

@@ -1,4 +1,4 @@
-"""What an image file holds, as it is: its samples, transparency, colour profile and EXIF."""
+"""The content of an image file before any conversion: samples, transparency, colour profile and EXIF."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from PIL import Image
 from gmd_ray.errors import DataError
 from gmd_ray.images.files import profiles
 from gmd_ray.images.files.deep import deep_samples, jpeg2000, sample_bits
-from gmd_ray.images.files.opening import Header, one_line, opened_bytes
+from gmd_ray.images.files.opening import Header, opened_bytes
 from gmd_ray.images.files.tiffs import TRANSPOSE
+from gmd_ray.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +27,22 @@ class Samples:
     """The first frame or page of a file, upright."""
 
     colors: np.ndarray
-    """(H, W, C) in the file's own colours, C-contiguous: uint8, or float32 in [0, 1] of files of more than 8 bits.
+    """Samples (H, W, C) in the file's own colour space, C-contiguous: uint8, or float32 in [0, 1] if the file has more
+    than 8 bits.
 
-    C is 1 for gray, 3 for RGB, 4 for CMYK, where it is uint8 and 255 is full ink."""
+    C is 1 for gray, 3 for RGB and 4 for CMYK, which is always uint8 with 255 for full ink."""
     alpha: np.ndarray | None
-    """(H, W), of the type and range of `colors`; straight."""
+    """Straight (not premultiplied) alpha (H, W), of the type and range of `colors`; None if the file has none."""
     profile: profiles.Profile | None
-    """None also where the one that is embedded cannot be used for these samples."""
+    """The embedded profile; None if there is none, or if it cannot be used for these samples."""
     exif: Image.Exif | None
-    """None for TIFF."""
+    """The EXIF block; None if absent, and for TIFF."""
 
     def to_srgb(self) -> np.ndarray:
-        """The colours in sRGB, (H, W, 3) of the type of `colors`. CMYK without a profile takes Pillow's formula."""
+        """Convert the colours to sRGB, (H, W, 3) of the type of `colors`.
+
+        CMYK without a profile is converted by Pillow's formula.
+        """
         if self.profile is not None:
             return profiles.to_srgb(self.colors, self.profile)
         if self.colors.shape[2] == 1:
@@ -51,12 +56,12 @@ def read_samples(data: bytes, max_pixels: int | None) -> Samples:
     """Decode one file.
 
     Args:
-        data: the file, of one of `formats.FORMATS`.
-        max_pixels: refuse a larger picture before its pixels are decoded; see `formats.open_header`.
+        data: content of a file of one of `opening.FORMATS`.
+        max_pixels: refuse larger pictures before their pixels are decoded; see `opening.open_header`.
 
     Raises:
-        DataError: with a one-line reason that names no file: what `open_header` refuses; damaged or truncated; samples
-            of a kind whose range or colours are not known.
+        DataError: `open_header` refuses the file, it is damaged or truncated, or the range or colour space of its
+            samples is unknown. The message is one line and does not name the file.
     """
     header = opened_bytes(data, max_pixels)
     bits = sample_bits(data, header)
@@ -66,12 +71,12 @@ def read_samples(data: bytes, max_pixels: int | None) -> Samples:
             image.load()
         except MemoryError as error:
             raise DataError(f"not enough memory for {image.width}x{image.height} pixels") from error
-        except Exception as error:  # decoders of damaged files raise anything
+        except Exception as error:  # Pillow's decoders raise anything for damaged files
             raise DataError(f"damaged or truncated {header.format}: {one_line(error)}") from error
         exif = _exif(image)
-        if header.format != "TIFF":  # upright by now
+        if header.format != "TIFF":  # Pillow has turned a TIFF upright by now
             turn = TRANSPOSE.get(_orientation(image, exif))
-    # Pillow makes sRGB of Lab.
+    # Pillow converts Lab to sRGB itself, so the profile must not be applied again.
     icc = None if image is not None and image.mode == "LAB" else _icc(data, header)
     try:
         colors, alpha = deep_samples(data, header) if bits > 8 else _shallow(image, bits)
@@ -88,8 +93,8 @@ def read_samples(data: bytes, max_pixels: int | None) -> Samples:
 
 
 def _shallow(image: Image.Image | None, bits: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """uint8 (H, W, 1, 3 or 4) and alpha (H, W) or None."""
-    assert image is not None, "what Pillow does not open is deep"
+    """Decode samples of at most 8 bits: uint8 (H, W, 1, 3 or 4), and alpha, uint8 (H, W) or None."""
+    assert image is not None, "sample_bits() is above 8 for files that Pillow does not open"
     if image.mode == "F":
         raise DataError("float samples have no declared range: save as 8 or 16 bit")
     if image.mode == "CMYK":
@@ -104,10 +109,10 @@ def _shallow(image: Image.Image | None, bits: int) -> tuple[np.ndarray, np.ndarr
 
 
 def _scale_key(image: Image.Image, bits: int) -> None:
-    """Make the one transparent colour of a PNG what Pillow compares pixels with.
+    """Scale the transparent colour of a PNG to the 8-bit values with which Pillow compares pixels.
 
-    The file gives it in its own bits, and of what it stores beyond them a decoder takes no notice. Pillow widens gray
-    pixels of 2 and 4 bits to 8, and leaves the key as it is; of 1 bit it makes both 0 or 255.
+    The file stores the colour in 16 bits, of which only the lowest `bits` count. Pillow widens gray pixels of 2 and 4
+    bits to 8 but leaves the transparent colour as stored; for 1 bit it uses 0 and 255 for both.
     """
     key = image.info.get("transparency")
     if image.format != "PNG" or image.mode == "P":
@@ -122,7 +127,7 @@ def _scale_key(image: Image.Image, bits: int) -> None:
 def _orientation(image: Image.Image, exif: Image.Exif | None) -> int:
     try:
         return int((exif if exif is not None else image.getexif()).get(ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 -- a damaged EXIF block spoils nothing but the orientation
+    except Exception:  # noqa: BLE001 -- a damaged EXIF block affects nothing but the orientation
         return 1
 
 
@@ -138,8 +143,8 @@ def _exif(image: Image.Image) -> Image.Exif | None:
 
 def _icc(data: bytes, header: Header) -> bytes | None:
     if header.format == "JPEG2000":
-        return jpeg2000(data).icc  # Pillow does not look for it
-    found = header.tags.get(_ICC_TAG) if header.image is None else header.image.info.get("icc_profile")
-    if isinstance(found, tuple):
-        found = found[0] if found else None
-    return found if isinstance(found, bytes) else None
+        return jpeg2000(data).icc  # Pillow does not read it
+    profile = header.tags.get(_ICC_TAG) if header.image is None else header.image.info.get("icc_profile")
+    if isinstance(profile, tuple):
+        profile = profile[0] if profile else None
+    return profile if isinstance(profile, bytes) else None

@@ -1,13 +1,13 @@
-"""Samples of TIFF files that Pillow would round to 8 bits, or does not open.
+"""Samples of TIFF files that Pillow would round to 8 bits or does not open.
 
-Read are gray and RGB, with or without alpha, in any layout that OpenCV or tifffile decodes:
+Gray and RGB are read, with or without alpha, in any layout that OpenCV or tifffile decodes:
 
-* unsigned integers of 10, 12, 14 and 16 bits: black is 0, white the largest value of so many bits;
-* floats of 16, 32 and 64 bits: black is 0, white 1, in the colours of the embedded profile, and without one as a screen
-  shows them (sRGB's curve, not linear light). What overshoots by up to 0.05, as resampling does, is clipped; a picture
-  that goes further has another range, which the file does not tell, and is refused.
+* Unsigned integers of 10, 12, 14 and 16 bits. Black is 0, and white is the largest value of that many bits.
+* Floats of 16, 32 and 64 bits. Black is 0 and white is 1, in the colour space of the embedded profile, or in sRGB if
+  there is none (with its curve, not linear light). Values that overshoot by up to 0.05, as resampling causes, are
+  clipped. A picture that exceeds this has another range, which the file does not declare, and is refused.
 
-Signed integers and those of more than 16 bits are refused: their range is not told either.
+Signed integers, and integers of more than 16 bits, are refused because the file does not declare their range.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.files.opening import Header, one_line
+from gmd_ray.images.files.opening import Header
+from gmd_ray.text import one_line
 
 TRANSPOSE = {
     2: lambda a: a[:, ::-1],
@@ -30,9 +31,9 @@ TRANSPOSE = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
-"""EXIF orientation to the operation that makes the picture upright, (H, W) or (H, W, C)."""
+"""EXIF orientation -> the function that turns an array (H, W) or (H, W, C) upright."""
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # whoever calls it tells of its failures
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # callers report failures themselves
 
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _OVERSHOOT = 0.05
@@ -40,10 +41,10 @@ _INSTEAD = "save as 8 or 16 bit"
 
 
 def tiff_bits(header: Header) -> int:
-    """Bits per sample.
+    """Return the bits per sample.
 
     Raises:
-        DataError: for samples whose range is not known.
+        DataError: the range of the samples is unknown.
     """
     bits, kind = _bits_and_kind(header)
     if kind == _SIGNED:
@@ -54,10 +55,10 @@ def tiff_bits(header: Header) -> int:
 
 
 def check_tiff(header: Header) -> None:
-    """Find out from the header whether the samples are read at all.
+    """Check from the header alone whether the samples can be read.
 
     Raises:
-        DataError: with the reason.
+        DataError: they cannot.
     """
     image = header.image
     if image is None or (image.mode != "CMYK" and tiff_bits(header) > 8):
@@ -65,10 +66,14 @@ def check_tiff(header: Header) -> None:
 
 
 def tiff_samples(data: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None]:
-    """float32 (H, W, 1 or 3) in the file's own colours and straight alpha (H, W) or None, in [0, 1] and upright.
+    """Decode the samples of a TIFF of more than 8 bits.
+
+    Returns:
+        colors, float32 (H, W, 1 or 3) in the file's own colour space, and straight alpha, float32 (H, W) or None; both
+        in [0, 1] and upright.
 
     Raises:
-        DataError: with the reason, where the samples are of another kind or cannot be read.
+        DataError: the samples are of an unsupported kind or cannot be read.
     """
     layout = _layout(header)
     bits, kind, colors = layout.bits, layout.kind, layout.colors
@@ -78,13 +83,13 @@ def tiff_samples(data: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | 
         x = _unit(array[..., : colors + 1])
     else:
         x = array.astype(np.float32)
-        x /= ((1 << bits) - 1) << (16 - bits)  # OpenCV puts fewer bits at the upper end of 16
-    # A further sample need not be alpha; where a file says nothing of it, it is.
+        x /= ((1 << bits) - 1) << (16 - bits)  # OpenCV shifts 10 to 14 bits to the upper end of 16
+    # An extra sample is alpha if the file declares it as such (1, 2, or 999 of old programs) or does not declare it.
     alpha = x[..., colors] if layout.samples > colors and (not extra or extra[0] in (1, 2, 999)) else None
     x = x[..., :colors]
     if layout.inverted:  # the largest value is black
         x = 1 - x
-    if alpha is not None and extra and extra[0] == 1:  # associated: the colours are multiplied with it
+    if alpha is not None and extra and extra[0] == 1:  # associated alpha: divide the colours by it
         x = np.where(alpha[..., None] > 0, x / np.maximum(alpha[..., None], 1e-6), 0).clip(0, 1)
     return x, alpha
 
@@ -92,13 +97,15 @@ def tiff_samples(data: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | 
 @dataclass(frozen=True)
 class _Layout:
     bits: int
+    """Bits per sample."""
     kind: int
+    """Sample format: _UNSIGNED or _FLOAT."""
     samples: int
-    """Of a pixel."""
+    """Samples per pixel."""
     colors: int
-    """How many of those are colours: 1 or 3."""
+    """Number of samples that are colours: 1 or 3."""
     inverted: bool
-    """Whether the largest value is black."""
+    """True if the largest value is black."""
 
 
 def _layout(header: Header) -> _Layout:
@@ -139,41 +146,41 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _array(data: bytes, header: Header, layout: _Layout) -> np.ndarray:
-    """The samples as they are, (H, W, n), upright."""
+    """Read the stored samples, (H, W, n), upright."""
     n, bits, kind = layout.samples, layout.bits, layout.kind
     width, height = header.size
     turn = TRANSPOSE.get(_number(header.tags.get(274), 1))
     if header.image is None and _number(header.tags.get(274), 1) > 4:
         width, height = height, width
-    separate = header.tags.get(284) == 2  # OpenCV reads the planes of a planar file as if they were interleaved
+    separate = header.tags.get(284) == 2  # a planar file, which OpenCV reads wrongly as interleaved
     wanted = np.uint16 if kind == _UNSIGNED else {32: np.float32, 64: np.float64}.get(bits)
     if not separate and n in (1, 3, 4) and wanted is not None:
-        found = by_opencv(data)
-        if found is not None and found.dtype == wanted and (*found.shape, 1)[:3] == (height, width, n):
-            return found.reshape(height, width, n)
+        array = by_opencv(data)
+        if array is not None and array.dtype == wanted and (*array.shape, 1)[:3] == (height, width, n):
+            return array.reshape(height, width, n)
     if kind == _UNSIGNED and bits != 16:
         raise DataError(f"TIFF of {bits} bits that OpenCV cannot read: {_INSTEAD}")
-    import tifffile  # rare, and slow to import
+    import tifffile  # imported late: rarely needed and slow to import
 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
-            found = file.pages.first.asarray()
-        found = np.moveaxis(found, 0, -1) if separate and n > 1 else found.reshape(*found.shape[:2], -1)
-        found = found if turn is None else turn(found)
-        if found.shape != (height, width, n):
-            raise ValueError(f"samples of shape {found.shape}")
+            array = file.pages.first.asarray()
+        array = np.moveaxis(array, 0, -1) if separate and n > 1 else array.reshape(*array.shape[:2], -1)
+        array = array if turn is None else turn(array)
+        if array.shape != (height, width, n):
+            raise ValueError(f"samples of shape {array.shape}")
     except Exception as error:
         name = "planar TIFF" if separate else "TIFF"
         raise DataError(f"{name} that cannot be read ({one_line(error)}): save it as 16-bit PNG") from error
-    return found
+    return array
 
 
 def by_opencv(data: bytes) -> np.ndarray | None:
-    """The samples of a file, (H, W) or RGB(A) (H, W, C), upright where a TIFF says how it lies; None for a failure."""
+    """Decode a file with OpenCV: gray (H, W) or RGB(A) (H, W, C), TIFF upright; None on failure."""
     try:
         samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
     if samples is None or samples.ndim == 2:
         return samples
-    return samples[..., [2, 1, 0, 3][: samples.shape[2]]]  # OpenCV's order is BGR(A)
+    return samples[..., [2, 1, 0, 3][: samples.shape[2]]]  # from OpenCV's BGR(A) to RGB(A)

@@ -1,1 +1,1 @@
-"""Sets of images: what a run reads, pairs of clean and low-quality images, frozen test sets."""
+"""Sets of images: the inputs of a run, pairs of clean and low-quality images, and frozen sets."""

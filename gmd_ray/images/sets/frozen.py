@@ -1,19 +1,18 @@
-"""Degraded images as files, for domains that have to stay the same: test sets, and targets made from clean images.
+"""Frozen sets: degraded images written to files, for test sets and targets that must never change.
 
-Every image is a function of (seed, id, crop index) alone, so that a run that was stopped goes on where it was, and any
-number of processes writes the same bytes (restoration.md 2.4).
+Every image depends only on (seed, id, crop index). A stopped run therefore continues where it was, and any number of
+processes writes the same bytes. See docs/method.md, "Degradations".
 
-    <out>/lq/<id>.png          degraded
-    <out>/hq/<id>.png          the clean image or crop it was made from, where asked for
-    <out>/parameters.jsonl     one line for every image: what it was cut from (with that file's size, time and digest),
-                               what was drawn, and the hash of its own file
-    <out>/settings.json        what determines the bytes
+    <out>/lq/<id>.png          degraded image
+    <out>/hq/<id>.png          the clean image or crop it was made from, if requested
+    <out>/parameters.jsonl     one line per image: its source (with that file's size, time and digest), the drawn values
+                               and the hash of its own file
+    <out>/settings.json        the settings that determine the bytes
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import multiprocessing
@@ -30,7 +29,7 @@ import cv2
 import numpy as np
 
 from gmd_ray.errors import ConfigError, DataError, GmdError
-from gmd_ray.hashing import content_digest
+from gmd_ray.hashing import content_digest, short_digest
 from gmd_ray.images.degradation.degradations import Degradation, sample_rng
 from gmd_ray.images.degradation.ranges import Steps
 from gmd_ray.images.degradation.second_order import SecondOrder
@@ -38,32 +37,35 @@ from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.listing import ImageFile, check_limit, list_images, read_file
-from gmd_ray.images.sets import frozen_books as books
+from gmd_ray.images.sets import frozen_files
 from gmd_ray.images.sets.pairs import pairing_stem
+from gmd_ray.text import one_line, printable, some
 
 logger = logging.getLogger(__name__)
 
-CENTRE = "center"
+CENTER = "center"
+"""Value of `crops` that takes the middle of each image."""
 
 
 @dataclass(frozen=True)
-class Freezing:
-    """What determines the bytes of a frozen set, beside the images it is made from."""
+class FrozenSetSpec:
+    """The settings that determine the bytes of a frozen set, together with its source images."""
 
     degradation: Degradation | SecondOrder
     seed: int = 0
     crops: int | str | None = None
-    """This many crops in all, spread evenly over the images; `center`, the middle of each; None for whole images."""
+    """Total number of crops, spread evenly over the images; `center` for the middle of each; None for whole images."""
     size: int | None = None
     """Side of a crop in HQ pixels."""
     gray: bool = False
+    """Convert the images to gray first."""
     hq: bool = True
-    """Write the clean side too."""
+    """Write the clean images too."""
 
     def __post_init__(self) -> None:
         scale = self.degradation.scale
-        if isinstance(self.crops, str) and self.crops != CENTRE:
-            raise ConfigError(f"crops={self.crops}: give a number, or {CENTRE}")
+        if isinstance(self.crops, str) and self.crops != CENTER:
+            raise ConfigError(f"crops={self.crops}: give a number, or {CENTER}")
         if isinstance(self.crops, int) and self.crops < 1:
             raise ConfigError(f"crops={self.crops}: give at least 1")
         if (self.crops is None) != (self.size is None):
@@ -74,14 +76,14 @@ class Freezing:
 
 @dataclass(frozen=True)
 class Frozen:
-    """What became of the images of a frozen set."""
+    """The outcome of writing a frozen set."""
 
     written: int
-    """Images that this call wrote."""
+    """Number of images that this call wrote."""
     remade: tuple[str, ...]
-    """Inputs that have changed since an earlier call: what is made from them was made anew."""
+    """Ids of source images that have changed since an earlier call; their degraded images were written again."""
     failed: Mapping[str, str]
-    """Inputs that nothing could be made from -> the reason, on one line."""
+    """URI of each source image that could not be used -> the reason, on one line."""
 
 
 @dataclass(frozen=True)
@@ -90,61 +92,68 @@ class _Task:
 
     file: ImageFile
     crops: tuple[tuple[str, int], ...]
-    """(id, index) of each."""
+    """(id, index) of each crop."""
     there: Mapping[str, str | None] = field(default_factory=dict)
-    """Id of each crop that is there -> digest of the file it was made from, None where an older record tells none."""
+    """Id of each existing crop -> digest of the file it was made from; None if an older record has no digest."""
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What became of one task."""
+    """The outcome of one task."""
 
     records: Sequence[dict[str, Any]] = ()
+    """Records of the crops that were written."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Size, time and digest of the file."""
+    """Size, time and digest of the source file."""
     stale: Sequence[str] = ()
-    """Crops that were there, made from another file."""
+    """Ids of existing crops that were made from another file of the same name."""
     failure: str = ""
+    """The reason of a failure, on one line; empty on success."""
 
 
-def freeze(hq: str, out: str | Path, how: Freezing, limit: int | None = None, workers: int | None = None) -> Frozen:
-    """Write a frozen set, or what is missing of it.
+def write_frozen_set(
+    hq: str, out: str | Path, how: FrozenSetSpec, limit: int | None = None, workers: int | None = None
+) -> Frozen:
+    """Write a frozen set, or the part of it that is missing.
 
-    An image that cannot be read, or is smaller than a crop, is left out and named; the rest is done. An image that has
-    changed under its name since an earlier call is noticed by its size or time, and made anew where its bytes differ.
+    Images that cannot be read, or are smaller than a crop, are skipped and reported in `failed`. An image whose size or
+    time has changed since an earlier call is read, and degraded again if its bytes differ.
 
     Args:
         hq: folder, URL or published set of clean images; see `list_images`.
         out: a local folder.
-        limit: only the first n images.
-        workers: processes; None for as many as there are CPUs. 1 stays in this one.
+        how: the settings of the set.
+        limit: use only the first `limit` images.
+        workers: number of processes; None for one per CPU. With 1, the work is done in this process.
 
     Raises:
-        ConfigError: settings that cannot be met, or results that would take the place of their inputs.
-        DataError: no images, or two of one name.
-        ResumeMismatchError: naming the settings that the folder was begun with and that differ.
+        ConfigError: the settings are invalid, or the output would replace its own inputs.
+        DataError: there are no images, or two have the same name.
+        ResumeMismatchError: the folder was begun with other settings; the message names them.
     """
     if "://" in str(out) or not str(out).strip():
         raise ConfigError(f"the output {str(out)!r}: give a local folder")
     check_limit(limit)
     root, listed = Path(out), list_images(hq)
-    # They take no part in the set: neither names nor the places of crops hang on what cannot be read by its name.
+    # Files with an extension that is not decoded are set aside first, so they affect neither names nor crops.
     failed = {file.uri: refusal for file in listed if (refusal := refusal_by_name(file.id))}
     files = [file for file in listed if file.uri not in failed][:limit]
     if not files:
         raise DataError(f"{hq}: no image that this program decodes among {len(listed)}")
-    books.keep_apart(hq, files, root)
+    frozen_files.keep_apart(hq, files, root)
     tasks = _plan(files, how)
-    books.hold_settings(root / "settings.json", _settings(how, tasks))
-    records = books.read_records(root)
+    frozen_files.hold_settings(root / "settings.json", _settings(how, tasks))
+    records = frozen_files.read_records(root)
     todo = [task for task in (_held(root, task, how.hq, records) for task in tasks) if _is_due(task, records)]
     written, remade = 0, []
-    with (root / books.RECORDS).open("a", encoding="utf-8") as stream:
-        stream.write("\n")  # a line that a killed run left half written stays alone
+    with (root / frozen_files.RECORDS).open("a", encoding="utf-8") as stream:
+        stream.write("\n")  # ends the incomplete line that a killed run may have left
         for task, made in zip(todo, _run(root, how, todo, workers), strict=True):
             if made.failure:
                 failed[task.file.uri] = made.failure
-                books.forget(root, [*made.stale, *(name for name, _ in task.crops if name not in task.there)], records)
+                frozen_files.forget(
+                    root, [*made.stale, *(name for name, _ in task.crops if name not in task.there)], records
+                )
                 continue
             if made.stale:
                 remade.append(task.file.id)
@@ -155,28 +164,31 @@ def freeze(hq: str, out: str | Path, how: Freezing, limit: int | None = None, wo
             records |= new
             written += len(made.records)
     names = sorted(name for task in tasks for name, _ in task.crops if name in records)
-    books.put(root / books.RECORDS, "".join(f"{json.dumps(records[name])}\n" for name in names).encode())
+    frozen_files.put(root / frozen_files.RECORDS, "".join(f"{json.dumps(records[name])}\n" for name in names).encode())
     if remade:
-        shown = ", ".join(remade[:3]) + (", ..." if len(remade) > 3 else "")
-        logger.warning("%d images have changed since they were degraded, and were made anew: %s", len(remade), shown)
+        logger.warning(
+            "%d images have changed since they were degraded, and were made anew: %s", len(remade), some(remade)
+        )
     return Frozen(written, tuple(remade), failed)
 
 
 def degrade_crop(
-    image: np.ndarray, key: str, index: int, how: Freezing
+    image: np.ndarray, key: str, index: int, how: FrozenSetSpec
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, int], Steps]:
-    """One pair of a frozen set.
+    """Make one pair of a frozen set.
 
     Args:
         image: float32 RGB in [0, 1], shape (H, W, 3).
-        key: the image's id; with the seed and `index` the key of every draw.
+        key: id of the image; with the seed and `index`, it seeds every draw.
+        index: number of the crop, counted from 0 in each image.
+        how: the settings of the set.
 
     Returns:
-        (lq, hq), (top, left) of the crop, and what was drawn. `hq` is a crop, or the image cut to
-        multiples of the scale.
+        lq, hq, (top, left) of the crop, and the drawn values. `hq` is the crop, or the image cut to multiples of the
+        scale.
 
     Raises:
-        DataError: for an image that is smaller than a crop.
+        DataError: the image is smaller than a crop.
     """
     height, width = image.shape[:2]
     scale = how.degradation.scale
@@ -184,7 +196,7 @@ def degrade_crop(
     if min(rows, columns) < 1 or rows > height or columns > width:
         raise DataError(f"{key}: {width}x{height} is too small for crops of {how.size or scale} pixels")
     top, left = 0, 0
-    if how.crops == CENTRE:
+    if how.crops == CENTER:
         top, left = (height - rows) // 2, (width - columns) // 2
     elif how.crops is not None:
         rng = sample_rng("crop", how.seed, key, index)
@@ -194,7 +206,7 @@ def degrade_crop(
     return how.degradation(clean, sample_rng(how.seed, key, index), steps), clean, (top, left), steps
 
 
-def _plan(files: Sequence[ImageFile], how: Freezing) -> list[_Task]:
+def _plan(files: Sequence[ImageFile], how: FrozenSetSpec) -> list[_Task]:
     stems: dict[str, ImageFile] = {}
     by_pairing: dict[str, str] = {}
     for file in files:
@@ -214,36 +226,36 @@ def _plan(files: Sequence[ImageFile], how: Freezing) -> list[_Task]:
 
 
 def _held(root: Path, task: _Task, hq: bool, records: Mapping[str, dict[str, Any]]) -> _Task:
-    """The task, with what of it is there."""
-    there = [name for name, _ in task.crops if books.is_there(root, name, hq, records)]
+    """Return the task with its existing crops filled in."""
+    there = [name for name, _ in task.crops if frozen_files.is_there(root, name, hq, records)]
     return replace(task, there={name: records[name].get("digest") for name in there})
 
 
 def _is_due(task: _Task, records: Mapping[str, dict[str, Any]]) -> bool:
     whole = len(task.there) == len(task.crops)
-    return not whole or not all(books.is_current(task.file, records[name]) for name in task.there)
+    return not whole or not all(frozen_files.is_current(task.file, records[name]) for name in task.there)
 
 
-def _settings(how: Freezing, tasks: Sequence[_Task]) -> dict[str, Any]:
+def _settings(how: FrozenSetSpec, tasks: Sequence[_Task]) -> dict[str, Any]:
     names = "\n".join(f"{task.file.id} {name}" for task in tasks for name, _ in task.crops)
     return {
         **asdict(how),
         "kind": type(how.degradation).__name__,
         "images": len(tasks),
-        "names": hashlib.sha256(names.encode()).hexdigest()[:16],
+        "names": short_digest(names),
     }
 
 
-def _run(root: Path, how: Freezing, tasks: list[_Task], workers: int | None) -> Iterator[_Made]:
+def _run(root: Path, how: FrozenSetSpec, tasks: list[_Task], workers: int | None) -> Iterator[_Made]:
     count = min(workers or os.cpu_count() or 1, len(tasks))
     if count <= 1:
         yield from (_write(root, how, task) for task in tasks)
         return
-    # Spawned: OpenCV's threads do not survive a fork.
+    # Processes are spawned, since OpenCV's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
-            with _spawned_deaf():
+            with _children_ignore_ctrl_c():
                 written = pool.map(_write, [root] * len(tasks), [how] * len(tasks), tasks)
             yield from written
         except BaseException:
@@ -252,8 +264,11 @@ def _run(root: Path, how: Freezing, tasks: list[_Task], workers: int | None) -> 
 
 
 @contextlib.contextmanager
-def _spawned_deaf() -> Iterator[None]:
-    """Processes that start meanwhile do not hear Ctrl-C, which a terminal sends to all: this one ends them."""
+def _children_ignore_ctrl_c() -> Iterator[None]:
+    """Make processes that start in this context ignore Ctrl-C.
+
+    A terminal sends SIGINT to the whole process group; the parent alone handles it and stops its children.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -261,13 +276,13 @@ def _spawned_deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _write(root: Path, how: Freezing, task: _Task) -> _Made:
-    """Make what is missing of one image, and what was made from another file of its name."""
+def _write(root: Path, how: FrozenSetSpec, task: _Task) -> _Made:
+    """Write the missing crops of one image, and those made from another file of the same name."""
     file, stale = task.file, []
     made: list[tuple[dict[str, Any], bytes, bytes | None]] = []
     try:
         data = read_file(file.uri)
-        facts = {**books.file_facts(file), "bytes": len(data), "digest": content_digest(data)}
+        facts = {**frozen_files.file_facts(file), "bytes": len(data), "digest": content_digest(data)}
         stale = [name for name, digest in task.there.items() if digest not in (None, facts["digest"])]
         crops = [(name, index) for name, index in task.crops if name not in task.there or name in stale]
         image = decode_image(data, gray=how.gray) if crops else np.empty((0, 0, 3), np.float32)
@@ -280,16 +295,16 @@ def _write(root: Path, how: Freezing, task: _Task) -> _Made:
                 "index": index,
                 "crop": {"top": top, "left": left, "height": hq.shape[0], "width": hq.shape[1]},
                 "steps": steps,
-                "sha256": hashlib.sha256(png).hexdigest(),
+                "sha256": content_digest(png),
                 **facts,
             }
             made.append((record, png, encode_png(hq) if how.hq else None))
-    except Exception as error:  # noqa: BLE001 -- whatever it is, it is this image's alone
-        text = " ".join(str(error).split()).removeprefix(f"{file.uri}: ").removeprefix(f"{file.id}: ")
+    except Exception as error:  # noqa: BLE001 -- any failure concerns this image only and is reported with it
+        text = one_line(error).removeprefix(f"{printable(file.uri)}: ").removeprefix(f"{printable(file.id)}: ")
         kind = "" if isinstance(error, GmdError) else f"{type(error).__name__}: "
         return _Made(stale=stale, failure=f"{kind}{text}")
     for record, lq_png, hq_png in made:
         if hq_png is not None:
-            books.put(root / "hq" / f"{record['id']}.png", hq_png)
-        books.put(root / "lq" / f"{record['id']}.png", lq_png)
+            frozen_files.put(root / "hq" / f"{record['id']}.png", hq_png)
+        frozen_files.put(root / "lq" / f"{record['id']}.png", lq_png)
     return _Made([record for record, _, _ in made], facts, stale)

@@ -1,10 +1,10 @@
-"""Paired folders: which low-quality file belongs to which clean one, and loading both."""
+"""Paired folders: matching low-quality images with clean ones, and loading both."""
 
 from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -16,6 +16,7 @@ from gmd_ray.images.degradation.second_order import SecondOrder
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.formats import refusal_by_name
 from gmd_ray.images.listing import ImageFile, Listing, check_limit, list_folder, read_file
+from gmd_ray.text import some
 
 logger = logging.getLogger(__name__)
 
@@ -27,30 +28,34 @@ class PairFile:
     id: str
     """Path of the clean image relative to its folder."""
     lq: str | None
-    """URI of the low-quality image; None where it is made from `hq` by a degradation."""
+    """URI of the low-quality image; None if a degradation makes it from `hq`."""
     hq: str
     """URI of the clean image."""
     files: tuple[ImageFile, ...] = field(default=(), compare=False, repr=False)
-    """Both files as the listing told of them, the clean one first; empty where no listing did."""
+    """The listed files of the pair, the clean one first; empty if the pair does not come from a listing."""
 
 
 def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None = None) -> list[PairFile]:
-    """Pair two folders by relative path without extension, sorted by id.
+    """Pair the images of two folders by relative path without extension.
 
-    Names that differ in Unicode's normal form alone are one name: macOS stores accents apart from their letters. A file
-    that a folder has twice, through a link, is used twice only where the other folder has both names. Files of formats
-    that are not decoded are left out, with a warning.
+    Names that differ only in Unicode's normal form are equal: macOS stores accents separately from their letters. A
+    file that appears twice in a folder, through a link, is used twice only if the other folder has both names. Files of
+    formats that are not decoded are left out with a warning.
 
     Args:
         hq: folder or URL of clean images, read recursively.
-        lq: folder or URL of their degraded versions, or None.
-        template: how an LQ file is called: `{}` stands for the HQ file's name without extension, and a path before it
-            is a folder under `lq`. `{}x4` pairs `city/a.png` with `city/ax4.jpg`, `X4/{}` with `X4/city/a.jpg`.
-        limit: keep the first n pairs; all of the folders must match nonetheless.
+        lq: folder or URL of their degraded versions; None if they are made by a degradation.
+        template: pattern of the LQ files' names. `{}` stands for the HQ file's name without extension, and a path in
+            front of it is a folder under `lq`. `{}x4` pairs `city/a.png` with `city/ax4.jpg`; `X4/{}` pairs it with
+            `X4/city/a.jpg`.
+        limit: keep only the first `limit` pairs; the whole folders must match nevertheless.
+
+    Returns:
+        the pairs, sorted by id.
 
     Raises:
-        DataError: naming files without a partner, on both sides, and stems that two files share.
-        ConfigError: for a template without exactly one `{}` in its last part.
+        DataError: files on either side have no partner, or two files share a stem; the message names them.
+        ConfigError: the template does not have exactly one `{}`, in its last path component.
     """
     if lq is None:
         check_limit(limit)
@@ -63,39 +68,51 @@ def list_pairs(hq: str, lq: str | None, template: str = "{}", limit: int | None 
     clean |= {stem: file for stem, file in more_clean.items() if _apply(template, stem) in degraded}
     expected = {_apply(template, stem): stem for stem in clean}
     degraded |= {name: file for name, file in more_degraded.items() if name in expected}
-    widowed = [clean[stem].id for name, stem in expected.items() if name not in degraded]
-    orphaned = [file.id for name, file in degraded.items() if name not in expected]
-    if widowed or orphaned:
+    missing_lq = [clean[stem].id for name, stem in expected.items() if name not in degraded]
+    unmatched_lq = [file.id for name, file in degraded.items() if name not in expected]
+    if missing_lq or unmatched_lq:
         complaints = []
-        if widowed:
+        if missing_lq:
             complaints.append(
-                f"{len(widowed)} of {len(clean)} images in {hq} have no partner in {lq} ({_some(widowed)})"
+                f"{len(missing_lq)} of {len(clean)} images in {hq} have no partner in {lq} ({some(missing_lq)})"
             )
-        if orphaned:
-            complaints.append(f"{len(orphaned)} of {len(degraded)} in {lq} have none in {hq} ({_some(orphaned)})")
+        if unmatched_lq:
+            complaints.append(
+                f"{len(unmatched_lq)} of {len(degraded)} in {lq} have none in {hq} ({some(unmatched_lq)})"
+            )
         raise DataError(f"pairs by name, template {template!r}: {'; '.join(complaints)}")
     both = [(clean[stem], degraded[name]) for name, stem in expected.items()]
     pairs = [PairFile(hq_file.id, lq_file.uri, hq_file.uri, (hq_file, lq_file)) for hq_file, lq_file in both]
     return sorted(pairs, key=lambda pair: pair.id)[:limit]
 
 
-def list_truths(hq: str, ids: Sequence[str], key: str) -> list[str]:
-    """URIs of the ground truth of each of these images, paired by path without extension; others may lie beside it.
+def list_by_stem(hq: str) -> dict[str, ImageFile]:
+    """List the images of a folder by their path without extension; a file that is linked twice has both names."""
+    clean, more = _by_stem(hq)
+    return clean | more
+
+
+def list_truths(hq: str, ids: Sequence[str], key: str, clean: Mapping[str, ImageFile] | None = None) -> list[str]:
+    """Find the ground truth of each image, by path without extension.
 
     Args:
-        hq: folder or URL of clean images.
-        ids: of images elsewhere, relative to their own folder.
+        hq: folder or URL of clean images; it may hold others too.
+        ids: ids of the images, relative to their own folder.
         key: the setting that `hq` comes from, for the error.
+        clean: what `list_by_stem(hq)` returned, where the folder has been listed before.
+
+    Returns:
+        the URI of the ground truth of each id, in their order.
 
     Raises:
-        DataError: naming images without ground truth.
+        DataError: images have no ground truth; the message names some.
     """
-    clean, more = _by_stem(hq)
-    clean |= more
+    if clean is None:
+        clean = list_by_stem(hq)
     missing = [image for image in ids if pairing_stem(image) not in clean]
     if missing:
         these = f"{len(missing)} of {len(ids)} photos"
-        raise DataError(f"{key}={hq}: {these} have no ground truth there ({_some(missing)})")
+        raise DataError(f"{key}={hq}: {these} have no ground truth there ({some(missing)})")
     return [clean[pairing_stem(image)].uri for image in ids]
 
 
@@ -106,21 +123,21 @@ def load_pair(
     key: tuple[object, ...],
     scale: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Load one pair, or its clean half and degrade that.
+    """Load both images of a pair, or load the clean one and degrade it.
 
     Args:
-        pair: from `list_pairs`.
-        degradation: used where `pair.lq` is None; its scale is then the pair's.
+        pair: a pair from `list_pairs`.
+        degradation: used if `pair.lq` is None; it determines the scale.
         gray: see `decode_image`.
-        key: sample key of the degradation's random draws, e.g. (run seed, pair id, epoch).
-        scale: HQ pixels for one LQ pixel, of files; None accepts any whole number that fits both axes.
+        key: sample key of the degradation's random draws, such as (run seed, pair id, epoch).
+        scale: required HQ pixels per LQ pixel of two files; None accepts any integer that fits both axes.
 
     Returns:
-        (lq, hq), float32 RGB in [0, 1]: (h, w, 3) and (h * scale, w * scale, 3). Where `hq` is degraded, its last rows
-        and columns beyond a multiple of the scale are cut off first.
+        (lq, hq), float32 RGB in [0, 1]: (h, w, 3) and (h * scale, w * scale, 3). Before a degradation, the rows and
+        columns of `hq` beyond a multiple of the scale are cut off.
 
     Raises:
-        DataError: naming the file that cannot be read, or the pair whose sizes do not fit.
+        DataError: a file cannot be read, or the sizes do not fit; the message names the file or the pair.
     """
     clean = load_image(pair.hq, gray)
     if pair.lq is None:
@@ -139,7 +156,7 @@ def load_pair(
 
 
 def _sizes_do_not_fit(pair: PairFile, lq: tuple[int, int], hq: tuple[int, int], scale: int | None) -> str:
-    """Names both files, and what may be wrong: the folders, the names, or the student. Sizes are (height, width)."""
+    """Return an error message with both files and the likely mistake. Sizes are (height, width)."""
     wanted = f"{scale} times" if scale else "a whole number of times"
     actual = max(1, hq[0] // lq[0])
     if lq[0] > hq[0] or lq[1] > hq[1]:
@@ -155,10 +172,10 @@ def _sizes_do_not_fit(pair: PairFile, lq: tuple[int, int], hq: tuple[int, int], 
 
 
 def load_image(uri: str, gray: bool) -> np.ndarray:
-    """One image, float32 RGB in [0, 1], (H, W, 3).
+    """Load one image as float32 RGB in [0, 1], (H, W, 3).
 
     Raises:
-        DataError: naming the file that cannot be read.
+        DataError: the file cannot be read; the message names it.
     """
     try:
         return decode_image(read_file(uri), gray=gray)
@@ -174,12 +191,12 @@ def _apply(template: str, stem: str) -> str:
 
 
 def pairing_stem(name: str) -> str:
-    """What pairs go by: a relative path without its extension, in Unicode's normal form C."""
+    """Return the key by which images are paired: the relative path without extension, in Unicode's normal form C."""
     return unicodedata.normalize("NFC", str(PurePosixPath(name).with_suffix("")))
 
 
 def _decoded(url: str, listing: Listing) -> list[ImageFile]:
-    """The images without those that could not be read: a pair is used, or it is not there."""
+    """Return the listed images of decoded formats, and log a warning about the others."""
     refused = {file.id: refusal for file in listing.images if (refusal := refusal_by_name(file.id))}
     if refused:
         first = next(iter(refused))
@@ -190,20 +207,16 @@ def _decoded(url: str, listing: Listing) -> list[ImageFile]:
 
 
 def _by_stem(url: str) -> tuple[dict[str, ImageFile], dict[str, ImageFile]]:
-    """The images of a folder by stem, and those that are there once more, through links, under stems of their own."""
+    """Index the images of a folder by stem: those listed, and those repeated through links under stems of their own."""
     listing = list_folder(url)
-    found: dict[str, ImageFile] = {}
+    by_stem: dict[str, ImageFile] = {}
     for file in _decoded(url, listing):
         stem = pairing_stem(file.id)
-        if stem in found:
-            names = [found[stem].id, file.id]
+        if stem in by_stem:
+            names = [by_stem[stem].id, file.id]
             if len({unicodedata.normalize("NFC", name) for name in names}) == 1:
-                names = [ascii(name) for name in names]  # as text they look the same
+                names = [ascii(name) for name in names]  # printed as text, they would look the same
             raise DataError(f"{url}: {' and '.join(names)} share a name; pairs go by name without extension")
-        found[stem] = file
-    more = {pairing_stem(file.id): file for file in listing.repeats()}
-    return found, {stem: file for stem, file in more.items() if stem not in found}
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        by_stem[stem] = file
+    repeats = {pairing_stem(file.id): file for file in listing.repeats()}
+    return by_stem, {stem: file for stem, file in repeats.items() if stem not in by_stem}

@@ -1,7 +1,8 @@
-"""Photos that changed under their own names since their rows were made.
+"""Finds photos that changed under their own names since their rows were made.
 
-One listing of the folder is held against the size and time in the rows. What has the same of both is unchanged, and is
-not read; another size is another photo; the same size and another time is read, and its digest decides.
+The sizes and times of one listing of the folder are compared with those in the rows. A photo with the same size and
+time is unchanged and is not read. One with another size has changed. One with the same size and another time is read,
+and its digest decides.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from gmd_ray.text import one_line
 log = logging.getLogger("gmd_ray.generation")
 
 STAMPS_FILE = "unchanged.parquet"
-"""Of the store: size and time of photos whose digest was found to be their row's though their time was not."""
+"""Name of the store's file of photos whose time differed from their row's while their digest did not: their sizes and
+times, so that they are not read again."""
 _STAMPS = pa.schema([PAIR_SCHEMA.field(name) for name in ("id", "bytes", "modified")])
 _AT_ONCE = 4096
-"""Photos whose digests are asked for together; `files.READERS` of them are in memory at a time."""
+"""Number of photos whose rows' digests are read together; `storage.READERS` photos are in memory at a time."""
 
 
 class Comparison:
-    """Rows of a store against the photos that are there now; failed rows too. Rows without their photo are left out."""
+    """Compares all rows of a store, failed ones too, with the photos of a listing; rows without a photo are skipped."""
 
     def __init__(self, rows: pa.Table, files: Sequence[ImageFile], confirmed: pa.Table, every: bool = False) -> None:
         """Compare sizes and times.
@@ -41,7 +43,7 @@ class Comparison:
         Args:
             rows: columns id, bytes, modified.
             files: the listing.
-            confirmed: what `confirmed_stamps` gave.
+            confirmed: the result of `confirmed_stamps`.
             every: leave nothing to sizes and times: `read` compares the digest of every row that has one.
         """
         self._files = {file.id: file for file in files}
@@ -53,39 +55,43 @@ class Comparison:
             ],
             schema=_STAMPS,
         )
+        # Bring the listing into the order of the rows; rows whose photo is not listed are dropped.
         at = pc.index_in(rows["id"], value_set=listing["id"])
         there = pc.is_valid(at)
         rows, now = rows.filter(there), listing.take(at.filter(there))
-        told = pc.or_(pc.is_valid(rows["bytes"]), pc.is_valid(rows["modified"]))
+        recorded = pc.or_(pc.is_valid(rows["bytes"]), pc.is_valid(rows["modified"]))
+        # Another size is another photo; an unknown size says nothing.
         resized = pc.fill_null(pc.not_equal(rows["bytes"], now["bytes"]), False)
+        # A time counts as the same if it is the row's, or, with the size, that of a photo confirmed earlier.
         seen = confirmed.take(pc.index_in(rows["id"], value_set=confirmed["id"]))
-        same = _same_time(rows, now)
-        same = pc.or_(same, pc.and_(_same_time(seen, now), pc.equal(_plain(seen["bytes"]), _plain(now["bytes"]))))
-        alike = pc.and_(told, pc.invert(resized))
+        confirmed_before = pc.and_(_same_time(seen, now), pc.equal(_plain(seen["bytes"]), _plain(now["bytes"])))
+        same = pc.or_(_same_time(rows, now), confirmed_before)
+        # Rows of the same size: those of the same time are unchanged, and the digest decides on the others.
+        alike = pc.and_(recorded, pc.invert(resized))
         retimed = pc.and_(alike, pc.invert(same))
         doubtful = alike if every else retimed
-        self.unknown: int = rows.num_rows - (pc.sum(told).as_py() or 0)
-        """Rows that say nothing of their photo's file: made before there were such columns."""
+        self.unknown: int = rows.num_rows - (pc.sum(recorded).as_py() or 0)
+        """Number of rows without size and time of their photo: they were made by an earlier version."""
         self.doubtful: list[str] = rows["id"].filter(doubtful).to_pylist()
-        """Ids that only their digest can decide on."""
+        """Ids that can only be decided by their digest."""
         self.changed: list[str] = rows["id"].filter(resized).to_pylist()
-        """Ids whose photo is another than their row's."""
+        """Ids whose photo is not the one that their row was made of."""
         self.disguised: list[str] = []
-        """Of `changed`, those that have size and time of the photo before them."""
+        """Ids among `changed` whose photo has the size and the time of the one before it."""
         self._alike = set(rows["id"].filter(pc.and_(alike, same)).to_pylist()) if every else set()
         self.equal: list[str] = []
-        """Ids of `doubtful` whose digest is that of their row."""
+        """Ids among `doubtful` whose digest is that of their row."""
         self.unread: dict[str, str] = {}
-        """Ids of `doubtful` that could not be read, and why; nothing is said of them."""
+        """Id among `doubtful` -> why its photo could not be read; it is in none of the other lists."""
 
     def read(
         self, digests: Callable[[list[str]], Mapping[str, str | None]], tick: Callable[[int], None] = lambda _: None
     ) -> None:
-        """Read the doubtful photos, and hold them against the digests of their rows.
+        """Read the doubtful photos and compare them with the digests of their rows.
 
         Args:
-            digests: of the rows of some ids; None where the file could not be read when the row was made.
-            tick: is told of every photo that was read.
+            digests: gives the rows' digests of some ids; None where the file could not be read when the row was made.
+            tick: is called with the number of photos that were read since the last call.
         """
         for start in range(0, len(self.doubtful), _AT_ONCE):
             ids = self.doubtful[start : start + _AT_ONCE]
@@ -105,26 +111,27 @@ class Comparison:
                     self.disguised.append(key)
 
     def stamps(self, ids: Sequence[str]) -> pa.Table:
-        """Size and time of these photos as they are listed."""
+        """Make a table of the sizes and times of these photos, as they are listed."""
         files = [self._files[key] for key in ids]
         rows = [{"id": file.id, "bytes": file.size, "modified": file.modified} for file in files]
         return pa.Table.from_pylist(rows, schema=_STAMPS)
 
 
 def changed_photos(store: PairStore, files: Sequence[ImageFile], interval_s: float = 10.0) -> list[str]:
-    """Ids of rows whose photo is another by now, sorted.
+    """List the ids of rows whose photo has changed, sorted.
 
-    What was read for it is remembered in the store, so that a folder that was copied is read once, not by each run.
+    Photos that were read and found unchanged are remembered in the store, so that a folder that was copied is read
+    once, not by each run.
 
     Args:
-        interval_s: between lines of progress.
+        interval_s: seconds between lines of progress.
     """
     confirmed = confirmed_stamps(store)
     compared = Comparison(store.index(), files, confirmed)
     if compared.unknown:
         log.info(
-            "%s: %d rows were made before rows told of the file they are of; whether those photos have changed cannot "
-            "be seen, and they are taken for unchanged",
+            "%s: %d rows do not record size and time of their photo, since an earlier version made them; those photos "
+            "are taken for unchanged",
             store.url,
             compared.unknown,
         )
@@ -148,18 +155,18 @@ def changed_photos(store: PairStore, files: Sequence[ImageFile], interval_s: flo
 
 
 def confirmed_stamps(store: PairStore) -> pa.Table:
-    """Columns id, bytes, modified of photos that an earlier run found to be those of their rows, by their digests."""
+    """Read columns id, bytes, modified of photos that an earlier run confirmed by their digests."""
     data = get(store.filesystem, f"{store.path}/{STAMPS_FILE}")
     if data is None:
         return _STAMPS.empty_table()
     try:
         return pq.read_table(io.BytesIO(data), schema=_STAMPS)
-    except (pa.ArrowException, OSError):  # it only spares work
+    except (pa.ArrowException, OSError):  # the file only saves work
         return _STAMPS.empty_table()
 
 
 def _remember(store: PairStore, confirmed: pa.Table, compared: Comparison) -> None:
-    """Write down what was confirmed; what is known to be changed goes, before its row does."""
+    """Save the confirmed photos; changed ones are removed here before their rows are dropped."""
     gone = pa.array([*compared.changed, *compared.equal], pa.string())
     kept = confirmed.filter(pc.invert(pc.is_in(confirmed["id"], gone)))
     if not compared.equal and kept.num_rows == confirmed.num_rows:
@@ -170,7 +177,7 @@ def _remember(store: PairStore, confirmed: pa.Table, compared: Comparison) -> No
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """As numbers, with one for null: two nulls are the same."""
+    """Cast to numbers, with -1 for null, so that two nulls compare equal."""
     return pc.fill_null(pc.cast(column, pa.int64()), -1)
 
 

@@ -1,10 +1,9 @@
-"""The rows of a pair store against its manifest, and against the photos of its input folder."""
+"""Compares the rows of a pair store with its manifest, and with the photos of its input folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,21 +11,22 @@ import pyarrow.compute as pc
 from gmd_ray.config.secrets import MARK
 from gmd_ray.errors import GmdError
 from gmd_ray.images.listing import ImageFile, list_images
-from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.audit import changes
-from gmd_ray.pairstore.schema import accepted, fidelity_bound
+from gmd_ray.pairstore.manifest import MANIFEST_FILE, Manifest, read_manifest
+from gmd_ray.pairstore.run_settings import SETTINGS_FILE, RunSettings, read_settings
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.text import one_line
+from gmd_ray.pairstore.view import StoreView
+from gmd_ray.text import one_line, some
 
-SHOWN = 3
+_AGAIN = "run generate again"
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong."""
+class StoreFault:
+    """One thing that is wrong with a store."""
 
     where: str
-    """File or id."""
+    """The file or the id."""
     what: str
     mend: str
 
@@ -34,55 +34,61 @@ class Finding:
         return f"{self.where}: {self.what}; {self.mend}"
 
 
-def recount(store: PairStore, rows: pa.Table, notes: list[str], deep: bool) -> list[Finding]:
-    """The counts of the manifest against the rows, and the rows against the input folder."""
-    documents = {}
-    findings = []
-    for name in (manifest.MANIFEST_FILE, run_settings.SETTINGS_FILE):
-        try:
-            documents[name] = store.read(name)
-        except GmdError as error:
-            findings.append(Finding(f"{store.path}/{name}", one_line(error, 120), "run generate again"))
-            documents[name] = None
-    told, saved = documents[manifest.MANIFEST_FILE], documents[run_settings.SETTINGS_FILE] or {}
-    if told is None:
-        if not findings:
-            findings.append(Finding(store.url, "no manifest.json: its run did not finish", "run generate again"))
-    else:
-        findings += _recount(store, rows, told)
-    ids = set(rows["id"].to_pylist())
-    folder = saved.get("places", {}).get("target.path", {}).get("path")
-    if folder is None or "inputs" not in saved:
-        notes.append("settings.json names no input folder: rows are not held against the inputs")
+def recount(store: PairStore, rows: pa.Table, notes: list[str], deep: bool) -> list[StoreFault]:
+    """Compare the counts of the manifest with the rows, and the rows with the input folder.
+
+    Args:
+        rows: the columns of the whole store but for its images.
+        notes: gets a line for each comparison that cannot be made.
+        deep: read every photo and compare its digest with its row's.
+    """
+    findings: list[StoreFault] = []
+    manifest, settings = None, RunSettings()
+    try:
+        manifest = read_manifest(store)
+    except GmdError as error:
+        findings.append(StoreFault(f"{store.path}/{MANIFEST_FILE}", one_line(error, 120), _AGAIN))
+    try:
+        settings = read_settings(store)
+    except GmdError as error:
+        findings.append(StoreFault(f"{store.path}/{SETTINGS_FILE}", one_line(error, 120), _AGAIN))
+    if manifest is not None:
+        findings += _recount(store, rows, manifest)
+    elif not findings:
+        findings.append(StoreFault(store.url, "no manifest.json: its run did not finish", _AGAIN))
+    folder = settings.path("target.path")
+    if folder is None or "inputs" not in settings.document:
+        notes.append("settings.json names no input folder: rows are not compared with the inputs")
         return findings
     if MARK in folder:
-        notes.append("the input folder's place holds a secret, which is not kept: rows are not held against the inputs")
+        notes.append("the input folder's URL holds a secret, which is not kept: rows are not compared with the inputs")
         return findings
     try:
-        images = list_images(folder, saved["inputs"]["limit"])
+        images = list_images(folder, settings.input_limit)
     except GmdError as error:
-        notes.append(f"rows are not held against the inputs: {error}")
+        notes.append(f"rows are not compared with the inputs: {error}")
         return findings
     inputs = {image.id for image in images}
+    ids = set(rows["id"].to_pylist())
     lost = sorted(inputs - ids)
     if lost:
-        findings.append(Finding(store.url, f"{len(lost)} inputs have no row ({some(lost)})", "run generate again"))
-    strangers = sorted(ids - inputs - set((told or {}).get("stranger_ids", [])))
-    if strangers:
-        what = f"{len(strangers)} rows are of images that are not in {folder} ({some(strangers)})"
-        findings.append(Finding(store.url, what, "run generate again: it leaves them out, or put the images back"))
+        findings.append(StoreFault(store.url, f"{len(lost)} inputs have no row ({some(lost)})", "run generate again"))
+    removed = sorted(ids - inputs - set(() if manifest is None else manifest.removed_inputs))
+    if removed:
+        what = f"{len(removed)} rows are of images that are not in {folder} ({some(removed)})"
+        findings.append(StoreFault(store.url, what, "run generate again: it leaves them out, or put the images back"))
     return [*findings, *_photos(store, rows, images, deep, notes)]
 
 
 def _photos(
     store: PairStore, rows: pa.Table, images: list[ImageFile], deep: bool, notes: list[str]
-) -> Iterator[Finding]:
-    """The photos of the input folder against the size, time and digest of those that the rows were made of."""
+) -> Iterator[StoreFault]:
+    """Compare the photos of the input folder with the sizes, times and digests in the rows."""
     compared = changes.Comparison(rows, images, changes.confirmed_stamps(store), every=deep)
     digests = dict(zip(rows["id"].to_pylist(), rows["digest"].to_pylist(), strict=True)) if compared.doubtful else {}
     compared.read(lambda _: digests)
     if compared.unknown:
-        notes.append(f"{compared.unknown} rows are older than the columns by which a changed photo is known")
+        notes.append(f"{compared.unknown} rows have no size and time of their photo: whether it changed is not known")
     if compared.unread:
         notes.append(f"{len(compared.unread)} photos could not be read to be compared ({some(list(compared.unread))})")
     mend = "run generate again: it makes them anew"
@@ -92,33 +98,28 @@ def _photos(
         (sorted(disguised), f"size and time are the old ones: `touch` them, and {mend}"),
     ):
         if ids:
-            yield Finding(store.url, f"{len(ids)} photos are not those that their rows were made of ({some(ids)})", how)
+            yield StoreFault(
+                store.url, f"{len(ids)} photos are not those that their rows were made of ({some(ids)})", how
+            )
 
 
-def _recount(store: PairStore, rows: pa.Table, told: dict[str, Any]) -> Iterator[Finding]:
-    mend = "run generate again"
-    mine = rows.filter(~pc.field("id").isin(pa.array(told.get("stranger_ids", []), pa.string())))
+def _recount(store: PairStore, rows: pa.Table, manifest: Manifest) -> Iterator[StoreFault]:
+    where, document = f"{store.path}/{MANIFEST_FILE}", manifest.document
     try:
-        recorded = run_settings.recorded_fidelity(told.get("settings", {}))
-        bound = fidelity_bound(told.get("fidelity_bound"), None, recorded, store.url)
-        view = accepted(told["threshold"], told["higher_is_better"], (), bound)
-        counts = {name: int(told[name]) for name in ("inputs", "accepted", "rejected", "failed")}
+        counts = {name: int(document[name]) for name in ("inputs", "accepted", "rejected", "failed")}
+        document["higher_is_better"]
+        # The manifest alone: its counts were made with the direction and the fidelity that it records.
+        bound = manifest.fidelity_bound
+        view = StoreView.of_documents(store, manifest, RunSettings(), document["threshold"], bound)
+        accepted = view.expression
     except (KeyError, TypeError, ValueError) as error:
-        yield Finding(
-            f"{store.path}/{manifest.MANIFEST_FILE}", f"not a manifest of this program ({one_line(error)})", mend
-        )
+        yield StoreFault(where, f"not a manifest of this program ({one_line(error)})", _AGAIN)
         return
+    mine = rows.filter(~pc.field("id").isin(pa.array(view.removed_inputs, pa.string())))
     ok = mine.filter(pc.field("status") == "ok").num_rows
-    taken = mine.filter(view).num_rows
+    taken = mine.filter(accepted).num_rows
     failed = mine.filter(pc.field("status") == "failed").num_rows
     found = {"inputs": mine.num_rows, "accepted": taken, "rejected": ok - taken, "failed": failed}
     wrong = [f"{name} {counts[name]} (rows: {found[name]})" for name in counts if counts[name] != found[name]]
     if wrong:
-        yield Finding(
-            f"{store.path}/{manifest.MANIFEST_FILE}", f"its books are not those of the rows: {', '.join(wrong)}", mend
-        )
-
-
-def some(ids: list[str]) -> str:
-    """The first few of them."""
-    return ", ".join(ids[:SHOWN]) + (", ..." if len(ids) > SHOWN else "")
+        yield StoreFault(where, f"its counts are not those of the rows: {', '.join(wrong)}", _AGAIN)

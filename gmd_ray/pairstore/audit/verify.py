@@ -1,4 +1,4 @@
-"""Is a pair store whole? Every part file, every row, and the books against the manifest and the inputs."""
+"""Checks a pair store: every part file, every row, and the totals against the manifest and the inputs."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from gmd_ray.errors import GmdError
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.audit import changes
-from gmd_ray.pairstore.audit.recount import Finding, recount, some
+from gmd_ray.pairstore.audit.recount import StoreFault, recount
 from gmd_ray.pairstore.lock import holder_of
 from gmd_ray.pairstore.parts import SCALARS, part_name
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.storage import TEMPORARY, map_threads
-from gmd_ray.text import one_line, printable
+from gmd_ray.text import one_line, printable, some
 
 KNOWN = {"settings.json", "manifest.json", "runs.json", "lock.json", "plan.json", "sheet.html", "rows"}
 KNOWN |= {"suspects.json", changes.STAMPS_FILE}
 NEW_COLUMNS = {"fidelity", "bytes", "modified", "digest"}
-"""Absent from stores that are older than they are."""
+"""Columns that stores of earlier versions lack."""
 _AGAIN = "remove it, and run generate again for its images"
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was looked at, and what was found."""
+    """What was checked, and what is wrong."""
 
     url: str
     parts: int
     rows: int
     images: int | None
-    """Decoded; None without the deep look."""
-    findings: list[Finding]
+    """Number of images that were decoded; None where images were not checked."""
+    findings: list[StoreFault]
     notes: list[str]
-    """What could not be looked at, and why."""
+    """Checks that could not be made, and why."""
 
     def __str__(self) -> str:
-        """A line for each finding, then one that sums up."""
+        """Format a line for each note and finding, then a summary."""
         looked = f"{self.parts} part files, {self.rows} rows"
         looked += "" if self.images is None else f", {self.images} images"
         verdict = f"{len(self.findings)} findings" if self.findings else "whole"
@@ -54,19 +54,19 @@ class Verified:
 
 
 def verify(store: PairStore, deep: bool = False) -> Verified:
-    """Look at everything, change nothing.
+    """Check the whole store; nothing is changed.
 
-    While a driver is at work, what only a finished store has (manifest, complete books) is not asked for.
+    While a driver is at work, the manifest and the totals are not checked, since only a finished store has them.
 
     Args:
-        deep: decode every PNG too, and hold its size against width and height; read every photo of the input folder,
-            and hold it against the digest in its row. Else image columns are not read, and photos only where their time
-            is another than in their rows.
+        deep: decode every PNG and compare its size with width and height; read every photo of the input folder and
+            compare it with the digest in its row. Else image columns are not read, and photos are read only where
+            their time differs from the one in their row.
     """
     notes, findings = [], list(_foreign(store))
     working = holder_of(store.filesystem, store.path) is not None
     if working:
-        notes.append("a driver is at work here: leftovers and the books are looked at when it is done")
+        notes.append("a driver is at work here: leftovers and totals are checked once it is done")
     else:
         findings += _leftovers(store)
     tables, names, images = [], [], 0
@@ -96,61 +96,61 @@ def _files(store: PairStore, path: str) -> list[fs.FileInfo]:
     return sorted(infos, key=lambda info: info.base_name)
 
 
-def _foreign(store: PairStore) -> Iterator[Finding]:
+def _foreign(store: PairStore) -> Iterator[StoreFault]:
     for info in _files(store, store.path):
         if info.base_name not in KNOWN and not info.base_name.startswith(TEMPORARY):
-            yield Finding(info.path, "no file of a pair store", "move it away")
+            yield StoreFault(info.path, "no file of a pair store", "move it away")
     for info in _files(store, store.rows_path):
         name = info.base_name
         if not (name.startswith("part-") and name.endswith(".parquet")) and not name.startswith(TEMPORARY):
-            yield Finding(info.path, "no part file", "move it away")
+            yield StoreFault(info.path, "no part file", "move it away")
 
 
-def _leftovers(store: PairStore) -> Iterator[Finding]:
+def _leftovers(store: PairStore) -> Iterator[StoreFault]:
     for folder in (store.path, store.rows_path):
         for info in _files(store, folder):
             if info.base_name.startswith(TEMPORARY):
-                yield Finding(info.path, "left half written by a writer that was killed", "remove it")
+                yield StoreFault(info.path, "left half written by a writer that was killed", "remove it")
             elif folder == store.path and info.base_name == "lock.json":
-                yield Finding(info.path, "left by a driver that is gone", "run generate again, or remove it")
+                yield StoreFault(info.path, "left by a driver that is gone", "run generate again, or remove it")
 
 
-def _part(store: PairStore, info: fs.FileInfo) -> tuple[pa.Table | None, list[Finding]]:
-    """The columns of a part file but for its images, and what is wrong with it; None where it cannot be read."""
+def _part(store: PairStore, info: fs.FileInfo) -> tuple[pa.Table | None, list[StoreFault]]:
+    """Read the columns of a part file but for its images, and list what is wrong; no table where it cannot be read."""
     try:
         file = pq.ParquetFile(info.path, filesystem=store.filesystem)
-    except FileNotFoundError:  # a driver at work took it away since it was listed
+    except FileNotFoundError:  # a driver at work removed it after it was listed
         return None, []
     except (pa.ArrowException, OSError) as error:
-        return None, [Finding(info.path, f"torn, or no Parquet file ({one_line(error, 120)})", _AGAIN)]
+        return None, [StoreFault(info.path, f"torn, or no Parquet file ({one_line(error, 120)})", _AGAIN)]
     kinds = {field.name: field.type for field in file.schema_arrow}
     wanted = {field.name: field.type for field in PAIR_SCHEMA if field.name in kinds or field.name not in NEW_COLUMNS}
     odd = sorted({*kinds, *wanted} - (kinds.keys() & wanted.keys()))
     odd += sorted(name for name in kinds.keys() & wanted.keys() if kinds[name] != wanted[name])
     if odd:
-        return None, [Finding(info.path, f"foreign: columns {', '.join(odd)} are not those of a pair store", _AGAIN)]
+        return None, [StoreFault(info.path, f"foreign: columns {', '.join(odd)} are not those of a pair store", _AGAIN)]
     try:
         table = file.read(columns=[name for name in SCALARS if name in kinds])
     except (pa.ArrowException, OSError) as error:
-        return None, [Finding(info.path, f"torn ({one_line(error, 120)})", _AGAIN)]
+        return None, [StoreFault(info.path, f"torn ({one_line(error, 120)})", _AGAIN)]
     for name in SCALARS:
         if name not in kinds:
             table = table.append_column(PAIR_SCHEMA.field(name), pa.nulls(table.num_rows, PAIR_SCHEMA.field(name).type))
     findings = []
     nameless = table["id"].null_count + table["status"].null_count
     if nameless:
-        return None, [Finding(info.path, "foreign: it has rows without an id or a status", "move it away")]
+        return None, [StoreFault(info.path, "foreign: it has rows without an id or a status", "move it away")]
     if part_name(table["id"].to_pylist()) != info.base_name:
-        findings.append(Finding(info.path, "its rows are not those that its name stands for", _AGAIN))
+        findings.append(StoreFault(info.path, "file name does not match the ids inside", _AGAIN))
     for row in table.to_pylist():
         wrong = _row(row)
         if wrong:
-            findings.append(Finding(f"{info.path}: row {row['id']}", wrong, _AGAIN))
+            findings.append(StoreFault(f"{info.path}: row {row['id']}", wrong, _AGAIN))
     return table.select(SCALARS), findings
 
 
 def _row(row: dict[str, Any]) -> str:
-    """What is wrong with the small columns of a row; empty where nothing is."""
+    """Say what is wrong with the columns of a row that are not images; empty where nothing is."""
     if row["status"] == "ok":
         missing = [name for name in ("width", "height", "score", "student", "teacher", "scorer") if row[name] is None]
         return f"ok, but without {', '.join(missing)}" if missing else ""
@@ -160,8 +160,8 @@ def _row(row: dict[str, Any]) -> str:
     return f"status {row['status']!r} is neither ok nor failed"
 
 
-def _pictures(store: PairStore, info: fs.FileInfo) -> tuple[int, list[Finding]]:
-    """Decode the images of one part file; returns how many, and what is wrong with them."""
+def _pictures(store: PairStore, info: fs.FileInfo) -> tuple[int, list[StoreFault]]:
+    """Decode the images of one part file; returns their number and what is wrong with them."""
     count, findings = 0, []
     file = pq.ParquetFile(info.path, filesystem=store.filesystem)
     columns = ["id", "status", "lq", "restored", "pseudo_target", "width", "height"]
@@ -170,14 +170,14 @@ def _pictures(store: PairStore, info: fs.FileInfo) -> tuple[int, list[Finding]]:
             for row in batch.to_pylist():
                 decoded, wrong = _picture(row)
                 count += decoded
-                findings += [Finding(f"{info.path}: row {row['id']}", reason, _AGAIN) for reason in wrong]
+                findings += [StoreFault(f"{info.path}: row {row['id']}", reason, _AGAIN) for reason in wrong]
     except (pa.ArrowException, OSError) as error:
-        findings.append(Finding(info.path, f"torn in its images ({one_line(error, 120)})", _AGAIN))
+        findings.append(StoreFault(info.path, f"torn in its images ({one_line(error, 120)})", _AGAIN))
     return count, findings
 
 
 def _picture(row: dict[str, Any]) -> tuple[int, list[str]]:
-    """How many images of a row decode, and what is wrong with the others; a failed row may lack any of them."""
+    """Decode the images of a row; returns how many decode and what is wrong. A failed row may lack any of them."""
     sizes, wrong = {}, []
     for name in ("lq", "restored", "pseudo_target"):
         if row[name] is None:
@@ -188,18 +188,20 @@ def _picture(row: dict[str, Any]) -> tuple[int, list[str]]:
             sizes[name] = decode_png(row[name]).shape[:2]
         except GmdError as error:
             wrong.append(f"{name}: {error}")
-    told = (row["height"], row["width"])
+    recorded = (row["height"], row["width"])
     for name in ("pseudo_target", "restored"):
-        if name in sizes and None not in told and sizes[name] != told:
+        if name in sizes and None not in recorded and sizes[name] != recorded:
             height, width = sizes[name]
-            wrong.append(f"{name} is {width}x{height}, the row says {told[1]}x{told[0]}")
-    if "lq" in sizes and None not in told and (told[0] % sizes["lq"][0] or told[1] % sizes["lq"][1]):
-        wrong.append(f"{told[1]}x{told[0]} is no multiple of its lq, {sizes['lq'][1]}x{sizes['lq'][0]}")
+            wrong.append(f"{name} is {width}x{height}, the row says {recorded[1]}x{recorded[0]}")
+    if "lq" in sizes and None not in recorded:
+        (height, width), (lq_height, lq_width) = recorded, sizes["lq"]
+        if height % lq_height or width % lq_width:
+            wrong.append(f"{width}x{height} is no multiple of its lq, {lq_width}x{lq_height}")
     return len(sizes), wrong
 
 
-def _other_models(names: list[str], tables: list[pa.Table]) -> Iterator[Finding]:
-    """Parts whose ok rows were made by other models than most: from another store, whole as they may be."""
+def _other_models(names: list[str], tables: list[pa.Table]) -> Iterator[StoreFault]:
+    """Find parts whose ok rows were made by other models than most rows: they come from another store."""
     for section in run_settings.MODELS:
         made_by = [
             Counter(made for made in table.filter(pc.field("status") == "ok")[section].to_pylist() if made)
@@ -212,12 +214,12 @@ def _other_models(names: list[str], tables: list[pa.Table]) -> Iterator[Finding]
         for name, found in zip(names, made_by, strict=True):
             others = sorted(found.keys() - {usual})
             if others:
-                yield Finding(name, f"foreign: rows of {section} {', '.join(others)}, most are of {usual}", _AGAIN)
+                yield StoreFault(name, f"foreign: rows of {section} {', '.join(others)}, most are of {usual}", _AGAIN)
 
 
-def _duplicates(store: PairStore, rows: pa.Table) -> Iterator[Finding]:
+def _duplicates(store: PairStore, rows: pa.Table) -> Iterator[StoreFault]:
     twice = sorted(key for key, count in Counter(rows["id"].to_pylist()).items() if count > 1)
     if twice:
-        yield Finding(
+        yield StoreFault(
             store.url, f"{len(twice)} ids have several rows ({some(twice)})", "run generate again: it repairs"
         )

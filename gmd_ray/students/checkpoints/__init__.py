@@ -1,1 +1,1 @@
-"""Checkpoint files of students: formats, weight layouts, and where weights lie inside a file."""
+"""Checkpoint files of students: formats, layouts, and the location of the weights inside a file."""

@@ -1,4 +1,4 @@
-"""Reading a checkpoint file without running any code that it may contain, or one line that says why not."""
+"""Reading a checkpoint file without running any code that it may contain, with one-line errors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from gmd_ray.errors import ModelError
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar", ".safetensors")
-"""Of files that are read; `.tar` is PyTorch's old habit of `.pth.tar`, which is no archive."""
+"""Extensions of checkpoints. `.tar` stands for PyTorch's old custom of `.pth.tar`, which is not an archive."""
 
 _HARMLESS: list[Any] = [
-    # Metrics and settings that training scripts save beside the weights; to make one runs no code of the file's.
+    # Types of metrics and settings that training scripts save beside the weights. Unpickling them runs no foreign code.
     np._core.multiarray.scalar,  # type: ignore[attr-defined]
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
     np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
@@ -30,20 +30,21 @@ _HARMLESS: list[Any] = [
     *(type(np.dtype(kind)) for kind in [*"?bhilqBHILQefdgFDSUMm"]),
     argparse.Namespace,
     (pathlib.PosixPath, "pathlib.PosixPath"),
-    (pathlib.PosixPath, "pathlib._local.PosixPath"),  # of Python 3.13
+    (pathlib.PosixPath, "pathlib._local.PosixPath"),  # as named by Python 3.13
 ]
 _HEAD = 1024
+"""The number of first bytes from which the kind of a file is recognised."""
 
 
-def read_file(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
-    """What a checkpoint holds.
+def read_checkpoint_file(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """Read the content of a checkpoint file.
 
     Returns:
-        the tree of the file, tensors on the CPU; and the header of a safetensors file, None for any other.
+        the tree of the file, with tensors on the CPU, and the metadata of a safetensors file (None for others).
 
     Raises:
-        ModelError: in one line, for a file that is missing, unreadable, damaged or cut off, no checkpoint at all, or
-            that holds pickled objects which could run code.
+        ModelError: the file is missing, unreadable, damaged, truncated or not a checkpoint, or it holds pickled objects
+            that could run code. The message is one line.
     """
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -64,7 +65,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, str] | None]:
 
 
 def _no_checkpoint(head: bytes, suffix: str) -> str | None:
-    """What a file is that begins so, where it cannot be a checkpoint of this ending."""
+    """Describe a file that cannot be a checkpoint of this extension, by its first bytes; None if it may be one."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return "an empty file: the copy or download was interrupted"
@@ -74,7 +75,7 @@ def _no_checkpoint(head: bytes, suffix: str) -> str | None:
         return "a web page, not weights: the download failed or asked for a login; download the file itself"
     if head.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")) or head[257:262] == b"ustar":
         return "an archive; unpack it and set student.path to the weight file in it"
-    is_safetensors = head[8:9] == b"{"  # behind the length of the header, eight bytes of any value
+    is_safetensors = head[8:9] == b"{"  # the first 8 bytes are the length of the JSON header, which begins after them
     if suffix == ".safetensors" and not is_safetensors and head.startswith((b"PK\x03\x04", b"\x80\x02")):
         return "not a safetensors file but PyTorch's own kind: rename it to .pth"
     if suffix != ".safetensors" and is_safetensors:
@@ -96,11 +97,9 @@ def _read_pickle(path: Path, head: bytes) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             tree = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # a damaged file makes PyTorch's readers raise nearly anything, OSError and MemoryError too
-        torn = head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path)
-        reason = "cut off: its end is missing; copy or download it again" if torn else _reason(error)
+    except Exception as error:  # for damaged files, PyTorch raises nearly anything, also OSError and MemoryError
+        truncated = head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path)
+        reason = "cut off: its end is missing; copy or download it again" if truncated else _reason(error)
         raise ModelError(f"student checkpoint {path}: {reason}") from error
     if isinstance(tree, torch.nn.Module) or not isinstance(tree, dict):
         raise ModelError(f"student checkpoint {path}: holds a {type(tree).__name__}, not a state dict")
@@ -113,13 +112,13 @@ def _reason(error: Exception) -> str:
         return (
             "a TorchScript program; save its weights instead: torch.save(torch.jit.load(f).state_dict(), 'weights.pth')"
         )
-    found = re.search(r"GLOBAL (\S+)", text)
+    pickled = re.search(r"GLOBAL (\S+)", text)
     extract = (
         "torch.save(torch.load(f, weights_only=False)['state_dict'], 'weights.pth'), or whatever key it has instead"
     )
-    if found is not None and isinstance(error, pickle.UnpicklingError):
+    if pickled is not None and isinstance(error, pickle.UnpicklingError):
         return (
-            f"holds pickled objects ({found[1]}), which could run code; if you trust it, extract the weights where "
+            f"holds pickled objects ({pickled[1]}), which could run code; if you trust it, extract the weights where "
             f"those are installed: {extract}"
         )
     if "Unsupported operand" in text:
@@ -131,7 +130,7 @@ def _reason(error: Exception) -> str:
 
 
 def _line(error: Exception) -> str:
-    """What a library says, without the advice that PyTorch puts around it."""
+    """Return the cause in the message of an error, without the advice that PyTorch adds around it."""
     lines = str(error).splitlines() or [""]
     cause = next((line for line in lines if "WeightsUnpickler error:" in line), lines[0])
     return cause.rpartition("WeightsUnpickler error:")[2].strip()[:120] or type(error).__name__

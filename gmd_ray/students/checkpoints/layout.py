@@ -1,9 +1,9 @@
-"""How a checkpoint file holds its weights, so that fine-tuned weights go back in the very same form.
+"""The layout of a checkpoint file, which allows fine-tuned weights to be saved in exactly the same form.
 
 A file may be a bare state dict, wrap it (`params`, `params_ema`, `state_dict`, ...), prefix its keys (`module.`,
-`netG.`), name them otherwise than the network class does, store half precision, keep an average beside the raw weights,
-or carry entries that are no weights. `Checkpoint` is a file that was read, with its weights found; `Layout` is the form
-that is left when they are taken out, and writes others in their place.
+`netG.`), use other key names than the network class, store half precision, hold an average beside the raw weights, or
+contain entries that are not weights. `Checkpoint` is a file with its weights located. `Layout` is the same file without
+its weights; it writes others in their place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gmd_ray.errors import ModelError
-from gmd_ray.students.checkpoints.file import read_file
+from gmd_ray.students.checkpoints.file import read_checkpoint_file
 from gmd_ray.students.checkpoints.places import Place, averages_left, find_weights, twins
 from gmd_ray.students.common import save_pickle
 
@@ -28,20 +28,21 @@ class Checkpoint:
     """A checkpoint file as read, with the place of the weights in it."""
 
     suffix: str
+    """Extension of the file in lower case, with its dot."""
     tree: dict[str, Any]
-    """Everything in the file."""
+    """The whole content of the file."""
     metadata: dict[str, str] | None
-    """The header of a safetensors file."""
+    """The metadata of a safetensors file; None for others."""
     place: Place
-    """Where the weights are."""
+    """The place of the weights in `tree`."""
 
     @property
     def weights(self) -> dict[str, Any]:
-        """Weights by key without the prefix; a new dict each time, as spandrel's loaders change what they get."""
+        """The weights by key without the prefix. It is a new dict each time, as spandrel's loaders modify theirs."""
         return self.place.weights(self.tree)
 
     def choice(self) -> str | None:
-        """What a user should know where the file holds more than one set of weights; None where there is no choice."""
+        """Describe which weights are used if the file holds more than one set; None if it holds one."""
         others = twins(self.tree, self.place)
         left = averages_left(self.tree, [self.place, *others])
         if not others and not left:
@@ -51,7 +52,7 @@ class Checkpoint:
         if others:
             text += f"; saving replaces {', '.join(other.name for other in others)} too"
         if left:
-            text += f"; {', '.join(left)} is kept in a form that is not known here, and stays as it is"
+            text += f"; {', '.join(left)} has an unknown form, and stays as it is"
         return text
 
 
@@ -59,13 +60,14 @@ def read_checkpoint(path: Path, known: Callable[[Mapping[str, Any]], bool]) -> C
     """Read a checkpoint without running any code that it may contain.
 
     Args:
-        known: whether there is a network with such keys; it tells the weights from what else is in the file.
+        path: the file.
+        known: returns True for the keys of a supported network, which distinguishes weights from other entries.
 
     Raises:
-        ModelError: the file is missing, unreadable, of an unknown kind, holds pickled objects or no weights, or weights
-            that are not finite.
+        ModelError: the file is missing, unreadable, of an unknown kind, holds pickled objects, has no weights, or has
+            weights that are not finite.
     """
-    tree, metadata = read_file(path)
+    tree, metadata = read_checkpoint_file(path)
     try:
         place = find_weights(tree, known)
     except ModelError as error:
@@ -84,28 +86,29 @@ def read_checkpoint(path: Path, known: Callable[[Mapping[str, Any]], bool]) -> C
 
 
 def _finite(key: str, value: Any) -> bool:
-    """Infinity is let pass in masks, which are made of it."""
+    """Tell whether a weight is finite. Infinity is allowed in attention masks, which consist of it."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return True
     values = value.float()
-    return not values.isnan().any() and ("mask" in key or not values.isinf().any())
+    return not bool(values.isnan().any()) and ("mask" in key or not bool(values.isinf().any()))
 
 
 def map_keys(
     weights: Mapping[str, Any], network: nn.Module, build: Callable[[dict[str, Any]], nn.Module]
 ) -> dict[str, str]:
-    """Which state key of the network each key of the file went to.
+    """Find the state key of the network to which the loader assigned each key of the file.
 
-    A key of the same name and value went there unchanged. For the others the network is built once more from weights
-    that are constants numbered by their key, and the numbers are read off: so renames need no table per architecture.
+    A key of the same name and value was loaded unchanged. For the other keys, the network is built again from constant
+    tensors, the n-th of which has the value n, and the numbers are read from its state. So no table of renames per
+    architecture is needed.
 
     Args:
-        weights: as read from the file, prefix taken off.
-        network: what was built of them.
-        build: makes a network of a dict of weights.
+        weights: weights of the file by key without the prefix.
+        network: the network that was built from them.
+        build: function that builds a network from a dict of weights.
 
     Returns:
-        File key -> network key. Keys that the loader dropped or made up are left out.
+        key in the file -> key in the network. Keys that the loader dropped or made up are left out.
 
     Raises:
         ModelError: a parameter is not one whole tensor of the file, so trained values could not be written back.
@@ -129,6 +132,7 @@ def _map_by_number(
     weights: Mapping[str, Any], wanted: list[str], build: Callable[[dict[str, Any]], nn.Module]
 ) -> dict[str, str]:
     floats = [key for key, value in weights.items() if isinstance(value, Tensor) and value.is_floating_point()]
+    # Expanded scalars: a tensor of the full shape, all of whose elements are the number of its key.
     numbered = dict(weights) | {
         key: torch.tensor(float(number)).expand(weights[key].shape) for number, key in enumerate(floats, start=1)
     }
@@ -149,8 +153,9 @@ class _Slot:
     """The place of a tensor in the file."""
 
     key: str
-    """Of the network's state."""
+    """The tensor's key in the network's state."""
     dtype: torch.dtype
+    """The tensor's type in the file."""
 
 
 @dataclass(frozen=True)
@@ -158,29 +163,36 @@ class Layout:
     """A checkpoint file without its trained tensors."""
 
     suffix: str
+    """Extension of the file in lower case, with its dot."""
     metadata: dict[str, str] | None
+    """The metadata of a safetensors file; None for others."""
     skeleton: dict[str, Any]
-    """The file's tree with a `_Slot` for each tensor that the network holds, in each of its places; all else as it was.
-    """
+    """The tree of the file, with a `_Slot` in place of each tensor of the network, in all its places."""
     place: Place
+    """The place of the weights that the network was built from."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, mapping: Mapping[str, str]) -> Layout:
-        """The layout of a file, given where its keys went."""
+        """Take the tensors out of a checkpoint.
+
+        Args:
+            checkpoint: the file.
+            mapping: key in the file -> key in the network, from `map_keys`.
+        """
         skeleton = checkpoint.tree
         for place in (checkpoint.place, *twins(checkpoint.tree, checkpoint.place)):
             skeleton = _emptied(skeleton, place.trail, {place.prefix + key: target for key, target in mapping.items()})
         return cls(checkpoint.suffix, checkpoint.metadata, skeleton, checkpoint.place)
 
     def round_(self, state: Mapping[str, Tensor]) -> None:
-        """Round tensors in place to the precision that the file stores them in."""
+        """Round the tensors of a network's state in place to the precision of the file."""
         with torch.no_grad():
             for slot in self.place.weights(self.skeleton).values():
                 if isinstance(slot, _Slot):
                     state[slot.key].copy_(state[slot.key].to(slot.dtype))
 
     def write(self, path: Path, state: Mapping[str, Tensor]) -> None:
-        """Write the file with these tensors in it. A safetensors file orders its keys itself."""
+        """Write the file with the tensors of a network's state. The safetensors library sorts keys itself."""
 
         def filled(node: Any) -> Any:
             if isinstance(node, _Slot):
@@ -195,7 +207,7 @@ class Layout:
 
 
 def _emptied(node: dict[str, Any], trail: tuple[str, ...], keys: Mapping[str, str]) -> dict[str, Any]:
-    """The tree with slots for `keys` (key of the file -> of the network) in the dict that the trail leads to."""
+    """Return the tree with slots for `keys` (key in the file -> key in the network) in the dict at the trail's end."""
     if trail:
         return _like(node, {k: _emptied(v, trail[1:], keys) if k == trail[0] else v for k, v in node.items()})
     return _like(
@@ -204,7 +216,7 @@ def _emptied(node: dict[str, Any], trail: tuple[str, ...], keys: Mapping[str, st
 
 
 def _like(original: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    """`content` in the original's kind of dict, with the version notes that `nn.Module.state_dict` attaches."""
+    """Copy `content` to the original's type of dict, with the `_metadata` that `nn.Module.state_dict` attaches."""
     new = type(original)(content)
     if hasattr(original, "_metadata"):
         new._metadata = original._metadata  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
-"""Where in a checkpoint's tree the weights of the network are, and where their averaged or raw twins.
+"""Locating the weights of a network in the tree of a checkpoint, and their averaged or raw counterparts.
 
 Training tools wrap a state dict (`params`, `state_dict`, `model`, ...) and prefix its keys (`module.` by data
-parallelism, `_orig_mod.` by torch.compile, `model.` by Lightning), in any order and number, and many keep an
-exponential moving average (EMA) of the weights beside them, under a name of its own or a prefix of its own.
+parallelism, `_orig_mod.` by torch.compile, `model.` by Lightning), in any order and number. Many also save an
+exponential moving average (EMA) of the weights, under a name or prefix of its own.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ _WRAPPERS = (
     "network",
     "module",
 )
-"""Names under which weights are looked for first, in this order (the first five are spandrel's)."""
+"""Usual names of weights, in the order in which they are tried (the first five are spandrel's)."""
 _PREFIXES = (
     *("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module."),  # PyTorch's own wrappers
     *("model.", "net.", "netG.", "net_g.", "network.", "generator.", "student.", "online_model."),  # training tools
 )
-"""What keys may start with that is no part of the network; with an EMA's word beside or before it, its average."""
+"""Prefixes that tools add to the keys of a network. Prefixes that contain a word of `_AVERAGES` are recognised too."""
 _AVERAGES = {"ema", "averaged", "avg", "swa"}
 """Words in the names of averaged weights."""
 _OTHERS = ("optim", "sched", "scaler")
-"""What the names of entries begin with that hold no weights of a network."""
+"""Beginnings of the names of entries that hold no weights of a network."""
 _LOSSES = re.compile("loss|criterion|percep|vgg|lpips|metric|discrim|net_?d", re.IGNORECASE)
-"""What is in the names of networks that training needs and restoring does not."""
+"""Matches the names of networks that only training needs."""
 _DEPTH = 5
+"""The greatest number of nested wrappers, and of stacked prefixes."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,26 @@ class Place:
     trail: tuple[str, ...]
     """Keys that lead from the tree to the dict that holds the weights."""
     prefix: str
-    """What their keys start with there and not in the network."""
+    """Prefix of the weights' keys in that dict, which the network's own keys lack."""
 
     @property
     def averaged(self) -> bool:
-        """Whether its name says that these are averaged over the training."""
+        """True if the name marks the weights as averaged over the training."""
         return any(_is_average(name) for name in (*self.trail, *self.prefix.split(".")))
 
     @property
     def name(self) -> str:
-        """For a message."""
+        """The name of the place in messages."""
         return ".".join((*self.trail, *([self.prefix + "*"] if self.prefix else []))) or "the whole file"
 
     def node(self, tree: dict[str, Any]) -> dict[str, Any]:
-        """The dict that holds the weights, and perhaps others."""
+        """Return the dict that holds the weights, and perhaps other entries."""
         for key in self.trail:
             tree = tree[key]
         return tree
 
     def weights(self, tree: dict[str, Any]) -> dict[str, Any]:
-        """The entries by key without the prefix; a new dict each time, as spandrel's loaders change what they get."""
+        """Return the weights by key without the prefix, in a new dict, as spandrel's loaders modify theirs."""
         start = len(self.prefix)
         return {
             key[start:]: value
@@ -79,25 +80,26 @@ class Place:
 
 
 def find_weights(tree: dict[str, Any], known: Callable[[Mapping[str, Any]], bool]) -> Place:
-    """Where the weights are: averaged ones before raw ones, as they are what a training tool restores with.
+    """Locate the weights. Averaged weights are preferred to raw ones, as training tools use them for inference.
 
-    An average that lacks some of what the raw weights have (the statistics of normalisation, say) is passed over.
+    An average that lacks some of the raw weights' entries (such as the statistics of normalisation) is not used.
 
     Args:
-        known: whether a network with such keys is known.
+        tree: content of the checkpoint.
+        known: returns True for the keys of a supported network.
 
     Raises:
-        ModelError: several networks under names that tell nothing of which is meant.
+        ModelError: the file holds several networks, and their names do not tell which one is meant.
     """
     named = [place for place in _places(tree) if known(place.weights(tree))]
     if named:
         return _preferred(tree, named)
-    strangers = [place for place in _places(tree, strange=True) if known(place.weights(tree))]
-    if len({_shapes(place.weights(tree)) for place in strangers if not place.averaged}) > 1:
-        names = ", ".join(place.name for place in strangers)
-        raise ModelError(f"holds several networks ({names}): save the one that is meant alone")
-    if strangers:
-        return _preferred(tree, strangers)
+    unnamed = [place for place in _places(tree, any_name=True) if known(place.weights(tree))]
+    if len({_shapes(place.weights(tree)) for place in unnamed if not place.averaged}) > 1:
+        names = ", ".join(place.name for place in unnamed)
+        raise ModelError(f"holds several networks ({names}): save the one to use in a file of its own")
+    if unnamed:
+        return _preferred(tree, unnamed)
     return next((place for place in _places(tree) if _has_tensors(place.weights(tree))), Place((), ""))
 
 
@@ -109,21 +111,21 @@ def _preferred(tree: dict[str, Any], places: list[Place]) -> Place:
 
 
 def twins(tree: dict[str, Any], place: Place) -> list[Place]:
-    """The other places that hold the same network, one of the two averaged: what has to be replaced with it.
+    """Find the other places that hold the same network, raw or averaged, which must be replaced together with it.
 
-    An average may hold a part of the weights, without the statistics of normalisation say.
+    An average may hold only a part of the weights, for example without the statistics of normalisation.
     """
     shapes = _shapes(place.weights(tree))
 
     def same(other: Place) -> bool:
-        found = _shapes(other.weights(tree))
-        return found == shapes if place.averaged else other.averaged and bool(found) and found <= shapes
+        others = _shapes(other.weights(tree))
+        return others == shapes if place.averaged else other.averaged and bool(others) and others <= shapes
 
-    return [other for other in _places(tree, strange=True) if other != place and same(other)]
+    return [other for other in _places(tree, any_name=True) if other != place and same(other)]
 
 
 def averages_left(tree: dict[str, Any], places: list[Place]) -> list[str]:
-    """Names of averages beside the weights that are in none of `places`: kept in a form that is not known here."""
+    """Return the names of averages beside the weights that are in none of `places`, as their form is unknown."""
     left: dict[str, None] = {}
     for depth in range(len(places[0].trail) + 1):
         trail = places[0].trail[:depth]
@@ -146,38 +148,39 @@ def _holds_many(value: Any) -> bool:
     return any(_holds_many(part) for part in parts)
 
 
-def _places(tree: dict[str, Any], *, strange: bool = False) -> Iterator[Place]:
-    """Every place that could hold weights: deeper dicts first, in the order of their names; shorter prefixes first.
+def _places(tree: dict[str, Any], *, any_name: bool = False) -> Iterator[Place]:
+    """Yield every place that could hold weights: deeper dicts first, usual names first, shorter prefixes first.
 
     Args:
-        strange: under any name, not only those that are known; and under any prefix that all keys share, but for those
-            of losses.
+        tree: content of the checkpoint.
+        any_name: look under all names, not only the usual ones, and under any prefix that all keys except those of
+            losses share.
     """
 
     def walk(node: dict[str, Any], trail: tuple[str, ...]) -> Iterator[Place]:
         inner = [key for key, value in node.items() if isinstance(key, str) and isinstance(value, dict)]
-        every = strange or len(node) == 1 or any(_is_average(key) for key in trail)
+        every = any_name or len(node) == 1 or any(_is_average(key) for key in trail)
         for key in sorted((key for key in inner if every or _is_wrapper(key)), key=_rank):
             if len(trail) < _DEPTH and not key.startswith(_OTHERS):
                 yield from walk(node[key], (*trail, key))
         if _has_tensors(node):
             keys = [key for key, value in node.items() if isinstance(key, str) and isinstance(value, Tensor)]
-            yield from (Place(trail, prefix) for prefix in _prefixes(keys, strange))
+            yield from (Place(trail, prefix) for prefix in _prefixes(keys, any_name))
 
     yield from walk(tree, ())
 
 
-def _prefixes(keys: list[str], strange: bool) -> Iterator[str]:
-    """The empty one, and what the keys start with: breadth first, so that no more is taken off than must be."""
-    found = [""]
-    for prefix in found:
+def _prefixes(keys: list[str], any_name: bool) -> Iterator[str]:
+    """Yield the empty prefix and the possible prefixes of the keys, breadth first, so that shorter ones win."""
+    queue = [""]
+    for prefix in queue:
         yield prefix
         rest = [key[len(prefix) :] for key in keys if key.startswith(prefix)]
         heads = list(dict.fromkeys(head + "." for head, dot, _ in (key.partition(".") for key in rest) if dot))
         for head in heads:
-            shared = strange and all(key.startswith(head) or _LOSSES.search(key.split(".")[0]) for key in rest)
+            shared = any_name and all(key.startswith(head) or _LOSSES.search(key.split(".")[0]) for key in rest)
             if (head in _PREFIXES or _is_average(head) or shared) and prefix.count(".") < _DEPTH:
-                found.append(prefix + head)
+                queue.append(prefix + head)
 
 
 def _is_wrapper(key: str) -> bool:

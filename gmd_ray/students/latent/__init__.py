@@ -1,1 +1,1 @@
-"""Latent diffusion students."""
+"""Latent diffusion students. See docs/method.md, "Students"."""

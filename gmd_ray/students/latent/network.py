@@ -1,4 +1,4 @@
-"""The network of the latent diffusion student: an MMDiT that sees the noisy latent and the LQ latent side by side."""
+"""The network of the latent diffusion student: an MMDiT whose input is the noisy latent and the LQ latent together."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
 _TIMESTEPS = 1000
-"""diffusers counts noise levels in thousandths."""
+"""diffusers' time for noise level 1."""
 
 
 class LatentNetwork(nn.Module):
-    """Velocity of a noisy latent, given the latent of the LQ image (restoration.md 1.3).
+    """The velocity of a noisy latent, given the latent of the LQ image.
 
-    There is no text: one zero token and a zero pooled vector stand in its place.
+    There is no text; the transformer gets one zero token and a zero pooled vector instead.
     """
 
     def __init__(self, transformer: SD3Transformer2DModel) -> None:
@@ -31,9 +31,9 @@ class LatentNetwork(nn.Module):
         """Predict noise - clean.
 
         Args:
-            noisy: (B, C, h, w), (1 - sigma) * clean + sigma * noise.
-            lq: (B, C, h, w), latent of the LQ image.
-            sigma: (B,), noise levels in [0, 1].
+            noisy: noisy latent (1 - sigma) * clean + sigma * noise, (B, C, h, w).
+            lq: latent of the LQ image, (B, C, h, w).
+            sigma: noise levels in [0, 1], (B,).
 
         Returns:
             (B, C, h, w).
@@ -52,7 +52,8 @@ class LatentNetwork(nn.Module):
 class LatentCodec:
     """A frozen `AutoencoderKL` between pixels in [0, 1] and normalised latents.
 
-    Not a part of the student's module, as it is not trained. The posterior's mean is taken, so nothing is drawn.
+    It is not a part of the student's module, as it is not trained. `encode` uses the mean of the posterior, so nothing
+    is drawn.
     """
 
     def __init__(self, vae: AutoencoderKL) -> None:
@@ -62,19 +63,19 @@ class LatentCodec:
         self._scale: float = vae.config.scaling_factor
 
     def to(self, device: torch.device) -> None:
-        """Move to a device, where it is not there already."""
+        """Move the autoencoder to a device, unless it is there already."""
         if self.vae.device != device:
             self.vae.to(device)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W), sides multiples of `factor`, -> (B, C, H / factor, W / factor)."""
+        """Encode pixels (B, 3, H, W), whose sides are multiples of `factor`, to (B, C, H / factor, W / factor)."""
         mean: Tensor = self.vae.encode(pixels * 2 - 1).latent_dist.mode()
         return (mean.float() - self._shift) * self._scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """The inverse of `encode`, not clamped."""
+        """Decode latents (B, C, h, w) to pixels (B, 3, h * factor, w * factor), not clamped."""
         pixels: Tensor = self.vae.decode(latents / self._scale + self._shift).sample
         return (pixels.float() + 1) / 2
 
@@ -84,12 +85,12 @@ def sample(network: nn.Module, lq: Tensor, noise: Tensor, sigmas: list[float]) -
 
     Args:
         network: a `LatentNetwork`.
-        lq: (B, C, h, w).
-        noise: (B, C, h, w), standard normal.
-        sigmas: noise levels, falling from 1; the last step goes from the last of them to 0.
+        lq: latents of the LQ images, (B, C, h, w).
+        noise: standard normal noise, (B, C, h, w).
+        sigmas: decreasing noise levels that begin with 1; the last step goes from the last level to 0.
 
     Returns:
-        (B, C, h, w).
+        clean latents, (B, C, h, w).
     """
     z = noise
     for now, then in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
@@ -99,5 +100,8 @@ def sample(network: nn.Module, lq: Tensor, noise: Tensor, sigmas: list[float]) -
 
 
 def even_sigmas(steps: int) -> list[float]:
-    """1, (n - 1) / n, ..., 1 / n. diffusers' own grid for few steps wastes the last one on sigma 0.001."""
+    """Return the noise levels 1, (n - 1) / n, ..., 1 / n for n steps.
+
+    diffusers' own grid for few steps wastes the last step on sigma 0.001.
+    """
     return [1 - i / steps for i in range(steps)]

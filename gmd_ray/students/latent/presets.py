@@ -1,4 +1,4 @@
-"""New latent diffusion students, untrained: the shapes that have a name, and the directories made of them."""
+"""Presets of latent diffusion students, and the creation of untrained ones."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LatentShape:
-    """Of an `SD3Transformer2DModel`. The width of the text that it never gets is small, to spend nothing on it."""
+    """Dimensions of an `SD3Transformer2DModel`. The text dimensions are small, as no text is used."""
 
     num_layers: int
     num_attention_heads: int
     attention_head_dim: int
     latent_channels: int
     pos_embed_max_size: int
-    """Patches per side that it has positions for; a patch is 2 latents, of 8 pixels each in the usual autoencoders."""
+    """Number of patches per side with a position; a patch is 2 latents, or 16 pixels with the usual autoencoders."""
     joint_attention_dim: int = 64
     pooled_projection_dim: int = 64
 
     def build(self) -> SD3Transformer2DModel:
-        """A random network; on the meta device where that is torch's default."""
+        """Build a random network on torch's default device (which may be `meta`)."""
         from diffusers import SD3Transformer2DModel
 
         fields = asdict(self)
@@ -46,32 +46,34 @@ class LatentShape:
 
 
 PRESETS: dict[str, LatentShape] = {
-    # 1.28 billion parameters, as the paper's restorer; it gives no more than that and "MMDiT". 1536 pixels per side.
+    # 1.28 billion parameters and at most 1536 pixels per side. The paper states the number of parameters and "MMDiT"
+    # only, so the shape is our choice.
     "ldm-1.3b": LatentShape(27, 18, 64, 16, 96),
-    # For tests and for a first look at the mechanics; 1024 pixels per side with its autoencoder of factor 8.
+    # For tests and dry runs. At most 1024 pixels per side with its autoencoder of factor 8.
     "ldm-tiny": LatentShape(2, 4, 8, 4, 64),
 }
 
 
-def new_student(name: str, path: Path, vae: Path | None = None, scale: int = 1, steps: int = 4, seed: int = 0) -> int:
+def new_latent_student(
+    name: str, path: Path, vae: Path | None = None, scale: int = 1, steps: int = 4, seed: int = 0
+) -> int:
     """Make an untrained student of a named shape, for `pretrain`.
 
     Args:
-        name: of `PRESETS`.
+        name: one of `PRESETS`.
         path: the directory to make.
-        vae: directory of a trained `AutoencoderKL` in the diffusers layout, with as many latent channels as the shape.
-            Without one a random autoencoder is made, which is good for nothing but trying out the mechanics; only
-            `ldm-tiny` allows it.
-        scale: output side over input side.
-        steps: sampling steps that the student is to be used with.
-        seed: of the random weights.
+        vae: directory of a trained `AutoencoderKL` in the diffusers layout, with the shape's number of latent channels.
+            None makes a random autoencoder, which serves tests and dry runs only; only `ldm-tiny` allows it.
+        scale: output side divided by input side.
+        steps: number of sampling steps written to the index, the default of the student.
+        seed: seed of the random weights.
 
     Returns:
-        The number of trained parameters.
+        the number of trainable parameters.
 
     Raises:
-        ConfigError: no such preset, a directory that exists, or no autoencoder.
-        ModelError: an autoencoder that cannot be loaded, or of another number of channels.
+        ConfigError: the preset is unknown, the directory exists, or the autoencoder is missing.
+        ModelError: the autoencoder cannot be loaded, or has another number of latent channels.
     """
     if name not in PRESETS:
         raise ConfigError(f"student preset {name!r}: {nearest(name, PRESETS)}")
@@ -86,7 +88,7 @@ def new_student(name: str, path: Path, vae: Path | None = None, scale: int = 1, 
         transformer = shape.build()
     transformer.save_pretrained(path / "transformer")
     codec.save_pretrained(path / "vae")
-    write_index(path, scale, steps)  # last: a directory with an index is whole
+    write_index(path, scale, steps)  # written last, so that a directory with an index is complete
     return sum(parameter.numel() for parameter in transformer.parameters())
 
 

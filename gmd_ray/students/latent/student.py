@@ -1,18 +1,17 @@
-"""Latent diffusion with an MMDiT backbone as a student: sampled in a few steps, trained on its velocity.
+"""The latent diffusion student: an MMDiT that is sampled in a few steps and trained on its velocity.
 
-A directory in the diffusers layout:
+It is a directory in the diffusers layout:
 
-    model_index.json   what is in it, `scale` and `sampling_steps`
-    transformer/       SD3Transformer2DModel; in_channels is twice the latents' channels
+    model_index.json   the classes of the parts, `scale` and `sampling_steps`
+    transformer/       SD3Transformer2DModel; in_channels is twice the number of latent channels
     vae/               AutoencoderKL, frozen
 
 The LQ image is enlarged bicubically to the output's size, encoded by the same autoencoder, and concatenated to the
-noisy latent (restoration.md 1.3).
+noisy latent. See docs/method.md, "Students".
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -28,14 +27,17 @@ from torch import Tensor, nn
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.hashing import content_digest
+from gmd_ray.images.noise import image_noise
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import grid_multiple, tiled_in_batches
 from gmd_ray.students.common import device_of, evaluating, fingerprint, tiles_at_once
 from gmd_ray.students.latent.network import LatentCodec, LatentNetwork, even_sigmas, sample
+from gmd_ray.text import one_line
 
 INDEX = "model_index.json"
 CLASS = "LatentRestorer"
-"""`_class_name` in the index."""
+"""The `_class_name` in the index."""
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -43,10 +45,11 @@ class LatentStudent:
     """A conditional latent flow model; see `gmd_ray.students.protocol.Student`."""
 
     scale: int
+    """Output side divided by input side."""
     module: nn.Module
-    """The `LatentNetwork`; the autoencoder is frozen and no part of it."""
+    """The `LatentNetwork`. The frozen autoencoder is not a part of it."""
     fingerprint: str
-    """Of all weights as loaded and the settings that change pixels."""
+    """Digest of all loaded weights and the settings that affect pixels."""
 
     def __init__(
         self, cfg: StudentConfig, network: LatentNetwork, codec: LatentCodec, index: dict[str, Any], stored: torch.dtype
@@ -56,7 +59,7 @@ class LatentStudent:
         self._network, self._codec, self._stored = network, codec, stored
         self._source = Path(str(cfg.path))
         self._tile, self._dtype, self._batch = cfg.tile, cfg.dtype, tiles_at_once(cfg, self._device)
-        # Its attention looks at all of a tile, so there is no radius to measure.
+        # Attention spans a whole tile, so there is no receptive radius to measure.
         self._overlap = cfg.tile // 4 if cfg.tile_overlap is None else cfg.tile_overlap
         self._sigmas = even_sigmas(cfg.sampling_steps or int(index["sampling_steps"]))
         patch: int = network.transformer.config.patch_size
@@ -72,13 +75,20 @@ class LatentStudent:
         self.fingerprint = fingerprint(weights | network.state_dict(), settings)
 
     def restore(self, lq: Tensor, ids: Sequence[str] | None = None) -> Tensor:
-        """(B, 3, H, W) -> (B, 3, H * scale, W * scale) in [0, 1], float32, on the device of `lq`; any size from 1x1.
+        """Restore a batch of images of any size from 1x1, in tiles if `student.tile` is set.
 
-        The noise is a function of an image's id, and without ids of its content. It is drawn for the whole image, and a
-        tile takes what lies under it: where tiles overlap, they are samples from the same noise.
+        The noise is seeded by each image's id, or by its content without ids. It is drawn for the whole image, and each
+        tile uses its part of it, so overlapping tiles start from the same noise.
+
+        Args:
+            lq: (B, 3, H, W) in [0, 1], on any device.
+            ids: one id for each image.
+
+        Returns:
+            (B, 3, H * scale, W * scale), float32 in [0, 1], on the device of `lq`.
 
         Raises:
-            ModelError: an image larger than the positions that the network knows, without tiles.
+            ModelError: the image, or a tile of it, is larger than the network's position embeddings allow.
         """
         assert lq.shape[1:-2] == (3,), f"expected (B, 3, H, W), got {tuple(lq.shape)}"
         keys = [_content_key(image) for image in lq] if ids is None else list(ids)
@@ -87,17 +97,19 @@ class LatentStudent:
         self._codec.to(device)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._dtype == "bfloat16")
 
+        # `field` is the noise of the padded output, (B, C, H' / factor, W' / factor).
         shape = [math.ceil(side * self.scale / self._multiple) * self._multiple for side in lq.shape[-2:]]
         channels, factor = self._network.channels, self._codec.factor
-        field = torch.stack([_noise(key, (channels, *(side // factor for side in shape))) for key in keys])
+        field = torch.stack([image_noise(key, (channels, *(side // factor for side in shape))) for key in keys])
 
         def restore(x: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
             height, width = x.shape[-2] * self.scale, x.shape[-1] * self.scale
             if max(height, width) > self._largest:
                 raise ModelError(
-                    f"{width}x{height} pixels: the student's positions end at {self._largest}; set student.tile to at "
-                    f"most {self._largest // self.scale * 7 // 8}"  # the last tile may be longer by an eighth
+                    f"{width}x{height} pixels: the student has positions for {self._largest} pixels per side; set "
+                    f"student.tile to at most {self._largest // self.scale * 7 // 8}"  # the last tile may be 1/8 longer
                 )
+            # x: (n * B, 3, h, w) with one place for each of the n tiles; see `tiled_in_batches`.
             condition = self._codec.encode(pad_to_multiple(self._enlarged(x), self._multiple))
             corners = [(y0 * self.scale // factor, x0 * self.scale // factor) for y0, x0 in places]
             rows, columns = condition.shape[-2:]
@@ -119,10 +131,13 @@ class LatentStudent:
         reduce: bool = True,
         keys: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
-        """Mean squared error of the velocity at noise levels drawn evenly from [0, 1), and `loss` to log.
+        """Compute the mean squared error of the velocity; see `Student.training_loss`.
 
-        Noise and level of a crop are a function of its key, on any device and in any batch; without `keys` they come
-        from torch's generator. Without `reduce` each crop's loss, (B,), and nothing to log.
+        The noise level is uniform in [0, 1). Noise and level of a crop depend only on its key, on any device and in any
+        batch; without `keys`, they come from torch's global generator.
+
+        Returns:
+            the mean loss, and `loss` to log. Without `reduce`, the loss of each crop, (B,), and {}.
         """
         self._codec.to(hq.device)
         clean = self._codec.encode(pad_to_multiple(hq, self._multiple))
@@ -142,10 +157,10 @@ class LatentStudent:
         return loss, {"loss": loss.item()}
 
     def save(self, path: str | Path) -> None:
-        """Write the directory: the transformer as it is now, in its own precision, and all else as it was.
+        """Write the directory: the present transformer in its own precision, and all other files unchanged.
 
         Raises:
-            ModelError: weights that are not finite, or a path that is a file.
+            ModelError: the weights are not finite, or the path is a file.
         """
         path = Path(path)
         if path.is_file():
@@ -163,7 +178,7 @@ class LatentStudent:
             try:
                 draft.replace(path)
             except OSError:
-                if old.is_dir():  # the student that was there is not given up for one that did not come
+                if old.is_dir():  # put the previous student back
                     old.replace(path)
                 raise
         finally:
@@ -171,12 +186,15 @@ class LatentStudent:
             shutil.rmtree(old, ignore_errors=True)
 
     def _tile_grid(self) -> int:
-        """Tiles begin where a patch of latents does, so that the noise under a tile is a slice of the image's."""
+        """Return the multiple at which tiles begin, in LQ pixels.
+
+        It aligns tiles with patches of latents, so that the noise of a tile is a slice of the image's.
+        """
         patch = self._multiple // math.gcd(self._multiple, self.scale)  # in LQ pixels
         if self._tile and self._tile - self._overlap < patch:
             raise ConfigError(
-                f"student.tile={self._tile} with tile_overlap={self._overlap}: this student's tiles are {patch} pixels "
-                f"apart at least; set tile_overlap to at most {max(0, self._tile - patch)}"
+                f"student.tile={self._tile} with tile_overlap={self._overlap}: this student's tiles must be at least "
+                f"{patch} pixels apart; set tile_overlap to at most {max(0, self._tile - patch)}"
             )
         return max(1, grid_multiple(self._tile, self._overlap) // patch) * patch
 
@@ -188,7 +206,7 @@ def load_latent(cfg: StudentConfig) -> LatentStudent:
     """Load a latent diffusion directory.
 
     Raises:
-        ModelError: a directory that is no such student, or parts that do not fit together.
+        ModelError: the directory is not such a student, or its parts do not fit together.
     """
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
@@ -207,7 +225,7 @@ def load_latent(cfg: StudentConfig) -> LatentStudent:
 
 
 def write_index(path: Path, scale: int, sampling_steps: int) -> None:
-    """Write the index of a directory whose parts are there."""
+    """Write the index of a directory whose parts exist."""
     index = {
         "_class_name": CLASS,
         "scale": scale,
@@ -219,10 +237,10 @@ def write_index(path: Path, scale: int, sampling_steps: int) -> None:
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """What a latent diffusion directory says of itself: `scale`, `sampling_steps`.
+    """Read the index of a latent diffusion directory, with `scale` and `sampling_steps`.
 
     Raises:
-        ModelError: no index, or one of another kind of model.
+        ModelError: the index is missing, damaged, or of another kind of model.
     """
     file = path / INDEX
     if not file.is_file():
@@ -232,11 +250,13 @@ def read_index(path: Path) -> dict[str, Any]:
         )
     try:
         index = json.loads(file.read_text())
-        known = index["_class_name"], int(index["scale"]) >= 1 and int(index["sampling_steps"]) >= 1
+        kind, numbers = index["_class_name"], (int(index["scale"]), int(index["sampling_steps"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"student {file}: damaged, or of another kind of model ({error})") from error
-    if known != (CLASS, True):
-        raise ModelError(f"student {file}: describes a {known[0]}, not a {CLASS} of scale and steps from 1 up")
+    if kind != CLASS or min(numbers) < 1:
+        raise ModelError(
+            f"student {file}: describes a {kind}, not a {CLASS} with scale and sampling_steps of 1 or more"
+        )
     return dict(index)
 
 
@@ -244,7 +264,7 @@ def _load(kind: Any, path: Path) -> Any:
     try:
         return kind.from_pretrained(path, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ModelError(f"student {path}: cannot be loaded as {kind.__name__} ({reason})") from error
 
 
@@ -259,17 +279,11 @@ def _save_transformer(network: LatentNetwork, path: Path, dtype: torch.dtype) ->
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
-    """Of the weights in the folder's first file."""
+    """Return the type of the first weight in the folder's first file."""
     with safe_open(sorted(folder.glob("*.safetensors"))[0], framework="pt") as file:
         first = next(iter(file.keys()))
         return _DTYPES.get(file.get_slice(first).get_dtype(), torch.float32)
 
 
-def _noise(key: str, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal, a function of key and shape; drawn on the CPU, so that it is the same on any device."""
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little", signed=True)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def _content_key(image: Tensor) -> str:
-    return hashlib.sha256(image.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+    return content_digest(image.detach().float().cpu().contiguous().numpy().tobytes())

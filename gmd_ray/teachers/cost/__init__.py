@@ -1,1 +1,1 @@
-"""What a projection costs: FLOPs, memory and time, computed from the model dimensions."""
+"""The cost of a projection in FLOPs and memory, computed from config files."""

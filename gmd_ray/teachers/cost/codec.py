@@ -1,4 +1,4 @@
-"""What an autoencoder costs, from its config alone: FLOPs, weights and activations."""
+"""The cost of an autoencoder, from its config alone: FLOPs, weights and activations."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ CODEC_WIDTHS = 4
 
 
 def codec_factor(config: Mapping[str, Any]) -> int:
-    """Pixels to a latent, along a side."""
+    """Pixels that one latent stands for, along a side."""
     return config["factor"] if "factor" in config else 2 ** (len(config["block_out_channels"]) - 1)
 
 
 def codec_flops(config: Mapping[str, Any], height: int, width: int) -> int:
-    """Of encoding and decoding one image of that many pixels, a multiple of the factor."""
+    """FLOPs of encoding and decoding one image; height and width in pixels are multiples of the factor."""
     return _run_on_meta(json.dumps(dict(config), sort_keys=True), height, width)[0] if _has_weights(config) else 0
 
 
 def codec_parameters(config: Mapping[str, Any]) -> int:
+    """Parameters of the autoencoder; 0 for a codec without weights."""
     side = 2 * codec_factor(config)
     return _run_on_meta(json.dumps(dict(config), sort_keys=True), side, side)[1] if _has_weights(config) else 0
 
 
 def codec_activations(config: Mapping[str, Any], pixels: int, number_bytes: int = 2) -> int:
-    """Bytes for one image, a rough figure: see CODEC_WIDTHS."""
+    """Bytes of the activations for one image, a rough figure: see CODEC_WIDTHS."""
     if not _has_weights(config):
         return 0
     return CODEC_WIDTHS * pixels * max(config["block_out_channels"][:2]) * number_bytes
@@ -39,7 +40,10 @@ def _has_weights(config: Mapping[str, Any]) -> bool:
 
 @lru_cache(maxsize=64)
 def _run_on_meta(config: str, height: int, width: int) -> tuple[int, int]:
-    """FLOPs and parameters of the real class on the meta device: the many kinds of its layers need no formula here."""
+    """(FLOPs, parameters), counted by running the real class without memory, on the meta device.
+
+    Its layers are of many kinds, so counting is shorter than formulas, and slower: about a second.
+    """
     import torch
     from diffusers import AutoencoderKL
     from torch.nn.attention import SDPBackend, sdpa_kernel

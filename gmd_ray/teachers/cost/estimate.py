@@ -1,4 +1,4 @@
-"""What projecting an image of a size costs, from a teacher's config files alone; no weights are read."""
+"""The cost of projecting an image of some size, from a teacher's config files alone; no weights are read."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers.cost.codec import codec_factor
 from gmd_ray.teachers.cost.dimensions import FluxDimensions, Injection
-from gmd_ray.teachers.cost.flops import tile_grid
-from gmd_ray.teachers.cost.projections import TeacherFiles, has_inversion, teacher_cost
+from gmd_ray.teachers.cost.flops import projection_cost
+from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
 from gmd_ray.teachers.directory import TABLE
 from gmd_ray.teachers.text_encoders import has_encoders
 
 
 @dataclass(frozen=True)
 class ImageCost:
-    """Of one image."""
+    """The cost of projecting one image."""
 
     height: int
+    """Height in pixels of what the teacher sees at once: the padded image, or a padded tile."""
     width: int
-    """Of what the teacher sees, padded; of a tile where it sees tiles."""
+    """Its width in pixels."""
     tiles: int
     forwards: int
-    """Model evaluations, of one tile each."""
+    """Evaluations of the transformer, each of one tile."""
     flops: int
+    """FLOPs of transformer and autoencoder for the whole image."""
 
 
 class TeacherEstimate:
-    """The cost model for a teacher as it is set up."""
+    """The cost model of a FLUX teacher under its settings."""
 
     def __init__(self, cfg: TeacherConfig) -> None:
         """Read the config.json files and the header of a prompt table.
 
         Raises:
-            ModelError: a directory without them, or of another model.
-            ConfigError: settings that the model cannot meet, or a method that there is no cost model for.
+            ModelError: the directory lacks config files, or belongs to another model.
+            ConfigError: settings that the model cannot meet, or a method without a cost model.
         """
         _check_method(cfg)
         transformer, vae = (_config(cfg.path, f"{part}/config.json") for part in ("transformer", "vae"))
@@ -51,26 +53,25 @@ class TeacherEstimate:
         except KeyError as error:
             raise ModelError(f"teacher.path={cfg.path}: no cost model for it ({error} is not in its config)") from error
         self._cfg = replace(cfg, max_sequence_length=_text_tokens(cfg))
-        if has_inversion(cfg):
-            Injection.from_config(cfg, size)  # raises where the blocks are not the model's
+        if cfg.method not in ("sdedit", "kontext"):
+            Injection.from_config(cfg, size)  # raises here, not for the first image, if the model lacks a block
         self.image = cache(self._image)
 
     def _image(self, height: int, width: int) -> ImageCost:
         """The cost of an image of that many pixels."""
-        cfg, files = self._cfg, self._files
-        cost = teacher_cost(files, cfg, 1, height, width)
-        tiles, tall, wide = tile_grid(height, width, cfg.tile, cfg.tile_overlap)
-        tall, wide = (side + -side % files.multiple for side in (tall, wide))
-        return ImageCost(tall, wide, tiles, cost.forwards, cost.flops + cost.codec_flops)
+        work = Workload.from_config(self._files, self._cfg, 1, height, width)
+        cost = projection_cost(work)
+        return ImageCost(*work.padded_tile, work.tiles.number, cost.forwards, cost.flops + cost.codec_flops)
 
     def replica_bytes(self, height: int, width: int) -> tuple[int, int]:
-        """Bytes on the accelerator(s) of one replica for a batch of images of that many pixels.
+        """Bytes that each rank of a replica needs on its accelerator, for a batch of images of that many pixels.
 
         Returns:
-            (with everything kept there, which is fastest; the least that the settings allow), of each rank.
+            (bytes with everything kept on the accelerator, which is fastest; the least that the settings allow).
         """
-        from gmd_ray.teachers.cost.memory import Budget, plan_memory  # torch: a second that the FLOPs alone do not cost
+        from gmd_ray.teachers.cost.memory import Budget, plan_memory  # imports diffusers, which takes seconds
 
+        # Without a limit the plan keeps everything on the device; lockstep and layers on the host need the least.
         cfg, endless = self._cfg, Budget(1 << 62, 1 << 62)
         number = 4 if cfg.dtype == "float32" else 2
         least = replace(cfg, cache="lockstep", modulation="host" if cfg.modulation == "auto" else cfg.modulation)
@@ -82,7 +83,11 @@ class TeacherEstimate:
 
 
 def _check_method(cfg: TeacherConfig) -> None:
-    """Refuse what is no FLUX teacher; a U-Net counts as one only where no transformer lies beside it."""
+    """Refuse teachers other than FLUX: plugins, and Stable Diffusion with a unet/ and no transformer/ in its directory.
+
+    Raises:
+        ConfigError: there is no cost model for the method.
+    """
     unet = cfg.method == "ddim" or (
         ":" not in cfg.method
         and _file(cfg.path, "transformer/config.json") is None
@@ -109,12 +114,12 @@ def _read(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"{file}: not JSON ({error})") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{file}: not a model's config")
+        raise ModelError(f"{file}: not the config of a model")
     return config
 
 
 def _file(path: str | None, name: str) -> Path | None:
-    """A file of a local directory, or of a hub id; None where it is not to be had."""
+    """A file of a local directory or of a hub id; None if it does not exist or the hub does not answer."""
     if path is None or Path(path).is_dir():
         file = Path(path or "") / name
         return file if file.is_file() else None
@@ -130,12 +135,12 @@ def _file(path: str | None, name: str) -> Path | None:
 
 
 def _text_tokens(cfg: TeacherConfig) -> int:
-    """Of the prompt: of the table beside the weights where nothing can encode it anew, else as the settings say."""
+    """Tokens of the prompt: as the settings say, or as the table beside the weights has it where no text encoder is."""
     table = Path(cfg.path or "") / TABLE
     if table.is_file() and not has_encoders(table.parent):
         from safetensors import safe_open
 
-        with safe_open(table, framework="numpy") as tensors:  # its header; tensors are read when asked for
+        with safe_open(table, framework="numpy") as tensors:  # reads the header alone
             key = f"{cfg.prompt}.prompt_embeds"
             if key in tensors.keys():  # noqa: SIM118 (not a dict)
                 return int(tensors.get_slice(key).get_shape()[0])

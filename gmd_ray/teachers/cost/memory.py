@@ -1,4 +1,7 @@
-"""What a teacher needs of memory, known before its weights are read; and so where its cache lives (teacher.md 3)."""
+"""The memory that a teacher needs, computed before its weights are read, and where its cache goes as a consequence.
+
+See docs/decisions.md, "Memory and cost".
+"""
 
 from __future__ import annotations
 
@@ -11,41 +14,44 @@ import torch.distributed as dist
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError
 from gmd_ray.teachers.cost.codec import codec_activations, codec_parameters
-from gmd_ray.teachers.cost.dimensions import NO_INJECTION, FluxDimensions, Injection, image_tokens
-from gmd_ray.teachers.cost.flops import cache_bytes, injected_evaluations, tile_grid
-from gmd_ray.teachers.cost.projections import TeacherFiles, has_inversion, table_rows, teacher_cost
+from gmd_ray.teachers.cost.dimensions import FluxDimensions
+from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
 from gmd_ray.teachers.flux.cache import CHUNK
 from gmd_ray.teachers.flux.modulation import KEPT_ROWS
-from gmd_ray.teachers.flux.sampler import time_grid
 
 USABLE = 0.94
-"""Of the free device memory: the rest is for kernels' workspaces and the allocator's gaps."""
+"""Share of the free device memory that is planned; the rest is for kernels' workspaces and the allocator's gaps."""
 TRAINED_SIDE = 1024
-"""Pixels; FLUX's own size, for which a choice is made where no image has been seen."""
+"""Side in pixels of the images that FLUX was trained on. Choices made before any image is seen assume it."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Free bytes of one process: the device's, and its share of the host's."""
+    """Free memory of one process, in bytes."""
 
     device: int
     host: int
+    """The share of the host's memory that this process may use."""
     shared: bool = False
-    """Device and host are one memory, as on a CPU."""
+    """True if device and host are one memory, as on a CPU."""
 
     @classmethod
     def of(cls, device: torch.device, ranks: int = 1) -> Budget:
-        """What is free now; what PyTorch holds of the GPU in reserve counts as free, other models' tensors do not.
+        """Measure the memory that is free now.
 
-        Host memory is shared out evenly among the machine's GPUs, for each may have a replica that counts on it.
+        GPU memory that PyTorch holds in reserve counts as free; tensors of other models do not. Host memory is divided
+        evenly among the machine's GPUs, since each may run a replica that counts on it.
 
-        Of several ranks, what the poorest has: all must come to the same plan, or they would wait for each other in
-        passes that only some of them make.
+        Args:
+            device: where this process runs its model.
+            ranks: processes that share the model. All of them get the least that any of them has: they must come to
+                the same plan, or some would wait forever for the others in passes that those do not make.
         """
         host = _free_host() // max(ranks, _gpus() if device.type == "cuda" else 1)
         if device.type != "cuda":
             free = host
         else:
+            # What the allocator has taken from the driver and not given to a tensor.
             unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
             free = torch.cuda.mem_get_info(device)[0] + unused
         if ranks > 1:
@@ -57,7 +63,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of one replica, and what follows from them."""
+    """The places where a replica keeps cache and layers, and the bytes that it needs on each rank."""
 
     cache: str
     """kv, input or lockstep."""
@@ -66,18 +72,21 @@ class MemoryPlan:
     modulation: str
     """device or host."""
     resident: int
-    """Evaluations whose entries are on the device."""
+    """Evaluations whose banks stay on the device while the others wait on the host."""
     weights: int
-    """On the device: transformer, the modulation layers where they are there, autoencoder."""
+    """Bytes of weights on the device: transformer, autoencoder, and modulation layers that are kept there."""
     tables: int
+    """Bytes of the modulation tables."""
     activations: int
+    """Bytes of the largest activations, of transformer or autoencoder, and of the images."""
     cached: int
-    """On the device."""
+    """Bytes of the cache on the device."""
     host: int
-    """Pinned memory of the cache."""
+    """Bytes of the cache in pinned host memory."""
 
     @property
     def device(self) -> int:
+        """All bytes on the device."""
         return self.weights + self.tables + self.activations + self.cached
 
 
@@ -90,15 +99,20 @@ def plan_memory(
     budget: Budget,
     number_bytes: int = 2,
 ) -> MemoryPlan:
-    """The first of the settings' possibilities that fits, in the order device, host, recomputed.
+    """The first arrangement that the settings allow and the memory holds.
+
+    The cache is tried on the device, then on the host, then recomputed (lockstep); for each of these, the modulation
+    layers on the device, then on the host.
 
     Args:
-        height, width: of the images in pixels; of larger ones than `teacher.tile`, a tile counts.
-        number_bytes: of a weight and an activation.
+        height, width: of the images in pixels. For images larger than `teacher.tile` the size of a tile counts.
+        budget: free memory.
+        number_bytes: bytes of a weight and of an activation.
 
     Raises:
-        ConfigError: with the numbers, where none fits.
+        ConfigError: no arrangement fits; the message has the numbers of the smallest.
     """
+    work = Workload.from_config(files, cfg, batch, height, width, number_bytes)
     homes = [cfg.modulation] if cfg.modulation != "auto" else ["device", "host"]
     if cfg.offload == "group":
         homes = ["host"]
@@ -107,15 +121,17 @@ def plan_memory(
     elif cfg.cache_location != "auto":
         places = [cfg.cache_location]
     else:
+        # Where device and host are one memory, moving the cache frees nothing.
         places = ["device", "lockstep"] if budget.shared else ["device", "host", "lockstep"]
-    if not _kept(files, cfg):
-        places = ["device"]
+    if not work.injected:
+        places = ["device"]  # there is no cache
+    # The bound of the settings is a replica's, so each rank has its part of it; half of the free memory is the default.
     device = int(budget.device * USABLE)
     host = int(budget.host / 2 if cfg.host_cache_gb is None else cfg.host_cache_gb * 1e9 / cfg.gpus_per_replica)
     tried = []
     for place in places:
         for home in homes:
-            plan = _plan(files, cfg, batch, height, width, number_bytes, place, home, device)
+            plan = _arrange(work, cfg, place, home, device)
             if plan.device <= device and plan.host <= host:
                 return plan
             tried.append(plan)
@@ -132,10 +148,13 @@ def plan_memory(
 
 
 def modulation_home(files: TeacherFiles, cfg: TeacherConfig, budget: Budget, number_bytes: int = 2) -> str:
-    """device or host, before any image is known: as an image of the tile's size, else FLUX's own, would have it.
+    """Choose where the modulation layers stay: device or host.
+
+    The layers are placed before any image is known, so an image of the tile's size, or else of FLUX's training size,
+    decides.
 
     Raises:
-        ConfigError: where not even the smallest image would fit, or no tile of the size that is set.
+        ConfigError: a tile of the set size does not fit, or without tiles not even the smallest image does.
     """
     side, batch = cfg.tile or files.multiple, cfg.pool.batch_size if cfg.tile else 1
     least = plan_memory(files, cfg, batch, side, side, budget, number_bytes)
@@ -149,80 +168,86 @@ def modulation_home(files: TeacherFiles, cfg: TeacherConfig, budget: Budget, num
 
 
 def weight_bytes(size: FluxDimensions, cfg: TeacherConfig, number_bytes: int, modulation: str) -> int:
-    """Of the transformer on the device: all of it or a rank's share, its blocks in 8 bits, or two blocks at a time."""
+    """Bytes of the transformer's weights on the device of one rank.
+
+    Args:
+        cfg: `sharding`, `offload` and `quantization` count.
+        number_bytes: bytes of a weight that is not quantized.
+        modulation: device or host, where the modulation layers stay.
+    """
     d = size.width
     double, single = 24 * d * d + 18 * d + 4 * size.head_dim, 12 * d * d + 8 * d + 2 * size.head_dim
     blocks = size.double * double + size.single * single
+    # Three parts: the blocks, the modulation layers, and the embedders and the projection at the ends.
     ends = size.parameters() - size.modulation_parameters() - blocks
     if cfg.sharding == "tensor":
+        # Each rank has 1 / k of the split projections, and all of the rest.
         blocks -= size.split_parameters() - size.split_parameters() // cfg.gpus_per_replica
     if cfg.offload == "group":
+        # One block computes while the next is copied in.
         blocks = 2 * max(double if size.double else 0, single if size.single else 0)
-    # Biases, RMS scales and the scales of the 8-bit rows are one part in a thousand of a FLUX block.
+    # In 8 bits a weight is one byte: biases, RMS scales and the scales of the 8-bit rows are a thousandth of a block.
     block_bytes = blocks if cfg.quantization == "fp8" else blocks * number_bytes
     layers = size.modulation_parameters() * number_bytes if modulation == "device" else 0
     return ends * number_bytes + block_bytes + layers
 
 
-def _kept(files: TeacherFiles, cfg: TeacherConfig) -> int:
-    """Evaluations that leave something for the reconstruction."""
-    if not has_inversion(cfg):
-        return 0
-    steps = Injection.from_config(cfg, files.size).steps
-    return injected_evaluations(cfg.solver, steps) if steps else 0
+def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: int) -> MemoryPlan:
+    """The bytes of one arrangement, whether it fits or not.
 
-
-def _plan(
-    files: TeacherFiles, cfg: TeacherConfig, batch: int, height: int, width: int, number_bytes: int,
-    place: str, home: str, device: int,
-) -> MemoryPlan:  # fmt: skip
-    size = files.size
-    _, tall, wide = tile_grid(height, width, cfg.tile, cfg.tile_overlap)
-    tokens = image_tokens(tall, wide, files.multiple)
-    cache = "lockstep" if place == "lockstep" else cfg.cache
-    cost = teacher_cost(files, replace(cfg, cache=cache), batch, tall, wide, number_bytes, codec=False)
-    times = time_grid(cfg.steps, tokens, files.scheduler, cfg.strength)
-    rows = max(KEPT_ROWS, table_rows(cfg, times))
-    # The autoencoder takes one image at a time, in tiles where it is large, and never beside the transformer.
+    Args:
+        place: where the cache goes: device, host or lockstep.
+        home: where the modulation layers stay: device or host.
+        device: usable bytes of the device; on the host goes what they cannot hold.
+    """
+    work = replace(work, cache="lockstep" if place == "lockstep" else cfg.cache)
+    ranks, size, number_bytes = cfg.gpus_per_replica, work.size, work.number_bytes
+    assert work.codec is not None
+    _, tall, wide = work.tiles
+    # The autoencoder takes one image at a time, in tiles of its own where it is large, and never runs beside the
+    # transformer, so the larger of the two counts. Three batches of images (B, 3, H, W) in float32 are counted as well.
     pixels = tall * wide if cfg.vae_tile_above is None else min(tall * wide, cfg.vae_tile_above)
-    images = batch * 3 * tall * wide * 4
-    activations = max(cost.activation_bytes, codec_activations(files.codec, pixels, number_bytes)) + 3 * images
+    codec_peak = codec_activations(work.codec, pixels, number_bytes)
+    images = work.batch * 3 * tall * wide * 4
+    # Tables keep rows of earlier time grids up to KEPT_ROWS, and always those of the grid in use.
+    rows = max(KEPT_ROWS, work.modulation_rows())
     plan = MemoryPlan(
-        cache=cache,
+        cache=work.cache,
         cache_location="host" if place == "host" else "device",
         modulation=home,
         resident=2,
-        weights=weight_bytes(size, cfg, number_bytes, home) + codec_parameters(files.codec) * number_bytes,
+        weights=weight_bytes(size, cfg, number_bytes, home) + codec_parameters(work.codec) * number_bytes,
         tables=rows * size.modulation_columns() * number_bytes,
-        activations=activations,
-        cached=cost.cache_bytes // cfg.gpus_per_replica,
+        activations=max(work.activation_bytes(), codec_peak) + 3 * images,
+        cached=work.cache_bytes() // ranks,
         host=0,
     )
     if place != "host":
         return plan
-    kept = _kept(files, cfg)
-    injection = Injection.from_config(cfg, size) if kept else NO_INJECTION
-    shape = (size, batch, tokens, cfg.max_sequence_length, injection, number_bytes)
-    fp8 = cfg.cache_dtype == "fp8"
-    bank = cache_bytes(*shape, cache=cache, fp8=fp8) // cfg.gpus_per_replica
-    whole = cache_bytes(*shape, cache=cache) // cfg.gpus_per_replica if fp8 else 0
-    room = (device - plan.device + plan.cached - whole) // max(bank, 1)
+    # With the cache on the host, the device holds as many banks as fit beside the rest, and at least two: one is used
+    # while the other is copied. An 8-bit cache also needs one bank in the model's dtype.
+    kept = len(work.injected)
+    bank = work.bank_bytes(fp8=work.fp8_cache) // ranks
+    whole = work.bank_bytes() // ranks if work.fp8_cache else 0
+    room = (device - (plan.device - plan.cached) - whole) // max(bank, 1)
     resident = min(kept, max(2, room))
     away = (kept - resident) * bank
+    # Pinned memory is taken in pieces of CHUNK bytes.
     return replace(
         plan, resident=max(2, resident), cached=resident * bank + whole, host=-(-away // CHUNK) * CHUNK if away else 0
     )
 
 
 def _gpus(listed: Path = Path("/proc/driver/nvidia/gpus")) -> int:
-    """Of the machine or container, at least 1; CUDA itself shows a pool's actor no more than its own."""
+    """GPUs of the machine or container, at least 1; from the driver's list, since CUDA shows an actor its own alone."""
     return max(1, len(list(listed.iterdir()))) if listed.is_dir() else max(1, torch.cuda.device_count())
 
 
 def _free_host(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that processes may still take, of the machine and of the container (cgroup v2 or v1).
+    """Bytes that processes may still take: the less of what the machine and its container (cgroup v2 or v1) allow.
 
-    A container's file cache counts as used there, though it gives way: the part not in use is taken off again.
+    A container counts its file cache as used. The kernel frees the inactive part on demand, so that part counts as free
+    here.
     """
     found = []
     for line in meminfo.read_text().splitlines() if meminfo.is_file() else ():

@@ -1,4 +1,4 @@
-"""A loaded FLUX transformer, made ready to run: its weights' place and precision, attention kernels, compilation."""
+"""Preparing a loaded FLUX transformer to run: place and precision of its weights, attention kernels, compilation."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.teachers.flux.attention import InjectingFlux
 from gmd_ray.teachers.flux.modulation import ModulationTables
+from gmd_ray.text import one_line
 
 
 def accelerate(
     model: InjectingFlux, cfg: TeacherConfig, device: torch.device, modulation_home: torch.device
 ) -> ModulationTables:
-    """Bring the model to its device as the settings say; what it returns answers for the layers taken out.
+    """Bring the model to its device as the settings say.
 
     Args:
         model: with its attention installed, on the CPU or already on `device`.
-        modulation_home: where the modulation layers' weights wait.
+        modulation_home: where the weights of the modulation layers stay.
+
+    Returns:
+        the modulation layers, which are detached from the model.
 
     Raises:
-        ConfigError: for a backend or an extra that is not there.
+        ConfigError: an attention backend or an optional package is not installed.
     """
     if cfg.attention_backend is not None:
         use_attention_backend(model, cfg.attention_backend)
-    # First, so that neither quantization nor offloading meets the layers that seldom run.
+    # Detached first, so that quantization and offloading leave these layers alone: they run once per time grid.
     tables = ModulationTables(model, device, modulation_home)
     if cfg.quantization == "fp8":
         quantize(model, device if cfg.offload == "none" else torch.device("cpu"))
@@ -39,10 +43,10 @@ def accelerate(
 
 
 def use_attention_backend(model: InjectingFlux, name: str) -> None:
-    """Attention by one of diffusers' backends; those of SageAttention, which round to 8 bits, are not offered.
+    """Select one of diffusers' attention backends, except SageAttention's, which round to 8 bits.
 
     Raises:
-        ConfigError: for an unknown name, or a backend that is not installed.
+        ConfigError: the name is unknown, or the backend is not installed.
     """
     from diffusers.models.attention_dispatch import AttentionBackendName
 
@@ -52,15 +56,17 @@ def use_attention_backend(model: InjectingFlux, name: str) -> None:
     try:
         model.set_attention_backend(name)
     except (ImportError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"teacher.attention_backend={name}: not to be had here ({reason})") from error
+        raise ConfigError(f"teacher.attention_backend={name}: not available here ({one_line(error)})") from error
 
 
 def quantize(model: InjectingFlux, device: torch.device) -> None:
-    """The blocks' Linears to float8_e4m3fn, a scale for each output channel; layer by layer on `device`.
+    """Round the weights of the blocks' Linears to float8_e4m3fn, with a scale for each output channel.
+
+    Args:
+        device: where the layers are quantized, one after the other.
 
     Raises:
-        ConfigError: where torchao is not installed.
+        ConfigError: torchao is not installed.
     """
     try:
         from torchao.quantization import Float8WeightOnlyConfig, quantize_
@@ -74,7 +80,7 @@ def quantize(model: InjectingFlux, device: torch.device) -> None:
 
 
 def offload(model: InjectingFlux, device: torch.device) -> None:
-    """Weights in host memory; each block comes to the device for its turn, on CUDA while the one before it computes."""
+    """Keep the weights on the host and copy each block to the device for its turn, on CUDA while another computes."""
     from diffusers.hooks import apply_group_offloading
 
     apply_group_offloading(

@@ -1,12 +1,13 @@
-"""FLUX with attention keys and values going in and out of its blocks (teacher.md 2.2).
+"""FLUX with attention keys and values that can be copied out of its blocks and put back into them.
 
-The processor is stateless and shared by all blocks; keys and values travel as call arguments, so one compiled block
-serves every step. Keys are stored after RoPE: positions are the same in both passes, and replay saves the rotation.
+The attention processor has no state and is shared by all blocks. Keys and values travel as call arguments, so one
+compiled block serves every step (docs/decisions.md, "Memory and cost"). Keys are stored after RoPE, since positions are
+the same in both passes (docs/method.md, "Injection").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -16,22 +17,23 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
 
-from gmd_ray.errors import ConfigError, nearest
+from gmd_ray.teachers.flux.blocks import block_names
 
 KV = tuple[torch.Tensor | None, torch.Tensor]
-"""Keys and values of one block, each (B, tokens, heads, head_dim); None for keys that are not injected."""
+"""Keys and values of one block, each (B, tokens, heads, head_dim); keys are None where values alone are injected."""
 
 Entry = KV | torch.Tensor
-"""What travels of one block: its keys and values, or the attention's input (B, tokens, dim), text first, from which
-both are projected anew: half the bytes, and no more work than the projections of a plain pass (teacher.md 3)."""
+"""The cache of one block: its keys and values, or the attention's input (B, tokens, dim) with the text first. Keys
+and values are projected anew from an input, which takes half the bytes and the work of a plain pass's projections."""
 
 
 class Tokens(NamedTuple):
-    """Tokens over all ranks, where these share out the sequence; of no consequence elsewhere."""
+    """Numbers of tokens over all ranks; they matter only where ranks divide the sequence among themselves."""
 
     query_text: int = 0
-    """0 where the text is dead."""
+    """Text tokens with queries: 0 if no image token attends to text."""
     text: int = 0
+    """Text tokens with keys and values."""
     image: int = 0
 
 
@@ -39,15 +41,12 @@ UNSHARED = Tokens()
 
 Projection = Callable[[torch.Tensor], torch.Tensor]
 
-LATE_SINGLE = 20  # RF-Solver injects into single blocks 20 and up
-
 
 class InjectingAttention(FluxAttnProcessor):
-    """FluxAttnProcessor that can copy a block's keys and values out, or take them from outside.
+    """FluxAttnProcessor that can copy a block's keys and values out, or use given ones in the place of its own.
 
-    `kv_from` is the first token that is copied or replaced: 0 for all tokens, the text length for image tokens alone.
-    Keys and values that are taken from outside are not projected. `image_rotary_emb` covers the keys; the queries may
-    be fewer, its last ones, where text is left out.
+    With S image and T text tokens, the sequence is [text, image]. A double block gives the processor both streams, a
+    single block the whole sequence as `hidden_states`.
     """
 
     def __call__(
@@ -62,28 +61,52 @@ class InjectingAttention(FluxAttnProcessor):
         kv_from: int = 0,
         tokens: Tokens = UNSHARED,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Attention of one block.
+
+        Args:
+            hidden_states: (B, S, dim) of a double block, (B, T + S, dim) of a single one.
+            encoder_hidden_states: (B, T, dim) of a double block, None of a single one.
+            image_rotary_emb: RoPE tables for the keys, (T + S, head_dim) each. Where dead text is left out, there are
+                fewer queries than keys, and they take the last rows.
+            kv_in: keys and values, or an input to project them from, that replace the block's own; given keys and
+                values are not projected.
+            kv_out: buffers that receive the block's own.
+            kv_from: the first token that is copied or replaced: 0 for all, T for image tokens alone.
+            tokens: needed where ranks share the sequence.
+
+        Returns:
+            (image, text) of the shapes of the two inputs, or one tensor (B, T + S, dim) of a single block.
+        """
+
         def heads(x: torch.Tensor) -> torch.Tensor:
+            """(B, tokens, dim) -> (B, tokens, heads, head_dim)."""
             return x.unflatten(-1, (-1, attn.head_dim))
 
         image, text = hidden_states, encoder_hidden_states
         text_here = self.here(kv_from)
+        # A cache of inputs keeps [text, image] from token kv_from on, as it is before any projection.
         if isinstance(kv_out, torch.Tensor):
             kv_out.copy_(self.share((image if text is None else torch.cat([text, image], dim=1))[:, text_here:]))
 
+        # Queries are always the block's own: (B, queries, heads, head_dim), text first. `collect` exchanges tokens for
+        # heads where ranks share the sequence, and changes nothing elsewhere.
         query = attn.norm_q(heads(attn.to_q(image)))
         if text is not None:
             query = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(text))), query], dim=1)
         query = self.collect(query, tokens.query_text, tokens.image)
 
+        # Given keys and values are used as they are; a given input takes the place of the block's own, so that the
+        # projections below make the other pass's keys and values from it.
         given_key, given_value = kv_in if isinstance(kv_in, tuple) else (None, None)
         if isinstance(kv_in, torch.Tensor):
             image, text = _with_input(image, text, self.unshare(kv_in), text_here)
 
         def own(of_image: Projection, of_text: Projection, given: torch.Tensor | None) -> torch.Tensor | None:
-            """Keys or values as far as they are not given; None where all are."""
+            """The keys or values that are not given, (B, tokens, heads, head_dim); None where all are given."""
             if given is not None and not kv_from:
                 return None
             if given is not None:
+                # Image tokens are given: the text's alone are projected, from the first tokens of a single block.
                 rest = of_text(text) if text is not None else of_image(image[:, :text_here])
                 return self.collect(rest, kv_from, 0)
             every = of_image(image) if text is None else torch.cat([of_text(text), of_image(image)], dim=1)
@@ -95,16 +118,19 @@ class InjectingAttention(FluxAttnProcessor):
             given_key,
         )
         value = own(lambda x: heads(attn.to_v(x)), lambda x: heads(attn.add_v_proj(x)), given_value)
+        # RoPE by position: tables begin with the text, so queries without text take the rows from the end.
         if image_rotary_emb is not None:
             query = _rotate(query, image_rotary_emb, first=image_rotary_emb[0].shape[0] - query.shape[1])
             key = None if key is None else _rotate(key, image_rotary_emb)
 
+        # Copy out after the rotation: positions are the same at replay, which then needs none.
         if isinstance(kv_out, tuple):
             assert key is not None, "a pass that takes keys leaves none"
             assert value is not None, "a pass that takes values leaves none"
             if kv_out[0] is not None:
                 kv_out[0].copy_(key[:, kv_from:])
             kv_out[1].copy_(value[:, kv_from:])
+        # [own text, given image], or the one of them that there is: (B, T + S, heads, head_dim).
         key, value = _join(key, given_key), _join(value, given_value)
 
         out = dispatch_attention_fn(
@@ -121,14 +147,20 @@ class InjectingAttention(FluxAttnProcessor):
         text, image = out.split_with_sizes([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
         return attn.to_out[1](attn.to_out[0](image.contiguous())), attn.to_add_out(text.contiguous())
 
-    # What ranks that share a model put in the place of the rest; see parallel.py and ulysses.py.
+    # The methods below do nothing in a single process. Ranks that share a model override them: see tensor_parallel.py
+    # and ulysses.py.
 
     def here(self, text: int) -> int:
-        """How many of that many text tokens this process has."""
+        """The number of text tokens that this process has, of that many over all ranks."""
         return text
 
     def collect(self, x: torch.Tensor, text: int, image: int) -> torch.Tensor:
-        """This process's tokens, text first, of all heads it has weights of -> all tokens of the heads it attends."""
+        """Exchange tokens for heads: this process's tokens with all heads -> all tokens with this process's heads.
+
+        Args:
+            x: (B, tokens, heads, head_dim), text first.
+            text, image: tokens over all ranks.
+        """
         return x
 
     def hand_back(self, x: torch.Tensor, text: int, image: int) -> torch.Tensor:
@@ -136,50 +168,57 @@ class InjectingAttention(FluxAttnProcessor):
         return x
 
     def share(self, x: torch.Tensor) -> torch.Tensor:
-        """What this process keeps of an attention's input (B, tokens, dim); all, unless ranks share the model."""
+        """The part of an attention's input (B, tokens, dim) that this process keeps."""
         return x
 
     def unshare(self, x: torch.Tensor) -> torch.Tensor:
-        """The whole input again."""
+        """The inverse of `share`: gather the input from all ranks."""
         return x
 
 
 def _rotate(x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], first: int = 0) -> torch.Tensor:
-    """(B, tokens, heads, head_dim) at the positions from `first` on."""
+    """Rotate (B, tokens, heads, head_dim) by the rows of the RoPE tables from `first` on."""
     cos, sin = (table[first : first + x.shape[1]] for table in rope)
     return apply_rotary_emb(x, (cos, sin), sequence_dim=1)
 
 
 def _join(own: torch.Tensor | None, given: torch.Tensor | None) -> torch.Tensor | None:
-    """The model's own tokens, then the given ones."""
-    return own if given is None else given if own is None else torch.cat([own, given], dim=1)
+    """The block's own tokens followed by the given ones, along the tokens of (B, tokens, heads, head_dim)."""
+    if own is None or given is None:
+        return given if own is None else own
+    return torch.cat([own, given], dim=1)
 
 
 def _with_input(
     image: torch.Tensor, text: torch.Tensor | None, given: torch.Tensor, kv_from: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What keys and values are projected from where another pass's attention input (B, tokens, dim) is given."""
+    """Put another pass's attention input (B, tokens, dim), from token `kv_from` on, in the place of the block's own.
+
+    Returns:
+        (image, text) to project keys and values from; text is None for a single block.
+    """
     if text is None:
+        # A single block has [text, image] in one tensor: its first kv_from tokens stay its own.
         return (torch.cat([image[:, :kv_from], given], dim=1) if kv_from else given), None
     if kv_from:
-        return given, text
+        return given, text  # image tokens alone are given
     given_text, given_image = given.split_with_sizes([given.shape[1] - image.shape[1], image.shape[1]], dim=1)
     return given_image, given_text
 
 
 class InjectingFlux(FluxTransformer2DModel):
-    """FluxTransformer2DModel whose forward takes and gives keys and values per block.
+    """FluxTransformer2DModel whose forward accepts and returns keys and values of its blocks.
 
     The plain forward (no `kv_in`, no `kv_out`) equals the stock model's bit for bit.
     """
 
     ranks: int = 1
-    """Processes that share the model: each has 1 / ranks of the heads, and of what `kv_in` and `kv_out` hold."""
+    """Processes that share the model. Each has 1 / ranks of the heads, and of what `kv_in` and `kv_out` hold."""
     shares_tokens: bool = False
-    """Whether each rank also has 1 / ranks of the tokens outside attention."""
+    """True if each rank also has 1 / ranks of the tokens outside attention."""
 
     def use_injecting_attention(self, processor: InjectingAttention | None = None) -> None:
-        """Install one shared processor; call once after loading."""
+        """Install one processor in all blocks; call it once after loading."""
         processor = processor or InjectingAttention()
         for name, module in self.named_modules():
             if isinstance(module, FluxAttention) and name.startswith(("transformer_blocks", "single_transformer")):
@@ -187,8 +226,7 @@ class InjectingFlux(FluxTransformer2DModel):
 
     def block_names(self) -> list[str]:
         """`transformer_blocks.0` ... `single_transformer_blocks.0` ..., in the order of the forward pass."""
-        double = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
-        return double + [f"single_transformer_blocks.{i}" for i in range(len(self.single_transformer_blocks))]
+        return block_names(len(self.transformer_blocks), len(self.single_transformer_blocks))
 
     def forward(
         self,
@@ -205,30 +243,37 @@ class InjectingFlux(FluxTransformer2DModel):
         kv_from: int = 0,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        """Velocity of packed latents.
+        """The velocity of packed latents.
 
         Args:
             hidden_states: (B, S, in_channels) packed latents.
-            encoder_hidden_states: (B, T, joint_attention_dim) text embeddings; (B, 0, ...) where the text is dead, that
-                is where `kv_in` holds the keys and values of all tokens for every block.
+            encoder_hidden_states: (B, T, joint_attention_dim) text embeddings; (B, 0, ...) where `kv_in` holds the keys
+                and values of all tokens for every block, so that no image token attends to the text.
             pooled_projections: (B, pooled_projection_dim).
             timestep: (B,) in [0, 1]; 1 is noise.
             img_ids, txt_ids: (S, 3) and (T, 3) RoPE positions.
             guidance: (B,) distilled guidance scale, for models that embed one.
-            modulation: rows of the adaptive norms by block name, see `modulation.ModulationTables`; pooled prompt, time
-                and guidance are in them, and are None.
-            kv_in: entries by block name that replace the block's own keys and values, from token `kv_from` on.
-            kv_out: buffers by block name that receive the block's own, from token `kv_from` on.
+            modulation: block name -> row of its adaptive norms, see `modulation.ModulationTables`. With it, pooled
+                prompt, time and guidance are None: the rows already depend on them.
+            kv_in: block name -> entry that replaces the block's own keys and values, from token `kv_from` on.
+            kv_out: block name -> buffers that receive the block's own, from token `kv_from` on.
+            kv_from: 0 for all tokens, T for image tokens alone.
+
+        Returns:
+            (B, S, out_channels * patch_size**2).
         """
         tokens = Tokens(encoder_hidden_states.shape[1], txt_ids.shape[0], hidden_states.shape[1])
         x = self.x_embedder(self.tokens_here(hidden_states))
         if modulation is None:
             assert timestep is not None
+            # Time and guidance are cast to the model's dtype in [0, 1] and scaled afterwards, as in
+            # FluxTransformer2DModel.forward: the other order rounds differently in bfloat16.
             t = timestep.to(x.dtype) * 1000
             scale = () if guidance is None else (guidance.to(x.dtype) * 1000,)
             temb = self.time_text_embed(t, *scale, pooled_projections)
         text = self.context_embedder(self.tokens_here(encoder_hidden_states))
         rope = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
+        # The text stream has T rows, or none where it is dead; RoPE always covers the keys of all T + S tokens.
         for name, block in zip(self.block_names(), self._blocks(), strict=True):
             routes: dict[str, Any] = {"tokens": tokens} if self.shares_tokens else {}
             if kv_in is not None and name in kv_in:
@@ -249,48 +294,16 @@ class InjectingFlux(FluxTransformer2DModel):
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
     def tokens_here(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, tokens, dim) -> this process's tokens of it; all, unless ranks share them."""
+        """(B, tokens, dim) -> this process's tokens; a single process has all of them."""
         return x
 
     def all_tokens(self, x: torch.Tensor, count: int) -> torch.Tensor:
-        """The inverse of `tokens_here` for `count` tokens."""
+        """The inverse of `tokens_here`; `count` tokens over all ranks."""
         return x
 
     def input_kept(self, text: int, image: int) -> tuple[int, int]:
-        """(tokens, channels) of what this process keeps of an attention's input of that many tokens."""
+        """(tokens, channels) that this process keeps of an attention's input with that many text and image tokens."""
         return text + image, self.inner_dim // self.ranks
 
     def _blocks(self) -> list[torch.nn.Module]:
         return [*self.transformer_blocks, *self.single_transformer_blocks]
-
-
-def select_blocks(names: Sequence[str], spec: str | Sequence[str]) -> list[str]:
-    """The blocks that `teacher.injection.blocks` names.
-
-    Args:
-        names: all block names of the model.
-        spec: all, double, single, late_single (single blocks 20 and up), or a list of names.
-
-    Raises:
-        ConfigError: for an unknown name, or `late_single` on a model too shallow to have any.
-    """
-    single = [n for n in names if n.startswith("single_")]
-    groups = {
-        "all": list(names),
-        "double": [n for n in names if not n.startswith("single_")],
-        "single": single,
-        "late_single": single[LATE_SINGLE:],
-    }
-    if isinstance(spec, str):
-        if spec not in groups:
-            raise ConfigError(f"teacher.injection.blocks={spec!r}: {nearest(spec, groups)}, or a list of block names")
-        if not groups[spec]:
-            raise ConfigError(
-                f"teacher.injection.blocks={spec}: this model has {len(single)} single blocks, none of that group; "
-                "use all, single, double or a list"
-            )
-        return groups[spec]
-    for name in spec:
-        if name not in names:
-            raise ConfigError(f"teacher.injection.blocks: no block {name!r}; {nearest(name, names)}")
-    return list(spec)

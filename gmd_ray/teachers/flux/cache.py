@@ -1,7 +1,9 @@
-"""Where an inversion's keys and values wait for the reconstruction: device or host, whole or in 8 bits (teacher.md 3).
+"""Storage for the keys and values that an inversion leaves for its reconstruction: on the device or the host, in the
+model's dtype or in 8 bits.
 
-A bank is what one evaluation leaves. Banks are written in the order of the inversion and read, each once, in the order
-of the reconstruction, which is the reverse but for the two evaluations of a midpoint interval.
+A bank holds what one evaluation leaves: an entry for each block with injection. Banks are written in the order of the
+inversion and read once each in the order of the reconstruction, which is the reverse order of intervals; within an
+interval both passes evaluate the entry before the middle. See docs/decisions.md, "Memory and cost".
 """
 
 from __future__ import annotations
@@ -15,28 +17,33 @@ from gmd_ray.teachers.flux.attention import Entry
 from gmd_ray.teachers.flux.sampler import Slot
 
 Bank = Mapping[str, Entry]
-"""Entries by block name."""
+"""Block name -> entry, all of one evaluation."""
 
 FP8 = torch.float8_e4m3fn
 CHUNK = 1 << 30
 """Pinned memory is taken in pieces of this many bytes: PyTorch rounds each allocation up to a power of two."""
 ALIGN = 256
+"""Bytes to which each tensor in host memory is aligned."""
 
 
 class Banks(Protocol):
-    """Either call says that the evaluation which used the bank given out before is issued to the device."""
+    """All banks of one projection.
+
+    A bank is valid until the next call of `open` or `pop`. By then, all work that uses it must have been issued to the
+    device.
+    """
 
     def open(self, slot: Slot) -> Bank:
-        """Buffers for what that evaluation leaves."""
+        """Buffers that the inversion's evaluation fills."""
         ...
 
     def pop(self, slot: Slot, default: None, /) -> Bank | None:
-        """What it left, or None where it left nothing."""
+        """The bank that the inversion left at that slot, or None; each bank is read once."""
         ...
 
 
-class OnDevice(dict[Slot, Bank]):
-    """Every bank in the memory of the accelerator."""
+class DeviceBanks(dict[Slot, Bank]):
+    """Keeps every bank in the memory of the accelerator, until it is read."""
 
     def __init__(self, empty: Callable[[], Bank]) -> None:
         super().__init__()
@@ -48,19 +55,25 @@ class OnDevice(dict[Slot, Bank]):
 
 
 class Copies(Protocol):
-    """Copies between host and device."""
+    """Copies between host and device that may run beside the computation."""
 
     def start(self, to: Sequence[torch.Tensor], of: Sequence[torch.Tensor]) -> object:
-        """Begin once all that is issued so far is done, after the copies that were started before."""
+        """Copy each tensor of `of` into the one at its place in `to`, after all work issued so far.
+
+        Copies run in the order in which they were started.
+
+        Returns:
+            a ticket for `wait`.
+        """
         ...
 
     def wait(self, ticket: object) -> None:
-        """What is issued from now on finds that copy done."""
+        """Make the work issued from now on wait for that copy."""
         ...
 
 
-class CopiesAtOnce:
-    """On the CPU, where there is nothing to overlap."""
+class ImmediateCopies:
+    """Copies at once: on a CPU there is nothing to overlap."""
 
     def start(self, to: Sequence[torch.Tensor], of: Sequence[torch.Tensor]) -> object:
         for target, source in zip(to, of, strict=True):
@@ -71,21 +84,23 @@ class CopiesAtOnce:
         pass
 
 
-class CopiesOnStream:
-    """On a CUDA stream of their own, beside the computation."""
+class StreamCopies:
+    """Copies on a CUDA stream of their own, beside the computation."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
 
     def start(self, to: Sequence[torch.Tensor], of: Sequence[torch.Tensor]) -> torch.cuda.Event:
+        # The copy stream first waits for the computation that fills or still reads these tensors.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             for target, source in zip(to, of, strict=True):
                 target.copy_(source, non_blocking=True)
                 for x in (target, source):
                     if x.is_cuda:
-                        x.record_stream(self._stream)  # not handed out anew while it is copied
+                        # The allocator must not give this memory to another tensor while it is being copied.
+                        x.record_stream(self._stream)
             return self._stream.record_event()
 
     def wait(self, ticket: object) -> None:
@@ -94,7 +109,7 @@ class CopiesOnStream:
 
 
 class HostMemory:
-    """Host memory that stays from one projection to the next, since pinning it takes seconds."""
+    """Host memory for banks. It is kept from one projection to the next, since pinning it takes seconds."""
 
     def __init__(self, pinned: bool, chunk: int = CHUNK) -> None:
         self._pinned, self._chunk = pinned, chunk
@@ -102,12 +117,13 @@ class HostMemory:
         self.rewind()
 
     def rewind(self) -> None:
-        """Give all of it out anew."""
+        """Free all tensors given out so far; the memory itself is kept."""
         self._at, self._used = 0, 0
 
     def like(self, x: torch.Tensor) -> torch.Tensor:
-        """A tensor of that shape and type, its content undefined."""
+        """A tensor of the shape and dtype of `x`, uninitialised."""
         size = -(-x.nbytes // ALIGN) * ALIGN
+        # Tensors are laid one behind the other; a chunk whose rest is too small is left for the next one.
         while self._at < len(self._chunks) and self._used + size > len(self._chunks[self._at]):
             self._at, self._used = self._at + 1, 0
         if self._at == len(self._chunks):
@@ -116,11 +132,13 @@ class HostMemory:
         return self._chunks[self._at][start : start + x.nbytes].view(x.dtype).view(x.shape)
 
 
-class OnHost:
-    """A few banks on the device; what the reconstruction needs later waits in host memory.
+class HostBanks:
+    """Keeps a few banks on the device and the others in host memory.
 
-    A bank is copied out while the next evaluation of the inversion runs, and copied back while the reconstruction runs
-    the one before. Those read first, which are written last, never leave.
+    Banks have ranks: rank 0 is read first. The device has places for `resident` banks, and the bank of rank r uses
+    place r modulo `resident`. Since the last banks written are the first read, ranks below `resident` never leave. Any
+    other bank is copied out while the next evaluation of the inversion runs, and copied back while the reconstruction
+    runs the evaluation before its own.
     """
 
     def __init__(
@@ -128,23 +146,30 @@ class OnHost:
     ) -> None:
         """
         Args:
-            order: the evaluations as they will be read.
-            resident: banks on the device, at least 2.
+            empty: makes an uninitialised bank on the device.
+            order: the evaluations in the order in which their banks are read.
+            resident: banks on the device, at least 2: one is used while the other is copied.
+            memory: all that earlier projections kept there is overwritten.
         """
-        assert resident >= 2, "one is used while the other is copied"
+        assert resident >= 2, resident
         self._rank = {slot: rank for rank, slot in enumerate(order)}
         self._places = [empty() for _ in range(min(resident, len(order)))]
         self._memory, self._copies = memory, copies
         self._away: dict[int, list[torch.Tensor]] = {}
-        self._leaving: dict[int, object] = {}  # by place
-        self._coming: dict[int, object] = {}  # by rank
+        """Rank -> tensors in host memory, of banks that left the device."""
+        self._leaving: dict[int, object] = {}
+        """Place -> ticket of the copy out of it."""
+        self._coming: dict[int, object] = {}
+        """Rank -> ticket of the copy back."""
         self._written: int | None = None
+        """Rank of the bank that the inversion fills now."""
         memory.rewind()
 
     def open(self, slot: Slot) -> Bank:
         self._send_away()
         self._written = rank = self._rank[slot]
         place = rank % len(self._places)
+        # The bank that had this place before must have left it, before the evaluation overwrites it.
         if place in self._leaving:
             self._copies.wait(self._leaving.pop(place))
         return self._places[place]
@@ -155,12 +180,15 @@ class OnHost:
         self._send_away()
         rank = self._rank.pop(slot)
         if rank > 0:
-            self._bring_back(rank - 1 + len(self._places))  # to the place of the one that was read before
+            # The evaluation of rank - 1 is issued, so its place is free for the next bank that belongs there. That copy
+            # runs beside this evaluation.
+            self._bring_back(rank - 1 + len(self._places))
         if rank in self._coming:
             self._copies.wait(self._coming.pop(rank))
         return self._places[rank % len(self._places)]
 
     def _send_away(self) -> None:
+        """Start to copy the last written bank to the host, unless its rank may stay."""
         rank, self._written = self._written, None
         if rank is None or rank < len(self._places):
             return
@@ -170,22 +198,24 @@ class OnHost:
         self._leaving[place] = self._copies.start(self._away[rank], here)
 
     def _bring_back(self, rank: int) -> None:
+        """Start to copy the bank of that rank back to its place, if it is on the host."""
         if rank in self._away:
             here = tensors(self._places[rank % len(self._places)])
             self._coming[rank] = self._copies.start(here, self._away.pop(rank))
 
 
-class Rounded:
-    """Banks kept in 8 bits (e4m3), with a scale for each token of each head.
+class Float8Banks:
+    """Keeps banks in 8 bits (e4m3), with a scale for each row: each token of each head, or each token of an input.
 
-    Not exact: a number comes back to within 1/16 of itself, or 1/458752 of the largest of its row (448 * 2**10).
+    Rounding loses precision: the error of a number is at most 1/16 of itself or 1/458752 (1 / (448 * 2**10)) of the
+    largest number of its row, whichever is more.
     """
 
     def __init__(self, inner: Banks, whole: Bank) -> None:
         """
         Args:
-            inner: keeps banks as `empty_packed` makes them.
-            whole: the buffers that are written and read.
+            inner: keeps packed banks, as `empty_packed` makes them.
+            whole: one bank in the model's dtype, which every evaluation writes to or reads from.
         """
         self._inner, self._whole = inner, whole
         self._written: Slot | None = None
@@ -201,12 +231,14 @@ class Rounded:
         if packed is None:
             return None
         kept = iter(tensors(packed))
+        # A packed bank has two tensors for each of the whole one: (..., n) numbers and (..., 1) scales.
         for x in tensors(self._whole):
             number, scale = next(kept), next(kept)
             torch.mul(number.to(x.dtype), scale, out=x)
         return self._whole
 
     def _pack(self) -> None:
+        """Round the last written bank into its packed one, before the whole one is used again."""
         slot, self._written = self._written, None
         if slot is not None:
             kept = iter(tensors(self._inner.open(slot)))
@@ -217,7 +249,7 @@ class Rounded:
 
 
 def empty_packed(bank: Bank) -> Bank:
-    """Room for a bank in 8 bits: the numbers and the scales of each of its tensors."""
+    """An uninitialised packed bank: for each tensor (..., n) of `bank`, numbers in 8 bits and scales (..., 1)."""
     room: dict[str, Entry] = {}
     for i, x in enumerate(tensors(bank)):
         room[f"{i}.numbers"], room[f"{i}.scales"] = torch.empty_like(x, dtype=FP8), torch.empty_like(x[..., :1])
@@ -225,7 +257,7 @@ def empty_packed(bank: Bank) -> Bank:
 
 
 def tensors(bank: Bank) -> list[torch.Tensor]:
-    """All of a bank's tensors, always in the same order."""
+    """All tensors of a bank, in an order that depends on its names and kinds of entries alone."""
     found: list[torch.Tensor] = []
     for entry in bank.values():
         parts = (entry,) if isinstance(entry, torch.Tensor) else entry
@@ -234,5 +266,5 @@ def tensors(bank: Bank) -> list[torch.Tensor]:
 
 
 def _scale(x: torch.Tensor) -> torch.Tensor:
-    """(..., 1) such that the largest number of each row becomes the largest of the format; never zero."""
+    """(..., n) -> (..., 1), positive: divided by it, the largest number of a row is the largest of the 8-bit format."""
     return x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / torch.finfo(FP8).max

@@ -1,4 +1,7 @@
-"""Pictures to FLUX tokens and back: codecs, 2x2 packing, position ids (teacher.md 2.1)."""
+"""Images to FLUX tokens and back: autoencoders, 2x2 packing, position ids.
+
+See docs/method.md, "Latents, color and tiles".
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,24 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """Pixels in [-1, 1], (B, 3, H, W), to normalised latents (B, C, H / factor, W / factor) and back."""
+    """An autoencoder, frozen: both directions are deterministic."""
 
     factor: int
+    """Pixels that one latent stands for, along a side."""
 
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor: ...
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float32 pixels in [-1, 1], (B, 3, H, W) -> normalised latents (B, C, H / factor, W / factor), float32."""
+        ...
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor: ...
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse of `encode`, up to the autoencoder's loss; pixels are not clamped."""
+        ...
 
 
 class SpaceToDepthCodec:
-    """A lossless stand-in for an autoencoder: each `factor` x `factor` block becomes channels, then an affine map.
+    """A lossless stand-in for an autoencoder: `factor` x `factor` blocks become channels, then an affine map follows.
 
-    Stored as `vae/config.json` with `_class_name: SpaceToDepthCodec`, where a diffusers directory has its autoencoder.
+    It is stored as `vae/config.json` with `_class_name: SpaceToDepthCodec`, in the place of a directory's autoencoder.
     """
 
     def __init__(self, factor: int, shift: float, scale: float) -> None:
@@ -52,16 +60,18 @@ class SpaceToDepthCodec:
 
 
 class AutoencoderCodec:
-    """A frozen `AutoencoderKL`; the posterior mean, so that the projection draws no noise.
+    """A frozen `AutoencoderKL`. It encodes to the mean of the posterior, so that the projection draws no noise.
 
-    One image at a time: its share of the work is small, its activations are the largest of the whole teacher.
+    Images pass one at a time: the autoencoder's share of the work is small, and its activations are the largest of the
+    whole teacher.
     """
 
     def __init__(self, vae: AutoencoderKL, tile_above: int | None = None) -> None:
         """
         Args:
-            tile_above: images of more pixels pass in the tiles of the autoencoder, whose seams are blended: a function
-                of the size alone, as every setting that changes pixels has to be. None is never.
+            tile_above: images of more pixels than this pass in the autoencoder's own tiles, whose seams it blends. The
+                choice depends on the size alone, so that results do not depend on the memory at hand. None never
+                tiles.
         """
         self.vae, self.tile_above = vae, tile_above
         vae.enable_slicing()
@@ -86,10 +96,10 @@ class AutoencoderCodec:
 
 
 def load_codec(path: Path, dtype: torch.dtype, device: torch.device, tile_above: int | None = None) -> Codec:
-    """The codec of a teacher directory, from its `vae/` folder; see `AutoencoderCodec` for `tile_above`.
+    """Load the autoencoder of a teacher directory from its `vae/` folder; see `AutoencoderCodec` for `tile_above`.
 
     Raises:
-        ModelError: where `vae/config.json` is absent or names an unknown class.
+        ModelError: `vae/config.json` is missing or names an unknown class.
     """
     file = path / "config.json"
     if not file.is_file():
@@ -102,14 +112,14 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device, tile_above:
         from diffusers import AutoencoderKL
 
         vae = AutoencoderKL.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
-        # Convolutions of Hopper and its kin want channels last; on CPUs it gains nothing sure.
+        # Convolutions on recent GPUs are faster with channels last; on CPUs the gain is not certain.
         layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
         return AutoencoderCodec(vae.requires_grad_(False).eval().to(device, memory_format=layout), tile_above)
     raise ModelError(f"{file}: codec class {kind!r} is not supported; use AutoencoderKL or SpaceToDepthCodec")
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
-    """(B, C, h, w) -> tokens (B, h/2 * w/2, C * 4), channel-major inside a token, as FluxPipeline._pack_latents."""
+    """Latents (B, C, h, w) -> tokens (B, h/2 * w/2, C * 4), in the order of FluxPipeline._pack_latents."""
     b, c, h, w = latents.shape
     return latents.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h // 2 * (w // 2), c * 4)
 

@@ -1,4 +1,4 @@
-"""Inversion under the null prompt, then guided reconstruction with injected attention (paper eq. 2 to 4)."""
+"""Inversion under the null prompt, then guided reconstruction with injected attention (paper, equations 2 to 4)."""
 
 from __future__ import annotations
 
@@ -13,94 +13,102 @@ from gmd_ray.teachers.flux.cache import (
     Bank,
     Banks,
     Copies,
-    CopiesAtOnce,
-    CopiesOnStream,
+    DeviceBanks,
+    Float8Banks,
+    HostBanks,
     HostMemory,
-    OnDevice,
-    OnHost,
-    Rounded,
+    ImmediateCopies,
+    StreamCopies,
     empty_packed,
 )
 from gmd_ray.teachers.flux.modulation import Conditioning, ModulationTables
-from gmd_ray.teachers.flux.sampler import Slot, integrate, paired_slots
+from gmd_ray.teachers.flux.sampler import Slot, injected_slots, integrate, schedule
+from gmd_ray.teachers.guidance import guide
 from gmd_ray.teachers.text_encoders import Prompt as Prompt
 
 
 @dataclass(frozen=True)
 class ProjectionPlan:
-    """What one projection does. Guidance is the distilled embedding, None for models without one."""
+    """All that one projection does, beside the image itself.
+
+    The two guidance values are the distilled embedding's, None for models without one.
+    """
 
     times: list[float]
-    """Noisy to clean, as `ode.time_grid` gives them."""
+    """Noisy to clean, as `sampler.time_grid` gives them."""
     inversion_prompt: Prompt
     prompt: Prompt
     inversion_guidance: float | None
     guidance: float | None
     true_cfg: float | None
-    """w of v_null + w (v_prompt - v_null), where null is the inversion prompt; None evaluates the prompt alone."""
+    """Scale of classifier-free guidance against the inversion prompt; None evaluates the prompt alone."""
     blocks: Sequence[str]
+    """Names of the blocks with injection."""
     inject_keys: bool
+    """Inject keys and values; False injects the values alone."""
     inject_text: bool
-    """Replace the text tokens' keys and values too."""
+    """Inject into text and image tokens; False injects into image tokens alone."""
     inject_steps: int
-    """The first n intervals of the reconstruction; interval i takes what the inversion left on interval i."""
+    """The first n intervals of the reconstruction are injected, each from the inversion's pass over it."""
     solver: str = "euler"
-    """See `ode.integrate`."""
+    """See `sampler.integrate`."""
     true_cfg_interval: tuple[float, float] = (0.0, 1.0)
-    """Noise levels, both ends in, where true CFG acts; elsewhere the prompt runs alone."""
+    """Noise levels, both ends included, at which `true_cfg` acts; elsewhere the prompt runs alone."""
     nudge: float = 1.0
-    """Factor on the latents that are inverted, taken off the result again (teacher.md 8)."""
+    """Factor on the latents before the inversion, divided out of the result. 1.15 is Stable-Flow's value.
+    See docs/method.md, "Inversion and the null prompt"."""
     cache: str = "kv"
-    """What the inversion leaves for the reconstruction: kv, input or lockstep, equal in what comes out."""
+    """The form of the cache: kv, input or lockstep. All give equal results up to rounding.
+    See docs/decisions.md, "Memory and cost"."""
     cache_location: str = "device"
-    """Where that waits: device or host, equal in what comes out."""
+    """The memory that holds the cache: device or host, with equal results."""
     cache_dtype: str = "same"
-    """same as the model's, or float8: half the bytes, not equal."""
+    """`same` as the model's, or `fp8`, which takes half the bytes and rounds."""
     resident: int = 2
-    """Evaluations whose entries stay on the device, where the others wait on the host."""
+    """Evaluations whose entries stay on the device while the others wait on the host."""
 
     def guided(self, t: float) -> bool:
-        """Whether the reconstruction evaluates both prompts at that noise level."""
+        """True where the reconstruction evaluates both prompts at that noise level."""
         low, high = self.true_cfg_interval
         return self.true_cfg is not None and low <= t <= high
 
+    def guided_velocity(self, t: float, run: Callable[[Prompt], torch.Tensor]) -> torch.Tensor:
+        """The reconstruction's velocity at that noise level, with classifier-free guidance where the plan has it.
 
-class Visited(NamedTuple):
-    """Where the inversion evaluated the velocity, for the reconstruction to do it again (`cache` lockstep)."""
+        Args:
+            run: the model's velocity, (B, S, D) float32, under one prompt.
+        """
+        if self.true_cfg is None or not self.guided(t):
+            return run(self.prompt)
+        null = run(self.inversion_prompt)
+        return guide(null, run(self.prompt), self.true_cfg)
+
+    def injected_slots(self) -> list[Slot]:
+        """The evaluations that use what the inversion left, in the order in which the reconstruction makes them."""
+        return injected_slots(self.solver, len(self.times) - 1, self.inject_steps)
+
+    def conditionings(self, *, inverse: bool = True) -> list[Conditioning]:
+        """The conditioning of every forward pass of the reconstruction and, with `inverse`, of the inversion."""
+        found = []
+        if inverse:
+            for _, t in schedule(self.times, self.solver, inverse=True):
+                found.append(Conditioning(t, self.inversion_guidance, self.inversion_prompt))
+        for _, t in schedule(self.times, self.solver):
+            prompts = [self.inversion_prompt, self.prompt] if self.guided(t) else [self.prompt]
+            found += [Conditioning(t, self.guidance, prompt) for prompt in prompts]
+        return found
+
+
+class InversionState(NamedTuple):
+    """The inputs of one evaluation of the inversion, which the reconstruction repeats (`cache` lockstep)."""
 
     z: torch.Tensor
     """(B, S, D) float32."""
     t: float
 
 
-Kept = Banks | dict[Slot, Visited]
-
-
-def injected_slots(plan: ProjectionPlan) -> list[Slot]:
-    """The evaluations that take what the inversion left, in the order in which the reconstruction makes them."""
-    paired = paired_slots(plan.solver, len(plan.times) - 1)
-    return sorted(slot for slot in paired if slot.interval < plan.inject_steps)
-
-
-def conditionings(plan: ProjectionPlan, *, inverse: bool = True) -> list[Conditioning]:
-    """Of every forward pass of the reconstruction, and of the inversion too with `inverse`."""
-    found: list[Conditioning] = []
-
-    def invert(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
-        found.append(Conditioning(t, plan.inversion_guidance, plan.inversion_prompt))
-        return z
-
-    def reconstruct(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
-        prompts = [plan.inversion_prompt, plan.prompt] if plan.guided(t) else [plan.prompt]
-        found.extend(Conditioning(t, plan.guidance, prompt) for prompt in prompts)
-        return z
-
-    # The solver itself says where it evaluates, to the last bit.
-    nothing = torch.zeros(())
-    if inverse:
-        integrate(nothing, plan.times, invert, plan.solver, inverse=True)
-    integrate(nothing, plan.times, reconstruct, plan.solver)
-    return found
+Kept = Banks | dict[Slot, InversionState]
+"""The cache between the two passes: banks of keys and values, or for `lockstep` the inversion's states."""
 
 
 class FluxProjector:
@@ -109,7 +117,8 @@ class FluxProjector:
     def __init__(self, model: InjectingFlux, modulation: ModulationTables | None = None) -> None:
         """
         Args:
-            modulation: what was taken out of the model, if it was; without it the model computes it in each forward.
+            modulation: the tables that replace the model's modulation layers. Without them the model computes its
+                modulation in each forward pass.
         """
         self.model, self.modulation = model, modulation
         self._dtype = model.dtype  # diffusers walks every module for it: 5 ms on FLUX.1-dev
@@ -128,9 +137,21 @@ class FluxProjector:
         kv_out: Bank | None = None,
         kv_from: int = 0,
     ) -> torch.Tensor:
-        """(B, S, D) float32 -> (B, S, D) float32."""
+        """The velocity that the model predicts.
+
+        Args:
+            z: (B, S, D) float32 packed latents.
+            t: noise level in [0, 1].
+            img_ids: (S, 3) RoPE positions.
+            guidance: distilled guidance, None for models without it.
+            kv_in, kv_out, kv_from: see `InjectingFlux.forward`.
+
+        Returns:
+            (B, S, D) float32.
+        """
         batch, dtype = z.shape[0], self._dtype
-        # Text that no image token sees is left out, but for its positions (teacher.md 4.3).
+        # Where keys and values of all tokens are replaced in all blocks, no image token sees the text. Leaving the text
+        # out then changes nothing, but its positions stay, since the replaced keys include the text tokens'.
         text = prompt.embeds[:0] if self._text_is_dead(kv_in, kv_from) else prompt.embeds
         rows = pooled = time = scale = None
         if self.modulation is not None:
@@ -156,83 +177,91 @@ class FluxProjector:
         return out.float()
 
     def __call__(self, x0: torch.Tensor, img_ids: torch.Tensor, plan: ProjectionPlan) -> torch.Tensor:
-        """Project clean packed latents (B, S, D) float32; the same shape comes back."""
+        """Project clean packed latents, (B, S, D) float32 -> the same shape."""
         return self.reconstruct(*self.invert(x0, img_ids, plan), img_ids, plan)
 
     def invert(self, x0: torch.Tensor, img_ids: torch.Tensor, plan: ProjectionPlan) -> tuple[torch.Tensor, Kept]:
-        """The noise end of the trajectory, and what each injected evaluation left."""
-        visited: dict[Slot, Visited] = {}
-        slots = injected_slots(plan)
+        """Integrate clean packed latents to noise under the inversion prompt.
+
+        Returns:
+            the noise end of the trajectory, (B, S, D) float32, and what each injected evaluation left.
+        """
+        states: dict[Slot, InversionState] = {}
+        slots = plan.injected_slots()
         banks = self._banks(x0, plan, slots) if slots and plan.cache != "lockstep" else None
         if self.modulation is not None:
-            self.modulation.prepare(conditionings(plan))
+            self.modulation.prepare(plan.conditionings())
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             bank = None
             if slot in slots:
                 if banks is None:
-                    visited[slot] = Visited(z, t)
+                    # Lockstep keeps the latents alone: (B, S, D) instead of keys and values of every block.
+                    states[slot] = InversionState(z, t)
                 else:
                     bank = banks.open(slot)
             return self._inverse_velocity(z, t, img_ids, plan, bank)
 
         noise = integrate(x0 * plan.nudge, plan.times, velocity, plan.solver, inverse=True)
-        return noise, visited if banks is None else banks
+        return noise, states if banks is None else banks
 
     def reconstruct(self, noise: torch.Tensor, kept: Kept, img_ids: torch.Tensor, plan: ProjectionPlan) -> torch.Tensor:
-        """Back to clean latents; frees what each evaluation kept once used."""
+        """Integrate noise back to clean packed latents, (B, S, D) float32; each kept entry is freed once used."""
         if self.modulation is not None:
-            self.modulation.prepare(conditionings(plan, inverse=False))
+            self.modulation.prepare(plan.conditionings(inverse=False))
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             bank = kept.pop(slot, None)
-            if isinstance(bank, Visited):
-                visited, bank = bank, self._buffers(z, plan)
-                self._inverse_velocity(visited.z, visited.t, img_ids, plan, bank)
+            if isinstance(bank, InversionState):
+                # Lockstep: repeat the inversion's evaluation now, for its keys and values alone.
+                state, bank = bank, self._buffers(z, plan)
+                self._inverse_velocity(state.z, state.t, img_ids, plan, bank)
 
             def run(prompt: Prompt) -> torch.Tensor:
                 kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
                 return self.velocity(z, t, img_ids, prompt, plan.guidance, kv_in=bank, kv_from=kv_from)
 
-            if not plan.guided(t):
-                return run(plan.prompt)
-            assert plan.true_cfg is not None
-            null = run(plan.inversion_prompt)
-            return null + plan.true_cfg * (run(plan.prompt) - null)
+            return plan.guided_velocity(t, run)
 
         return integrate(noise, plan.times, velocity, plan.solver) / plan.nudge
 
     def _inverse_velocity(
         self, z: torch.Tensor, t: float, img_ids: torch.Tensor, plan: ProjectionPlan, bank: Bank | None
     ) -> torch.Tensor:
+        """The inversion's velocity (B, S, D); its keys and values go to the bank, if there is one."""
         prompt = plan.inversion_prompt
         kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
         return self.velocity(z, t, img_ids, prompt, plan.inversion_guidance, kv_out=bank, kv_from=kv_from)
 
     def _text_is_dead(self, kv_in: Bank | None, kv_from: int) -> bool:
-        """Whether every block takes the keys and values of all tokens from outside."""
+        """True if every block takes the keys and values of all tokens from the bank."""
         if not kv_in or kv_from or len(kv_in) < len(self.model.block_names()):
             return False
         return all(isinstance(entry, torch.Tensor) or entry[0] is not None for entry in kv_in.values())
 
     def _banks(self, z: torch.Tensor, plan: ProjectionPlan, slots: Sequence[Slot]) -> Banks:
+        """Storage for the banks of these evaluations, as the plan's location and precision have it."""
+
         def empty() -> Bank:
             return self._buffers(z, plan)
 
         def kept_in(empty: Callable[[], Bank]) -> Banks:
             if plan.cache_location == "device":
-                return OnDevice(empty)
+                return DeviceBanks(empty)
+            # Pinned memory and the copy stream are kept between projections: pinning takes seconds.
             if self._host is None or self._copies is None:
                 self._host = HostMemory(pinned=z.is_cuda)
-                self._copies = CopiesOnStream(z.device) if z.is_cuda else CopiesAtOnce()
-            return OnHost(empty, slots, plan.resident, self._host, self._copies)
+                self._copies = StreamCopies(z.device) if z.is_cuda else ImmediateCopies()
+            return HostBanks(empty, slots, plan.resident, self._host, self._copies)
 
         if plan.cache_dtype == "same":
             return kept_in(empty)
-        like = empty()
-        return Rounded(kept_in(lambda: empty_packed(like)), like)
+        # One bank in the model's dtype is written and read by the model; the packed ones wait in 8 bits.
+        whole = empty()
+        return Float8Banks(kept_in(lambda: empty_packed(whole)), whole)
 
     def _buffers(self, z: torch.Tensor, plan: ProjectionPlan) -> dict[str, Entry]:
+        """An uninitialised bank for latents of the shape of z: one entry for each block with injection."""
         config = self.model.config
         text = plan.inversion_prompt.embeds.shape[0] if plan.inject_text else 0
         batch, tokens = z.shape[0], z.shape[1] + text
@@ -242,7 +271,8 @@ class FluxProjector:
             return torch.empty(shape, dtype=self._dtype, device=z.device)
 
         def entry() -> Entry:
-            # Values alone are as small as the input they come from, and need no projection.
+            # The attention's input (B, tokens, dim) replaces keys and values, half the bytes. Values alone are as small
+            # as the input already and need no projection at replay, so they are kept as they are.
             if plan.cache == "input" and plan.inject_keys:
                 return empty(batch, *self.model.input_kept(text, z.shape[1]))
             value = empty(batch, tokens, *heads)

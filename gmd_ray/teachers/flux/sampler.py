@@ -1,25 +1,34 @@
-"""The rectified-flow ODE: time grid and three solvers (teacher.md 0, 1.1).
+"""The rectified-flow ODE of FLUX: its time grid and three solvers.
 
-t = 0 is the clean image, t = 1 noise; z_t = (1 - t) x + t eps and the model predicts v = eps - x, so that a step in
-either direction is z += (t_next - t) v. Latents and sums stay in float32 whatever the model computes in.
+At t = 0 stands the clean image x, at t = 1 pure noise eps, and z_t = (1 - t) x + t eps lies between them. The model
+predicts the velocity v = eps - x, so one step in either direction is z += (t_next - t) v. Latents and sums stay in
+float32 whatever dtype the model computes in. See docs/method.md, "Schedule" and "Solver".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
+from gmd_ray.errors import ConfigError, nearest
+
+SOLVERS = ("euler", "midpoint", "fireflow")
+
 
 class Slot(NamedTuple):
-    """One evaluation of the velocity, named alike in both passes, so that they can be paired (teacher.md 1.1)."""
+    """One evaluation of the velocity within a pass.
+
+    The inversion and the reconstruction name their evaluations alike, so that the reconstruction can find the keys and
+    values that the inversion left on the same interval. See docs/method.md, "Injection".
+    """
 
     interval: int
-    """Counted from the noisy end."""
+    """Number of the interval of the time grid, counted from the noisy end."""
     middle: bool
-    """At the middle of the interval, else where the pass enters it."""
+    """True for the evaluation at the middle of the interval, False for the one at the end where the pass enters it."""
 
 
 Velocity = Callable[[torch.Tensor, float, Slot], torch.Tensor]
@@ -27,61 +36,120 @@ Velocity = Callable[[torch.Tensor, float, Slot], torch.Tensor]
 
 
 def time_grid(steps: int, tokens: int, scheduler: Mapping[str, Any], strength: float = 1.0) -> list[float]:
-    """`steps` + 1 times from noisy to clean, ending in 0.
+    """The `steps` + 1 times of a pass, from noisy to clean; the last one is 0.
 
     Args:
         tokens: packed image tokens S, on which FLUX's dynamic shift depends.
         scheduler: the FlowMatchEulerDiscreteScheduler config of the model directory.
-        strength: where the grid starts before the shift, in (0, 1].
+        strength: the first time of the grid before the shift, in (0, 1].
     """
     uniform = [strength * (1 - i / steps) for i in range(steps + 1)]
     if scheduler.get("use_dynamic_shifting", False):
+        # The logarithm of the shift grows linearly with the number of tokens, as FluxPipeline's calculate_shift has it.
         low, high = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
         base, top = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
         factor = math.exp(base + (top - base) * (tokens - low) / (high - low))
     else:
         factor = scheduler.get("shift", 1.0)
+    # The shift keeps 0 and 1 in place and moves the times between them towards noise.
     return [factor * s / (1 + (factor - 1) * s) for s in uniform]
 
 
+def schedule(times: Sequence[float], solver: str, *, inverse: bool = False) -> list[tuple[Slot, float]]:
+    """The evaluations of one pass in their order, each with the time at which it happens.
+
+    Args:
+        times: noisy to clean, as `time_grid` gives them.
+        solver: euler, midpoint or fireflow; see `integrate`.
+        inverse: the pass runs from clean to noisy.
+
+    Raises:
+        ConfigError: for an unknown solver.
+    """
+    if solver not in SOLVERS:
+        raise ConfigError(f"teacher.solver={solver!r}: {nearest(solver, SOLVERS)}")
+    evaluations = []
+    for position, interval in enumerate(_intervals(len(times) - 1, inverse)):
+        start, end = _ends(times, interval, inverse)
+        # FireFlow enters every interval but the first with the middle velocity of the interval before.
+        if solver != "fireflow" or position == 0:
+            evaluations.append((Slot(interval, False), start))
+        if solver != "euler":
+            evaluations.append((Slot(interval, True), start + (end - start) / 2))
+    return evaluations
+
+
 def integrate(
-    z: torch.Tensor, times: list[float], velocity: Velocity, solver: str = "euler", *, inverse: bool = False
+    z: torch.Tensor, times: Sequence[float], velocity: Velocity, solver: str = "euler", *, inverse: bool = False
 ) -> torch.Tensor:
-    """The whole grid in one direction.
+    """Integrate over the whole grid in one direction, with the evaluations that `schedule` lists.
 
     Args:
         z: (B, S, D) float32 at times[0], or at times[-1] with `inverse`.
         times: noisy to clean, as `time_grid` gives them.
-        solver: euler; midpoint, second order at two evaluations an interval, which RF-Solver's update comes to;
-            fireflow, which enters an interval with the midpoint velocity of the one before instead of a fresh one.
-        inverse: clean to noisy.
+        velocity: called once for each evaluation of the schedule, in its order.
+        solver: euler; midpoint, of second order at two evaluations an interval, which equals RF-Solver's update;
+            fireflow, which reuses the middle velocity of one interval to enter the next, of second order at one
+            evaluation an interval and one more.
+        inverse: integrate from clean to noisy.
+
+    Returns:
+        (B, S, D) float32 at the other end of the grid.
+
+    Raises:
+        ConfigError: for an unknown solver.
     """
-    last = None
-    for i in _intervals(len(times) - 1, inverse):
-        start, end = (times[i + 1], times[i]) if inverse else (times[i], times[i + 1])
+    planned = dict(schedule(times, solver, inverse=inverse))
+    v = z  # replaced before it is read: every schedule begins with an entry
+    for interval in _intervals(len(times) - 1, inverse):
+        start, end = _ends(times, interval, inverse)
         step = end - start
-        v = last if solver == "fireflow" and last is not None else velocity(z, start, Slot(i, False))
-        if solver != "euler":
-            v = velocity(z + step / 2 * v, start + step / 2, Slot(i, True))
-        z, last = z + step * v, v
+        entry, middle = Slot(interval, False), Slot(interval, True)
+        if entry in planned:
+            v = velocity(z, planned[entry], entry)
+        # Without an entry, v is still the middle velocity of the interval before.
+        if middle in planned:
+            # Half a step with the velocity at the entry leads to the point where the whole step's velocity is taken.
+            v = velocity(z + step / 2 * v, planned[middle], middle)
+        z = z + step * v
     return z
 
 
 def paired_slots(solver: str, intervals: int) -> set[Slot]:
-    """The evaluations that both passes make.
+    """The evaluations that the inversion and the reconstruction both make.
 
-    fireflow enters only the first interval of a pass with an evaluation, and that is not the same one in both.
+    FireFlow's entry into the first interval of a pass is not among them: the two passes begin at opposite ends.
+
+    Raises:
+        ConfigError: for an unknown solver.
     """
-    return set(_slots(solver, intervals, inverse=True)) & set(_slots(solver, intervals, inverse=False))
+    grid = range(intervals, -1, -1)  # any times will do: only the slots count
+    inversion, reconstruction = ({slot for slot, _ in schedule(grid, solver, inverse=back)} for back in (True, False))
+    return inversion & reconstruction
 
 
-def _slots(solver: str, intervals: int, *, inverse: bool) -> Iterator[Slot]:
-    for n, i in enumerate(_intervals(intervals, inverse)):
-        if solver != "fireflow" or n == 0:
-            yield Slot(i, False)
-        if solver != "euler":
-            yield Slot(i, True)
+def injected_slots(solver: str, intervals: int, injected: int) -> list[Slot]:
+    """The evaluations whose keys and values pass from the inversion to the reconstruction.
+
+    Args:
+        intervals: intervals of the time grid.
+        injected: how many of them, from the noisy end, are injected.
+
+    Returns:
+        the slots in the order in which the reconstruction evaluates them.
+
+    Raises:
+        ConfigError: for an unknown solver.
+    """
+    return sorted(slot for slot in paired_slots(solver, intervals) if slot.interval < injected)
 
 
 def _intervals(count: int, inverse: bool) -> Iterator[int]:
+    """The intervals in the order in which a pass crosses them."""
     return reversed(range(count)) if inverse else iter(range(count))
+
+
+def _ends(times: Sequence[float], interval: int, inverse: bool) -> tuple[float, float]:
+    """The times at which a pass enters and leaves an interval."""
+    noisy, clean = times[interval], times[interval + 1]
+    return (clean, noisy) if inverse else (noisy, clean)

@@ -1,4 +1,4 @@
-"""The FLUX teacher: a diffusers directory, null-prompt inversion, guided reconstruction with injected attention."""
+"""The FLUX teacher: null-prompt inversion, then guided reconstruction with injected attention."""
 
 from __future__ import annotations
 
@@ -11,46 +11,49 @@ from typing import TypeVar
 import torch
 
 from gmd_ray.config import TeacherConfig
-from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.errors import ModelError
+from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.cost.memory import Budget, MemoryPlan, modulation_home, plan_memory
-from gmd_ray.teachers.cost.projections import TeacherFiles
-from gmd_ray.teachers.directory import choose_device, choose_dtype, model_directory, read_json
-from gmd_ray.teachers.fingerprint import digest, weights_digest
+from gmd_ray.teachers.cost.workload import TeacherFiles
+from gmd_ray.teachers.directory import model_directory, read_json
+from gmd_ray.teachers.fingerprint import weights_digest
 from gmd_ray.teachers.flux.acceleration import accelerate
-from gmd_ray.teachers.flux.attention import InjectingFlux, select_blocks
+from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.blocks import select_blocks
 from gmd_ray.teachers.flux.latents import image_ids, load_codec, pack, unpack
 from gmd_ray.teachers.flux.projection import FluxProjector, ProjectionPlan, Prompt
 from gmd_ray.teachers.flux.sampler import time_grid
 from gmd_ray.teachers.prompts import load_prompts
+from gmd_ray.teachers.settings import check_teacher_tiles, device_and_dtype
+from gmd_ray.text import one_line
 
 Model = TypeVar("Model", bound=InjectingFlux)
 
 
 class FluxTeacher:
-    """`FluxTransformer2DModel` and its codec as a `Teacher`.
+    """`FluxTransformer2DModel` and its autoencoder as a `Teacher`.
 
-    The result for an image depends on its pixels and the settings; between batch shapes it differs by rounding only:
-    below 1e-4 in float32. In bfloat16 each forward's rounding goes on into the next: up to 0.05 was seen on the tests'
+    The result for an image depends on its pixels and the settings. Between batch shapes it differs by rounding only:
+    below 1e-4 in float32. In bfloat16 rounding errors grow from one evaluation to the next: up to 0.05 on the tests'
     random weights, at 25 steps and `true_cfg` 3, and 0.02 without an inversion.
     """
 
     def __init__(self, cfg: TeacherConfig) -> None:
-        """Load from `cfg.path`.
+        """Load the model from `cfg.path`, a directory in the diffusers layout or a hub id.
 
         Raises:
-            ModelError: a directory that is not a FLUX teacher's, or unsafe weights.
-            ConfigError: settings that the model cannot meet.
+            ModelError: the directory does not hold a FLUX teacher, or its weights are not safetensors.
+            ConfigError: settings that the model or this machine cannot meet.
         """
         path = model_directory(cfg.path)
-        self.device = choose_device(cfg.device)
-        dtype = choose_dtype(cfg.dtype, self.device)
+        self.device, dtype = device_and_dtype(cfg)
         _check_class(path / "transformer")
         self._files, self._budget = TeacherFiles.read(path), Budget.of(self.device, cfg.gpus_per_replica)
         self._number_bytes = dtype.itemsize
         known = load_prompts(cfg, path)
-        # Of a table beside the weights the embeddings may be shorter than the settings say.
+        # Embeddings from a table beside the weights may be shorter than the settings say; the memory plan counts these.
         text = max(len(known[prompt].prompt.embeds) for prompt in (cfg.prompt, cfg.inversion_prompt))
         self._memory_cfg = replace(cfg, max_sequence_length=text)
         modulation = modulation_home(self._files, self._memory_cfg, self._budget, dtype.itemsize)
@@ -61,16 +64,10 @@ class FluxTeacher:
         self.scheduler = read_json(path / "scheduler" / "scheduler_config.json")
         self.multiple = 2 * self.codec.factor
         self.batch_multiple = 1 if cfg.tile else self.multiple
-        if cfg.tile and (cfg.tile % self.multiple or cfg.tile_overlap % self.multiple or cfg.tile_overlap >= cfg.tile):
-            raise ConfigError(
-                f"teacher.tile={cfg.tile}, teacher.tile_overlap={cfg.tile_overlap}: both must be multiples of "
-                f"{self.multiple}, the overlap below the tile"
-            )
+        check_teacher_tiles(cfg, self.multiple)
         injection = cfg.injection
         self.inject_steps = cfg.steps if injection.steps is None else injection.steps
         self.blocks = select_blocks(self.model.block_names(), injection.blocks) if self.inject_steps else []
-        if self.inject_steps > cfg.steps:
-            raise ConfigError(f"teacher.injection.steps={injection.steps}: at most teacher.steps={cfg.steps}")
         self.prompt, self.inversion_prompt = (
             Prompt(prompt.embeds.to(self.device, dtype), prompt.pooled.to(self.device, dtype))
             for prompt in (known[cfg.prompt].prompt, known[cfg.inversion_prompt].prompt)
@@ -88,43 +85,49 @@ class FluxTeacher:
             "tile": [cfg.tile, cfg.tile_overlap], "dtype": str(dtype),
             "max_sequence_length": cfg.max_sequence_length, "embeddings": [origin, null_origin],
         }  # fmt: skip
-        # Only where they are not the default: what was made before they existed stays valid.
+        # These settings are newer than the first stores. They enter the fingerprint only where they are not the
+        # default, so that the fingerprints of those stores stay valid.
         for key in ("cache_dtype", "quantization", "vae_tile_above"):
             if getattr(cfg, key) != getattr(TeacherConfig, key):
                 pixel_settings[key] = getattr(cfg, key)
-        self.fingerprint = digest(weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
+        self.fingerprint = short_digest(weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
-        """float32 RGB in [0, 1], (B, 3, H, W), any H and W, -> the same shape; `ids` are not used, nothing is drawn."""
+        """Project images: float32 RGB in [0, 1], (B, 3, H, W), any H and W -> the same shape, on the CPU.
+
+        Nothing is random, so `ids` are not used.
+        """
         assert len(ids) == restored.shape[0]
         images = self._filled_up(restored.to(self.device, non_blocking=True))
         return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap)[: len(ids)].cpu()
 
     def _filled_up(self, images: torch.Tensor) -> torch.Tensor:
-        """A batch of the pool's size where blocks are compiled, by repeating its last image: one shape, one graph."""
+        """With compiled blocks, repeat the last image up to the pool's batch size: one shape needs one graph."""
         missing = self.cfg.pool.batch_size - len(images) if self.cfg.compile else 0
         return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing > 0 else images
 
     def memory(self, batch: int, height: int, width: int) -> MemoryPlan:
-        """What images, or tiles, of that size need and where their cache will wait.
+        """The memory that a batch of images, or tiles, of that size in pixels needs, and where its cache goes.
 
         Raises:
-            ConfigError: with the numbers, where they cannot fit.
+            ConfigError: they cannot fit; the message has the numbers.
         """
         return plan_memory(self._files, self._memory_cfg, batch, height, width, self._budget, self._number_bytes)
 
     @torch.no_grad()
     def _project_whole(self, restored: torch.Tensor) -> torch.Tensor:
+        """Project images or tiles (B, 3, H, W) in one piece."""
         height, width = restored.shape[-2:]
         memory = self.memory(len(restored), height, width)
         padded = pad_to_multiple(restored, self.multiple)
-        z = self.codec.encode(padded * 2 - 1)
+        z = self.codec.encode(padded * 2 - 1)  # (B, C, h, w)
         h, w = z.shape[-2:]
         tokens = self.projector(pack(z), image_ids(h, w, z.device), self._plan(h * w // 4, memory))
         pixels = self.codec.decode(unpack(tokens, h, w))
         return ((pixels + 1) / 2).clamp(0, 1)[..., :height, :width]
 
     def _plan(self, tokens: int, memory: MemoryPlan | None = None) -> ProjectionPlan:
+        """The settings as a plan for images of that many packed tokens."""
         cfg = self.cfg
         location = memory.cache_location if memory else cfg.cache_location
         embeds_guidance = self.model.config.guidance_embeds
@@ -158,7 +161,7 @@ def _check_class(path: Path) -> None:
 
 
 def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device, cfg: TeacherConfig) -> InjectingFlux:
-    """The whole model, or this rank's share of it where several make a replica."""
+    """Load the whole model, or this rank's share of it where several ranks make a replica."""
     if cfg.gpus_per_replica == 1:
         model = _from_pretrained(InjectingFlux, path, dtype)
         model.use_injecting_attention()
@@ -178,4 +181,4 @@ def _from_pretrained(kind: type[Model], path: Path, dtype: torch.dtype) -> Model
     try:
         return kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{path}: cannot load the weights ({str(error).splitlines()[0]})") from error
+        raise ModelError(f"{path}: cannot load the weights ({one_line(error)})") from error

@@ -1,9 +1,10 @@
-"""A FLUX transformer shared by the ranks of a process group: tensor parallelism (teacher.md 5).
+"""A FLUX transformer shared by the k ranks of a process group: tensor parallelism.
 
 Each rank holds 1/k of the rows of the projections into a block (queries, keys, values, MLP in) and 1/k of the columns
-of those out of it, whose partial results are summed over the ranks; so it computes 1/k of the heads and of the MLP, and
-keeps 1/k of the keys and values. Embedders, norms and modulation stand on every rank. diffusers' own tensor parallelism
-splits the same weights the same way, but refuses CPUs; its list of what is split is used here.
+of the projections out of it, whose partial results are summed over the ranks. So it computes 1/k of the heads and of
+the MLP, and keeps 1/k of the keys and values. Embedders, norms and modulation are whole on every rank. diffusers' own
+tensor parallelism splits the same weights in the same way but refuses CPUs; this file uses its list of split weights.
+See docs/decisions.md, "Several GPUs".
 """
 
 from __future__ import annotations
@@ -23,23 +24,26 @@ from torch.nn import functional as F
 
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers.flux.attention import InjectingAttention, InjectingFlux
+from gmd_ray.text import one_line
 
 WHOLE = TPShardSpec(None, None)
+"""For a weight that is not split."""
 
 
 class RowParallelLinear(nn.Linear):
-    """A linear layer of which each rank holds a part of the input columns; the bias is whole."""
+    """A linear layer with part of the weight's columns on each rank, whose results are summed; the bias is whole."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 -- nn.Linear's name
         """(..., columns of this rank) -> (..., out_features), the same on every rank."""
+        # Each rank multiplies its columns alone; the sum over the ranks is the whole product. The bias is added once.
         out = F.linear(input, self.weight)
-        if out.numel():  # text that is left out
+        if out.numel():  # text that is left out has no rows, on any rank
             dist.all_reduce(out)
         return out if self.bias is None else out + self.bias
 
 
 class TensorParallelAttention(InjectingAttention):
-    """Keeps 1/k of the channels of an attention's input, where the cache holds inputs."""
+    """Attention that keeps 1/k of the channels of its input, for a cache of inputs."""
 
     def share(self, x: torch.Tensor) -> torch.Tensor:
         return x.chunk(dist.get_world_size(), dim=-1)[dist.get_rank()]
@@ -51,14 +55,14 @@ class TensorParallelAttention(InjectingAttention):
 
 
 def load_shard(path: Path, dtype: torch.dtype, device: torch.device) -> InjectingFlux:
-    """This rank's share of a model directory; of split weights nothing else is read.
+    """Load this rank's share of a model directory; of split weights no other part is read.
 
     Args:
         path: `transformer/` of a diffusers directory.
 
     Raises:
-        ConfigError: a number of ranks that does not divide the model.
-        ModelError: weights that are missing, damaged or of other shapes.
+        ConfigError: the number of ranks does not divide the number of attention heads.
+        ModelError: weights are missing, damaged or of other shapes.
     """
     ranks, rank = dist.get_world_size(), dist.get_rank()
     with torch.device("meta"):
@@ -72,19 +76,20 @@ def load_shard(path: Path, dtype: torch.dtype, device: torch.device) -> Injectin
         weights = {name: tensor.to(device, dtype) for name, tensor in _read(path, specs, ranks, rank)}
         model.load_state_dict(weights, strict=True, assign=True)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot load the weights ({str(error).splitlines()[0]})") from error
+        raise ModelError(f"{path}: cannot load the weights ({one_line(error)})") from error
     model.ranks = ranks
     model.use_injecting_attention(TensorParallelAttention())
     return model
 
 
 def _shrink(model: InjectingFlux, specs: dict[str, TPShardSpec], ranks: int) -> None:
-    """Replace the layers that are split by empty ones of this rank's size."""
+    """Replace the split layers by uninitialised ones of this rank's size."""
     for name, spec in specs.items():
         layer_name, _, kind = name.rpartition(".")
         if kind != "weight":
             continue
         layer, size = model.get_submodule(layer_name), list(model.get_parameter(name).shape)
+        # A weight is (out, in). Split along `in` (dim 1), the partial results have to be summed.
         size[spec.dim] //= ranks
         new = RowParallelLinear if spec.dim == 1 else nn.Linear
         model.set_submodule(layer_name, new(size[1], size[0], bias=layer.bias is not None, device="meta"))
@@ -109,9 +114,10 @@ def _read(path: Path, specs: dict[str, TPShardSpec], ranks: int, rank: int) -> I
 
 
 def _part(stored: Any, spec: TPShardSpec, ranks: int, rank: int) -> torch.Tensor:
-    """This rank's rows or columns of a stored tensor, of which nothing else is read.
+    """This rank's rows or columns of a stored tensor; nothing else of it is read.
 
-    A fused layer holds several blocks of them, each of which is split by itself.
+    A fused layer stacks the rows (or columns) of several projections, such as attention and MLP of a single block. Each
+    of these blocks of rows is split by itself, so that a rank has its part of every one.
     """
     assert spec.dim is not None
     assert spec.block_sizes is not None

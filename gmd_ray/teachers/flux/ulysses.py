@@ -1,13 +1,14 @@
-"""A FLUX transformer shared by the ranks of a process group: Ulysses context parallelism (teacher.md 5).
+"""A FLUX transformer shared by the k ranks of a process group: Ulysses context parallelism (Jacobs et al., 2023).
 
 Each rank holds all weights and 1/k of the tokens. In attention the ranks exchange tokens for heads, so that each
-attends over all tokens with 1/k of the heads, and keeps 1/k of the keys and values: after the exchange, which a replay
-is then spared. Less traffic than tensor parallelism, four exchanges of 1/k of the tokens for a block instead of sums of
-all of them, but the whole weights on every GPU, and k times in the host's memory while they load. diffusers' own
-context parallelism caches before the exchange, needs counts that k divides or a further collective to learn them, and
-does not start without an accelerator.
+attends over all tokens with 1/k of the heads. Keys and values are kept after the exchange, 1/k on each rank, so a
+replay need not exchange them again. There is less traffic than with tensor parallelism: four exchanges of 1/k of the
+tokens per block instead of sums over all tokens. The price is the whole weights on every GPU, and k copies in host
+memory while they load. diffusers' own context parallelism caches before the exchange, needs token counts that k
+divides or a further collective to learn them, and does not start without an accelerator. See docs/decisions.md,
+"Several GPUs".
 
-Counts that k does not divide are split as `torch.tensor_split` does.
+Token counts that k does not divide are split as `torch.tensor_split` does: the first ranks have one token more.
 """
 
 from __future__ import annotations
@@ -21,21 +22,26 @@ from gmd_ray.teachers.flux.attention import InjectingAttention, InjectingFlux
 
 
 class UlyssesAttention(InjectingAttention):
-    """Exchanges tokens for heads around the attention itself."""
+    """Attention that exchanges tokens for heads before, and heads for tokens after."""
 
     def here(self, text: int) -> int:
         return counts(text)[dist.get_rank()]
 
     def collect(self, x: torch.Tensor, text: int, image: int) -> torch.Tensor:
         """(B, tokens of this rank, heads, head_dim) -> (B, all tokens, heads / k, head_dim), text first."""
+        # Every rank sends to each other rank that rank's heads of its own tokens, and receives its own heads of
+        # the other's tokens.
         batch, here, heads, dim = x.shape
         ranks = dist.get_world_size()
         texts, images = counts(text), counts(image)
+        # Numbers for one token of the received heads; ranks may have different counts of tokens.
         piece = batch * heads // ranks * dim
         sizes = [piece * (t + i) for t, i in zip(texts, images, strict=True)]
         received = x.new_empty(sum(sizes))
+        # (ranks, B, tokens of this rank, heads / k, head_dim): one contiguous piece for each receiver.
         by_heads = x.unflatten(2, (ranks, heads // ranks)).movedim(2, 0).contiguous()
         dist.all_to_all_single(received, by_heads.flatten(), sizes, [piece * here] * ranks)
+        # From each sender (B, its tokens, heads / k, head_dim), its text before its image. All text goes first.
         parts = [part.view(batch, -1, heads // ranks, dim) for part in received.split(sizes)]
         of_text = [part[:, :t] for part, t in zip(parts, texts, strict=True)]
         of_image = [part[:, t:] for part, t in zip(parts, texts, strict=True)]
@@ -46,17 +52,19 @@ class UlyssesAttention(InjectingAttention):
         batch, _, heads, dim = x.shape
         ranks, rank = dist.get_world_size(), dist.get_rank()
         texts, images = counts(text), counts(image)
+        # Here `heads` are this rank's heads / k. Each receiver gets its own tokens of them, text before image.
         piece = batch * heads * dim
         sizes = [piece * (t + i) for t, i in zip(texts, images, strict=True)]
         by_tokens = zip(x[:, :text].split(texts, dim=1), x[:, text:].split(images, dim=1), strict=True)
         sent = torch.cat([torch.cat(pair, dim=1).flatten() for pair in by_tokens])
         received = x.new_empty(sizes[rank] * ranks)
         dist.all_to_all_single(received, sent, [sizes[rank]] * ranks, sizes)
+        # (ranks, B, tokens, heads / k, head_dim) -> (B, tokens, ranks, heads / k, head_dim) -> all heads in order.
         return received.view(ranks, batch, -1, heads, dim).movedim(0, 2).flatten(2, 3)
 
 
 class UlyssesFlux(InjectingFlux):
-    """An `InjectingFlux` whose tokens are shared out over the ranks; what goes in and comes out is whole."""
+    """An `InjectingFlux` whose ranks each hold part of the tokens; inputs and outputs are whole on every rank."""
 
     shares_tokens = True
 
@@ -65,7 +73,8 @@ class UlyssesFlux(InjectingFlux):
 
     def all_tokens(self, x: torch.Tensor, count: int) -> torch.Tensor:
         shares = counts(count)
-        padded = F.pad(x, (0, 0, 0, shares[0] - x.shape[1])).contiguous()  # the first is the longest
+        # all_gather needs equal shapes: pad to the longest share, which is the first, and cut again.
+        padded = F.pad(x, (0, 0, 0, shares[0] - x.shape[1])).contiguous()
         parts = [torch.empty_like(padded) for _ in shares]
         dist.all_gather(parts, padded)
         return torch.cat([part[:, :share] for part, share in zip(parts, shares, strict=True)], dim=1)
@@ -76,10 +85,10 @@ class UlyssesFlux(InjectingFlux):
 
 
 def share_tokens(model: UlyssesFlux) -> None:
-    """Let the ranks share the tokens of this model, which each of them has loaded.
+    """Divide the tokens of this model among the ranks, each of which has loaded all weights.
 
     Raises:
-        ConfigError: a number of ranks that does not divide the model's heads.
+        ConfigError: the number of ranks does not divide the number of attention heads.
     """
     ranks, heads = dist.get_world_size(), model.config.num_attention_heads
     if heads % ranks:
@@ -89,6 +98,6 @@ def share_tokens(model: UlyssesFlux) -> None:
 
 
 def counts(tokens: int) -> list[int]:
-    """How many of that many tokens each rank has."""
+    """The number of tokens of each rank, of that many over all ranks; the first ranks may have one more."""
     ranks = dist.get_world_size()
     return [tokens // ranks + (rank < tokens % ranks) for rank in range(ranks)]

@@ -1,4 +1,4 @@
-"""A worker's share of each global batch as tensors, made ahead of the step that needs them."""
+"""A worker's share of each global batch as tensors, prepared ahead of the step that needs it."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class Batch(NamedTuple):
     """A worker's share of a global batch."""
 
     lq: Tensor
-    """(B, 3, patch, patch)"""
+    """Low-quality crops, (B, 3, patch, patch) in [0, 1]."""
     hq: Tensor
-    """(B, 3, patch * scale, patch * scale)"""
+    """Their targets, (B, 3, patch * scale, patch * scale) in [0, 1]."""
     source: Tensor
-    """(B,) bool: whether a crop is of the source; else it is of the target."""
+    """Mask of shape (B,): True for crops of source pairs, False for crops of accepted pairs."""
     keys: Tensor
-    """(B,) int64, on the CPU: seeds for what a student draws itself for a crop, one for each draw of the whole run."""
+    """Seeds of shape (B,), int64, on the CPU, for random numbers that a student draws for a crop; unique in a run."""
 
     def digest(self) -> str:
-        """Of the crops as an unordered set: batches dealt to any number of workers can be told to be the same."""
+        """A digest of the crops as an unordered set, which compares global batches of any number of workers."""
         crops = (lq.numpy().tobytes() + hq.numpy().tobytes() for lq, hq in zip(self.lq, self.hq, strict=True))
         return hashlib.sha256(b"".join(sorted(hashlib.sha256(crop).digest() for crop in crops))).hexdigest()
 
     @classmethod
     def joined(cls, shares: Iterable[Batch]) -> Batch:
-        """The global batch of its workers' shares."""
+        """The global batch, from the shares of its workers."""
         return cls(*(torch.cat(parts) for parts in zip(*shares, strict=True)))
 
 
 class Batches:
-    """The batch of a step: a pure function of (seed, step, rank, world size), safe to call from any thread."""
+    """Maker of batches: a pure function of (seed, step, rank, world size), safe to call from any thread."""
 
     def __init__(
         self,
@@ -77,10 +77,10 @@ class Prefetcher:
     """Makes the batches of the coming steps in a few threads (decoding and cropping release the GIL).
 
     Args:
-        batches: what makes the batch of a step.
-        start: first step.
-        stop: one past the last.
-        threads: at work at once; twice as many batches and two wait or are being made.
+        batches: makes the batch of a step.
+        start: the first step.
+        stop: one past the last step.
+        threads: number of threads; 2 * threads + 2 batches are ready or being made.
     """
 
     def __init__(self, batches: Callable[[int], Batch], start: int, stop: int, threads: int) -> None:
@@ -88,7 +88,7 @@ class Prefetcher:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
         self._queue: collections.deque[Future[Batch]] = collections.deque()
         self.waited_s = 0.0
-        """Seconds that `get` has waited so far."""
+        """Seconds that calls of `get` have waited so far."""
 
     def __enter__(self) -> Prefetcher:
         self._fill()
@@ -100,7 +100,7 @@ class Prefetcher:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def get(self) -> Batch:
-        """The next step's batch; raises what making it raised."""
+        """The next step's batch. Raises the exception that making it raised."""
         future = self._queue.popleft()
         self._fill()
         started = time.monotonic()

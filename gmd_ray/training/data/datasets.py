@@ -16,40 +16,50 @@ from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.images.sets.pairs import PairFile, load_image, load_pair
 from gmd_ray.pairstore.schema import accepted, rows_dataset
-from gmd_ray.training.data.crops import Place, cut, place
-from gmd_ray.training.data.targets import TargetPlan
+from gmd_ray.training.data.crops import CropPlace, cut, place
+from gmd_ray.training.data.targets import AcceptedPairs
 
 TargetColumn = Literal["pseudo_target", "restored"]
 
 MARGIN = 16
-"""LQ pixels around a crop that are degraded with it, so that blur and JPEG see what lies beyond its border."""
+"""LQ pixels around a crop that are degraded with it, so that blur and JPEG see the pixels beyond its border."""
 
 ENCODED_IN_MEMORY = 512 << 20
-"""Bytes of encoded target images that a worker keeps in memory; beyond that they go to a file in its temp directory."""
+"""Bytes of encoded target images that a worker keeps in memory; with more, all of them go to a temporary file."""
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 _PNG_TAIL = b"IEND\xaeB`\x82"
 
 
 class Crops(Protocol):
-    """A stream of pairs that crops are cut from."""
+    """Pairs that crops are cut from."""
 
     def crop(self, index: int, epoch: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(lq, hq) float32 RGB in [0, 1]: (patch, patch, 3) and (patch * scale, patch * scale, 3)."""
+        """Cut a crop of pair `index`.
+
+        Args:
+            index: number of the pair.
+            epoch: earlier passes over the pairs; degradations are drawn anew in each.
+            rng: draws position and orientation.
+
+        Returns:
+            (lq, hq), float32 RGB in [0, 1]: (patch, patch, 3) and (patch * scale, patch * scale, 3).
+        """
         ...
 
 
 class SourcePairs:
-    """Crops of the paired source images, degraded on the fly where there are no LQ files.
+    """Crops of the source pairs, degraded on the fly if there are no LQ files.
 
     Args:
+        cfg: how the images are read and degraded.
         pairs: from `list_pairs`.
-        scale: HQ pixels for one LQ pixel; the student's.
-        patch: side of the crop in LQ pixels.
-        flip: turn and flip crops.
-        seed: of the run; a degradation is drawn from (seed, id, epoch).
-        cache_bytes: decoded images kept in memory. Images are kept in the order they come and never dropped for
-            others: under random access in passes a cache that forgets would hit no more often.
+        scale: HQ pixels for one LQ pixel, as the student has it.
+        patch: side of the crops, in LQ pixels.
+        flip: turn and flip crops at random.
+        seed: seed of the run; a degradation is drawn from (seed, id, epoch).
+        cache_bytes: bytes of decoded images kept in memory. The first images that fit are kept and never replaced:
+            since each pass reads every image once in random order, replacing them would not give more hits.
     """
 
     def __init__(
@@ -95,14 +105,14 @@ class SourcePairs:
         clean = np.ascontiguousarray(_floats(hq[top * s : bottom * s, left * s : right * s]))
         assert self._degradation is not None
         lq = self._degradation(clean, sample_rng(*key))
-        within = Place(where.top - top, where.left - left, where.turn)
+        within = CropPlace(where.top - top, where.left - left, where.turn)
         return cut(lq, within, patch), cut(clean, within, patch, s)
 
     def _images(self, index: int) -> tuple[np.ndarray | None, np.ndarray]:
-        """(lq or None, hq), 8-bit where that loses nothing."""
-        found = self._cache.get(index)
-        if found is not None:
-            return found
+        """The decoded images (lq or None, hq), in 8 bits if that loses nothing."""
+        cached = self._cache.get(index)
+        if cached is not None:
+            return cached
         pair = self._pairs[index]
         images: tuple[np.ndarray | None, np.ndarray]
         if pair.lq is None:
@@ -119,24 +129,30 @@ class SourcePairs:
 
 
 class TargetPairs:
-    """Crops of the accepted pairs: (lq, pseudo_target); or for the controls (lq, median-filtered restored) and
-    (lq, ground truth).
+    """Crops of the accepted pairs: (lq, pseudo_target), or for controls (lq, median of restored) or (lq, ground truth).
 
-    The encoded images are read once, in one pass over the store, and checked to be whole.
+    The encoded images are read once, in one pass over the store, and checked to be complete PNG files.
+
+    Args:
+        spec: the accepted pairs.
+        scale: target pixels for one LQ pixel, as the student has it.
+        patch: side of the crops, in LQ pixels.
+        flip: turn and flip crops at random.
+        gray: see `decode_image`; applies to ground truth.
 
     Raises:
-        DataError: naming the pair whose images are missing or torn, or a store that has changed since it was listed.
+        DataError: the images of a pair are missing or incomplete, or the store has changed since it was listed.
     """
 
-    def __init__(self, plan: TargetPlan, *, scale: int, patch: int, flip: bool, gray: bool = False) -> None:
-        self._plan, self._scale, self._patch, self._flip, self._gray = plan, scale, patch, flip, gray
-        self._file = tempfile.SpooledTemporaryFile(max_size=ENCODED_IN_MEMORY)  # noqa: SIM115 (lives as long as we do)
+    def __init__(self, spec: AcceptedPairs, *, scale: int, patch: int, flip: bool, gray: bool = False) -> None:
+        self._pairs, self._scale, self._patch, self._flip, self._gray = spec, scale, patch, flip, gray
+        self._file = tempfile.SpooledTemporaryFile(max_size=ENCODED_IN_MEMORY)  # noqa: SIM115 -- lives as long as this object
         self._lock = threading.Lock()
         places = {}
-        column: TargetColumn | None = None if plan.truths else "restored" if plan.median else "pseudo_target"
-        batches = rows_dataset(plan.store_url).to_batches(
+        column: TargetColumn | None = None if spec.truths else "restored" if spec.median else "pseudo_target"
+        batches = rows_dataset(spec.store_url).to_batches(
             columns=["id", "lq", *([column] if column else [])],
-            filter=accepted(plan.threshold, plan.higher_is_better, plan.removed_inputs, plan.fidelity),
+            filter=accepted(spec.threshold, spec.higher_is_better, spec.removed_inputs, spec.fidelity),
             batch_size=16,
             fragment_readahead=1,
         )
@@ -146,23 +162,23 @@ class TargetPairs:
                     self._append(row["id"], row["lq"], "lq"),
                     self._append(row["id"], row[column], column) if column else None,
                 )
-        if places.keys() != set(plan.ids):
-            raise DataError(f"{plan.store_url}: the accepted pairs have changed since the run began; start it again")
-        self._places = [places[key] for key in plan.ids]
+        if places.keys() != set(spec.ids):
+            raise DataError(f"{spec.store_url}: the accepted pairs changed after the run began; start it again")
+        self._places = [places[key] for key in spec.ids]
 
     def crop(self, index: int, epoch: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         lq_place, target_place = self._places[index]
         lq = decode_png(self._read(*lq_place))
         if target_place is None:
-            target = _load(self._plan.truths[index], self._gray, self._scale)
+            target = _load(self._pairs.truths[index], self._gray, self._scale)
         else:
             target = decode_png(self._read(*target_place))
-        if self._plan.median:
+        if self._pairs.median:
             target = median(target)
         height, width = lq.shape[:2]
         if target.shape[:2] != (height * self._scale, width * self._scale):
             raise DataError(
-                f"pair {self._plan.ids[index]}: lq is {width}x{height}, "
+                f"pair {self._pairs.ids[index]}: lq is {width}x{height}, "
                 f"its target {target.shape[1]}x{target.shape[0]}; the student's scale is {self._scale}"
             )
         where = place(height, width, self._patch, self._flip, rng)
@@ -171,7 +187,7 @@ class TargetPairs:
     def _append(self, key: str, data: bytes | None, column: str) -> tuple[int, int]:
         if data is None or not (data.startswith(_PNG_HEAD) and data.endswith(_PNG_TAIL)):
             raise DataError(
-                f"{self._plan.store_url}: pair {key} has no whole PNG in column {column}; generate it again"
+                f"{self._pairs.store_url}: pair {key} has no complete PNG in column {column}; generate it again"
             )
         start = self._file.tell()
         self._file.write(data)
@@ -184,7 +200,7 @@ class TargetPairs:
 
 
 def median(image: np.ndarray) -> np.ndarray:
-    """The 3x3 median of each channel on 8 bits; float32 (H, W, 3) in and out."""
+    """The 3x3 median of each channel, computed on 8 bits; float32 (H, W, 3) in [0, 1] in and out."""
     return cv2.medianBlur(np.rint(image * 255).astype(np.uint8), 3).astype(np.float32) / 255
 
 
@@ -196,7 +212,7 @@ def _load(uri: str, gray: bool, scale: int) -> np.ndarray:
 
 
 def _compact(image: np.ndarray) -> np.ndarray:
-    """float32 in [0, 1] as 8 bits where `_floats` gives the very same values back."""
+    """A float32 image in [0, 1] as uint8, if `_floats` restores exactly the same values; else the image itself."""
     pixels = np.rint(image * 255).astype(np.uint8)
     return pixels if np.array_equal(_floats(pixels), image) else image
 

@@ -1,21 +1,22 @@
-"""Which samples make up each global batch: a pure function of (seed, step, slot), whatever the number of workers.
+"""Selection of the samples of each global batch: a pure function of (seed, step, slot), for any number of workers.
 
-A share `source_ratio` of every global batch comes from the source pairs, the rest from the accepted target pairs. Where
-the share is no whole number, the source gets the spare slot as soon as its running total falls behind, so the total
-after any step is exact to less than one slot: batches of 32 at 0.9 hold 29, 29, 29, 29, 28, 29, ... source pairs.
-(Mixing two Ray datasets by weight only gets this right on average: peers.md X4.)
+A share `source_ratio` of every global batch comes from the source pairs, the rest from the accepted pairs. If the share
+is not a whole number of slots, the source gets one more slot as soon as its running total falls behind, so that the
+total after any step is exact to less than one slot: batches of 32 at 0.9 hold 29, 29, 29, 29, 28, 29, ... source pairs.
+(`ray.data.Dataset.mix` interleaves whole blocks, so that its share is right on average only.)
 
-That is `training.mixing=batch`, how the paper's "0.9 ratio (90% in-distribution data)" reads. `training.mixing=loss`
-reads lambda of eq. 5 as a weight instead (restoration.md 1.4): half of each global batch is source and half target (an
-odd batch gives the spare slot by the same rule of running totals), and the step's loss is
+That is `training.mixing=batch`, the literal reading of the paper's "0.9 ratio (90% in-distribution data)".
+`training.mixing=loss` reads lambda of eq. 5 as a weight instead (`docs/method.md`, "Mixing and losses"): half of each
+global batch is source and half target (an odd batch gives the spare slot by the same rule of running totals), and the
+loss of a step is
 
     source_ratio * (mean loss of its source crops) + (1 - source_ratio) * (mean loss of its target crops).
 
-Its expectation is that of `batch`; the variance of the target's gradient is smaller and the source's larger. At ratios
-1 and 0 both are the plain mean over a batch of one stream.
+Its expectation is the same as that of `batch`; the target's gradient has a smaller variance and the source's a larger
+one. At ratios 1 and 0 both modes are the plain mean over a batch of one stream.
 
-Each stream is cycled, reshuffled for every pass; where it stands is the number of slots it has had, in closed form, so
-there is nothing to save in a checkpoint but the step.
+Each stream is repeated, in a new random order for every pass. Its position is the number of slots that it has had,
+which has a closed form, so that a checkpoint needs to hold the step alone.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ class Draw:
 
     stream: Stream
     index: int
-    """Of the sample in its stream."""
+    """Number of the sample in its stream."""
     epoch: int
-    """Earlier passes over the stream, which is how often this sample has been drawn before."""
+    """Number of earlier passes over the stream, in each of which this sample was drawn once."""
     position: int
-    """Earlier slots of the stream; the crop and the flips hang on it."""
+    """Number of earlier slots of the stream; seeds the crop and its flips."""
 
 
 class Weights(NamedTuple):
-    """What a crop's loss counts in its step; over the global batch they sum to 1."""
+    """Weights of one crop's loss in the loss of its step; they sum to 1 over the global batch."""
 
     source: float
     target: float
@@ -57,12 +58,12 @@ class Mixture:
     """The order in which source and target samples are drawn.
 
     Args:
-        batch_size: of the global batch.
-        source_ratio: in [0, 1]; read as the decimal it is written as, so that 0.9 is 9/10.
-        n_source: source samples; may be 0 where the ratio is 0.
-        n_target: target samples; may be 0 where the ratio is 1.
-        seed: of the run.
-        mode: batch or loss: whether the ratio is the share of slots or the weight in the loss.
+        batch_size: size of the global batch.
+        source_ratio: a number in [0, 1], taken as the decimal that it is written as, so that 0.9 is exactly 9/10.
+        n_source: number of source samples; may be 0 if the ratio is 0.
+        n_target: number of target samples; may be 0 if the ratio is 1.
+        seed: seed of the run.
+        mode: "batch" if the ratio is the share of slots, "loss" if it is the weight in the loss.
     """
 
     def __init__(
@@ -85,19 +86,19 @@ class Mixture:
         return n_source, self.batch_size - n_source
 
     def state(self, step: int) -> dict[str, int]:
-        """Where the sampler stands before a step: all there is to it, kept in a checkpoint to be held against."""
+        """The position of the sampler before a step; kept in a checkpoint to check that a resumed run has the same."""
         source = self._source_before(step)
         return {"seed": self._seed, "step": step, "source": source, "target": step * self.batch_size - source}
 
     def weights(self, step: int) -> Weights:
-        """Of a source and of a target crop in the loss of a step."""
+        """The weights of a source crop and of a target crop in the loss of a step."""
         if not self._by_loss:
             return Weights(1 / self.batch_size, 1 / self.batch_size)
         n_source, n_target = self.composition(step)
         return Weights(self._ratio / n_source, (1 - self._ratio) / n_target)
 
     def batch(self, step: int) -> list[Draw]:
-        """The slots of the global batch, source first."""
+        """The slots of the global batch of a step, source first."""
         n_source, n_target = self.composition(step)
         source_before = self._source_before(step)
         target_before = step * self.batch_size - source_before
@@ -106,7 +107,7 @@ class Mixture:
         ]
 
     def share(self, step: int, rank: int, world_size: int) -> list[Draw]:
-        """The slots of one worker: dealt in turn, so shares differ by one slot at most, and so do their streams."""
+        """The slots of one worker, dealt in turn: shares differ by one slot at most, in each stream as well."""
         return self.batch(step)[rank::world_size]
 
     def _source_before(self, step: int) -> int:

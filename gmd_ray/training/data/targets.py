@@ -1,91 +1,88 @@
-"""The accepted pairs that a fine-tune learns from, found out by the driver."""
+"""The accepted pairs that a fine-tune learns from, selected by the driver."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError, DataError
-from gmd_ray.images.listing import read_file
-from gmd_ray.images.sets.pairs import list_truths
-from gmd_ray.pairstore.schema import FidelityBound, accepted, fidelity_bound, rows_dataset
-from gmd_ray.training.documents import digest
+from gmd_ray.config.validate import check_controls
+from gmd_ray.errors import DataError
+from gmd_ray.images.sets.run_inputs import RunInputs
+from gmd_ray.pairstore.manifest import read_manifest
+from gmd_ray.pairstore.schema import FidelityBound
+from gmd_ray.pairstore.store import PairStore, store_url
+from gmd_ray.pairstore.view import StoreView
+from gmd_ray.training.digests import digest
 
 
 @dataclass(frozen=True)
-class TargetPlan:
-    """The accepted view of a pair store, as the driver saw it."""
+class AcceptedPairs:
+    """The accepted pairs of a store at the time when the driver read it."""
 
     store_url: str
     threshold: float
     higher_is_better: bool
     median: bool
-    """Take the median-filtered `restored` for the target, not the pseudo-target."""
+    """If True, the target is the median-filtered `restored` instead of the pseudo-target."""
     removed_inputs: tuple[str, ...]
-    """Rows of images that are no longer among the store's inputs: left out."""
+    """Ids of images that are no longer among the store's inputs; their rows are left out."""
     ids: tuple[str, ...]
-    """Sorted; the order that `Draw.index` counts in."""
+    """Ids of the pairs, sorted; `Draw.index` is a position in this tuple."""
     digest: str
-    """Of ids, scores, the fingerprints of the models that made the rows, and the digests of the photos."""
+    """Digest of ids, scores, the fingerprints of the models that made the rows, and the digests of the photos."""
     fidelity: FidelityBound | None = None
-    """The second opinion asked for."""
+    """The bound on fidelity that pairs have to meet; None if there is none."""
     truths: tuple[str, ...] = ()
-    """URIs of ground truth that is taken for the target instead, one for each id; empty but for `supervised`."""
+    """URIs of the ground truth of each id, which the control `supervised` takes as targets; else empty."""
 
 
-def target_plan(cfg: Config, name: str) -> TargetPlan:
-    """The accepted pairs of `<out>/pairs` as the fine-tune of this name takes them.
+def accepted_pairs(cfg: Config, name: str, inputs: RunInputs | None = None) -> AcceptedPairs:
+    """Select the accepted pairs of `<out>/pairs` for a fine-tune.
+
+    Args:
+        cfg: the settings; `scorer.threshold` and `scorer.fidelity_bound` decide.
+        name: see `finetune`.
+        inputs: see `finetune`.
 
     Raises:
-        ConfigError: settings that cannot be met.
-        DataError: no finished pair store, no accepted pairs, or photos without the ground truth that is asked for.
+        ConfigError: a setting that this fine-tune needs is missing.
+        DataError: no finished pair store, no accepted pairs, or photos without ground truth for `supervised`.
     """
     median = name == "median"
-    url = os.path.join(os.path.abspath(cfg.out), "pairs")
-    try:
-        manifest = json.loads(read_file(f"{url}/manifest.json"))
-    except DataError as error:
-        raise DataError(f"{url}: no finished pair store here (manifest.json is written last); run generate") from error
-    except ValueError as error:
-        raise DataError(f"{url}/manifest.json: damaged ({error}); run generate again") from error
-    if median and not cfg.generation.keep_restored:
-        raise ConfigError("the median control filters the `restored` images: set generation.keep_restored=true")
-    higher = bool(manifest.get("higher_is_better", True))
-    threshold = cfg.scorer.threshold
-    columns = ["id", "score", "teacher", "student", "scorer", "digest"]
-    rows = rows_dataset(url)
-    removed_inputs = tuple(manifest.get("stranger_ids", ()))
-    recorded = str(manifest.get("settings", {}).get("scorer.fidelity", "none"))
-    bound = fidelity_bound(cfg.scorer.fidelity_bound, cfg.scorer.fidelity, recorded, url)
-    gate = accepted(threshold, higher, removed_inputs, bound)
-    view = rows.to_table(columns=columns, filter=gate).sort_by("id").to_pylist()
+    store = PairStore(store_url(cfg.out))
+    if read_manifest(store) is None:
+        raise DataError(f"{store.url}: no finished pair store here (manifest.json is written last); run generate")
+    check_controls(cfg, [name])
+    pairs = StoreView.open(store, cfg.scorer.threshold, cfg.scorer.fidelity_bound, fidelity=cfg.scorer.fidelity)
+    higher, bound = pairs.higher_is_better, pairs.bound
+    view = pairs.read(["id", "score", "teacher", "student", "scorer", "digest"]).sort_by("id").to_pylist()
     if not view:
-        scores = [score for score in rows.to_table(columns=["score"])["score"].to_pylist() if score is not None]
+        everything = pairs.rows.to_table(columns=["score"])["score"].to_pylist()
+        scores = [score for score in everything if score is not None]
         best = (
             f"the best of {len(scores)} scores is {(max if higher else min)(scores):.4g}"
             if scores
             else "none has a score"
         )
+        rule = f"threshold {pairs.threshold:g}{f' and {bound}' if bound else ''}"
         raise DataError(
-            f"{url}: no accepted pairs at threshold {threshold:g}{f' and {bound}' if bound else ''} ({best}); "
+            f"{store.url}: no accepted pairs at {rule} ({best}); "
             f"{'lower' if higher else 'raise'} scorer.threshold{' or loosen scorer.fidelity_bound' if bound else ''}"
         )
     ids = tuple(row["id"] for row in view)
-    found = digest(json.dumps(_told(row), sort_keys=True) for row in view)
-    truths = _truths(cfg.training.supervised_hq, ids) if name == "supervised" else ()
-    return TargetPlan(url, threshold, higher, median, removed_inputs, ids, found, bound, truths)
+    content = digest(json.dumps(_without_absent_digest(row), sort_keys=True) for row in view)
+    truths: tuple[str, ...] = ()
+    if name == "supervised":
+        inputs = inputs or RunInputs()
+        truths = tuple(inputs.truths(str(cfg.training.supervised_hq), ids, "training.supervised_hq"))
+    return AcceptedPairs(store.url, pairs.threshold, higher, median, pairs.removed_inputs, ids, content, bound, truths)
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without the digest of its photo where a store is older than that: its fine-tunes are, too."""
+def _without_absent_digest(row: dict[str, Any]) -> dict[str, Any]:
+    """Leave the key `digest` out where it is null.
+
+    Stores of earlier versions have no such column, and the digest of their fine-tunes was made without it.
+    """
     return row if row["digest"] is not None else {key: value for key, value in row.items() if key != "digest"}
-
-
-def _truths(folder: str | None, ids: Sequence[str]) -> tuple[str, ...]:
-    if folder is None:
-        raise ConfigError("the supervised control needs the target's ground truth: set training.supervised_hq")
-    return tuple(list_truths(folder, ids, "training.supervised_hq"))

@@ -1,1 +1,1 @@
-"""What runs inside a Ray Train worker: the training loop and its parts."""
+"""Code that runs inside a Ray Train worker: the training loop and its parts."""

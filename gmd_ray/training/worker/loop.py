@@ -1,4 +1,4 @@
-"""The training loop that each Ray Train worker runs: exact global batches over any number of workers, resumable."""
+"""The training loop of a Ray Train worker: resumable, with the same global batches for any number of workers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
+from gmd_ray.ray_utils.remote_errors import as_value
 from gmd_ray.students import Student, load_student
 from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data.datasets import Crops, SourcePairs, TargetPairs
 from gmd_ray.training.data.mixing import Mixture, Stream
-from gmd_ray.training.plan import SCORE, SNAPSHOT, STATE, Plan, checkpoint_name
+from gmd_ray.training.run_files import SCORE, SNAPSHOT, STATE, checkpoint_name
+from gmd_ray.training.spec import TrainingSpec
 from gmd_ray.training.worker.meter import Meter
 from gmd_ray.training.worker.optim import Ema, learning_rate, make_optimizer
 from gmd_ray.training.worker.parallel import first_failure, gathered, gathering, gradient_norm, load_optimizer, wrap
@@ -31,49 +33,41 @@ from gmd_ray.training.worker.validation import Validation
 
 
 def train(config: dict[str, Any]) -> GmdError | int | None:
-    """One worker's part of a fine-tune.
+    """Run one worker's part of a fine-tune.
 
     Args:
-        config: {"plan": Plan}.
+        config: {"spec": TrainingSpec}.
 
     Returns:
-        The step that it was resumed from (None for a new start); or the error that a user must mend. Ray Train starts
-        the workers again after an error that is raised, which is right for lost machines and wrong for wrong settings:
-        those are returned, by all workers alike.
+        The step that it was resumed from (None if it started at step 0), or a GmdError for the user. Ray Train restarts
+        the workers when one raises an exception, which is right for a lost machine and wrong for a wrong setting:
+        errors of that kind are returned, and by all workers alike.
     """
-    plan: Plan = config["plan"]
-    cfg = plan.cfg.training
+    spec: TrainingSpec = config["spec"]
+    cfg = spec.cfg.training
     threads = max(1, int(cfg.cpus_per_worker))
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
-    worker = None
-    failure: GmdError | None = None
-    try:
-        worker = _Worker(plan)
-    except GmdError as error:
-        failure = error
-    failure = first_failure(failure)
+    worker = as_value(_Worker, spec)
+    failure = first_failure(worker if isinstance(worker, GmdError) else None)
     if failure is not None:
         return failure
-    assert worker is not None
+    assert isinstance(worker, _Worker)
     with Prefetcher(worker.batches, worker.start, cfg.steps, threads) as prefetcher:
         worker.wrap()
         failure = worker.run(prefetcher)
     if failure is None:
-        try:
-            worker.export()
-        except GmdError as error:
-            failure = error
+        failure = as_value(worker.export)
     return first_failure(failure) or (worker.start or None)
 
 
 class _Worker:
     """Model, data and state of one rank."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, spec: TrainingSpec) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self._plan, self._cfg = plan, plan.cfg.training
+        self._spec, self._cfg = spec, spec.cfg.training
         self._device = _device()
         self._layout = torch.channels_last if self._cfg.channels_last else torch.contiguous_format
         self._student = self._load_student()
@@ -83,13 +77,15 @@ class _Worker:
         self.start = 0 if self._state is None else int(self._state["step"])
         self._best: tuple[float, int] = (self._state or {}).get("best", (-math.inf, 0))
         if self._state is not None and self._state["sampler"] != self._mixture.state(self.start):
-            raise ResumeMismatchError(f"{plan.directory}: its checkpoint's sampler stands elsewhere; remove it")
+            raise ResumeMismatchError(
+                f"{spec.directory}: its checkpoint has another sample order; remove it to start over"
+            )
         sharded = self._cfg.strategy == "fsdp"
         dealt = (0, 1) if sharded else (self.rank, self.world_size)
-        self._validation = Validation(plan.validation, plan.cfg.source, *dealt) if plan.validation else None
+        self._validation = Validation(spec.validation, spec.cfg.source, *dealt) if spec.validation else None
 
     def wrap(self) -> None:
-        """Put the model on its device and join it with the other workers', and take up the checkpoint's state."""
+        """Move the model to its device, join it with those of the other workers, and load the checkpoint's state."""
         module = self._student.module.train()
         module.to(memory_format=self._layout)  # type: ignore[call-overload]
         if self._state is not None:
@@ -104,7 +100,11 @@ class _Worker:
         self._state = None
 
     def run(self, prefetcher: Prefetcher) -> GmdError | None:
-        """Train from the checkpoint to the last step; reports and checkpoints on the way."""
+        """Train to the last step, with reports and checkpoints on the way.
+
+        Returns:
+            The error that ended training on all workers; None if the last step was reached.
+        """
         cfg = self._cfg
         meter = Meter(self._device)
         for step in range(self.start, cfg.steps):
@@ -112,13 +112,13 @@ class _Worker:
             try:
                 batch = prefetcher.get()
             except GmdError as error:
-                # The others would wait for this worker's gradients for ever: it sends NaN, which stops them all.
+                # The other workers wait for this worker's gradients. NaN gradients stop all of them at this step.
                 failure, batch = error, self._nan_batch()
             lr = learning_rate(step, cfg)
             sums, norm = self._step(step, batch, lr)
             if not torch.isfinite(norm):
                 nan = GmdError(
-                    f"fine-tune {self._plan.name}: loss or gradient is not finite at step {step + 1}; "
+                    f"fine-tune {self._spec.name}: loss or gradient is not finite at step {step + 1}; "
                     f"lower training.lr={cfg.lr:g}"
                 )
                 return first_failure(failure) or nan
@@ -137,7 +137,7 @@ class _Worker:
                 failure = first_failure(failure)
                 if failure is not None:
                     return failure
-                # At a tie the later one, as Ray Train ranks the checkpoints that it keeps.
+                # The later one wins a tie, as in Ray Train's ranking of the checkpoints that it keeps.
                 self._best = max(self._best, (figures[SCORE], done))
                 meter.restart(prefetcher.waited_s)
             save = last or validate or done % cfg.checkpoint_every == 0
@@ -146,37 +146,37 @@ class _Worker:
         return None
 
     def export(self) -> None:
-        """Write the student with the averaged weights, last or best, in the layout that it came in."""
+        """Write the student with the averaged weights of the last or the best step, in the layout of `student.path`."""
         state = gathered(self._ema.state, keep=self.rank == 0)
         if self.rank == 0:
             _, step = self._best
             if self._cfg.export == "best" and step not in (0, self._cfg.steps):
-                checkpoints = Path(self._plan.directory, SNAPSHOT).parent
+                checkpoints = Path(self._spec.directory, SNAPSHOT).parent
                 state = load_state(checkpoints / checkpoint_name(step) / STATE)["ema"]
-            student = self._load_student()  # this one's weights may be sharded
+            student = self._load_student()  # a new one: the weights of self._student may be sharded
             student.module.load_state_dict(state)
-            student.save(self._plan.student)
+            student.save(self._spec.student)
 
     def _load_student(self) -> Student:
-        """As the checkpoint has it, on the CPU: which device is this worker's, Ray Train knows."""
+        """Load `student.path` on the CPU; `wrap` moves it to the device that Ray Train gave this worker."""
         cfg = self._cfg
         return load_student(
-            dataclasses.replace(self._plan.cfg.student, device="cpu"),
+            dataclasses.replace(self._spec.cfg.student, device="cpu"),
             cfg.loss,
-            stochastic_depth=self._plan.name == "pretrained",
+            stochastic_depth=self._spec.name == "pretrained",
             perceptual=cfg.perceptual,
             perceptual_weights=cfg.perceptual_weights,
         )
 
     def _step(self, step: int, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
-        """One optimiser step.
+        """Take one optimiser step.
 
         Returns:
-            This worker's part of the global loss, and its source and target crops' losses summed, (3,); and the norm
-            of the global gradient.
+            (sums, norm). `sums` has shape (3,): this worker's part of the global loss, the sum of its source crops'
+            losses, and the sum of its target crops' losses. `norm` is the norm of the global gradient, a scalar.
         """
         cfg = self._cfg
-        torch.manual_seed(_step_seed(self._plan.seed, step, self.rank))  # for DropPath: a resumed run draws the same
+        torch.manual_seed(_step_seed(self._spec.seed, step, self.rank))  # a resumed run repeats DropPath
         weights = self._mixture.weights(step)
         self._optimizer.zero_grad()
         sums = torch.zeros(3, device=self._device)
@@ -189,11 +189,12 @@ class _Worker:
                 with _autocast(self._device, cfg.bf16):
                     losses, _ = self._student.training_loss(lq, hq, self._model, reduce=False, **drawn)
                 part = (losses * torch.where(source, weights.source, weights.target)).sum()
-                # The workers' gradients are averaged; times their number it is the sum of the parts, however uneven
-                # these are. A loss that is no number must show in every worker's gradient; that of |NaN| is 0.
+                # DDP and FSDP average gradients over the workers. Multiplying by their number gives the sum, which is
+                # the gradient of the global loss even if the workers' parts are of unequal size. A loss that is not
+                # finite becomes a NaN gradient here: the gradient of |NaN| alone would be 0, and go unnoticed.
                 (part * torch.where(part.isfinite(), self.world_size, torch.nan)).backward()
             losses = losses.detach()
-            # Chosen, not multiplied by the mask: a student whose loss is no number shows in its own stream.
+            # torch.where and not a product with the mask: 0 * NaN would carry a NaN from one stream to the other.
             streams = [torch.where(mask, losses, 0).sum() for mask in (source, ~source)]
             sums += torch.stack([part.detach(), *streams])
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
@@ -213,7 +214,7 @@ class _Worker:
             return self._validation(self._student, self._device)
 
     def _report(self, figures: dict[str, float], save: bool) -> None:
-        """A barrier over all workers; the checkpoint, where there is one, counts once the controller has seen it."""
+        """Report figures, and save a checkpoint if asked to. All workers wait here for each other."""
         if not save:
             ray.train.report(figures)
             return
@@ -236,27 +237,27 @@ class _Worker:
             ray.train.report(figures, checkpoint, checkpoint_dir_name=checkpoint_name(step))
 
     def _batches(self, scale: int) -> Batches:
-        plan, cfg = self._plan, self._cfg
+        spec, cfg = self._spec, self._cfg
         streams: dict[Stream, Crops] = {}
-        if plan.source:
+        if spec.source:
             streams["source"] = SourcePairs(
-                plan.cfg.source,
-                plan.source,
+                spec.cfg.source,
+                spec.source,
                 scale=scale,
                 patch=cfg.patch,
                 flip=cfg.flip,
-                seed=plan.seed,
+                seed=spec.seed,
                 cache_bytes=int(cfg.cache_gb * 1e9),
             )
-        if plan.target:
+        if spec.target:
             streams["target"] = TargetPairs(
-                plan.target, scale=scale, patch=cfg.patch, flip=cfg.flip, gray=plan.cfg.target.gray
+                spec.target, scale=scale, patch=cfg.patch, flip=cfg.flip, gray=spec.cfg.target.gray
             )
-        n_target = len(plan.target.ids) if plan.target else 0
+        n_target = len(spec.target.ids) if spec.target else 0
         self._mixture = Mixture(
-            cfg.batch_size, cfg.source_ratio, len(plan.source), n_target, plan.seed, mode=cfg.mixing
+            cfg.batch_size, cfg.source_ratio, len(spec.source), n_target, spec.seed, mode=cfg.mixing
         )
-        return Batches(self._mixture, streams, plan.seed, self.rank, self.world_size, self._device.type == "cuda")
+        return Batches(self._mixture, streams, spec.seed, self.rank, self.world_size, self._device.type == "cuda")
 
     def _nan_batch(self) -> Batch:
         p, n = self._cfg.patch, self._cfg.accumulate

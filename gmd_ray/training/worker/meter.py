@@ -1,4 +1,4 @@
-"""What a training step measured, as means over steps and workers."""
+"""Figures of training steps, as means over steps and workers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Meter:
         self._since, self._waited = time.monotonic(), 0.0
 
     def add(self, sums: Tensor, norm: Tensor, composition: tuple[int, int]) -> None:
-        """Take in a step.
+        """Add the figures of one step.
 
         Args:
-            sums: (3,), of this worker: its part of the loss, and its crops' losses summed over the source and the
-                target.
-            norm: of the global gradient, the same for all workers.
-            composition: source and target crops of the global batch.
+            sums: (3,), of this worker: its part of the loss, the sum of its source crops' losses, and the sum of its
+                target crops' losses.
+            norm: norm of the global gradient, the same on all workers.
+            composition: numbers of source and target crops in the global batch.
         """
         self._sums += torch.cat([sums, norm.reshape(1)]).to(self._sums)
         self._steps += 1
@@ -32,14 +32,14 @@ class Meter:
         self._n_target += composition[1]
 
     def read(self, waited_s: float) -> dict[str, float]:
-        """Global figures; every worker has to call it at the same step.
+        """Compute the global figures since the last reading. Every worker must call this at the same step.
 
         Args:
             waited_s: seconds that this worker has waited for data since it started.
 
         Returns:
             loss, grad_norm, images_per_s, n_source, n_target, data_wait (share of the time, of this worker), and
-            loss_source and loss_target, each where there were such crops.
+            loss_source and loss_target, each if there were such crops.
         """
         sums = self._sums.clone()
         if dist.is_initialized() and dist.get_world_size() > 1:
@@ -66,5 +66,5 @@ class Meter:
         return figures
 
     def restart(self, waited_s: float) -> None:
-        """Start the clock again, after something that was no training."""
+        """Restart the clock, after time spent on something other than training."""
         self._since, self._waited = time.monotonic(), waited_s

@@ -1,4 +1,4 @@
-"""The optimiser, its schedule and the moving average that is exported."""
+"""The optimiser, its learning rate, and the moving average of the weights, which is exported."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gmd_ray.training.worker.parallel import sharded_like
 
 
 def make_optimizer(module: nn.Module, cfg: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW over every parameter that wants a gradient."""
+    """Adam or AdamW over every parameter that requires a gradient."""
     kind = torch.optim.AdamW if cfg.optimizer == "adamw" else torch.optim.Adam
     parameters = [p for p in module.parameters() if p.requires_grad]
     return kind(parameters, lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
 
 
 def learning_rate(step: int, cfg: TrainingConfig) -> float:
-    """Of a step (from 0): a linear warm-up, then one of
+    """The learning rate of a step, counted from 0: a linear warm-up, then the schedule.
 
-    constant: `cfg.lr`; cosine: down to zero after `cfg.steps`; multistep: times `cfg.lr_decay` at each of
-    `cfg.milestones`, steps counted from the start of the run (restoration.md 1.5: 250/400/450/475K of 500K, halved).
+    Schedules: `constant` stays at `cfg.lr`; `cosine` falls to zero at `cfg.steps`; `multistep` multiplies by
+    `cfg.lr_decay` at each of `cfg.milestones`, which count from the start of the run (`docs/method.md`, "Students").
     """
     warmup = min(cfg.warmup_steps, cfg.steps)
     if step < warmup:
@@ -37,23 +37,24 @@ def learning_rate(step: int, cfg: TrainingConfig) -> float:
 
 
 class Ema:
-    """Exponential moving average of a module's parameters and float buffers, from the weights that it starts with.
+    """Exponential moving average of a module's parameters and float buffers, starting from its present weights.
 
-    Other buffers (counters, indices) are taken as they are. `state` is a whole state dict of the module.
+    Other buffers (counters, indices) are copied. `state` is a complete state dict of the module.
 
     Args:
-        decay: in [0, 1); 0 follows the module itself.
+        module: the module that is trained.
+        decay: a number in [0, 1); 0 gives the module's own weights.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        # Detached views of the module's own tensors: optimisers and loaders write into those in place.
+        # Detached views of the module's tensors, into which optimisers and loaders write in place.
         self._live = dict(module.state_dict())
         self.state: dict[str, Tensor] = {key: value.clone() for key, value in self._live.items()}
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the module's weights as they are now."""
+        """Update the average with the module's present weights."""
         for key, average in self.state.items():
             if average.is_floating_point() or average.is_complex():
                 average.lerp_(self._live[key], 1 - self.decay)
@@ -61,14 +62,14 @@ class Ema:
                 average.copy_(self._live[key])
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from a saved `state`."""
+        """Load a saved `state`."""
         assert state.keys() == self.state.keys()
         for key, value in state.items():
             self.state[key].copy_(sharded_like(value, self.state[key]))
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The module with the averaged weights, and afterwards with its own again."""
+        """Give the module the averaged weights while a `with` block runs, then its own again."""
         own = {key: value.clone() for key, value in self._live.items()}
         self._copy(self.state)
         try:

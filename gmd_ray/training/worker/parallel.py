@@ -1,4 +1,4 @@
-"""One model on many workers: DDP, or FSDP2 where it does not fit; the same gradients and the same whole state dicts."""
+"""One model on many workers, with DDP or FSDP2; gradients and gathered state dicts are the same with both."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from gmd_ray.errors import GmdError
 
 
 def wrap(module: nn.Module, strategy: str, device: torch.device) -> nn.Module:
-    """Put a module on this worker's device and join it with the other workers'; what the training step calls.
+    """Put a module on this worker's device and join it with those of the other workers.
 
     Args:
-        module: with the same weights on every worker. Under FSDP its parameters are sharded in place, and go to the
-            device block by block: all of them together need not fit there.
+        module: the module, with the same weights on every worker. Under FSDP its parameters are sharded in place and
+            move to the device block by block, so that a model too large for one device works.
         strategy: ddp or fsdp.
-        device: of this worker.
+        device: the device of this worker.
+
+    Returns:
+        The module that the training step calls.
     """
     if strategy == "fsdp" and world_size() > 1:
         mesh = init_device_mesh(device.type, (world_size(),))
@@ -32,9 +35,9 @@ def wrap(module: nn.Module, strategy: str, device: torch.device) -> nn.Module:
             fully_shard(block, mesh=mesh)
         fully_shard(module, mesh=mesh)
         return module
-    import ray.train.torch  # here alone: the rest is plain torch
+    import ray.train.torch  # imported here alone: the rest of this module is plain torch
 
-    # SPAN, FFTformer and others hold parameters that a training forward never reaches; plain DDP stops at those.
+    # SPAN, FFTformer and others have parameters without a gradient in training, at which DDP stops by default.
     unused = {"find_unused_parameters": True}
     joined = ray.train.torch.prepare_model(module, parallel_strategy_kwargs=unused)
     assert isinstance(joined, nn.Module)
@@ -42,13 +45,13 @@ def wrap(module: nn.Module, strategy: str, device: torch.device) -> nn.Module:
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks that are gathered one at a time: members of the outermost module lists, which hold a network's depth.
+    """The blocks that FSDP gathers one at a time: the members of a network's outermost module lists.
 
-    A list may be called by index or sliced, so it is its members that are sharded; those that share parameters with
-    others (weight tying) and those without any stay with the root.
+    The members are sharded, not the lists, since a network may index or slice a list. Members that share parameters
+    with others (weight tying) and members without parameters stay with the root.
     """
     shared = _shared_parameters(module)
-    found: list[nn.Module] = []
+    members: list[nn.Module] = []
 
     def visit(parent: nn.Module) -> None:
         for child in parent.children():
@@ -57,10 +60,10 @@ def blocks(module: nn.Module) -> list[nn.Module]:
                 continue
             own = {id(p) for p in child.parameters()}
             if own and not own & shared:
-                found.append(child)
+                members.append(child)
 
     visit(module)
-    return found
+    return members
 
 
 def _shared_parameters(module: nn.Module) -> set[int]:
@@ -73,7 +76,7 @@ def _shared_parameters(module: nn.Module) -> set[int]:
 
 @contextlib.contextmanager
 def gathering(model: nn.Module, last: bool) -> Iterator[None]:
-    """Around one part of a step: gradients are summed over the workers in the last part alone."""
+    """Context for one part of a step: gradients are summed over the workers in the last part only."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
         yield
@@ -85,20 +88,20 @@ def gathering(model: nn.Module, last: bool) -> Iterator[None]:
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """Of the global gradient, as a plain tensor; every worker has to call it."""
+    """The norm of the global gradient, a plain scalar tensor. Every worker must call this."""
     return whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
 def whole(value: Tensor) -> Tensor:
-    """A sharded tensor gathered from all workers; any other as it is."""
+    """Gather a sharded tensor from all workers; return any other tensor as it is."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def gathered(state: Any, keep: bool) -> Any:
-    """A state dict, nested as an optimiser's, with whole tensors on the CPU: the same for any strategy and world size.
+    """Gather a state dict, nested like an optimiser's, into full tensors on the CPU, whatever strategy trained it.
 
-    Every worker has to call it, and gathers one tensor after the other: a model that is sharded since it does not fit
-    a device is never whole on one. Without `keep` the tensors are let go of, and None stands in their place.
+    Every worker must call this. Tensors are gathered one after the other, so that a model that does not fit a device
+    is never complete on one. With `keep=False` the result holds None in place of each tensor.
     """
     if isinstance(state, Tensor):
         value = whole(state.detach())
@@ -109,14 +112,14 @@ def gathered(state: Any, keep: bool) -> Any:
 
 
 def sharded_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, the same on all workers, cut as `like` is."""
+    """Shard a full tensor, which is the same on all workers, in the way `like` is sharded."""
     if not isinstance(like, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take up a state that `gathered` made, whatever it was trained on."""
+    """Load a state that `gathered` made, under any strategy and world size."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     cut = {
         index: {
@@ -133,7 +136,7 @@ def world_size() -> int:
 
 
 def first_failure(failure: GmdError | None) -> GmdError | None:
-    """The failure of the lowest rank that has one; every worker has to call it."""
+    """The failure of the lowest rank that has one. Every worker must call this."""
     if world_size() == 1:
         return failure
     failures: list[GmdError | None] = [None] * world_size()

@@ -1,4 +1,4 @@
-"""A look at held-out source pairs while a fine-tune runs."""
+"""Validation on held-out source pairs during a fine-tune."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from gmd_ray.training.worker.parallel import world_size
 
 
 class Validation:
-    """Mean PSNR over whole images, dealt to the workers.
+    """Mean PSNR over whole images, which the workers share out.
 
     Args:
-        pairs: held-out source pairs; those without an LQ file are degraded as the source is, the same each time.
+        pairs: held-out source pairs; those without an LQ file are degraded as the source is, the same way each time.
         source: how the source is read and degraded.
-        rank, world_size: which of the images are this worker's. Under FSDP every worker restores every image (0 of 1),
-            since they gather the weights together.
+        rank: this worker takes the images rank, rank + world_size, ...
+        world_size: number of shares. Under FSDP rank is 0 and world_size 1 on every worker: all of them restore every
+            image, since they gather the weights together.
     """
 
     def __init__(self, pairs: Sequence[PairFile], source: SourceConfig, rank: int, world_size: int) -> None:
@@ -32,10 +33,10 @@ class Validation:
         self._degradation = make_degradation(source.degradation or "", source.degradation_args) if made else None
 
     def __call__(self, student: Student, device: torch.device) -> float:
-        """PSNR in dB of the student as it is; every worker has to call it.
+        """The PSNR of the student in dB, over RGB and the full range. Every worker must call this.
 
         Raises:
-            DataError: naming an image that cannot be read.
+            DataError: an image cannot be read; the message names it.
         """
         sums = torch.zeros(2, dtype=torch.float64)
         failure: DataError | None = None
@@ -43,8 +44,8 @@ class Validation:
             for pair in self._pairs[self._rank :: self._world_size]:
                 sums += self._score(pair, student, device)
         except DataError as error:
-            failure = error  # raised once the others, who wait for the sum, have it
-        if world_size() > 1:  # under FSDP too: what is decided by the score must be decided alike
+            failure = error  # raised after the sum, which the other workers wait for
+        if world_size() > 1:  # under FSDP too: all workers must decide by the same score
             sums = sums.to(device)
             dist.all_reduce(sums)
         if failure is not None:
@@ -52,7 +53,7 @@ class Validation:
         return float(sums[0] / sums[1])
 
     def _score(self, pair: PairFile, student: Student, device: torch.device) -> torch.Tensor:
-        """(PSNR in dB, 1) of an image."""
+        """The PSNR of an image in dB, and 1 for the count: shape (2,)."""
         images = load_pair(pair, self._degradation, self._source.gray, ("validation", pair.id), student.scale)
         lq, hq = (to_tensor([image]) for image in images)
         restored = student.restore(lq.to(device), [pair.id]).cpu()

@@ -201,7 +201,7 @@ def test_the_chain_is_in_the_papers_order(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_weak_is_weaker_than_strong() -> None:
-    """To the same picture shrunk without any damage; the full range lies between."""
+    """Distance to the picture shrunk without damage: weak degradations, the full range, strong ones, in this order."""
     hq = picture(128)
     clean = cv2.resize(hq, (32, 32), interpolation=cv2.INTER_AREA)
     weak, full, strong = (

@@ -12,7 +12,7 @@ SRGB: Colorants = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.
 ADOBE: Colorants = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
 P3: Colorants = ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407))
 LINEAR = b"curv" + bytes(4) + struct.pack(">I", 0)
-"""The curve that is none."""
+"""The identity as a `curv` tag."""
 
 
 def gamma(value: float) -> bytes:
@@ -38,7 +38,7 @@ def srgb_parametric() -> bytes:
 
 
 def rgb(curve: bytes, colorants: Colorants = SRGB, name: str = "test profile", version: int = 2) -> bytes:
-    """Of curves and a matrix."""
+    """Make a profile of curves and a matrix."""
     tags = {key: _xyz(*value) for key, value in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colorants, strict=True)}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
     return profile(b"mntr", b"RGB ", b"XYZ ", tags, name, version)
@@ -49,7 +49,7 @@ def gray(curve: bytes, pcs: bytes = b"XYZ ", name: str = "test profile") -> byte
 
 
 def linear_rgb() -> bytes:
-    """sRGB primaries without a tone curve: converting to sRGB is the sRGB encoding alone."""
+    """Make a profile of sRGB's primaries without a tone curve, whose conversion to sRGB is sRGB's curve alone."""
     return rgb(LINEAR)
 
 
@@ -79,7 +79,7 @@ def constant_cmyk(lightness: float) -> bytes:
 
 
 def lab() -> bytes:
-    """Of CIE Lab samples."""
+    """Make a profile of CIE Lab samples."""
     identity = bytes(range(256))
     cells = b"".join(bytes([l, a, b]) for l in (0, 255) for a in (0, 255) for b in (0, 255))  # noqa: E741
     lut = b"mft1" + bytes(4) + bytes([3, 3, 2, 0]) + _identity() + identity * 3 + cells + identity * 3

@@ -1,4 +1,4 @@
-"""One colour of a PNG that is transparent (tRNS), at every depth: pixels of it are, and no others."""
+"""The transparent colour of a PNG (tRNS), at every depth: exactly the pixels of this colour are transparent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GRAY, RGB, PALETTE = 0, 2, 3
 
 
 def png(samples: np.ndarray, bits: int, color: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """As the format says, written by neither library under test. samples: (H, W, channels) of so many bits."""
+    """Write a PNG without the libraries under test from samples (H, W, channels) of `bits` bits."""
     height, width, _ = samples.shape
     if bits == 16:
         rows = [row.astype(">u2").tobytes() for row in samples]
@@ -34,7 +34,7 @@ def png(samples: np.ndarray, bits: int, color: int, *chunks: tuple[bytes, bytes]
 
 
 def drawn(bits: int, channels: int) -> np.ndarray:
-    """Every value at least twice, (16, 31, channels)."""
+    """Make samples (16, 31, channels) with every value at least twice."""
     count = min(1 << bits, 200)
     values = np.resize(np.linspace(0, (1 << bits) - 1, count).round().astype(np.uint16), (16, 31))
     return (
@@ -45,7 +45,7 @@ def drawn(bits: int, channels: int) -> np.ndarray:
 
 
 def check(data: bytes, colors: np.ndarray, transparent: np.ndarray) -> None:
-    """colors: (H, W, 3) in [0, 1]; transparent: bool (H, W)."""
+    """Check the decoded colors (H, W, 3) in [0, 1], over white where `transparent`, bool (H, W), is set."""
     assert 0 < transparent.sum() < transparent.size
     expected = np.where(transparent[..., None], 1, colors)
     np.testing.assert_allclose(decode_image(data), expected, atol=1e-6)
@@ -94,7 +94,7 @@ def test_colour(bits: int, above: int) -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_palette(bits: int) -> None:
-    """Of a palette, each entry has a transparency of its own, and those that are not named have none."""
+    """Each entry of a palette has its own transparency; entries that are not named are opaque."""
     samples = drawn(bits, 1)
     table = np.random.default_rng(0).integers(0, 256, (1 << bits, 3), dtype=np.uint8)
     data = png(samples, bits, PALETTE, (b"PLTE", table.tobytes()), (b"tRNS", bytes([255, 0][: 1 << bits])))

@@ -1,4 +1,4 @@
-"""16-bit files whose samples are not what they seem, against values computed from what the format says."""
+"""16-bit files with easily misread samples, against values computed from the format's definition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.images.files.test_decode import png16, stored_as
 
 @pytest.fixture
 def samples() -> np.ndarray:
-    """uint16 (6, 9, 4), the last channel an alpha with both ends in it."""
+    """Make uint16 (6, 9, 4), whose last channel is an alpha that includes both extremes."""
     samples = np.random.default_rng(0).integers(0, 65536, (6, 9, 4), dtype=np.uint16)
     samples[0, :4, 3] = (0, 65535, 1, 30000)
     return samples

@@ -1,4 +1,4 @@
-"""What may come in as an image file: the listed formats, up to a size, and whatever else is one line."""
+"""Opening image files: the listed formats up to a size are opened, and anything else gives an error of one line."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_there_is_no_other_door() -> None:
     found = {
         path.relative_to(root).as_posix() for path in root.rglob("*.py") if pattern.search(path.read_text("utf-8"))
     }
-    assert found == {"images/opening.py"}
-    assert "Image.open(stream, formats=FORMATS)" in (root / "images" / "opening.py").read_text("utf-8")
+    assert found == {"images/files/opening.py"}
+    assert "Image.open(stream, formats=FORMATS)" in (root / "images" / "files" / "opening.py").read_text("utf-8")
 
 
 def test_ghostscript_is_never_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A PNG by name that is PostScript: Pillow with all of its formats starts `gs` on it."""
+    """A PostScript file named `.png` must not reach Pillow's reader that starts `gs`."""
     mark, tool = tmp_path / "was_here", tmp_path / "bin" / "gs"
     tool.parent.mkdir()
     tool.write_text(f"#!/bin/sh\ntouch '{mark}'\nexit 1\n")
@@ -126,14 +126,14 @@ def test_whatever_a_decoder_raises_is_the_file_s_fault(error: type[Exception], m
 
 
 def header_of(width: int, height: int) -> bytes:
-    """A PNG of gray pixels, of which nothing but the header is there."""
+    """Make the header of a gray PNG without its pixels."""
     body = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + body + struct.pack(">I", zlib.crc32(b"IHDR" + body))
     return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 4) + b"IDAT" + bytes(8)
 
 
 def test_the_setting_is_the_bound(tmp_path: Path) -> None:
-    """Pillow's own, of 178,956,970 pixels and a warning from half of them, plays no part."""
+    """Pillow's own bound of 178,956,970 pixels, and its warning at half of it, have no effect."""
     assert opened_bytes(header_of(14_000, 14_000), 10**9).size == (14_000, 14_000)
     assert opened_bytes(header_of(14_000, 14_000)).size == (14_000, 14_000)
     assert size_of(header_of(14_000, 14_000), tmp_path / "a.png", 10**9) == (14_000, 14_000)

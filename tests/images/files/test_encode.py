@@ -12,7 +12,7 @@ from PIL import Image
 
 from gmd_ray.errors import DataError
 from gmd_ray.images.files.decode import decode_image
-from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.images.files.encode import decode_png, encode_png, png_size, to_images, to_tensor
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -32,6 +32,10 @@ def test_channel_order_is_rgb_in_the_file() -> None:
     image = np.zeros((2, 3, 3), np.float32)
     image[..., 0] = 1
     assert Image.open(io.BytesIO(encode_png(image))).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_the_header_gives_width_and_height() -> None:
+    assert png_size(encode_png(noise(4, 6, 3))) == (6, 4)
 
 
 def test_clips_and_rounds_half_to_even() -> None:

@@ -1,4 +1,4 @@
-"""Every ending that is listed either decodes here or says why not."""
+"""Files of every listed extension are decoded, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ UNREADABLE = {
     ".nef": (tiff(subfiletype=1), "raw file, whose first picture is a preview"),
     ".arw": (tiff(subfiletype=1), "raw file, whose first picture is a preview"),
 }
-"""Formats that the bytes show too."""
+"""Refused formats that the first bytes identify too."""
 
 
 @pytest.mark.parametrize("suffix", sorted(NOT_DECODED))
 def test_what_does_not_decode_is_listed_and_is_not_read(suffix: str, tmp_path: Path) -> None:
-    """Whatever is in it: many raw files are TIFFs whose first picture is a small preview."""
+    """Raw files are refused by name, as many are TIFFs whose first picture is a small preview."""
     (tmp_path / f"a{suffix.upper()}").write_bytes(tiff())
     (tmp_path / "b.png").write_bytes(b"")
     images = list_images(str(tmp_path))

@@ -79,7 +79,7 @@ def test_8_bits_stay_8() -> None:
 
 
 def with_profile(data: bytes, profile: bytes) -> bytes:
-    """In place of the colour space that a JP2 file names."""
+    """A JP2 file may have an ICC profile instead of a named colour space."""
     at, header = data.index(b"colr") - 4, data.index(b"jp2h") - 4
     (size,) = struct.unpack_from(">I", data, at)
     body = b"colr" + bytes([2, 0, 0]) + profile
@@ -90,7 +90,7 @@ def with_profile(data: bytes, profile: bytes) -> bytes:
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_its_profile_is_used(bits: int) -> None:
-    """It lies in a box that Pillow does not read."""
+    """The profile is in a box that Pillow does not read."""
     samples = ramps(bits, 3)
     data = with_profile(jp2(samples, bits), icc.linear_rgb())
     expected = icc.srgb_encode(samples / ((1 << bits) - 1))

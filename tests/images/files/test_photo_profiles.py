@@ -1,4 +1,4 @@
-"""What `restore` writes has a profile that fits its samples, or is sRGB without one; the picture stays the same."""
+"""Files that `restore` writes have a profile that fits their samples, or are sRGB without one, and look the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOSSLESS = {"PNG", "TIFF", "BMP"}
 
 @pytest.fixture
 def smooth() -> np.ndarray:
-    """uint16 (24, 40, 4), smooth, so that JPEG keeps it; not dark, where linear light has few 8-bit levels."""
+    """Make uint16 (24, 40, 4) that is smooth, for JPEG, and not dark, where linear light has few 8-bit levels."""
     y, x = np.mgrid[0:24, 0:40].astype(np.float32)
     image = np.stack([90 + x * 4, 80 + y * 7, 250 - x * 2 - y * 3, 60 + x * 4], -1)
     return (image * 256).round().astype(np.uint16)
@@ -37,7 +37,7 @@ def png(samples: np.ndarray, bits: int, profile: bytes) -> bytes:
 
 
 def space_and_profile(data: bytes) -> tuple[str, bytes | None]:
-    """Whether the samples of a file are of gray or RGB, as the file itself has it, and the profile."""
+    """Return whether the samples of a file are gray or RGB, and its profile."""
     image = Image.open(io.BytesIO(data))
     if image.format == "PNG":
         gray = data[25] in (0, 4)

@@ -18,7 +18,7 @@ from tests.images.files.test_decode import icc_chunk, png16, save
 
 LEVEL = 1 / 255
 NEAREST = 0.56 / 255
-"""Half an 8-bit level, and what is lost on the way there."""
+"""Tolerance in 8-bit levels: half a level of rounding, and the error of the conversion."""
 CURVES = {
     "linear": (icc.LINEAR, lambda x: x),
     "gamma 2.2": (icc.gamma(2.2), lambda x: x ** (round(2.2 * 256) / 256)),
@@ -36,12 +36,12 @@ CURVES = {
         icc.srgb_decode,
     ),
 }
-"""Tag, and samples to linear light."""
+"""A curve as a tag, and as a function from samples to linear light."""
 
 
 @pytest.fixture
 def colors() -> np.ndarray:
-    """uint16 (32, 40, 3), half of it in the shadows."""
+    """Make uint16 (32, 40, 3), half of it in the shadows."""
     x = np.random.default_rng(0).integers(0, 65536, (32, 40, 3), dtype=np.uint16)
     x[:16] = x[:16] // 30
     return x
@@ -218,7 +218,7 @@ def test_no_profile_but_its_own_for_ink_and_gray(caplog: pytest.LogCaptureFixtur
 
 
 def test_lab_samples_take_no_rgb_profile() -> None:
-    """Pillow makes sRGB of Lab: a profile of RGB samples has nothing to say of it."""
+    """Pillow converts Lab to sRGB itself, so an embedded RGB profile is not applied."""
     pixels = np.full((4, 4, 3), (150, 0, 0), np.uint8)
     files = []
     for data in (None, icc.linear_rgb()):
@@ -229,7 +229,7 @@ def test_lab_samples_take_no_rgb_profile() -> None:
 
 
 def test_odd_curves_are_what_littlecms_makes_of_them() -> None:
-    """Whatever is computed here is compared with LittleCMS first, which else converts."""
+    """Curves whose result differs from LittleCMS are not used, and LittleCMS converts."""
     ramp = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (1, 1, 3))
     for tag in (icc.parametric(0, -1.0), icc.table(np.linspace(1, 0, 64)), icc.parametric(3, 2.0, -1.0, 1.0, 0.0, 0.5)):
         data = icc.rgb(tag)

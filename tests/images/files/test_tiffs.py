@@ -1,4 +1,4 @@
-"""TIFF of other samples than 8 and 16-bit gray and RGB: read right, or refused for what they are."""
+"""TIFF with unusual samples is read correctly, or refused with the reason."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from gmd_ray.images.degradation.degradations import PRESETS, make_degradation, s
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.sets import frozen
-from gmd_ray.images.sets.frozen import Freezing, freeze
+from gmd_ray.images.sets.frozen import FrozenSetSpec, write_frozen_set
 from gmd_ray.images.sets.pairs import PairFile, load_pair
 from tests.images.degradation.test_degradations import picture
 
@@ -23,7 +23,7 @@ STRONG = make_degradation("strong")
 
 
 def clean_folder(tmp_path: Path) -> Path:
-    """Three pictures, two of them a folder down."""
+    """Make three pictures, two of them in a subfolder."""
     folder = tmp_path / "clean"
     for i, name in enumerate(("a.png", "city/b.png", "city/c.png")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def lines(root: Path) -> list[dict]:
 
 def test_whole_images_are_those_of_the_pipeline_on_the_fly(hq: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert freeze(str(hq), out, Freezing(STRONG, seed=7), workers=1).written == 3
+    assert write_frozen_set(str(hq), out, FrozenSetSpec(STRONG, seed=7), workers=1).written == 3
     for name in ("a.png", "city/b.png", "city/c.png"):
         pair = PairFile(name, None, str(hq / name))
         lq, clean = load_pair(pair, STRONG, False, (7, name, 0))
@@ -56,7 +56,7 @@ def test_whole_images_are_those_of_the_pipeline_on_the_fly(hq: Path, tmp_path: P
 
 def test_a_crop_is_degraded_as_on_the_fly_with_its_key(hq: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert freeze(str(hq), out, Freezing(STRONG, seed=3, crops=7, size=64), workers=1).written == 7
+    assert write_frozen_set(str(hq), out, FrozenSetSpec(STRONG, seed=3, crops=7, size=64), workers=1).written == 7
     assert sorted(path.relative_to(out / "lq").as_posix() for path in (out / "lq").rglob("*.png")) == [
         "a_0000.png", "a_0001.png", "a_0002.png",
         "city/b_0000.png", "city/b_0001.png", "city/c_0000.png", "city/c_0001.png",
@@ -78,7 +78,7 @@ def test_a_crop_is_degraded_as_on_the_fly_with_its_key(hq: Path, tmp_path: Path)
 
 def test_what_was_drawn_is_written_and_lies_in_the_presets_ranges(hq: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    freeze(str(hq), out, Freezing(STRONG, crops=9, size=64), workers=1)
+    write_frozen_set(str(hq), out, FrozenSetSpec(STRONG, crops=9, size=64), workers=1)
     records = lines(out)
     assert [record["id"] for record in records] == sorted(record["id"] for record in records)
     for record in records:
@@ -108,9 +108,9 @@ def test_recording_draws_nothing(name: str) -> None:
 def test_any_number_of_processes_and_a_stopped_run_leave_the_same_files(
     hq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = Freezing(STRONG, crops=7, size=64)
-    freeze(str(hq), tmp_path / "one", how, workers=1)
-    assert freeze(str(hq), tmp_path / "two", how, workers=2).written == 7
+    how = FrozenSetSpec(STRONG, crops=7, size=64)
+    write_frozen_set(str(hq), tmp_path / "one", how, workers=1)
+    assert write_frozen_set(str(hq), tmp_path / "two", how, workers=2).written == 7
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
     write = frozen._write
@@ -125,23 +125,24 @@ def test_any_number_of_processes_and_a_stopped_run_leave_the_same_files(
     with monkeypatch.context() as patch:
         patch.setattr(frozen, "_write", dies)
         with pytest.raises(KeyboardInterrupt):
-            freeze(str(hq), tmp_path / "stopped", how, workers=1)
+            write_frozen_set(str(hq), tmp_path / "stopped", how, workers=1)
     with (tmp_path / "stopped" / "parameters.jsonl").open("a") as stream:
         stream.write('{"id": "half a li')
-    assert freeze(str(hq), tmp_path / "stopped", how, workers=1).written == 4  # all but the first image's three
+    # All but the first image's three.
+    assert write_frozen_set(str(hq), tmp_path / "stopped", how, workers=1).written == 4
     assert files(tmp_path / "stopped") == files(tmp_path / "one")
-    assert freeze(str(hq), tmp_path / "stopped", how, workers=1).written == 0
+    assert write_frozen_set(str(hq), tmp_path / "stopped", how, workers=1).written == 0
     (tmp_path / "stopped" / "hq" / "a_0001.png").unlink()
-    assert freeze(str(hq), tmp_path / "stopped", how, workers=1).written == 1
+    assert write_frozen_set(str(hq), tmp_path / "stopped", how, workers=1).written == 1
     assert files(tmp_path / "stopped") == files(tmp_path / "one")
 
 
 def test_other_settings_on_the_same_folder_are_refused(hq: Path, tmp_path: Path) -> None:
-    freeze(str(hq), tmp_path / "out", Freezing(STRONG), workers=1)
+    write_frozen_set(str(hq), tmp_path / "out", FrozenSetSpec(STRONG), workers=1)
     with pytest.raises(ResumeMismatchError, match=r"\(degradation, seed\)"):
-        freeze(str(hq), tmp_path / "out", Freezing(make_degradation("weak"), seed=1), workers=1)
+        write_frozen_set(str(hq), tmp_path / "out", FrozenSetSpec(make_degradation("weak"), seed=1), workers=1)
     with pytest.raises(ResumeMismatchError, match=r"\(images, names\)"):
-        freeze(str(hq), tmp_path / "out", Freezing(STRONG), limit=2, workers=1)
+        write_frozen_set(str(hq), tmp_path / "out", FrozenSetSpec(STRONG), limit=2, workers=1)
 
 
 def test_the_verb_cuts_centres_and_takes_fields(hq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,18 +172,18 @@ def test_the_verb_cuts_centres_and_takes_fields(hq: Path, tmp_path: Path, capsys
 )
 def test_crops_that_cannot_be_cut(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Freezing(STRONG, **settings)
+        FrozenSetSpec(STRONG, **settings)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_image_that_cannot_be_used_is_named_and_the_rest_done(workers: int, hq: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    freeze(str(hq), tmp_path / "whole", Freezing(STRONG), workers=1)
+    write_frozen_set(str(hq), tmp_path / "whole", FrozenSetSpec(STRONG), workers=1)
     whole = (hq / "city" / "b.png").read_bytes()
     (hq / "city" / "b.png").write_bytes(whole[: len(whole) // 2])
     (hq / "a.png").unlink()
     (hq / "a.cr3").write_bytes(b"raw")
-    done = freeze(str(hq), out, Freezing(STRONG), workers=workers)
+    done = write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=workers)
     assert done.written == 1
     assert list(done.failed) == [f"{hq}/a.cr3", f"{hq}/city/b.png"]
     assert done.failed[f"{hq}/a.cr3"].startswith("a Canon raw file")
@@ -190,33 +191,33 @@ def test_an_image_that_cannot_be_used_is_named_and_the_rest_done(workers: int, h
     assert [line["id"] for line in lines(out)] == ["city/c"]
     assert sorted(path for path in files(out) if path.endswith(".png")) == ["hq/city/c.png", "lq/city/c.png"]
     (hq / "city" / "b.png").write_bytes(whole)  # put right: the same command makes it
-    done = freeze(str(hq), out, Freezing(STRONG), workers=workers)
+    done = write_frozen_set(str(hq), out, FrozenSetSpec(STRONG), workers=workers)
     assert (done.written, list(done.failed)) == (1, [f"{hq}/a.cr3"])
     for side in ("lq", "hq"):
         assert files(out)[f"{side}/city/b.png"] == files(tmp_path / "whole")[f"{side}/city/b.png"]
 
 
 def test_raw_files_take_no_part_in_names_and_crops(hq: Path, tmp_path: Path) -> None:
-    how = Freezing(STRONG, crops=7, size=64)
-    freeze(str(hq), tmp_path / "without", how, limit=2, workers=1)
+    how = FrozenSetSpec(STRONG, crops=7, size=64)
+    write_frozen_set(str(hq), tmp_path / "without", how, limit=2, workers=1)
     for name in ("a0.cr3", "a0.hif", "a0.jxl", "city/b.nef"):
         (hq / name).write_bytes(b"raw")
-    done = freeze(str(hq), tmp_path / "with", how, limit=2, workers=1)
+    done = write_frozen_set(str(hq), tmp_path / "with", how, limit=2, workers=1)
     assert list(done.failed) == [f"{hq}/a0.cr3", f"{hq}/a0.hif", f"{hq}/a0.jxl"]  # b.nef lies beside b.png
     assert files(tmp_path / "with") == files(tmp_path / "without")
     for path in hq.rglob("*.png"):
         path.unlink()
     with pytest.raises(DataError, match="no image that this program decodes among 4"):
-        freeze(str(hq), tmp_path / "none", how, workers=1)
+        write_frozen_set(str(hq), tmp_path / "none", how, workers=1)
     with pytest.raises(ConfigError, match="limit=0"):
-        freeze(str(hq), tmp_path / "none", how, limit=0, workers=1)
+        write_frozen_set(str(hq), tmp_path / "none", how, limit=0, workers=1)
 
 
 def test_an_image_smaller_than_a_crop_is_named_and_the_rest_done(hq: Path, tmp_path: Path) -> None:
-    done = freeze(str(hq), tmp_path / "small", Freezing(STRONG, crops="center", size=88), workers=1)
+    done = write_frozen_set(str(hq), tmp_path / "small", FrozenSetSpec(STRONG, crops="center", size=88), workers=1)
     assert done.written == 3
     (hq / "a.png").write_bytes(encode_png(picture(96)[:40]))
-    done = freeze(str(hq), tmp_path / "small", Freezing(STRONG, crops="center", size=88), workers=1)
+    done = write_frozen_set(str(hq), tmp_path / "small", FrozenSetSpec(STRONG, crops="center", size=88), workers=1)
     assert done.failed == {f"{hq}/a.png": "96x40 is too small for crops of 88 pixels"}
     assert "lq/a.png" not in files(tmp_path / "small")  # it was of the picture that lay there before
     assert [line["id"] for line in lines(tmp_path / "small")] == ["city/b", "city/c"]
@@ -236,18 +237,18 @@ def test_the_verb_names_what_it_left_out(hq: Path, tmp_path: Path, capsys: pytes
 def test_two_images_of_one_name(hq: Path, tmp_path: Path) -> None:
     (hq / "a.jpg").write_bytes((hq / "a.png").read_bytes())
     with pytest.raises(DataError, match=r"a\.jpg and a\.png share a name"):
-        freeze(str(hq), tmp_path / "twins", Freezing(STRONG), workers=1)
+        write_frozen_set(str(hq), tmp_path / "twins", FrozenSetSpec(STRONG), workers=1)
 
 
 def test_links_make_no_copies(hq: Path, tmp_path: Path) -> None:
     (hq / "latest").symlink_to(".")
-    assert freeze(str(hq), tmp_path / "out", Freezing(STRONG), workers=1).written == 3
+    assert write_frozen_set(str(hq), tmp_path / "out", FrozenSetSpec(STRONG), workers=1).written == 3
 
 
 def test_shared_input_source_torn(tmp_path: Path) -> None:
     folder = Path(__file__).parents[3].parent / "shared" / "inputs" / "source_torn" / "hq"
     if not folder.is_dir():
         pytest.skip("shared inputs are not here")
-    done = freeze(str(folder), tmp_path / "out", Freezing(make_degradation("bicubic")), workers=1)
+    done = write_frozen_set(str(folder), tmp_path / "out", FrozenSetSpec(make_degradation("bicubic")), workers=1)
     assert done.written == 3
     assert list(done.failed) == [f"{folder}/3.png"]

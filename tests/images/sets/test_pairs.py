@@ -91,7 +91,7 @@ def nfd(text: str) -> str:
 def test_names_that_look_the_same_are_the_same(
     ours: Callable[[str], str], theirs: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """macOS stores an accent apart from its letter, Linux as it was typed."""
+    """Names with accents match in any normal form: macOS stores an accent apart from its letter."""
     names = ["Grüße.png", "Ångström/naïve.png", "각.png"]
     hq = write(tmp_path / "hq", *map(ours, names))
     lq = write(tmp_path / "lq", *(theirs(name.replace(".png", "é.png")) for name in names))
@@ -133,7 +133,7 @@ def test_two_names_of_one_folder_that_look_the_same(tmp_path: Path) -> None:
 
 
 def test_a_clean_image_linked_under_several_names_pairs_with_each(tmp_path: Path) -> None:
-    """Several degradations of one photo, its clean side linked: left out as repeats in a listing, asked for here."""
+    """Several degradations of one photo, whose clean side is a link: listings leave links out, pairs need them."""
     hq = write(tmp_path / "hq", "a.png", "clip/b.png")
     (tmp_path / "hq" / "a2.png").symlink_to("a.png")
     (tmp_path / "hq" / "again").symlink_to("clip")

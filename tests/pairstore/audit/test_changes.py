@@ -212,11 +212,12 @@ def test_rows_that_are_older_than_the_columns_are_taken_for_unchanged(
         age(photos / key, 10)
     caplog.set_level(logging.INFO)
     assert changed(store, photos) == []
-    assert f"{table.num_rows} rows were made before rows told of the file they are of" in caplog.text
+    assert f"{table.num_rows} rows do not record size and time of their photo" in caplog.text
     assert len(reads) == 5 - table.num_rows
     found = verify(store)
     assert found.findings == []
-    assert found.notes == [f"{table.num_rows} rows are older than the columns by which a changed photo is known"]
+    n = table.num_rows
+    assert found.notes == [f"{n} rows have no size and time of their photo: whether it changed is not known"]
 
 
 def test_a_file_that_could_not_be_read_is_tried_again_once_it_changes(photos: Path, tmp_path: Path) -> None:

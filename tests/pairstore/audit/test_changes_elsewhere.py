@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.images import lmdb_store
-from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
+from gmd_ray.images.listing import ImageFile, list_images
 from gmd_ray.pairstore.audit import changes
 from gmd_ray.pairstore.audit.changes import changed_photos
 from gmd_ray.pairstore.store import PairStore
+from gmd_ray.storage import open_filesystem
 from tests.generation.shelf import file_columns, fill, ok_row
 
 

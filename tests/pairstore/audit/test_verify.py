@@ -87,7 +87,7 @@ def foreign_columns(store: PairStore) -> str:
 def renamed(store: PairStore) -> str:
     part = parts(store)[0]
     part.rename(part.with_name("part-other.parquet"))
-    return "part-other.parquet: its rows are not those that its name stands for"
+    return "part-other.parquet: file name does not match the ids inside"
 
 
 def other_models(store: PairStore) -> str:
@@ -138,7 +138,7 @@ def scoreless(store: PairStore) -> str:
 def cooked_books(store: PairStore) -> str:
     told = store.read("manifest.json")
     store.write("manifest.json", {**told, "accepted": told["accepted"] + 1, "failed": 0})
-    return "manifest.json: its books are not those of the rows: accepted 4 (rows: 3), failed 0 (rows: 1)"
+    return "manifest.json: its counts are not those of the rows: accepted 4 (rows: 3), failed 0 (rows: 1)"
 
 
 def lost_row(store: PairStore) -> str:

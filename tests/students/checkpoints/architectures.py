@@ -13,13 +13,13 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Instance:
-    """How to build a small network, and what is known of its training."""
+    """The recipe of a small network, and facts about its training."""
 
     settings: dict[str, Any]
     cls: str | None = None
     """Name of the class; default: the architecture's id."""
     side: int = 32
-    """Of the training crop, in LQ pixels."""
+    """Side of the training crop in LQ pixels."""
     idle: tuple[str, ...] = ()
     """Parts of the names of parameters that the network's own forward never uses in training."""
     routed: tuple[str, ...] = ()
@@ -43,11 +43,13 @@ class Instance:
 _EXTRA = "spandrel_extra_arches.architectures"
 _SWIN = {"img_size": 16, "embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 8, "upscale": 2}
 _SWIN_X2 = _SWIN | {"upsampler": "pixelshuffle"}
+_CODEBOOK = {"gt_resolution": 512}  # the resolution for which the networks with a codebook have the fewest channels
+_EMBEDDING = ("quantize_group.0.embedding",)
 _UNET = {"enc_blk_nums": [1, 1], "middle_blk_num": 1, "dec_blk_nums": [1, 1], "width": 8}
 
 INSTANCES: dict[str, Instance] = {
     "ATD": Instance(_SWIN_X2 | {"img_size": 64, "embed_dim": 12, "num_tokens": 8}),
-    "AdaCode": Instance({}, idle=("quantize_group.0.embedding",), package=_EXTRA),
+    "AdaCode": Instance(_CODEBOOK | {"codebook_params": [[64, 32, 32]]}, idle=_EMBEDDING, package=_EXTRA),
     "AuraSR": Instance(
         {
             "dim": 8,
@@ -75,7 +77,7 @@ INSTANCES: dict[str, Instance] = {
     "FFTformer": Instance(
         {"dim": 8, "num_blocks": [1, 1, 1], "num_refinement_blocks": 1}, idle=("reduce_chan_level2.",)
     ),
-    "FeMaSR": Instance({}, idle=("quantize_group.0.embedding",), package=_EXTRA),
+    "FeMaSR": Instance(_CODEBOOK | {"codebook_params": [[256, 32, 32]]}, idle=_EMBEDDING, package=_EXTRA),
     "GRL": Instance(
         {
             "embed_dim": 16,

@@ -62,7 +62,7 @@ def test_trained_weights_come_back_through_spandrel(tmp_path, name):
 
 
 def with_versions(state, weights):
-    """What `network.state_dict()` returns: an OrderedDict with `_metadata`."""
+    """Make what `network.state_dict()` returns: an OrderedDict with `_metadata`."""
     state.update(weights)
     return state
 
@@ -206,7 +206,7 @@ def test_save_notices_weights_that_read_back_otherwise(tmp_path):
     save_network(path, "swinir_x1")
     student = student_of(path)
     student.module.network.img_range = 2.0  # a setting that no weight tells, so the file cannot carry it
-    with pytest.raises(ModelError, match="SwinIR restores otherwise when read back"):
+    with pytest.raises(ModelError, match="SwinIR gives different output after reloading"):
         student.save(tmp_path / "saved.pth")
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,4 +1,4 @@
-"""What training tools do to a state dict: the weights are found under it, their average first, and all go back."""
+"""State dicts in the wrappers of training tools: weights are found, averages first, and saved back in place."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def prefixed(prefix: str, weights: Weights) -> Weights:
 
 
 def raw(weights: Weights) -> Weights:
-    """What the average was made of: other values, a prefix's length away."""
+    """Make the raw weights beside an average: other values under the same keys."""
     return {key: value + 0.3 for key, value in weights.items()}
 
 
 def averaged_model(weights: Weights) -> Weights:
-    """As torch.optim.swa_utils.AveragedModel has it."""
+    """Return the form of torch.optim.swa_utils.AveragedModel."""
     network = NETWORKS["nafnet"]()
     network.load_state_dict(weights)
     return dict(torch.optim.swa_utils.AveragedModel(network).state_dict())
@@ -120,24 +120,24 @@ def test_the_average_is_taken_and_both_are_replaced(
 
 
 def tensors(tree: Any, end: str) -> list[Tensor]:
-    """Those of a tree whose key ends so."""
+    """Find the tensors in a tree whose key ends with `end`."""
     if not isinstance(tree, dict):
         return []
     return [
-        found
+        tensor
         for key, value in tree.items()
-        for found in ([value] if isinstance(value, Tensor) and str(key).endswith(end) else tensors(value, end))
+        for tensor in ([value] if isinstance(value, Tensor) and str(key).endswith(end) else tensors(value, end))
     ]
 
 
 def test_an_average_in_another_form_is_told_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """torch_ema keeps a list, whose order is all that names its tensors."""
+    """The average of torch_ema is a list, in which only the order identifies the tensors."""
     source, saved = tmp_path / "source.pth", tmp_path / "saved.pth"
     save_network(source, "nafnet", lambda w: {"model": w, "ema": {"shadow_params": [*w.values()], "decay": 0.9}})
     say_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="gmd_ray"):
         student = student_of(source)
-    assert any("ema is kept in a form that is not known here" in record.getMessage() for record in caplog.records)
+    assert any("ema has an unknown form" in record.getMessage() for record in caplog.records)
     student.save(saved)
     assert torch.load(saved, weights_only=True)["ema"]["decay"] == 0.9
 

@@ -1,4 +1,4 @@
-"""Peak of the memory that a computation holds, on any device, the meta device too."""
+"""The peak memory of a computation, on any device, including the meta device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """Bytes of the storages that operations inside made and that are alive, and their peak; as eager mode has them."""
+    """Counts the bytes of the storages that operations made and that are alive, now and at the peak, in eager mode."""
 
     def __init__(self) -> None:
         super().__init__()

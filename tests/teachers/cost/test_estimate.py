@@ -14,6 +14,7 @@ from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers import estimate_teacher
 from gmd_ray.teachers.cost.dimensions import Injection
 from gmd_ray.teachers.cost.flops import projection_cost
+from gmd_ray.teachers.cost.workload import Workload
 from tests.teachers.cost.test_flops import DEV, FLUX_DEV
 
 
@@ -29,9 +30,9 @@ def flux(tmp_path: Path) -> str:
 def test_an_image_costs_what_the_cost_model_says(flux: str) -> None:
     cost = estimate_teacher(TeacherConfig(path=flux)).image(720, 1280)
     late = Injection(double=0, single=18, steps=5)
-    expected = projection_cost(DEV, batch=1, height=720, width=1280, text=512, steps=25, injection=late)
+    expected = projection_cost(Workload(DEV, batch=1, height=720, width=1280, text=512, steps=25, injection=late))
     assert (cost.forwards, cost.flops, cost.tiles) == (50, expected.flops, 1)
-    # teacher.md 4.1: 65.0 TFLOP a forward, before what injection saves
+    # 65.0 TFLOP an evaluation, before what injection saves: docs/decisions.md, "Memory and cost".
     assert 0.9 * 50 * 65.0e12 < cost.flops <= 50 * 65.0e12
 
 
@@ -59,7 +60,7 @@ def test_methods_and_guidance(flux: str) -> None:
     assert (plain.forwards, guided.forwards, edit.forwards) == (50, 75, 25)
     assert edit.flops * 2 == plain.flops
     kontext = estimate_teacher(TeacherConfig(path=flux, method="kontext")).image(512, 512)
-    # teacher.md 4.1
+    # docs/decisions.md, "Memory and cost".
     assert (kontext.forwards, kontext.flops / 25) == (25, pytest.approx(37.7e12, abs=0.06e12))
 
 
@@ -69,7 +70,7 @@ def test_the_prompt_table_is_known_by_its_header(flux: str) -> None:
         {".prompt_embeds": torch.zeros(64, 8), ".pooled": torch.zeros(8)}, f"{flux}/prompt_embeddings.safetensors"
     )
     short = estimate_teacher(TeacherConfig(path=flux)).image(512, 512)
-    # teacher.md 4.1: 21.5 TFLOP a forward at T=512, 14.9 at 64
+    # 21.5 TFLOP an evaluation at T = 512, 14.9 at 64: docs/decisions.md, "Memory and cost".
     assert short.flops / long.flops == pytest.approx(14.9 / 21.5, rel=0.02)
 
 

@@ -1,4 +1,4 @@
-"""The cost model against PyTorch's own count on real transformers, and against the tables of teacher.md."""
+"""The cost model against PyTorch's own count on real transformers, and against the tables of docs/decisions.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.errors import ConfigError
 from gmd_ray.teachers.cost.codec import codec_flops
 from gmd_ray.teachers.cost.dimensions import FluxDimensions, Injection, image_tokens
-from gmd_ray.teachers.cost.flops import cache_bytes, forward_flops, projection_cost
+from gmd_ray.teachers.cost.flops import forward_flops, projection_cost
+from gmd_ray.teachers.cost.workload import Workload, bank_bytes
 from gmd_ray.teachers.flux.attention import InjectingFlux
 from tests.benchmarks.teacher import VAE
 
@@ -32,10 +33,12 @@ FLUX_DEV = {
 DEV = FluxDimensions.from_config(FLUX_DEV)
 LITERAL = Injection(double=19, single=38, steps=25)
 LATE = Injection(double=0, single=18, steps=5)
+EVERYWHERE = (0.0, 1.0)
+"""True CFG at all noise levels."""
 
 
 def counted(model: nn.Module, batch: int, image: int, text: int, **routes: Any) -> int:
-    """FLOPs by FlopCounterMode; the CPU's fused attention is not in its table, so attention is done by matmuls."""
+    """FLOPs by FlopCounterMode, which does not know the CPU's fused attention, so attention uses matrix products."""
     config = model.config
     inputs = {
         "hidden_states": torch.zeros(batch, image, config.in_channels),
@@ -75,7 +78,7 @@ def test_one_forward_and_its_parameters(change: dict, batch: int, image: int, te
 
 
 class Skipped(nn.Module):
-    """A projection computed for the first `live` tokens alone, as a replay that drops replaced tensors needs it."""
+    """A projection of the first `live` tokens alone, as a replay makes it that skips replaced keys and values."""
 
     def __init__(self, inner: nn.Linear, live: int) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class Skipped(nn.Module):
 @pytest.mark.parametrize(
     ("double", "single", "keys", "text"),
     [
-        (2, 3, True, True),  # kills the text
+        (2, 3, True, True),  # no image token sees the text
         (2, 3, False, True),
         (2, 3, True, False),
         (1, 2, True, False),
@@ -121,7 +124,7 @@ def test_a_replay_without_what_injection_replaces(double: int, single: int, keys
     assert forward_flops(size, batch, image, words, injection) == measured
     assert measured < forward_flops(size, batch, image, words)
     held = {id(t): t.nbytes for kv in kv_in.values() for t in kv if t is not None}
-    assert cache_bytes(size, batch, image, words, injection, 4) == sum(held.values()) * (2 if keys else 1)
+    assert bank_bytes(size, batch, image, words, injection, 4) == sum(held.values()) * (2 if keys else 1)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,7 @@ def test_a_replay_without_what_injection_replaces(double: int, single: int, keys
     ],
 )
 def test_tera_flops_of_flux_dev(height: int, width: int, expected: tuple[float, ...]) -> None:
-    """teacher.md 4.1."""
+    """The table of docs/decisions.md, "Memory and cost"."""
     image = image_tokens(height, width)
     found = [forward_flops(DEV, 1, image, text) / 1e12 for text in (512, 256, 128, 64)]
     assert found == pytest.approx(expected, abs=0.06)
@@ -158,7 +161,7 @@ def test_flux_dev_at_full_size_to_the_last_flop() -> None:
     ],
 )
 def test_tera_flops_of_a_replay(injection: Injection, side: int, expected: float) -> None:
-    """teacher.md 4.3."""
+    """docs/method.md, "Injection", has the first of these figures."""
     flops = forward_flops(DEV, 1, image_tokens(side, side), 512, injection)
     assert flops / 1e12 == pytest.approx(expected, abs=0.06)
 
@@ -170,20 +173,20 @@ def test_tera_flops_of_a_replay(injection: Injection, side: int, expected: float
         (512, 512, {"steps": 25}, 1.36),
         (512, 512, {"steps": 28}, 1.52),
         (512, 512, {"steps": 50}, 2.72),
-        (512, 512, {"steps": 25, "true_cfg": True}, 2.04),
+        (512, 512, {"steps": 25, "true_cfg": EVERYWHERE}, 2.04),
         (512, 512, {"steps": 25, "solver": "midpoint"}, 2.72),
         (512, 64, {"steps": 25}, 0.94),
         (1024, 512, {"steps": 25}, 4.71),
-        (1024, 512, {"steps": 25, "true_cfg": True}, 7.06),
+        (1024, 512, {"steps": 25, "true_cfg": EVERYWHERE}, 7.06),
         (1024, 64, {"steps": 25, "solver": "midpoint"}, 8.33),
-        # 4.3: what the literal injection makes superfluous, left out.
+        # Without the work that the literal injection makes superfluous.
         (512, 512, {"steps": 25, "injection": LITERAL}, 1.06),
         (1024, 512, {"steps": 25, "injection": LITERAL}, 4.17),
     ],
 )
 def test_seconds_at_790_tera_flops(side: int, text: int, options: dict, seconds: float) -> None:
-    """teacher.md 4.2."""
-    cost = projection_cost(DEV, batch=1, height=side, width=side, text=text, **options)
+    """Seconds of a projection at a speed of 790 TFLOP/s."""
+    cost = projection_cost(Workload(DEV, batch=1, height=side, width=side, text=text, **options))
     assert cost.flops / 790e12 == pytest.approx(seconds, abs=0.011)
 
 
@@ -199,18 +202,18 @@ def test_seconds_at_790_tera_flops(side: int, text: int, options: dict, seconds:
     ],
 )
 def test_gigabytes_of_keys_and_values(injection: Injection, expected: tuple[float, ...]) -> None:
-    """teacher.md 3."""
+    """The table of docs/decisions.md, "Memory and cost"."""
     shapes = [(512, 512, 512), (512, 512, 64), (720, 1280, 512), (1024, 1024, 512), (1024, 1024, 64)]
-    found = [cache_bytes(DEV, 1, image_tokens(h, w), text, injection) / 1e9 for h, w, text in shapes]
+    found = [bank_bytes(DEV, 1, image_tokens(h, w), text, injection) / 1e9 for h, w, text in shapes]
     assert found == pytest.approx(expected, abs=6e-4)
 
 
 def test_gigabytes_of_a_whole_image() -> None:
-    """teacher.md 3, below its table; RF-Solver's two evaluations for each interval keep twice as much."""
+    """The sizes of docs/decisions.md, "Memory and cost"; RF-Solver's two evaluations an interval keep twice as much."""
 
     def gigabytes(side: int, steps: int, injection: Injection, solver: str = "euler") -> float:
         cost = projection_cost(
-            DEV, batch=1, height=side, width=side, text=512, steps=steps, injection=injection, solver=solver
+            Workload(DEV, batch=1, height=side, width=side, text=512, steps=steps, injection=injection, solver=solver)
         )
         assert cost.weight_bytes == pytest.approx(23.80e9, abs=5e6)
         return cost.cache_bytes / 1e9
@@ -223,10 +226,11 @@ def test_gigabytes_of_a_whole_image() -> None:
 
 def test_evaluations_of_each_solver() -> None:
     def forwards(solver: str, **options: Any) -> int:
-        return projection_cost(DEV, batch=1, height=64, width=64, text=8, steps=8, solver=solver, **options).forwards
+        work = Workload(DEV, batch=1, height=64, width=64, text=8, steps=8, solver=solver, **options)
+        return projection_cost(work).forwards
 
     assert [forwards(solver) for solver in ("euler", "midpoint", "fireflow")] == [16, 32, 18]
-    assert forwards("fireflow", true_cfg=True) == 27
+    assert forwards("fireflow", true_cfg=EVERYWHERE) == 27
     with pytest.raises(ConfigError, match="did you mean 'euler'"):
         forwards("eulr")
     with pytest.raises(ConfigError, match=r"at most teacher\.steps=8"):
@@ -247,7 +251,7 @@ def test_injection_from_the_settings() -> None:
 
 @pytest.mark.parametrize(("side", "expected"), [(512, 1.12 + 2.51), (1024, 4.88 + 10.47)])
 def test_tera_flops_of_the_autoencoder(side: int, expected: float) -> None:
-    """teacher.md 4.1."""
+    """3.6 and 15.4 TFLOP for encoding and decoding: docs/decisions.md, "Memory and cost"."""
     assert codec_flops({"_class_name": "AutoencoderKL", **VAE}, side, side) / 1e12 == pytest.approx(expected, abs=0.02)
 
 
@@ -255,9 +259,9 @@ def test_true_cfg_on_an_interval_and_recomputed_entries_are_counted() -> None:
     def forwards(**options: Any) -> int:
         times = [1 - i / 8 for i in range(9)]
         shape = {"batch": 1, "height": 64, "width": 64, "text": 8, "steps": 8, "times": times}
-        return projection_cost(DEV, **shape, **options).forwards
+        return projection_cost(Workload(DEV, **shape, **options)).forwards
 
-    assert forwards(true_cfg=True, true_cfg_interval=(0.5, 0.75)) == 8 + 8 + 3
+    assert forwards(true_cfg=(0.5, 0.75)) == 8 + 8 + 3
     assert forwards(injection=LATE, cache="lockstep") == 8 + 8 + 5
     assert forwards(tile=48, tile_overlap=16) == 4 * 16
 

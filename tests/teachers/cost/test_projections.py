@@ -1,4 +1,4 @@
-"""What a whole projection costs, from a directory's config.json files, against the teacher at work."""
+"""The cost of a whole projection, from a directory's config.json files, against the teacher at work."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.cost.dimensions import FluxDimensions
-from gmd_ray.teachers.cost.projections import TeacherFiles, teacher_cost
-from gmd_ray.teachers.flux.cache import Rounded, tensors
+from gmd_ray.teachers.cost.flops import projection_cost
+from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
+from gmd_ray.teachers.flux.cache import Float8Banks, tensors
 from gmd_ray.teachers.flux.projection import FluxProjector
 from tests.teachers.cost.test_flops import FLUX_DEV
 
@@ -48,7 +49,7 @@ def test_a_whole_projection(
     path = flux_vae_dir if autoencoder else flux_dir
     settings = {"prompt": "a sharp photo", "injection": INJECTION, "max_sequence_length": 5, "steps": 3}
     cfg = TeacherConfig(path=str(path), **{**settings, **change})
-    cost = teacher_cost(TeacherFiles.read(path), cfg, 2, 22, 30, number_bytes=4)
+    cost = projection_cost(Workload.from_config(TeacherFiles.read(path), cfg, 2, 22, 30, number_bytes=4))
     teacher = load_teacher(cfg)
     held = []
     reconstruct = FluxProjector.reconstruct
@@ -68,12 +69,12 @@ def test_a_whole_projection(
     assert len(forwards) == 2 * cost.forwards
     assert (cost.codec_flops > 0) == autoencoder
     if cfg.cache != "lockstep":
-        assert (set(held) or {0}) == {cost.cache_bytes}  # Kontext has passes of its own
+        assert (set(held) or {0}) == {cost.cache_bytes}  # Kontext does not call the projector's passes
 
 
 def held_bytes(kept: Any) -> int:
-    """Of what waits when the inversion has ended, and of the buffer of those kept in 8 bits."""
-    if isinstance(kept, Rounded):
+    """Bytes that wait when the inversion has ended, the buffer of an 8-bit cache included."""
+    if isinstance(kept, Float8Banks):
         kept._pack()
         return held_bytes(kept._inner) + sum(x.nbytes for x in tensors(kept._whole))
     return sum(x.nbytes for bank in kept.values() for x in tensors(bank))
@@ -81,13 +82,14 @@ def held_bytes(kept: Any) -> int:
 
 @pytest.mark.parametrize(("side", "expected"), [(512, 37.7), (1024, 165.5)])
 def test_tera_flops_of_kontext(side: int, expected: float) -> None:
-    """teacher.md 4.1: latents and the image's own tokens, and no inversion."""
+    """Latents and the image's own tokens, and no inversion: docs/decisions.md, "Memory and cost"."""
     files = TeacherFiles(FluxDimensions.from_config(FLUX_DEV), {"block_out_channels": [1] * 4}, {})
     cfg = TeacherConfig(method="kontext", steps=28, max_sequence_length=512)
-    cost = teacher_cost(files, cfg, 1, side, side)
+    cost = projection_cost(Workload.from_config(files, cfg, 1, side, side))
     assert cost.forwards == 28
     assert cost.flops / 28 / 1e12 == pytest.approx(expected, abs=0.06)
     assert cost.cache_bytes == 0
-    edit = teacher_cost(files, TeacherConfig(method="sdedit", steps=28), 1, side, side)
+    sdedit = TeacherConfig(method="sdedit", steps=28)
+    edit = projection_cost(Workload.from_config(files, sdedit, 1, side, side))
     tokens = (side // 16) ** 2
     assert cost.activation_bytes / edit.activation_bytes == pytest.approx((2 * tokens + 512) / (tokens + 512))

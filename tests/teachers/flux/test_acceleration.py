@@ -1,4 +1,4 @@
-"""Offloading, 8-bit weights and attention kernels, as far as a CPU has them."""
+"""Offloading, 8-bit weights and attention kernels, as far as they run on a CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.teachers.flux.test_teacher import config, ids, images
 
 
 def test_group_offload_changes_nothing(flux_dir: Path) -> None:
-    """With diffusers' hooks in place; from the CPU to the CPU, since there is no other device here."""
+    """Results with diffusers' offloading hooks, here from the CPU to the CPU."""
     x = images(2, 16, 24)
     plain = load_teacher(config(flux_dir))
     teacher = load_teacher(config(flux_dir, offload="group"))
@@ -80,7 +80,7 @@ def test_an_attention_backend(flux_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("_native_cudn", "did you mean '_native_cudnn'"), ("flash", "not to be had here"), ("sage", "known: ")],
+    [("_native_cudn", "did you mean '_native_cudnn'"), ("flash", "not available here"), ("sage", "known: ")],
 )
 def test_attention_that_is_not_there(flux_dir: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:

@@ -1,4 +1,7 @@
-"""Where keys and values wait: the same ones come back, however late the copies are made (teacher.md 3)."""
+"""The cache gives back the keys and values that were put in, however late the copies are made.
+
+See docs/decisions.md, "Memory and cost".
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ import pytest
 import torch
 
 from gmd_ray.teachers import load_teacher
-from gmd_ray.teachers.flux.cache import HostMemory, OnHost, Rounded, empty_packed, tensors
-from gmd_ray.teachers.flux.projection import FluxProjector, ProjectionPlan, injected_slots
+from gmd_ray.teachers.flux.cache import Float8Banks, HostBanks, HostMemory, empty_packed, tensors
+from gmd_ray.teachers.flux.projection import FluxProjector, ProjectionPlan
 from gmd_ray.teachers.flux.sampler import Slot
 from tests.teachers.flux.test_caches import HEIGHT, IDS, SETTINGS, WIDTH, prepare
 from tests.teachers.flux.test_teacher import config, ids, images
 
 
 class LateCopies:
-    """As lazy as a stream may be: a copy is made when it is waited for, after those that were started before it."""
+    """Copies made as late as a stream may make them: when they are waited for, after all that were started before."""
 
     def __init__(self) -> None:
         self.queue: list[tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]] = []
@@ -57,9 +60,9 @@ def test_host_equals_device(flux_dir: Path, latents: torch.Tensor, solver: str, 
     copies = on_host(projector)
     away = replace(plan, cache_location="host", resident=resident)
     assert torch.equal(projector(latents, IDS, away), expected)
-    kept = len(injected_slots(plan))
+    kept = len(plan.injected_slots())
     assert len(copies.queue) == 2 * max(0, kept - resident)
-    # The second projection finds the memory that the first one took.
+    # The second projection reuses the memory of the first.
     chunks = list(projector._host._chunks)
     assert torch.equal(projector(latents, IDS, away), expected)
     assert [a is b for a, b in zip(projector._host._chunks, chunks, strict=True)] == [True] * len(chunks)
@@ -77,7 +80,7 @@ def test_every_injection_by_way_of_the_host(
 
 
 def test_a_missing_wait_would_be_seen() -> None:
-    """The late copies do tell: without its waits, what comes back is not what was left."""
+    """The late copies would reveal a missing wait: without waits, other values come back."""
     order = [Slot(i, False) for i in range(4)]
 
     class Forgetful(LateCopies):
@@ -85,7 +88,7 @@ def test_a_missing_wait_would_be_seen() -> None:
             pass
 
     def there_and_back(copies: LateCopies) -> list[float]:
-        host = OnHost(lambda: {"block": torch.zeros(3)}, order, 2, HostMemory(pinned=False, chunk=4096), copies)
+        host = HostBanks(lambda: {"block": torch.zeros(3)}, order, 2, HostMemory(pinned=False, chunk=4096), copies)
         for slot in reversed(order):
             tensors(host.open(slot))[0].fill_(slot.interval)
         found = []
@@ -126,10 +129,10 @@ def test_error_of_eight_bits(dtype: torch.dtype) -> None:
             return self[slot]
 
     inner = One()
-    banks = Rounded(inner, whole)
+    banks = Float8Banks(inner, whole)
     tensors(banks.open(Slot(0, False)))[0].copy_(x)
     back = tensors(banks.pop(Slot(0, False), None))[0]
-    slack = 0 if dtype == torch.float32 else 2**-7  # its own rounding
+    slack = 0 if dtype == torch.float32 else 2**-7  # the rounding of bfloat16 itself
     bound = x.abs() * (1 / 16 + slack) + x.abs().amax(-1, keepdim=True) * (1 / 458752 + slack / 64)
     assert ((back - x).abs() <= bound).all()
     assert (back != x).any()

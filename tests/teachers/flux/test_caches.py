@@ -1,4 +1,4 @@
-"""Rewrites and caches that save work or memory and change nothing (teacher.md 3, 4.3)."""
+"""Rewrites and caches that save work or memory and change nothing (docs/decisions.md, "Memory and cost")."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.teachers import load_teacher
-from gmd_ray.teachers.flux.attention import Entry, InjectingFlux, select_blocks
+from gmd_ray.teachers.flux.attention import Entry, InjectingFlux
+from gmd_ray.teachers.flux.blocks import select_blocks
 from gmd_ray.teachers.flux.latents import image_ids
-from gmd_ray.teachers.flux.projection import FluxProjector, Kept, ProjectionPlan, Prompt, Visited
+from gmd_ray.teachers.flux.projection import FluxProjector, InversionState, Kept, ProjectionPlan, Prompt
 
 HEIGHT, WIDTH = 12, 8
 IDS = image_ids(HEIGHT, WIDTH)
@@ -46,7 +47,7 @@ def size(kept: Kept) -> int:
 
     total = 0
     for left in kept.values():
-        found = [left.z] if isinstance(left, Visited) else [x for entry in left.values() for x in tensors(entry)]
+        found = [left.z] if isinstance(left, InversionState) else [x for entry in left.values() for x in tensors(entry)]
         total += sum(x.nbytes for x in found)
     return total
 
@@ -82,15 +83,15 @@ def test_memory_of_the_caches(flux_dir: Path, latents: torch.Tensor) -> None:
 def test_what_is_replaced_is_not_projected(
     flux_dir: Path, latents: torch.Tensor, blocks: str, tokens: str, tensors: str
 ) -> None:
-    """Weights that would spoil the image tokens' keys and values if they were used leave no trace."""
+    """Weights of keys and values that are replaced have no effect: here they would spoil the result."""
     projector, plan = prepare(flux_dir, blocks, tokens, tensors)
     noise, kept = projector.invert(latents, IDS, plan)
-    plan = replace(plan, times=plan.times[:2], inject_steps=1)  # the first interval alone: all of it is injected
+    plan = replace(plan, times=plan.times[:2], inject_steps=1)  # one interval, which is injected
     expected = projector.reconstruct(noise, dict(kept), IDS, plan)
     spoilt = FluxProjector(copy.deepcopy(projector.model), projector.modulation)
     for name in plan.blocks:
         attention = spoilt.model.get_submodule(name).attn
-        # In a single block text and image share their projections, so that the text's own still use them.
+        # Text and image share their projections in a single block, so the text's own keys still use them.
         if tokens == "image" and name.startswith("single"):
             continue
         for unused in ("to_k", "to_v") if tensors == "kv" else ("to_v",):
@@ -112,7 +113,7 @@ def test_what_is_replaced_is_not_projected(
 )
 @torch.no_grad()
 def test_work_of_a_replay_of_flux_dev(blocks: str, tokens: str, tensors: str, cache: str, tera: float) -> None:
-    """At 512 x 512 with 512 text tokens, where a plain forward takes 21.5 TFLOP (teacher.md 4.1, 4.3)."""
+    """At 512 x 512 with 512 text tokens, where a plain forward takes 21.5 TFLOP: docs/method.md, "Injection"."""
     with torch.device("meta"):
         model = InjectingFlux(guidance_embeds=True)  # the class's defaults are FLUX.1-dev's sizes
         model.use_injecting_attention()

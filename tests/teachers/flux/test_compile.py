@@ -1,4 +1,7 @@
-"""Compiled block by block: no graph break, and no recompilation for another step or image (teacher.md 2.2)."""
+"""Compiled block by block: no graph break, and no recompilation for another step or image.
+
+See docs/decisions.md, "Memory and cost".
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from gmd_ray.config.models import PoolConfig
+from gmd_ray.config import PoolConfig
 from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.flux.attention import InjectingFlux
 from tests.teachers.flux.test_caches import HEIGHT, IDS, WIDTH, prepare
@@ -34,13 +37,13 @@ def test_graphs_are_counted_by_kind_not_by_step(flux_dir: Path, tokens: str, cha
     torch._dynamo.reset()
     counters.clear()
     projector, plan = prepare(flux_dir, tokens=tokens, **change)
-    assert projector.modulation is not None  # rows of the adaptive norms are arguments as the entries are
+    assert projector.modulation is not None  # its rows are arguments of a block, like the entries
     first, second = torch.randn(2, 1, HEIGHT * WIDTH // 4, 48, generator=torch.Generator().manual_seed(4))
     expected = [projector(z, IDS, plan) for z in (first, second)]
     # fullgraph: a graph break is an error. The eager backend traces as inductor does, without its minutes.
     projector.model.compile_repeated_blocks(fullgraph=True, dynamic=False, backend="eager")
     torch.testing.assert_close(projector(first, IDS, plan), expected[0], atol=1e-5, rtol=0)
-    # A block runs plain, leaving entries, or taking them.
+    # A block runs plain, writes entries, or reads them.
     graphs = counters["stats"]["unique_graphs"]
     assert 0 < graphs <= 3 * len(plan.blocks)
     torch.testing.assert_close(projector(second, IDS, plan), expected[1], atol=1e-5, rtol=0)
@@ -50,7 +53,7 @@ def test_graphs_are_counted_by_kind_not_by_step(flux_dir: Path, tokens: str, cha
 
 @pytest.mark.parametrize("method", ["inversion", "sdedit"])
 def test_a_compiled_teacher_sees_one_batch_shape(flux_dir: Path, method: str) -> None:
-    """Smaller batches are filled up; other steps, images and time grids of the same size bring no graph."""
+    """Smaller batches are filled up; other steps, images and time grids of the same size need no new graph."""
     torch._dynamo.reset()
     counters.clear()
     settings = config(flux_dir, method=method, prompt="a sharp photo", true_cfg=2.0, pool=PoolConfig(batch_size=3))

@@ -1,4 +1,4 @@
-"""The projection against the benchmark's eager loop: the stock model with a stateful processor, written apart."""
+"""The projection against the benchmark's eager loop: the stock model with a stateful processor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = 2
 
 @pytest.fixture(scope="module")
 def base() -> Iterator[FluxTeacher]:
-    """As deep as FLUX.1-dev."""
+    """A tiny FLUX with as many blocks as FLUX.1-dev."""
     with random_teacher(torch.device("cpu"), text=6) as teacher:
         yield teacher
 
@@ -29,7 +29,7 @@ def test_projection_equals_the_eager_loop(base: FluxTeacher, name: str) -> None:
     found = teacher.project(images, ["a", "b"])
     eager = project_eagerly(teacher, stock, teacher.blocks, STEPS, images)
     torch.testing.assert_close(found, eager, atol=1e-4, rtol=0)
-    # The injection counts, and the next call does not inherit it.
+    # Injection changes the result, and the next call starts without it.
     plain = project_eagerly(teacher, stock, [], 0, images)
     assert (found - plain).abs().max() > 1e-2
     without = with_settings(base, STEPS, injections(STEPS)["none"])

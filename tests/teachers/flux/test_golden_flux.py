@@ -1,4 +1,4 @@
-"""Numbers against an independent implementation: ../shared/golden/flux_a (a tiny FLUX in diffusers keys)."""
+"""Results against an independent implementation: ../shared/golden/flux_a, a tiny FLUX in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gmd_ray.teachers.flux.attention import InjectingFlux, select_blocks
+from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.blocks import select_blocks
 from gmd_ray.teachers.flux.latents import image_ids, pack, unpack
 from gmd_ray.teachers.flux.projection import FluxProjector, ProjectionPlan, Prompt
 from gmd_ray.teachers.flux.sampler import Slot, time_grid
@@ -61,13 +62,13 @@ class Golden:
 
 @pytest.fixture(scope="module")
 def golden(shared_golden: Path) -> Golden:
-    """The model as it is used."""
+    """The vectors with the model as it is used."""
     return Golden(shared_golden / "flux_a")
 
 
 @pytest.fixture(scope="module")
 def pinned(shared_golden: Path) -> Golden:
-    """With the reference's frequencies, so that the machine's exp does not hide a smaller error."""
+    """The vectors with the reference's frequencies, so that the machine's exp does not hide a smaller error."""
     return Golden(shared_golden / "flux_a", pinned=True)
 
 
@@ -129,7 +130,7 @@ def test_euler_injection(golden: Golden, name: str) -> None:
 @pytest.mark.parametrize("inject_steps", [0, 2, 5])
 @pytest.mark.parametrize("true_cfg", [None, 3.0])
 def test_rf_solver(golden: Golden, inject_steps: int, true_cfg: float | None) -> None:
-    """RF-Solver has no true CFG: its vectors hold with it too where both passes see one prompt."""
+    """RF-Solver has no true CFG; with one prompt for both passes, its vectors hold with true CFG too."""
     reconstruction = golden.cases["reconstruction"]
     plan = ProjectionPlan(
         times=golden.vectors["sigmas"].tolist(),

@@ -13,11 +13,11 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontex
 from gmd_ray.config import TeacherConfig
 from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.images.noise import image_noise
 from gmd_ray.teachers import Teacher, load_teacher
 from gmd_ray.teachers.flux.kontext import KontextTeacher
 from gmd_ray.teachers.flux.latents import pack
 from gmd_ray.teachers.flux.modulation import Conditioning
-from gmd_ray.teachers.noise import image_noise
 
 PROMPT = "a sharp photo"
 
@@ -46,7 +46,7 @@ def test_it_does_what_the_pipeline_does_at_the_images_own_size(flux_vae_dir: Pat
     )
     pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        # Latents, for the pipeline would resize an image, and encode it to a sample instead of the mean.
+        # Given as latents: the pipeline would resize an image, and encode it to a sample instead of the mean.
         context = (pipe.vae.encode(x * 2 - 1).latent_dist.mean - 0.1159) * 0.3611
         expected = pipe(
             image=context,
@@ -76,7 +76,7 @@ def test_the_layout_of_the_tokens(flux_dir: Path, monkeypatch: pytest.MonkeyPatc
     out = found.project(x, ["a"])
     assert out.shape == x.shape
     [call] = calls
-    # 4 x 6 latents of 12 channels: 2 x 3 tokens, at time 1 those of the noise; then the image's own.
+    # 4 x 6 latents of 12 channels are 2 x 3 tokens: at time 1 those of the noise, followed by the image's.
     z = (torch.nn.functional.pixel_unshuffle(x * 2 - 1, 2) - 0.1) * 1.6
     noise = image_noise("a", (12, 4, 6))[None]
     expected = [
@@ -119,7 +119,7 @@ def test_weights_of_another_pipeline_are_refused(flux_dir: Path, tmp_path: Path)
     path = tmp_path / "dev"
     shutil.copytree(flux_dir, path)
     (path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ModelError, match="of a FluxPipeline") as caught:
+    with pytest.raises(ModelError, match="belongs to FluxPipeline") as caught:
         teacher(path)
     assert "\n" not in str(caught.value)
     (path / "model_index.json").write_text(json.dumps({"_class_name": "FluxKontextPipeline"}))

@@ -1,4 +1,4 @@
-"""Rows of the adaptive norms computed once for a grid equal those that each forward computes (teacher.md 4.3)."""
+"""Rows of the adaptive norms computed once for a grid equal those that each forward computes (docs/decisions.md)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.cost.dimensions import FluxDimensions
 from gmd_ray.teachers.flux.attention import InjectingFlux
 from gmd_ray.teachers.flux.modulation import KEPT_ROWS, Conditioning, ModulationTables
-from gmd_ray.teachers.flux.projection import FluxProjector, conditionings
+from gmd_ray.teachers.flux.projection import FluxProjector
 from tests.teachers.conftest import make_flux
 from tests.teachers.flux.test_caches import HEIGHT, IDS, WIDTH, prepare
 from tests.teachers.flux.test_teacher import config, ids, images
@@ -59,7 +59,7 @@ def test_every_row_is_computed_at_once_and_before_the_first_forward(flux_dir: Pa
     latents = torch.randn(1, HEIGHT * WIDTH // 4, 48)
     for _ in range(2):
         projector(latents, IDS, plan)
-    assert calls == [len(set(conditionings(plan)))] == [6 + 2 * 6]
+    assert calls == [len(set(plan.conditionings()))] == [6 + 2 * 6]
     # 12 columns of a double block, 3 of each of two single ones, 2 of the end, 32 wide, float32.
     assert tables.nbytes() == calls[0] * (12 + 2 * 3 + 2) * 32 * 4
 
@@ -99,7 +99,7 @@ def test_what_is_wanted_is_computed_at_once_even_where_the_tables_overflow(flux_
     tables.prepare(keys[:KEPT_ROWS])
     calls: list[int] = []
     tables._embedder.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
-    wanted = keys[KEPT_ROWS - 3 :]  # three are there, two are not
+    wanted = keys[KEPT_ROWS - 3 :]  # three are kept already, two are not
     tables.prepare(wanted)
     for key in wanted:
         tables.rows(key)
@@ -122,7 +122,7 @@ def test_a_model_without_guidance_and_sdedit(tmp_path: Path) -> None:
 
 
 def test_weights_that_wait_elsewhere_give_the_same_rows(flux_dir: Path) -> None:
-    """A home that is not the device: on a machine of one kind of memory, the same memory under another name."""
+    """A home that differs from the device: on a machine without accelerator, the CPU under another name."""
     x = images(1, 16, 24)
     near, far = (load_teacher(config(flux_dir, modulation=where)) for where in ("device", "host"))
     far.projector.modulation._home = torch.device("cpu", 0)

@@ -1,4 +1,4 @@
-"""The three solvers on an equation with a known solution, and which of their evaluations pair up."""
+"""The three solvers on an equation with a known solution, and the evaluations that pair up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from gmd_ray.teachers.flux.sampler import Slot, integrate, paired_slots
+from gmd_ray.errors import ConfigError
+from gmd_ray.teachers.flux.sampler import Slot, injected_slots, integrate, paired_slots, schedule
 
 
 def solve(solver: str, steps: int, *, inverse: bool) -> tuple[float, list[tuple[float, Slot]]]:
@@ -36,7 +37,7 @@ def test_evaluations(solver: str, count: int, inverse: bool) -> None:
     seen = solve(solver, 6, inverse=inverse)[1]
     assert len(seen) == len({slot for _, slot in seen}) == count
     for t, slot in seen:
-        # Intervals count from the noisy end; a pass enters one at its own end.
+        # Intervals are counted from the noisy end; the inversion enters each at its clean end.
         entered = slot.interval + 1 if inverse else slot.interval
         assert t == pytest.approx(1 - (slot.interval + 0.5 if slot.middle else entered) / 6)
 
@@ -46,3 +47,22 @@ def test_paired_are_the_evaluations_of_both_passes(solver: str) -> None:
     passes = [{slot for _, slot in solve(solver, 4, inverse=inverse)[1]} for inverse in (True, False)]
     assert paired_slots(solver, 4) == passes[0] & passes[1]
     assert {slot.interval for slot in paired_slots(solver, 4)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "fireflow"])
+@pytest.mark.parametrize("inverse", [True, False])
+def test_the_schedule_lists_the_evaluations_that_are_made(solver: str, inverse: bool) -> None:
+    made = [(slot, t) for t, slot in solve(solver, 5, inverse=inverse)[1]]
+    assert schedule([1 - i / 5 for i in range(6)], solver, inverse=inverse) == made
+
+
+def test_injected_slots_are_the_pairs_of_the_first_intervals() -> None:
+    assert injected_slots("euler", 4, 2) == [Slot(0, False), Slot(1, False)]
+    assert injected_slots("midpoint", 4, 1) == [Slot(0, False), Slot(0, True)]
+    assert injected_slots("fireflow", 4, 2) == [Slot(0, True), Slot(1, True)]
+    assert injected_slots("fireflow", 4, 0) == []
+
+
+def test_an_unknown_solver_is_refused() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'euler'"):
+        integrate(torch.zeros(1), [1.0, 0.0], lambda z, t, slot: z, "eulr")

@@ -1,4 +1,4 @@
-"""SDEdit: its two limits, and what its noise depends on."""
+"""SDEdit: its two limits, and its noise, which depends on the id and the size."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
+from gmd_ray.images.noise import image_noise
 from gmd_ray.teachers import Teacher, load_teacher
 from gmd_ray.teachers.flux.latents import image_ids, pack, unpack
 from gmd_ray.teachers.flux.sdedit import SDEditTeacher
 from gmd_ray.teachers.flux.teacher import FluxTeacher
-from gmd_ray.teachers.noise import image_noise
 
 
 def teacher(path: Path, strength: float) -> SDEditTeacher:
@@ -56,7 +56,7 @@ def test_the_batch_does_not_matter(flux_dir: Path) -> None:
 
 
 def test_the_way_back_is_eulers_from_the_mixed_start(flux_dir: Path) -> None:
-    """By hand: x0 and the noise, mixed at the grid's first time, then each velocity in turn."""
+    """Spelled out: x0 and the noise are mixed at the first time of the grid, then each velocity is added."""
     edit = teacher(flux_dir, 0.6)
     x = images(1, 16, 16)
     seeded = teacher(flux_dir, 1.0)
@@ -80,7 +80,7 @@ def test_the_way_back_is_eulers_from_the_mixed_start(flux_dir: Path) -> None:
 
 
 def test_tiles_see_the_noise_of_the_whole_image(flux_dir: Path) -> None:
-    """At full strength, without a step, what comes out is the noise itself: the seams of the tiles leave no trace."""
+    """At full strength and without steps the result is the noise itself, and shows no seams of tiles."""
     x = images(2, 40, 56)
 
     def starts(edit: SDEditTeacher) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The FLUX teacher from a directory: what it computes, what it depends on, and what it refuses."""
+"""The FLUX teacher from a directory: its results, the settings that they depend on, and what it refuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers import Teacher, load_teacher
-from gmd_ray.teachers.flux.attention import InjectingFlux, select_blocks
+from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.blocks import select_blocks
 from gmd_ray.teachers.flux.latents import image_ids, load_codec, pack, unpack
 from gmd_ray.teachers.flux.sampler import time_grid
 
@@ -94,7 +95,7 @@ def test_strength_starts_the_grid_below_noise() -> None:
 
 
 def test_round_trip_tends_to_the_identity_at_first_order(flux_dir: Path) -> None:
-    """Equal prompts and guidance, nothing injected: Euler's own error is all that is left, and halves with the step."""
+    """With equal prompts and guidance and no injection, only Euler's error is left, and it halves with the step."""
     x = images(1, 16, 16)
     errors = []
     for steps in (20, 40, 80):
@@ -172,7 +173,7 @@ def test_a_tile_is_projected_as_an_image_of_its_own(flux_dir: Path) -> None:
     large = images(1, 80, 56)
     out = teacher.project(large, ["a"])
     assert out.shape == large.shape
-    # The top left corner, beyond the feather of its neighbours, is that of the first tile alone.
+    # The top left corner, outside the blended overlaps, comes from the first tile alone.
     first = whole.project(large[..., :32, :32], ["a"])
     torch.testing.assert_close(out[..., :8, :8], first[..., :8, :8], atol=1e-5, rtol=0)
 
@@ -264,7 +265,7 @@ def test_select_blocks() -> None:
         ({"path": None}, ConfigError, "teacher.path: give"),
         ({"path": "./nowhere"}, ModelError, "no such directory"),
         ({"prompt": "unknown"}, ModelError, "is not in prompt_embeddings"),
-        ({"tile": 30}, ConfigError, "multiples of 4"),
+        ({"tile": 30, "tile_overlap": 4}, ConfigError, "multiples of 4"),
         ({"injection": InjectionConfig(blocks="late_single", steps=1)}, ConfigError, "has 2 single blocks"),
         ({"injection": InjectionConfig(blocks="all", steps=9)}, ConfigError, "at most teacher.steps=3"),
     ],

@@ -1,4 +1,7 @@
-"""A teacher of two ranks against one: the same numbers, half the cache (teacher.md 5)."""
+"""A teacher on two ranks against one on a single process: the same numbers, half the cache.
+
+See docs/decisions.md, "Several GPUs".
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from gmd_ray.errors import ConfigError, ModelError, ReplicaLostError
 from gmd_ray.teachers import Teacher, load_rank, load_teacher
 from gmd_ray.teachers.cost.dimensions import FluxDimensions
 from gmd_ray.teachers.multi_gpu import teacher as sharded
-from gmd_ray.teachers.multi_gpu.process_group import Ranks
+from gmd_ray.teachers.multi_gpu.process_group import RankGroup
 from gmd_ray.teachers.multi_gpu.teacher import ShardedTeacher
 from tests.teachers.flux.test_caches import HEIGHT, SETTINGS, WIDTH
 from tests.teachers.flux.test_teacher import images
@@ -29,9 +32,9 @@ both = pytest.mark.parametrize("sharding", ["tensor", "ulysses"])
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Ranks]:
+def pair() -> Iterator[RankGroup]:
     """Two ranks, Gloo; each test loads its own teacher in them."""
-    ranks = Ranks(dict, 2)
+    ranks = RankGroup(dict, 2)
     yield ranks
     ranks.close()
 
@@ -42,7 +45,7 @@ def config(path: Path, **change: object) -> TeacherConfig:
     return replace(cfg, **change)  # type: ignore[arg-type]
 
 
-def assert_same(pair: Ranks, cfg: TeacherConfig, x: torch.Tensor, atol: float = 1e-5) -> None:
+def assert_same(pair: RankGroup, cfg: TeacherConfig, x: torch.Tensor, atol: float = 1e-5) -> None:
     expected = load_teacher(cfg).project(x, [str(i) for i in range(len(x))])
     found = torch.from_numpy(pair.call(project, replace(cfg, gpus_per_replica=2), x.numpy()))
     torch.testing.assert_close(found, expected, atol=atol, rtol=0)
@@ -52,7 +55,7 @@ def assert_same(pair: Ranks, cfg: TeacherConfig, x: torch.Tensor, atol: float = 
 @pytest.mark.parametrize("cache", ["kv", "input", "lockstep"])
 @pytest.mark.parametrize("injected", SETTINGS, ids=str)
 def test_two_ranks_equal_one(
-    flux_dir: Path, pair: Ranks, sharding: str, cache: str, injected: tuple[str, str, str]
+    flux_dir: Path, pair: RankGroup, sharding: str, cache: str, injected: tuple[str, str, str]
 ) -> None:
     blocks, tokens, tensors = injected
     injection = InjectionConfig(blocks=blocks, tokens=tokens, tensors=tensors, steps=2)
@@ -79,35 +82,35 @@ def test_two_ranks_equal_one(
     ],
     ids=str,
 )
-def test_variants(flux_dir: Path, pair: Ranks, sharding: str, change: dict) -> None:
+def test_variants(flux_dir: Path, pair: RankGroup, sharding: str, change: dict) -> None:
     assert_same(pair, config(flux_dir, sharding=sharding, **change), images(1, 19, 27))  # 35 image tokens
 
 
 @both
-def test_autoencoder_and_bfloat16(flux_vae_dir: Path, pair: Ranks, sharding: str) -> None:
+def test_autoencoder_and_bfloat16(flux_vae_dir: Path, pair: RankGroup, sharding: str) -> None:
     assert_same(pair, config(flux_vae_dir, sharding=sharding), images(2, 16, 16))
-    # The sum over ranks is rounded once more; what that comes to is bfloat16's own error.
+    # The sum over ranks is rounded once more, which costs as much as bfloat16's own error.
     assert_same(pair, config(flux_vae_dir, sharding=sharding, dtype="bfloat16"), images(2, 16, 16), atol=0.05)
 
 
 @both
 @pytest.mark.parametrize("tensors", ["kv", "v"])
 @pytest.mark.parametrize("cache", ["kv", "input"])
-def test_cache_and_weights_of_a_rank(flux_dir: Path, pair: Ranks, sharding: str, cache: str, tensors: str) -> None:
+def test_cache_and_weights_of_a_rank(flux_dir: Path, pair: RankGroup, sharding: str, cache: str, tensors: str) -> None:
     injection = InjectionConfig(blocks="all", tensors=tensors, steps=2)
     cfg = config(flux_dir, cache=cache, injection=injection, sharding=sharding)
     latents = torch.randn(2, HEIGHT * WIDTH // 4, 48, generator=torch.Generator().manual_seed(4)).numpy()
     whole, parameters = footprint(None, cfg, latents, (HEIGHT, WIDTH))
     half, share = pair.call(footprint, replace(cfg, gpus_per_replica=2), latents, (HEIGHT, WIDTH))
-    # 5 text tokens: where ranks share out tokens, not channels, the first one has one more.
+    # Where ranks divide the 5 text tokens, and not channels, the first has one token more.
     assert half == (whole // 2 if (sharding, cache, tensors) != ("ulysses", "input", "kv") else whole * 15 // 29)
     size = FluxDimensions.from_config(json.loads((flux_dir / "transformer" / "config.json").read_text()))
-    assert parameters == size.parameters() == size.parameters_of_rank(1)
-    assert size.parameters_of_rank(2) < parameters
-    assert share == (size.parameters_of_rank(2) if sharding == "tensor" else parameters)
+    assert parameters == size.parameters()
+    assert 0 < size.split_parameters() < parameters
+    assert share == (parameters - size.split_parameters() // 2 if sharding == "tensor" else parameters)
 
 
-def test_weights_in_several_files(flux_dir: Path, tmp_path: Path, pair: Ranks) -> None:
+def test_weights_in_several_files(flux_dir: Path, tmp_path: Path, pair: RankGroup) -> None:
     from diffusers import FluxTransformer2DModel
 
     path = tmp_path / "flux"
@@ -121,11 +124,11 @@ def test_weights_in_several_files(flux_dir: Path, tmp_path: Path, pair: Ranks) -
 
 @pytest.mark.slow
 @both
-def test_blocks_of_a_rank_compile_without_a_break(flux_dir: Path, pair: Ranks, sharding: str) -> None:
+def test_blocks_of_a_rank_compile_without_a_break(flux_dir: Path, pair: RankGroup, sharding: str) -> None:
     cfg, x = config(flux_dir, cache="input", sharding=sharding), images(1, 16, 16)
     out, graphs, more = pair.call(project_compiled, replace(cfg, gpus_per_replica=2), x.numpy())
     torch.testing.assert_close(torch.from_numpy(out), load_teacher(cfg).project(x, ["0"]), atol=1e-5, rtol=0)
-    assert 0 < graphs == more <= 9  # a kind of block runs plain, leaving entries, or taking them
+    assert 0 < graphs == more <= 9  # each kind of block runs plain, writes entries, or reads them
 
 
 @pytest.mark.slow
@@ -141,7 +144,7 @@ def test_a_sharded_teacher_is_brought_back_after_the_death_of_a_rank(flux_dir: P
     torch.testing.assert_close(teacher.project(x, ["a", "b"]), expected, atol=1e-5, rtol=0)
 
     first = [pid for pid in teacher.pids if pid]
-    os.kill(first[1], signal.SIGSTOP)  # so that the batch is under way, and stays so
+    os.kill(first[1], signal.SIGSTOP)  # keeps the batch running
     threading.Timer(0.5, os.kill, (first[1], signal.SIGKILL)).start()
     with pytest.raises(ReplicaLostError, match="rank 1 of the teacher died"):
         teacher.project(x, ["a", "b"])
@@ -160,7 +163,7 @@ def test_refusals(flux_dir: Path, tmp_path: Path, sharding: str, monkeypatch: py
     def load(path: Path, ranks: int) -> None:
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: ranks)
         monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
-        monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: None)  # of the free memory
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: None)  # the exchange of free memory
         load_rank(config(path, gpus_per_replica=ranks, sharding=sharding))
 
     with pytest.raises(ConfigError, match=r"^teacher.gpus_per_replica=3: must divide the model's 2 attention heads$"):

@@ -1,4 +1,4 @@
-"""What the ranks of the tests run: they import this file, which takes no more than torch, not the tests."""
+"""Functions that the ranks of the tests run. Ranks import this file instead of the tests: it needs torch alone."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gmd_ray.teachers import load_rank
 
 
 def project(_: object, cfg: TeacherConfig, images: np.ndarray) -> np.ndarray:
-    """Images through this rank's share of a teacher."""
+    """Project images with this rank's share of a teacher."""
     return load_rank(cfg).project(torch.from_numpy(images), [str(i) for i in range(len(images))]).numpy()
 
 
 def footprint(_: object, cfg: TeacherConfig, latents: np.ndarray, ids: tuple[int, int]) -> tuple[int, int]:
-    """Bytes of what one inversion leaves, and parameters, of this rank."""
+    """(bytes that one inversion leaves, parameters) of this rank."""
     from gmd_ray.teachers.flux.latents import image_ids
     from gmd_ray.teachers.flux.teacher import FluxTeacher
     from tests.teachers.flux.test_caches import size
@@ -34,12 +34,12 @@ def footprint(_: object, cfg: TeacherConfig, latents: np.ndarray, ids: tuple[int
         _noise, kept = teacher.projector.invert(
             torch.from_numpy(latents), image_ids(*ids), teacher._plan(len(latents[0]))
         )
-    teacher.projector.modulation.restore()  # to count them too: they stand on every rank
+    teacher.projector.modulation.restore()  # to count them too: every rank has them
     return size(kept), sum(parameter.numel() for parameter in teacher.model.parameters())
 
 
 def project_compiled(_: object, cfg: TeacherConfig, images: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Two projections, the blocks compiled without a graph break; graphs after the first, and after the second."""
+    """Project twice with compiled blocks; the numbers of graphs after the first and after the second projection."""
     from torch._dynamo.utils import counters
 
     from gmd_ray.teachers.flux.teacher import FluxTeacher
@@ -63,7 +63,7 @@ def on_every_rank(_: object, work: str) -> list[object]:
 
 
 def misbehave(_: object, how: str, ballast: bytes) -> str:
-    """Rank 1 does, while rank 0 waits for it in a collective."""
+    """Rank 1 misbehaves in that way, while rank 0 waits for it in a collective."""
     if how == "raise everywhere":
         raise ValueError("this image\nis too much")
     if dist.get_rank() == 1:
@@ -89,7 +89,7 @@ def refuse() -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a dead one that nobody has fetched yet does not."""
+    """True if a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -97,12 +97,12 @@ def alive(pid: int) -> bool:
 
 
 def main() -> None:
-    """A driver to be killed: python -m tests.teachers.multi_gpu.shards FOLDER"""
+    """Run a driver that the test kills: python -m tests.teachers.multi_gpu.shards FOLDER"""
     import sys
 
-    from gmd_ray.teachers.multi_gpu.process_group import Ranks
+    from gmd_ray.teachers.multi_gpu.process_group import RankGroup
 
-    ranks = Ranks(dict, 2)
+    ranks = RankGroup(dict, 2)
     print(*ranks.pids, flush=True)
     ranks.call(wait_in_a_collective, sys.argv[1])
 

@@ -1,4 +1,4 @@
-"""Ranks that die, fail, hang or are left behind: the driver hears of it at once, and nothing stays."""
+"""Ranks that die, fail, hang or lose their driver: the driver notices at once, and no process stays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.errors import ModelError, ReplicaLostError
-from gmd_ray.teachers.multi_gpu.process_group import PATIENCE_S, Ranks
+from gmd_ray.teachers.multi_gpu.process_group import PATIENCE_S, RankGroup
 from tests.teachers.multi_gpu.shards import alive, misbehave, on_every_rank, refuse
 
 pytestmark = pytest.mark.slow  # each starts processes that import torch
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.slow  # each starts processes that import torch
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def assert_nothing_is_left(ranks: Ranks, pids: list[int | None]) -> None:
+def assert_nothing_is_left(ranks: RankGroup, pids: list[int | None]) -> None:
     assert ranks.closed
     assert not any(alive(pid) for pid in pids if pid)
     assert not Path(ranks.meeting).exists()
 
 
 def test_a_call_runs_in_every_rank_and_the_end_of_the_object_ends_them() -> None:
-    ranks = Ranks(dict, 2, threads=2)
+    ranks = RankGroup(dict, 2, threads=2)
     pids = ranks.pids
     assert ranks.call(on_every_rank, "rank") == [0, 1]
     assert ranks.call(on_every_rank, "threads") == [2, 2]
@@ -49,7 +49,7 @@ def test_a_call_runs_in_every_rank_and_the_end_of_the_object_ends_them() -> None
 )
 def test_a_rank_that_fails_is_told_of_and_ends_the_others(how: str, error: type[Exception], message: str) -> None:
     timeout_s = 5.0 if how == "stop" else 60.0
-    ranks = Ranks(dict, 2, timeout_s=timeout_s)
+    ranks = RankGroup(dict, 2, timeout_s=timeout_s)
     pids, start = ranks.pids, time.monotonic()
     if how == "stop":
         os.kill(pids[1] or 0, signal.SIGSTOP)
@@ -61,7 +61,7 @@ def test_a_rank_that_fails_is_told_of_and_ends_the_others(how: str, error: type[
 
 def test_what_a_rank_refuses_while_it_starts_is_the_drivers_error() -> None:
     with pytest.raises(ModelError, match=r"^transformer/: no such directory$"):
-        Ranks(refuse, 2)
+        RankGroup(refuse, 2)
 
 
 def test_ranks_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gmd_ray.training.data.crops import Place, cut, place
+from gmd_ray.training.data.crops import CropPlace, cut, place
 
 
 def _coordinates(height: int, width: int) -> np.ndarray:
@@ -33,11 +33,11 @@ def test_lq_and_hq_crops_show_the_same_part(size: tuple[int, int], scale: int) -
 
 def test_the_eight_turns_are_the_symmetries_of_the_square() -> None:
     image = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
-    images = {cut(image, Place(0, 0, turn), 2).tobytes() for turn in range(8)}
+    images = {cut(image, CropPlace(0, 0, turn), 2).tobytes() for turn in range(8)}
     assert len(images) == 8
-    assert np.array_equal(cut(image, Place(0, 0, 0), 2), image)
-    assert np.array_equal(cut(image, Place(0, 0, 4), 2), image[:, ::-1])
-    assert np.array_equal(cut(image, Place(0, 0, 2), 2), image[::-1, ::-1])
+    assert np.array_equal(cut(image, CropPlace(0, 0, 0), 2), image)
+    assert np.array_equal(cut(image, CropPlace(0, 0, 4), 2), image[:, ::-1])
+    assert np.array_equal(cut(image, CropPlace(0, 0, 2), 2), image[::-1, ::-1])
 
 
 def test_crops_reach_every_place_and_none_beyond() -> None:
@@ -48,5 +48,5 @@ def test_crops_reach_every_place_and_none_beyond() -> None:
 
 def test_what_is_lacking_is_mirrored() -> None:
     image = _coordinates(3, 8)
-    crop = cut(image, Place(0, 0, 0), 8)
+    crop = cut(image, CropPlace(0, 0, 0), 8)
     assert crop[:, 0, 0].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]

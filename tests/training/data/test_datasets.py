@@ -20,7 +20,7 @@ from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data.crops import cut, place
 from gmd_ray.training.data.datasets import SourcePairs, TargetPairs, median
 from gmd_ray.training.data.mixing import Mixture
-from gmd_ray.training.data.targets import TargetPlan
+from gmd_ray.training.data.targets import AcceptedPairs
 from tests.training.toys import make_config, noisy, pair_row, picture, write_source, write_store
 
 RNG = np.random.default_rng
@@ -33,8 +33,8 @@ def _source(folder: Path, *, patch: int, cache_bytes: int = 1 << 30, **cfg: obje
     return SourcePairs(settings, pairs, scale=scale, patch=patch, flip=True, seed=5, cache_bytes=cache_bytes)
 
 
-def _target_plan(store: Path, n: int = 4, *, use_median: bool = False) -> TargetPlan:
-    return TargetPlan(str(store), 0.0, True, use_median, (), tuple(f"{i:03d}.png" for i in range(n)), "digest")
+def _target_plan(store: Path, n: int = 4, *, use_median: bool = False) -> AcceptedPairs:
+    return AcceptedPairs(str(store), 0.0, True, use_median, (), tuple(f"{i:03d}.png" for i in range(n)), "digest")
 
 
 def test_source_crops_are_of_the_right_pair_whether_cached_or_not(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_pair_without_a_whole_image_is_named(tmp_path: Path, broken: object) -
     rows = [pair_row(i) for i in range(4)]
     rows[2]["lq"] = rows[2]["lq"][:-20] if broken == "truncated" else broken
     write_store(tmp_path, rows)
-    with pytest.raises(DataError, match=r"002\.png has no whole PNG in column lq"):
+    with pytest.raises(DataError, match=r"002\.png has no complete PNG in column lq"):
         TargetPairs(_target_plan(tmp_path), scale=1, patch=8, flip=False)
 
 
@@ -160,8 +160,8 @@ def test_ground_truth_takes_the_place_of_the_pseudo_target(tmp_path: Path) -> No
     for i in range(2):
         truths.append(str(tmp_path / f"truth{i}.png"))
         Path(truths[i]).write_bytes(encode_png(picture(300 + i)))
-    plan = dataclasses.replace(_target_plan(tmp_path, 2), truths=tuple(truths))
-    pairs = TargetPairs(plan, scale=1, patch=16, flip=False)
+    spec = dataclasses.replace(_target_plan(tmp_path, 2), truths=tuple(truths))
+    pairs = TargetPairs(spec, scale=1, patch=16, flip=False)
     for i in range(2):
         lq, hq = pairs.crop(i, 0, _NoTurn())
         assert np.array_equal(lq, decode_png(pair_row(i)["lq"])[:16, :16])
@@ -182,7 +182,7 @@ def _batches(folder: Path, rank: int = 0, world_size: int = 1, *, made: bool = F
     pairs = list_pairs(cfg.source.hq or "", cfg.source.lq)
     source = SourcePairs(cfg.source, pairs, scale=1, patch=12, flip=True, seed=0, cache_bytes=1 << 20)
     ids = tuple(f"{i:03d}.png" for i in range(1, 8))
-    target = TargetPairs(TargetPlan(f"{cfg.out}/pairs", 1.0, True, False, (), ids, ""), scale=1, patch=12, flip=True)
+    target = TargetPairs(AcceptedPairs(f"{cfg.out}/pairs", 1.0, True, False, (), ids, ""), scale=1, patch=12, flip=True)
     mixture = Mixture(5, 0.6, len(pairs), len(ids), seed=0)
     return Batches(mixture, {"source": source, "target": target}, 0, rank, world_size)
 

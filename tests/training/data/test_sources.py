@@ -20,23 +20,23 @@ from gmd_ray.images import lmdb_store
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.training import refuse_begun
 from gmd_ray.training.data import sources
-from gmd_ray.training.documents import digest as digest_of_lines
-from gmd_ray.training.plan import make_plan
+from gmd_ray.training.digests import digest as digest_of_lines
 from gmd_ray.training.resume import check_settings
+from gmd_ray.training.spec import make_spec
 from tests.training.toys import make_config, pair_row, picture, write_store
 
 OLD = 1_000_000_000
 
 
 def _check(cfg: Config, name: str = "adapted") -> None:
-    check_settings(make_plan(cfg, name, None))
+    check_settings(make_spec(cfg, name, None))
 
 
 def _begin(cfg: Config, *, finished: bool = False) -> Path:
     """Leave what a run leaves at its first checkpoint, or at its end."""
-    plan = make_plan(cfg, "adapted", None)
-    check_settings(plan)
-    directory = Path(plan.directory)
+    spec = make_spec(cfg, "adapted", None)
+    check_settings(spec)
+    directory = Path(spec.directory)
     if finished:
         (directory / "finetuned.json").write_text("{}")
     else:
@@ -186,7 +186,7 @@ def test_held_out_pairs_count_where_they_pick_the_export(tmp_path: Path) -> None
 def test_before_the_first_checkpoint_another_source_begins_anew(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
     _check(cfg)
-    directory = Path(make_plan(cfg, "adapted", None).directory)
+    directory = Path(make_spec(cfg, "adapted", None).directory)
     curve = directory / "curve.jsonl"
     curve.write_text('{"step": 1, "loss": 2.0}\n')
     _check(cfg)
@@ -221,14 +221,14 @@ def test_a_photo_that_changed_makes_other_accepted_pairs(tmp_path: Path, digest:
     rows: list[dict[str, Any]] = [pair_row(i, digest=digest) for i in range(8)]
     store = tmp_path / "run" / "pairs"
     write_store(store, rows)
-    target = make_plan(cfg, "adapted", None).target
+    target = make_spec(cfg, "adapted", None).target
     assert target is not None
     if digest is None:
         keys = ("id", "scorer", "score", "student", "teacher")
         plain = [json.dumps({key: row[key] for key in sorted(keys)}, sort_keys=True) for row in rows[1:]]
         assert target.digest == digest_of_lines(plain)
     write_store(store, [*rows[:4], rows[4] | {"digest": "b" * 64}, *rows[5:]])
-    changed = make_plan(cfg, "adapted", None).target
+    changed = make_spec(cfg, "adapted", None).target
     assert changed is not None
     assert changed.digest != target.digest
     assert changed.ids == target.ids

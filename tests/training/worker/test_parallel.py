@@ -13,8 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from gmd_ray.training import finetune, finetuned_path
-from gmd_ray.training.documents import read_curve
-from gmd_ray.training.plan import make_plan
+from gmd_ray.training.run_files import read_curve
+from gmd_ray.training.spec import make_spec
 from gmd_ray.training.worker.parallel import blocks, gathered
 from tests.training.oracle import plain_training
 from tests.training.toys import make_config
@@ -69,7 +69,7 @@ def test_sharded_training_is_plain_training_and_its_checkpoints_are_ddps(tmp_pat
     cfg.evaluation.source_hq, cfg.evaluation.source_lq = cfg.source.hq, cfg.source.lq
     student = Path(finetuned_path(cfg, "adapted"))
     train = student.parent / "train"
-    expected = plain_training(make_plan(cfg, "adapted", None))
+    expected = plain_training(make_spec(cfg, "adapted", None))
     curves, states = {}, {}
     for strategy, resumed_from in (("fsdp", None), ("ddp", 6)):  # a run begun with one goes on with the other
         cfg.training.strategy = strategy

@@ -1,0 +1,1 @@
+"""The sections of the settings, as dataclasses; every field is declared once, with `setting` or `section`."""

@@ -1,0 +1,56 @@
+"""Checks of single values that neither a range nor a list of choices can describe, for `setting(check=...)`.
+
+Each takes a value of the field's type and returns the end of an error line, or None if the value is right.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from gmd_ray.errors import nearest
+
+BLOCKS = ("all", "single", "double", "late_single", "down", "mid", "up")
+"""Groups of attention blocks that `teacher.injection.blocks` names."""
+
+
+def device(value: str) -> str | None:
+    return None if re.fullmatch(r"auto|cpu|cuda(:\d+)?", value) else "known: auto, cpu, cuda, cuda:N"
+
+
+def import_path(value: str) -> str | None:
+    """`package.module:name`, where the name may be an attribute of an attribute."""
+    return None if re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", value) else "give package.module:function"
+
+
+def teacher_plugin(value: str) -> str | None:
+    """`package.module:factory`, a teacher of the user's own."""
+    return None if re.fullmatch(r"\w+(\.\w+)*:\w+", value) else "give package.module:factory"
+
+
+def template(value: str) -> str | None:
+    return None if value.count("{}") == 1 else "must hold {} once, for the stem of the HQ file"
+
+
+def noise_levels(value: tuple[float, float]) -> str | None:
+    low, high = value
+    return None if 0 <= low <= high <= 1 else "must be two noise levels in [0, 1], low to high"
+
+
+def ascending_steps(value: list[int]) -> str | None:
+    right = all(step >= 1 for step in value) and sorted(value) == value
+    return None if right else "must be steps from 1, in order"
+
+
+def blocks(value: Any) -> str | None:
+    if isinstance(value, str):
+        return None if value in BLOCKS else nearest(value, BLOCKS)
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return None
+    return f"known: {', '.join(BLOCKS)}, or a list of module names"
+
+
+def students(value: Any) -> str | None:
+    if isinstance(value, bool) or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        return None
+    return "must be true, false, or a list of students' names"

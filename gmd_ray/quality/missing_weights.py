@@ -1,0 +1,149 @@
+"""Which weight files the metrics lack on this machine, and where each of them goes; nothing is built or downloaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmd_ray.config import ScorerConfig
+from gmd_ray.quality.catalogue import metric_info, pyiqa_installed
+from gmd_ray.quality.weight_files import FILES, REPOSITORIES, WeightFile
+
+NO_PYIQA = "pyiqa is not installed; pip install 'gmd_ray[metrics]' (its licence is non-commercial)"
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class MissingWeights:
+    """One reason why a metric cannot be loaded here."""
+
+    metric: str
+    setting: str
+    """Key of the settings that names the metric's weight file."""
+    reason: str
+    """What is missing and where it goes."""
+    file: WeightFile | None = None
+    """The file that `gmd-ray fetch` would download; None where a download does not help."""
+    place: Path | None = None
+    """Where that file goes."""
+
+
+def missing_weights(
+    metric: str, weights: str | None, setting: str, directory: str | None = None
+) -> list[MissingWeights]:
+    """Every weight file that a metric lacks on this machine; empty if it can be loaded.
+
+    Args:
+        weights: the metric's weight file, or a weights directory; None for neither.
+        setting: the key that holds `weights`, for the messages.
+        directory: weights directory that holds the other files; None is torch's hub directory.
+
+    Raises:
+        ConfigError: no such metric.
+    """
+
+    def missing(reason: str, file: WeightFile | None = None, place: Path | None = None) -> MissingWeights:
+        return MissingWeights(metric, setting, reason, file, place)
+
+    info = metric_info(metric, setting)
+    if not info.architecture:
+        return []
+    if not pyiqa_installed():
+        return [missing(NO_PYIQA)]
+    local, root = local_weights(weights, directory)
+    if local is not None and (fault := file_fault(local)) is not None:
+        return [missing(f"{setting}={weights}: {fault}")]
+    if metric not in FILES and metric not in REPOSITORIES:
+        return [missing("the files that it loads are not known to gmd_ray, so that they cannot be fetched ahead")]
+    found = []
+    for file in FILES.get(metric, ()):
+        place = file.place(root)
+        if (local is not None and not file.backbone) or (fault := file_fault(place)) is None:
+            continue
+        what = f"no {file.name}" if fault == "no such file" else f"{place}: {fault}"
+        other_way = "" if file.backbone else f", or set {setting}=FILE"
+        found.append(missing(f"{what}; put it at {place}{other_way}", file, place))
+    return found + [missing(reason) for reason in _missing_repositories(metric)]
+
+
+def missing_scorer_weights(cfg: ScorerConfig) -> list[MissingWeights]:
+    """Every file that the scorer and its fidelity metric lack on this machine.
+
+    Raises:
+        ModelError: `scorer.path` is not a scorer of the NIMA form. It is small, so it is loaded to find out.
+    """
+    found: list[MissingWeights] = []
+    if cfg.path is None:
+        found += missing_weights(cfg.metric, cfg.weights, "scorer.weights")
+    else:
+        from gmd_ray.quality.nima import NimaScorer
+
+        NimaScorer.from_pretrained(cfg.path)
+    if cfg.fidelity != "none":
+        directory = fidelity_directory(cfg)
+        found += missing_weights(cfg.fidelity, cfg.fidelity_weights, "scorer.fidelity_weights", directory)
+    return found
+
+
+def fidelity_directory(cfg: ScorerConfig) -> str | None:
+    """The weights directory of the fidelity metric: that of the scorer, unless `fidelity_weights` names another."""
+    return cfg.weights if cfg.weights is not None and os.path.isdir(cfg.weights) else None
+
+
+def local_weights(weights: str | None, directory: str | None = None) -> tuple[Path | None, Path]:
+    """Sort out what a setting names: a weight file (or None), and the weights directory that holds all other files."""
+    if weights is not None and os.path.isdir(weights):
+        return None, Path(weights).absolute()
+    local = None if weights is None else Path(weights)
+    return local, default_directory() if directory is None else Path(directory).absolute()
+
+
+def default_directory() -> Path:
+    """torch.hub.get_dir(), found without the import of torch, which takes seconds."""
+    if "torch" in sys.modules:
+        return Path(sys.modules["torch"].hub.get_dir())
+    home = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
+    return Path(os.path.expanduser(home), "hub")
+
+
+def fetch_command(missing: Sequence[MissingWeights]) -> str | None:
+    """The command line that downloads these files on a connected machine; None where none of them has an address."""
+    metrics = sorted({entry.metric for entry in missing if entry.file is not None})
+    return f"gmd-ray fetch {' '.join(metrics)} --to DIR" if metrics else None
+
+
+def file_fault(file: Path) -> str | None:
+    """Why this cannot be a weight file, judged by its first bytes and, for a zip archive, by the index at its end."""
+    if not file.is_file():
+        return "no such file"
+    with file.open("rb") as stream:
+        head = stream.read(len(_LFS_POINTER))
+    if not head:
+        return "an empty file"
+    if head.startswith(_LFS_POINTER):
+        return "a Git LFS pointer, not the weights; run `git lfs pull` there"
+    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(file):
+        return "breaks off; download it again"
+    if head.lstrip()[:1] == b"<":
+        return "a web page, not the weights; download the file itself"
+    return None
+
+
+def _missing_repositories(metric: str) -> list[str]:
+    """Model hub repositories that are not in the hub's cache, or could change it because the hub is not offline."""
+    if metric not in REPOSITORIES:
+        return []
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    absent = [name for name in REPOSITORIES[metric] if not isinstance(try_to_load_from_cache(name, "config.json"), str)]
+    if absent:
+        return [f"no {name} in the model hub's cache; run `hf download {name}`" for name in absent]
+    if not constants.HF_HUB_OFFLINE:
+        return [
+            "it loads from the model hub, and a run never downloads; set HF_HUB_OFFLINE=1 to take it from the cache"
+        ]
+    return []

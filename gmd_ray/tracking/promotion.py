@@ -1,0 +1,179 @@
+"""Promotion of a student to champion: the gates of `tracking.gates`, then a comparison with the present champion."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gmd_ray.config import PromotionGate
+from gmd_ray.tracking.client import store_errors
+from gmd_ray.tracking.recorder import PARENT_TAG, STAGE_TAG
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+    from gmd_ray.evaluation import Difference, Evaluation
+
+CANDIDATE = "adapted"
+"""Name of the student that is registered and may be promoted."""
+_METRICS = "evaluation/metrics.parquet"
+
+Verdict = tuple[bool, str]
+"""True if this figure allows promotion, and a line with the reason."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model version that a candidate would replace, with its figures."""
+
+    version: str
+    tags: Mapping[str, str]
+    """Tags that `register` gave the version: `test_set.<dataset>` and `metric.<dataset>.<metric>`."""
+    values: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
+    """Values by (dataset, metric) and image; empty if its run no longer has them."""
+
+    @property
+    def name(self) -> str:
+        return f"champion (version {self.version})"
+
+    def mean(self, dataset: str, metric: str) -> float | None:
+        text = self.tags.get(f"metric.{dataset}.{metric}")
+        return None if text is None else float(text)
+
+    def images(self, dataset: str, metric: str) -> Mapping[str, float]:
+        """Values by image, if their mean is the registered one: the run may have evaluated another student since."""
+        values, mean = self.values.get((dataset, metric), {}), self.mean(dataset, metric)
+        if not values or mean is None or not math.isclose(math.fsum(values.values()) / len(values), mean, rel_tol=1e-9):
+            return {}
+        return values
+
+
+def read_champion(client: MlflowClient, version: ModelVersion) -> Champion:
+    return Champion(str(version.version), dict(version.tags), _kept_values(client, version))
+
+
+def judge_promotion(gates: Sequence[PromotionGate], evaluation: Evaluation, champion: Champion | None) -> list[Verdict]:
+    """Judge the candidate by each gate; if all hold, compare the figures of the gates with the champion's as well.
+
+    A candidate is refused if it is worse than the champion on the same test set: on target photos by any amount, on
+    source pairs by more than the gate allows against its own reference. A gate `against: champion` replaces this
+    comparison for its figure.
+
+    Args:
+        gates: `tracking.gates`.
+        evaluation: the figures of the candidate.
+        champion: the present champion; None if there is none.
+
+    Returns:
+        One verdict per gate, in their order, then one per comparison.
+    """
+    verdicts = [_judge(gate, evaluation, champion) for gate in gates] or [(True, "no gates are set")]
+    if champion is None or not all(holds for holds, _ in verdicts):
+        return verdicts
+    if not gates:
+        return [*verdicts, (True, f"not compared with {champion.name}: a gate names what to compare")]
+    asked = {(gate.dataset, gate.metric) for gate in gates if gate.against == "champion"}
+    for dataset, metric in dict.fromkeys((gate.dataset, gate.metric) for gate in gates):
+        if (dataset, metric) in asked:
+            continue
+        loss = max(gate.min_gain for gate in gates if (gate.dataset, gate.metric) == (dataset, metric))
+        allowed = min(0.0, loss) if dataset == "source" else 0.0
+        gate = PromotionGate(metric=metric, dataset=dataset, against="champion", min_gain=allowed)
+        verdict = _against_champion(gate, evaluation, champion)
+        if isinstance(verdict, str):
+            verdict = True, f"not compared: {dataset} {metric}: {verdict}"
+        elif not verdict[0]:
+            verdict = False, f"{verdict[1]}; a gate `against: champion` with its own min_gain may allow that"
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _judge(gate: PromotionGate, evaluation: Evaluation, champion: Champion | None) -> Verdict:
+    what = f"{gate.dataset} {gate.metric}"
+    mean = evaluation.mean(CANDIDATE, gate.dataset, gate.metric)
+    if gate.dataset not in evaluation.datasets:
+        return False, f"refused: {what}: no test set {gate.dataset!r} was evaluated"
+    if mean is None:
+        return False, f"refused: {what}: no value of {CANDIDATE} ({evaluation.why_missing(gate.dataset, gate.metric)})"
+    if gate.against == "champion":
+        if champion is None:
+            return True, f"holds: {what} {mean:.4g}: there is no champion to beat yet"
+        verdict = _against_champion(gate, evaluation, champion)
+        if isinstance(verdict, str):
+            return False, f"refused: {what}: {verdict}; evaluate it on this one first"
+        return verdict
+    pairs = evaluation.difference(CANDIDATE, gate.dataset, gate.metric, against=gate.against)
+    if pairs is None:
+        return False, f"refused: {what}: no value of {gate.against} to compare with"
+    if missing := pairs.only_reference:
+        return False, f"refused: {what}: {CANDIDATE} has no value on {missing} images where {gate.against} has one"
+    return _verdict(gate, mean, _gain(evaluation, gate, pairs.mean), gate.against, pairs)
+
+
+def _against_champion(gate: PromotionGate, evaluation: Evaluation, champion: Champion) -> Verdict | str:
+    """Compare a figure with the champion's: the verdict, or the reason why they cannot be compared."""
+    mean, theirs = evaluation.mean(CANDIDATE, gate.dataset, gate.metric), champion.mean(gate.dataset, gate.metric)
+    assert mean is not None
+    from gmd_ray.evaluation.results import paired  # a heavy import, and workers import this file
+
+    if theirs is None:
+        return f"{champion.name} has no value to compare with"
+    if champion.tags.get(f"test_set.{gate.dataset}") != evaluation.test_set(gate.dataset):
+        return f"{champion.name} was measured on another test set"
+    ours, images = evaluation.values(CANDIDATE, gate.dataset, gate.metric), champion.images(gate.dataset, gate.metric)
+    pairs = paired(ours, images)
+    if pairs is not None and pairs.only_reference:
+        lacking = f"{CANDIDATE} has no value on {pairs.only_reference} images where {champion.name} has one"
+        return False, f"refused: {gate.dataset} {gate.metric}: {lacking}"
+    gain = mean - theirs if pairs is None else pairs.mean
+    return _verdict(gate, mean, _gain(evaluation, gate, gain), f"{champion.name} {theirs:.4g}", pairs)
+
+
+def _gain(evaluation: Evaluation, gate: PromotionGate, difference: float) -> float:
+    return difference if evaluation.directions[gate.metric] else -difference
+
+
+def _verdict(gate: PromotionGate, mean: float, gain: float, reference: str, pairs: Difference | None) -> Verdict:
+    # Two infinite means give a gain of NaN, which has to refuse: `>=` is False then, `not <` would be True.
+    holds = gain >= gate.min_gain
+    word, sign = ("holds", ">=") if holds else ("refused", "is not >=")
+    spread = "" if pairs is None or pairs.standard_error is None else f" ± {pairs.standard_error:.2g}"
+    count = "" if pairs is None else f" (n={pairs.n})"
+    what = f"{gate.dataset} {gate.metric} {mean:.4g}"
+    return holds, f"{word}: {what}: gain {gain:+.4g}{spread} over {reference}{count} {sign} {gate.min_gain:g}"
+
+
+def _kept_values(client: MlflowClient, version: ModelVersion) -> dict[tuple[str, str], dict[str, float]]:
+    """Read the candidate's values by image from the run of a version; empty if they are gone."""
+    from gmd_ray.evaluation.results import WHOLE_SET
+
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    if not version.run_id:
+        return values
+    try:
+        experiment = client.get_run(version.run_id).info.experiment_id
+        stage = f"tags.`{PARENT_TAG}` = '{version.run_id}' and tags.`{STAGE_TAG}` = 'evaluate'"
+        for run in client.search_runs([experiment], stage, max_results=1):
+            with tempfile.TemporaryDirectory() as folder:
+                table = pq.read_table(client.download_artifacts(run.info.run_id, _METRICS, folder))
+            # Values of a whole test set cannot be paired by image.
+            rows = table.filter((pc.field("student") == CANDIDATE) & (pc.field("id") != WHOLE_SET)).to_pylist()
+            for row in rows:
+                if row["value"] is not None:
+                    values.setdefault((row["dataset"], row["metric"]), {})[row["id"]] = row["value"]
+    except (
+        *store_errors(),
+        pa.ArrowException,
+        ValueError,
+        KeyError,
+    ):  # gone or damaged: the registered means are compared instead
+        return {}
+    return values

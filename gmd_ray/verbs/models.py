@@ -1,0 +1,75 @@
+"""Verbs that make or fetch models and their inputs: students, prompt embeddings, metric weights, demo models."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gmd_ray.destinations import writing
+from gmd_ray.terminal import say
+from gmd_ray.verbs.arguments import Verbs
+from gmd_ray.verbs.settings import load_settings
+
+
+def register(verbs: Verbs) -> None:
+    """Add new-student, encode-prompts, fetch and demo."""
+    text = "make an untrained latent diffusion student, for pretraining"
+    new = verbs.add("new-student", run_new_student, text)
+    new.add_argument("preset", help="ldm-1.3b or ldm-tiny")
+    new.add_argument("--to", required=True, metavar="DIR", help="directory to make")
+    new.add_argument("--vae", metavar="DIR", help="trained AutoencoderKL; without it ldm-tiny gets a random one")
+    new.add_argument("--scale", type=int, default=1, help="output side over input side")
+    new.add_argument("--steps", type=int, default=4, help="sampling steps it is to be used with")
+    new.add_argument("--seed", type=int, default=0)
+    text = "encode the prompts of the teacher, on this CPU"
+    encode = verbs.add("encode-prompts", run_encode_prompts, text, [verbs.settings])
+    encode.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="another prompt; may be repeated")
+    encode.add_argument("--to", metavar="DIR", help="destination folder or URL; default <out>/prompts")
+    text = "download the weight files of metrics, ahead of a run without internet access"
+    fetch = verbs.add("fetch", run_fetch, text)
+    fetch.add_argument("metrics", nargs="+", metavar="METRIC", help="as `gmd-ray ls metrics` names them")
+    fetch.add_argument("--to", metavar="DIR", help="weights directory; default: torch's hub directory")
+    demo = verbs.add("demo", run_demo, "train the models of the toy world")
+    demo.add_argument("action", choices=["train-models"])
+    demo.add_argument("--to", required=True, metavar="DIR", help="where teacher/, student.safetensors and scorer/ go")
+    demo.add_argument("--only", choices=["teacher", "student", "scorer"], help="train one of the three")
+
+
+def run_new_student(args: argparse.Namespace) -> int:
+    from gmd_ray.students.latent.presets import new_latent_student
+
+    vae = Path(args.vae) if args.vae else None
+    with writing("--to", args.to, folder=True):
+        count = new_latent_student(args.preset, Path(args.to), vae, args.scale, args.steps, args.seed)
+    say(f"{args.preset}: {count / 1e6:,.1f} M untrained parameters in {args.to}")
+    return 0
+
+
+def run_encode_prompts(args: argparse.Namespace) -> int:
+    cfg = load_settings(args, "encode-prompts")
+    from gmd_ray.generation.prompts import prompts_folder
+    from gmd_ray.teachers import encode_prompts
+
+    to = args.to or prompts_folder(cfg.out)
+    with writing("--to" if args.to else "out:", to, folder=True):
+        found = encode_prompts(cfg.teacher, to, args.prompt)
+    if found is cfg.teacher:
+        say(f"{cfg.teacher.path}: the table beside the weights has every prompt; nothing to encode")
+    else:
+        say(f"teacher.prompt_embeddings={found.prompt_embeddings}")
+    return 0
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    from gmd_ray.quality.fetch import fetch
+
+    for path in fetch(args.metrics, args.to):
+        say(str(path))
+    return 0
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    from gmd_ray.demo.train_models import train_models
+
+    train_models(args.to, args.only)
+    return 0

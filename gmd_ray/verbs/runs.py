@@ -1,0 +1,160 @@
+"""Verbs that need settings: a whole run, its stages, and what is said before one."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from gmd_ray.config.explain import explain
+from gmd_ray.config.load import config_text, resolved
+from gmd_ray.errors import ConfigError
+from gmd_ray.terminal import say, show
+from gmd_ray.verbs.arguments import Verbs, count
+from gmd_ray.verbs.settings import load_settings
+
+log = logging.getLogger("gmd_ray")
+
+CHECKED = ("adapt", "generate", "finetune", "pretrain", "evaluate", "plan")
+"""Verbs that have a preflight."""
+
+
+def register(verbs: Verbs) -> None:
+    """Add adapt, check, plan, generate, finetune, pretrain, evaluate and config."""
+    settings, retry = verbs.settings, verbs.retry
+    verbs.add("adapt", run_adapt, "the whole run: generate, fine-tune, evaluate, register", [settings, retry])
+    check = verbs.add("check", run_check, "look for what stands in the way of a run, in seconds", [settings])
+    check.add_argument("--for", dest="run_of", default="adapt", choices=CHECKED, help="the verb to check; adapt")
+    check.add_argument("--json", action="store_true", help="print a JSON document for programs")
+    plan = verbs.add("plan", run_plan, "say what a run will take: images, forwards, hours, disk, cost", [settings])
+    plan.add_argument("--probe", type=count, metavar="N", help="measure N images through the real stages first")
+    verbs.add("generate", run_generate, "Stages 0 to 1b: write the pair store", [settings, retry])
+    verbs.add("finetune", run_finetune, "Stage 2 on an existing pair store", [settings])
+    text = "train a student on the source pairs, from scratch or from a checkpoint"
+    verbs.add("pretrain", run_pretrain, text, [settings])
+    text = "measure the baseline and the adapted student, write table and report"
+    verbs.add("evaluate", run_evaluate, text, [settings])
+    config = verbs.add("config", run_config, "print the resolved settings and stop", [settings])
+    text = "print every setting, or a section or a single one, with its description, range and default"
+    config.add_argument("--explain", nargs="?", const="", metavar="KEY", help=text)
+
+
+def run_adapt(args: argparse.Namespace) -> int:
+    cfg = load_settings(args, "adapt")
+    from gmd_ray.adapt import adapt
+
+    result = adapt(cfg)
+    show(result.table)
+    for reason in result.reasons:
+        say(reason)
+    say(f"student  {result.student}")
+    say(f"report   {result.report}")
+    return 0
+
+
+def run_check(args: argparse.Namespace) -> int:
+    from gmd_ray.ready import check
+
+    found = check(lambda: load_settings(args), args.run_of)
+    show(found.as_json() if args.json else found.text())
+    return 0 if found.ok else 2
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    cfg = load_settings(args, "plan", *(["generate"] if args.probe else []))
+    from gmd_ray.pairstore.cost import PLAN_FILE
+    from gmd_ray.pairstore.store import PairStore, store_url
+    from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
+    from gmd_ray.planning.probe import run_probe
+    from gmd_ray.ray_utils.session import ray_session
+    from gmd_ray.ready import ready
+
+    inputs = ready(cfg, "plan", save=False, probes=bool(args.probe))
+    jobs, unreadable = survey(cfg, inputs)
+    probe = None
+    if args.probe:
+        with ray_session(cfg):
+            probe = run_probe(cfg, jobs, args.probe)
+    plan = make_plan(cfg, jobs, unreadable, probe)
+    PairStore(store_url(cfg.out)).write(PLAN_FILE, plan.as_json())
+    for line in inputs.sets:
+        say(line)
+    show("\n".join(["", plan.table(), *later_stages(cfg, inputs.sets)]))
+    for warning in (stall_warning(cfg, plan), *(pool_warnings(cfg, probe) if probe else ())):
+        if warning:
+            log.warning("%s", warning)
+    return 0
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    cfg = load_settings(args, "generate")
+    from gmd_ray.generation import generate
+    from gmd_ray.ray_utils.session import ray_session
+    from gmd_ray.ready import ready
+    from gmd_ray.tracking import start_run
+
+    inputs = ready(cfg, "generate", save=False)
+    with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("generate") as recorder:
+        say(generate(cfg, recorder, files=inputs.images(str(cfg.target.path), cfg.target.limit)))
+    return 0
+
+
+def run_finetune(args: argparse.Namespace) -> int:
+    cfg = load_settings(args, "finetune")
+    from gmd_ray.ray_utils.session import ray_session
+    from gmd_ray.ready import ready
+    from gmd_ray.tracking import start_run
+    from gmd_ray.training import finetune
+
+    inputs = ready(cfg, "finetune")
+    with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
+        for name in ["adapted", *cfg.controls]:
+            with run.stage(f"finetune-{name}") as recorder:
+                say(finetune(cfg, name, recorder, inputs=inputs).path)
+    return 0
+
+
+def run_pretrain(args: argparse.Namespace) -> int:
+    cfg = load_settings(args, "pretrain")
+    from gmd_ray.ray_utils.session import ray_session
+    from gmd_ray.ready import ready
+    from gmd_ray.tracking import start_run
+    from gmd_ray.training import pretrain
+
+    inputs = ready(cfg, "pretrain")
+    with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("pretrain") as recorder:
+        say(pretrain(cfg, recorder, inputs=inputs).path)
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    cfg = load_settings(args, "evaluate")
+    from gmd_ray.evaluation import evaluate, markdown, write_report
+    from gmd_ray.ray_utils.session import ray_session
+    from gmd_ray.ready import ready
+    from gmd_ray.tracking import start_run
+    from gmd_ray.training import finetuned_path
+
+    inputs = ready(cfg, "evaluate")
+    students = {"baseline": str(cfg.student.path)}
+    for name in ["adapted", *cfg.controls]:
+        path = finetuned_path(cfg, name)
+        if Path(path).exists():
+            students[name] = path
+        else:
+            log.info("%s: no fine-tuned student at %s; left out", name, path)
+    with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("evaluate") as recorder:
+        evaluation = evaluate(cfg, students, recorder, inputs=inputs)
+        show(markdown(evaluation))
+        say(f"report   {write_report(cfg, evaluation, recorder, inputs=inputs)}")
+    return 0
+
+
+def run_config(args: argparse.Namespace) -> int:
+    if args.explain is not None:
+        if args.settings or "=" in args.explain:
+            raise ConfigError("config --explain prints the defaults; leave out --explain to print these settings")
+        print(explain(args.explain), end="")
+        return 0
+    print(config_text(load_settings(args)), end="")
+    return 0
