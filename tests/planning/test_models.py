@@ -120,7 +120,7 @@ def test_no_metric_is_left_without_weights(tmp_path: Path) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (b"", "an empty file"),
-        (b"PK\x03\x04" + b"\0" * 60, "is truncated"),
+        (b"PK\x03\x04" + b"\0" * 60, "breaks off"),
         (b"<!DOCTYPE html><html>not found</html>", "a web page"),
     ],
 )
