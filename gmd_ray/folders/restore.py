@@ -15,7 +15,7 @@ from gmd_ray.config import Config, StudentConfig
 from gmd_ray.config.load import resolve_out
 from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.folders.restore_results import Results, Size
-from gmd_ray.folders.restore_worker import Job, Restorer, RestorerActor
+from gmd_ray.folders.restore_worker import RestoreJob, Restorer, RestorerActor
 from gmd_ray.images.listing import ImageFile, list_images, open_filesystem
 from gmd_ray.images.results import AUTO, Naming, name_results
 from gmd_ray.progress import Progress
@@ -93,7 +93,7 @@ def restore_folder(
     _refuse_places(source, out, files, names)
     made_with = f"{worker.fingerprint} {_RECIPE}"
     todo = results.unfinished(files, names, made_with, overwrite)
-    jobs = [Job(file.id, file.uri, names[file.id]) for file in todo]
+    jobs = [RestoreJob(file.id, file.uri, names[file.id]) for file in todo]
     batches = _batches(jobs, sizes, cfg.student.pool.batch_size)
     failed: dict[str, str] = {}
     skipped = len(files) - len(jobs)
@@ -159,10 +159,10 @@ def _place(url: str) -> str:
     return os.path.realpath(open_filesystem(url)[1])
 
 
-def _batches(jobs: Iterable[Job], sizes: dict[str, Size | None], most: int) -> list[list[Job]]:
+def _batches(jobs: Iterable[RestoreJob], sizes: dict[str, Size | None], most: int) -> list[list[RestoreJob]]:
     """Group photos of one size, in the order in which each size first occurs. Photos of unknown size stay alone."""
-    batches: list[list[Job]] = []
-    growing: dict[Size, list[Job]] = {}
+    batches: list[list[RestoreJob]] = []
+    growing: dict[Size, list[RestoreJob]] = {}
     for job in jobs:
         size = sizes[job.id]
         # At most `most` photos, and at most as many pixels as `most` photos of 512 x 512.
@@ -179,7 +179,9 @@ def _batches(jobs: Iterable[Job], sizes: dict[str, Size | None], most: int) -> l
     return batches
 
 
-def _local_rows(restorer: Restorer, batches: list[list[Job]], out: str, progress: Progress) -> Iterator[dict[str, Any]]:
+def _local_rows(
+    restorer: Restorer, batches: list[list[RestoreJob]], out: str, progress: Progress
+) -> Iterator[dict[str, Any]]:
     from gmd_ray.images.tiling import tiles_watched
 
     for batch in batches:
@@ -195,7 +197,7 @@ def _local_rows(restorer: Restorer, batches: list[list[Job]], out: str, progress
         yield from rows
 
 
-def _ray_rows(cfg: Config, batches: list[list[Job]], out: str) -> Iterator[dict[str, Any]]:
+def _ray_rows(cfg: Config, batches: list[list[RestoreJob]], out: str) -> Iterator[dict[str, Any]]:
     if not batches:
         return
     import ray.data

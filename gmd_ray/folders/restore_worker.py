@@ -27,7 +27,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
-class Job:
+class RestoreJob:
     """A photo to restore, as sent to a worker."""
 
     id: str
@@ -51,7 +51,7 @@ class Restorer:
         self._max_pixels = max_pixels
         self.scale, self.fingerprint = self._student.scale, self._student.fingerprint
 
-    def __call__(self, jobs: Sequence[Job], out: str) -> list[dict[str, Any]]:
+    def __call__(self, jobs: Sequence[RestoreJob], out: str) -> list[dict[str, Any]]:
         """Restore photos and write the results below `out`.
 
         Returns:
@@ -62,7 +62,7 @@ class Restorer:
             GmdError: the output folder can no longer be written, for example because the disk is full.
         """
         rows: dict[str, dict[str, Any]] = {}
-        photos: dict[Job, tuple[Photo, str]] = {}
+        photos: dict[RestoreJob, tuple[Photo, str]] = {}
         for job in jobs:
             try:
                 data = read_file(job.uri)
@@ -86,12 +86,12 @@ class Restorer:
                 rows[job.id] = _failed(job, error)
         return [rows[job.id] for job in jobs]
 
-    def _restored_together(self, images: dict[Job, np.ndarray]) -> dict[Job, np.ndarray]:
+    def _restored_together(self, images: dict[RestoreJob, np.ndarray]) -> dict[RestoreJob, np.ndarray]:
         """Restore images (H, W, 3) of equal size together. Groups that fail are left out, to be tried one by one."""
-        by_shape: dict[tuple[int, ...], list[Job]] = defaultdict(list)
+        by_shape: dict[tuple[int, ...], list[RestoreJob]] = defaultdict(list)
         for job, image in images.items():
             by_shape[image.shape].append(job)
-        restored: dict[Job, np.ndarray] = {}
+        restored: dict[RestoreJob, np.ndarray] = {}
         for alike in by_shape.values():
             if len(alike) > 1:
                 try:
@@ -144,12 +144,12 @@ class RestorerActor:
             # Returned as a row, because Ray would restart an actor whose constructor raises, again and again.
             return {"rows": "[]", "fatal": self._failure}
         try:
-            rows = self._restorer([Job(**job) for job in json.loads(row["batch"])], self._out)
+            rows = self._restorer([RestoreJob(**job) for job in json.loads(row["batch"])], self._out)
         except GmdError as error:
             return {"rows": "[]", "fatal": str(error)}
         return {"rows": json.dumps(rows), "fatal": ""}
 
 
-def _failed(job: Job, error: Exception) -> dict[str, Any]:
+def _failed(job: RestoreJob, error: Exception) -> dict[str, Any]:
     text = " ".join(str(error).split()) or "no message"
     return {"id": job.id, "error": text if isinstance(error, GmdError) else f"{type(error).__name__}: {text}"}

@@ -45,7 +45,7 @@ class Header:
     """The findings about one file."""
 
     size: tuple[int, int] | None
-    """(height, width) upright, as `decode_image` returns them; None if `decode_image` would refuse the file."""
+    """Upright (height, width), as `decode_image` returns them; None if `decode_image` would refuse the file."""
     reason: str = ""
     """The reason for a refusal, on one line."""
     doubtful: bool = False
@@ -122,7 +122,7 @@ def _of_stream(stream: BinaryIO, size: int, read_at: ReadAt, max_pixels: int | N
     return Header(upright(opened), doubtful=odd or _breaks_off(opened, size, read_at))
 
 
-def _breaks_off(opened: opening.Header, size: int, read_at: ReadAt) -> bool:
+def _breaks_off(opened: opening.FileHeader, size: int, read_at: ReadAt) -> bool:
     """Tell whether the file lacks the end marker, or the length, that its format requires."""
     kind, image = opened.format, opened.image
     if kind in ("PNG", "JPEG", "GIF", "JPEG2000"):
