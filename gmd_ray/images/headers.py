@@ -46,7 +46,7 @@ class ImageHeader:
     """The findings about one file."""
 
     size: tuple[int, int] | None
-    """(height, width) upright, as `decode_image` returns them; None if `decode_image` would refuse the file."""
+    """Upright (height, width), as `decode_image` returns them; None if `decode_image` would refuse the file."""
     reason: str = ""
     """The reason for a refusal, on one line."""
     doubtful: bool = False
@@ -123,7 +123,7 @@ def _of_stream(stream: BinaryIO, size: int, read_at: ReadAt, max_pixels: int | N
     return ImageHeader(upright(opened), doubtful=odd or _breaks_off(opened, size, read_at))
 
 
-def _breaks_off(opened: opening.ImageHeader, size: int, read_at: ReadAt) -> bool:
+def _breaks_off(opened: opening.FileHeader, size: int, read_at: ReadAt) -> bool:
     """Tell whether the file lacks the end marker, or the length, that its format requires."""
     kind, image = opened.format, opened.image
     if kind in ("PNG", "JPEG", "GIF", "JPEG2000"):

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from gmd_ray.errors import DataError
 from gmd_ray.images.files.formats import refusal_by_name
-from gmd_ray.images.files.opening import Header, open_header
+from gmd_ray.images.files.opening import FileHeader, open_header
 from gmd_ray.images.files.tiffs import check_tiff
 from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.lmdb_store import split_uri
@@ -44,13 +44,13 @@ def _size(uri: str, max_pixels: int) -> tuple[int, int] | None:
         return None
 
 
-def upright(header: Header) -> tuple[int, int]:
+def upright(header: FileHeader) -> tuple[int, int]:
     """Return (height, width) of the picture as it is decoded: turned as its EXIF orientation says."""
     width, height = header.size
     return (width, height) if _is_turned(header) else (height, width)
 
 
-def _is_turned(header: Header) -> bool:
+def _is_turned(header: FileHeader) -> bool:
     """Tell whether decoding turns the picture by 90 degrees."""
     image = header.image
     if image is None:

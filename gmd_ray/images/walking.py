@@ -41,7 +41,7 @@ class FoundFile:
     mtime_ns: int | None
     """Time of the last change in nanoseconds since 1970; None if not listed."""
     inode: tuple[int, int] | None = None
-    """(device, inode) of a local file; None on other storage."""
+    """A local file's (device, inode); None on other storage."""
 
 
 @dataclass

@@ -137,7 +137,7 @@ def test_a_path_in_a_row_is_read_below_the_data_set(place: str, data_set: Path, 
         assert (tmp_path / "out" / "hq" / "a.png").read_bytes() == png(1)
     assert "is not there" in written(by_path("images/gone.png"), how)[0]["error"]
     assert "is not there" in written(by_path("images"), how)[0]["error"]
-    assert "no image format" in written(by_path("x.parquet"), how)[0]["error"]
+    assert "no known image format" in written(by_path("x.parquet"), how)[0]["error"]
 
 
 @pytest.mark.parametrize(

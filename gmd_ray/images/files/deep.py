@@ -14,14 +14,14 @@ import numpy as np
 from PIL import Image
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.files.opening import Header
+from gmd_ray.images.files.opening import FileHeader
 from gmd_ray.images.files.tiffs import by_opencv, tiff_bits, tiff_samples
 
 _SYCC = 18
 _PPM = re.compile(rb"P6(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+(\d+)\s")
 
 
-def sample_bits(data: bytes, header: Header) -> int:
+def sample_bits(data: bytes, header: FileHeader) -> int:
     """Return the bits per sample; 8 also for formats whose deeper samples are read as 8.
 
     Raises:
@@ -41,7 +41,7 @@ def sample_bits(data: bytes, header: Header) -> int:
     return 8
 
 
-def deep_samples(data: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None]:
+def deep_samples(data: bytes, header: FileHeader) -> tuple[np.ndarray, np.ndarray | None]:
     """Decode samples of more than 8 bits.
 
     Args:
@@ -92,7 +92,7 @@ class Jpeg2000:
     """The headers of a JPEG 2000 file."""
 
     components: list[tuple[int, bool]]
-    """(bits, signed) of each component."""
+    """Each component's (bits, signed)."""
     start: int
     """Offset of the byte that holds the first component's bits."""
     colors: int | None = None

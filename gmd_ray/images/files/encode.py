@@ -53,7 +53,7 @@ def decode_png(data: bytes) -> np.ndarray:
 
 
 def png_size(data: bytes) -> tuple[int, int]:
-    """(width, height) in pixels from the header of a PNG that `encode_png` made, without decoding it."""
+    """Read (width, height) in pixels from the header of a PNG that `encode_png` made, without decoding it."""
     return struct.unpack(">II", data[16:24])
 
 

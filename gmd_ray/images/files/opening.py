@@ -44,7 +44,7 @@ MAX_PIXELS = 2**30
 _CONVERT = "convert it to PNG, TIFF or JPEG"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TAGS = (254, 256, 257, 258, 262, 274, 277, 284, 338, 339, 34675, 50706)
-"""TIFF tags kept in a Header: NewSubfileType, ImageWidth, ImageLength, BitsPerSample, PhotometricInterpretation,
+"""TIFF tags kept in a FileHeader: NewSubfileType, ImageWidth, ImageLength, BitsPerSample, PhotometricInterpretation,
 Orientation, SamplesPerPixel, PlanarConfiguration, ExtraSamples, SampleFormat, ICC profile, DNGVersion."""
 _DOCUMENTS = {
     b"%!": "PostScript",
@@ -61,20 +61,20 @@ _DOCUMENTS = {
 
 
 @dataclass(frozen=True)
-class Header:
+class FileHeader:
     """The facts read from the beginning of a file."""
 
     format: str
     """One of `FORMATS`."""
     size: tuple[int, int]
-    """(width, height). For a TIFF it is upright already, as Pillow reports it."""
+    """Size as (width, height). For a TIFF it is upright already, as Pillow reports it."""
     image: Image.Image | None
     """Pillow's image, not yet loaded; None for a TIFF whose samples Pillow does not support."""
     tags: Mapping[int, Any]
     """Tag number -> value, or a tuple of one value per sample, for the `_TAGS` of a TIFF's first page."""
 
 
-def open_header(stream: BinaryIO, max_pixels: int | None = None) -> Header:
+def open_header(stream: BinaryIO, max_pixels: int | None = None) -> FileHeader:
     """Read the format and size of an image file.
 
     Args:
@@ -105,7 +105,7 @@ def open_header(stream: BinaryIO, max_pixels: int | None = None) -> Header:
         raise DataError("a camera's raw file, whose first picture is a preview: develop it to TIFF or PNG")
     size = image.size if image is not None else (tags[256], tags[257])
     _check(size, max_pixels)
-    return Header(name, size, image, tags)
+    return FileHeader(name, size, image, tags)
 
 
 def _opened(stream: BinaryIO) -> Image.Image:
@@ -166,6 +166,6 @@ def _is_reduced(tags: Mapping[int, Any]) -> bool:
     return isinstance(kind, int) and bool(kind & 1)
 
 
-def opened_bytes(data: bytes, max_pixels: int | None = None) -> Header:
+def opened_bytes(data: bytes, max_pixels: int | None = None) -> FileHeader:
     """Read the header of a file in memory; see `open_header`."""
     return open_header(io.BytesIO(data), max_pixels)

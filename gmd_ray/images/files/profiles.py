@@ -59,7 +59,7 @@ class Profile:
     srgb: bool
     """True if the samples are sRGB already, to one 8-bit level."""
     curves: tuple[np.ndarray, ...] = ()
-    """For each channel an array (65536,) of linear light, black point compensated. Empty if LittleCMS converts."""
+    """Linear light of each channel, arrays (65536,) with black point compensation. Empty if LittleCMS converts."""
     matrix: np.ndarray | None = None
     """Matrix (3, 3) from linear light in the profile's primaries to linear light in sRGB's; None for gray."""
 

@@ -11,7 +11,7 @@ from PIL import Image
 from gmd_ray.errors import DataError
 from gmd_ray.images.files import profiles
 from gmd_ray.images.files.deep import deep_samples, jpeg2000, sample_bits
-from gmd_ray.images.files.opening import Header, opened_bytes
+from gmd_ray.images.files.opening import FileHeader, opened_bytes
 from gmd_ray.images.files.tiffs import TRANSPOSE
 from gmd_ray.text import one_line
 
@@ -141,7 +141,7 @@ def _exif(image: Image.Image) -> Image.Exif | None:
         return None
 
 
-def _icc(data: bytes, header: Header) -> bytes | None:
+def _icc(data: bytes, header: FileHeader) -> bytes | None:
     if header.format == "JPEG2000":
         return jpeg2000(data).icc  # Pillow does not read it
     profile = header.tags.get(_ICC_TAG) if header.image is None else header.image.info.get("icc_profile")

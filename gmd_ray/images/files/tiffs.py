@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from gmd_ray.errors import DataError
-from gmd_ray.images.files.opening import Header
+from gmd_ray.images.files.opening import FileHeader
 from gmd_ray.text import one_line
 
 TRANSPOSE = {
@@ -40,7 +40,7 @@ _OVERSHOOT = 0.05
 _INSTEAD = "save as 8 or 16 bit"
 
 
-def tiff_bits(header: Header) -> int:
+def tiff_bits(header: FileHeader) -> int:
     """Return the bits per sample.
 
     Raises:
@@ -54,7 +54,7 @@ def tiff_bits(header: Header) -> int:
     return bits
 
 
-def check_tiff(header: Header) -> None:
+def check_tiff(header: FileHeader) -> None:
     """Check from the header alone whether the samples can be read.
 
     Raises:
@@ -65,7 +65,7 @@ def check_tiff(header: Header) -> None:
         _layout(header)
 
 
-def tiff_samples(data: bytes, header: Header) -> tuple[np.ndarray, np.ndarray | None]:
+def tiff_samples(data: bytes, header: FileHeader) -> tuple[np.ndarray, np.ndarray | None]:
     """Decode the samples of a TIFF of more than 8 bits.
 
     Returns:
@@ -108,7 +108,7 @@ class _Layout:
     """True if the largest value is black."""
 
 
-def _layout(header: Header) -> _Layout:
+def _layout(header: FileHeader) -> _Layout:
     bits, kind = tiff_bits(header), _bits_and_kind(header)[1]
     n = _number(header.tags.get(277), 1)
     photometric = _number(header.tags.get(262), 1 if n < 3 else 2)
@@ -123,7 +123,7 @@ def _layout(header: Header) -> _Layout:
     return _Layout(bits, kind, n, colors, photometric == 0)
 
 
-def _bits_and_kind(header: Header) -> tuple[int, int]:
+def _bits_and_kind(header: FileHeader) -> tuple[int, int]:
     bits, kinds = header.tags.get(258, (1,)), header.tags.get(339, (_UNSIGNED,))
     if isinstance(bits, int) or isinstance(kinds, int):
         bits, kinds = np.atleast_1d(bits), np.atleast_1d(kinds)
@@ -145,7 +145,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return np.clip(x, 0, 1).astype(np.float32)
 
 
-def _array(data: bytes, header: Header, layout: _Layout) -> np.ndarray:
+def _array(data: bytes, header: FileHeader, layout: _Layout) -> np.ndarray:
     """Read the stored samples, (H, W, n), upright."""
     n, bits, kind = layout.samples, layout.bits, layout.kind
     width, height = header.size

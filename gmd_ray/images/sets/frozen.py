@@ -92,7 +92,7 @@ class _Task:
 
     file: ImageFile
     crops: tuple[tuple[str, int], ...]
-    """(id, index) of each crop."""
+    """Each crop's (id, index)."""
     there: Mapping[str, str | None] = field(default_factory=dict)
     """Id of each existing crop -> digest of the file it was made from; None if an older record has no digest."""
 

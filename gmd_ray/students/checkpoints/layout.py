@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gmd_ray.errors import ModelError
 from gmd_ray.students.checkpoints.file import read_checkpoint_file
-from gmd_ray.students.checkpoints.places import Place, averages_left, find_weights, twins
+from gmd_ray.students.checkpoints.places import WeightsPlace, averages_left, find_weights, twins
 from gmd_ray.students.common import save_pickle
 
 
@@ -33,7 +33,7 @@ class Checkpoint:
     """The whole content of the file."""
     metadata: dict[str, str] | None
     """The metadata of a safetensors file; None for others."""
-    place: Place
+    place: WeightsPlace
     """The place of the weights in `tree`."""
 
     @property
@@ -168,7 +168,7 @@ class Layout:
     """The metadata of a safetensors file; None for others."""
     skeleton: dict[str, Any]
     """The tree of the file, with a `_Slot` in place of each tensor of the network, in all its places."""
-    place: Place
+    place: WeightsPlace
     """The place of the weights that the network was built from."""
 
     @classmethod

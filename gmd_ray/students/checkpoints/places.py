@@ -45,7 +45,7 @@ _DEPTH = 5
 
 
 @dataclass(frozen=True)
-class Place:
+class WeightsPlace:
     """A set of weights in a tree of dicts."""
 
     trail: tuple[str, ...]
@@ -79,7 +79,7 @@ class Place:
         }
 
 
-def find_weights(tree: dict[str, Any], known: Callable[[Mapping[str, Any]], bool]) -> Place:
+def find_weights(tree: dict[str, Any], known: Callable[[Mapping[str, Any]], bool]) -> WeightsPlace:
     """Locate the weights. Averaged weights are preferred to raw ones, as training tools use them for inference.
 
     An average that lacks some of the raw weights' entries (such as the statistics of normalisation) is not used.
@@ -100,36 +100,36 @@ def find_weights(tree: dict[str, Any], known: Callable[[Mapping[str, Any]], bool
         raise ModelError(f"holds several networks ({names}): save the one to use in a file of its own")
     if unnamed:
         return _preferred(tree, unnamed)
-    return next((place for place in _places(tree) if _has_tensors(place.weights(tree))), Place((), ""))
+    return next((place for place in _places(tree) if _has_tensors(place.weights(tree))), WeightsPlace((), ""))
 
 
-def _preferred(tree: dict[str, Any], places: list[Place]) -> Place:
+def _preferred(tree: dict[str, Any], places: list[WeightsPlace]) -> WeightsPlace:
     raw = [place for place in places if not place.averaged]
     whole = {_shapes(place.weights(tree)) for place in raw}
     averaged = [place for place in places if place.averaged and (not raw or _shapes(place.weights(tree)) in whole)]
     return [*averaged, *raw][0]
 
 
-def twins(tree: dict[str, Any], place: Place) -> list[Place]:
+def twins(tree: dict[str, Any], place: WeightsPlace) -> list[WeightsPlace]:
     """Find the other places that hold the same network, raw or averaged, which must be replaced together with it.
 
     An average may hold only a part of the weights, for example without the statistics of normalisation.
     """
     shapes = _shapes(place.weights(tree))
 
-    def same(other: Place) -> bool:
+    def same(other: WeightsPlace) -> bool:
         others = _shapes(other.weights(tree))
         return others == shapes if place.averaged else other.averaged and bool(others) and others <= shapes
 
     return [other for other in _places(tree, any_name=True) if other != place and same(other)]
 
 
-def averages_left(tree: dict[str, Any], places: list[Place]) -> list[str]:
+def averages_left(tree: dict[str, Any], places: list[WeightsPlace]) -> list[str]:
     """Return the names of averages beside the weights that are in none of `places`, as their form is unknown."""
     left: dict[str, None] = {}
     for depth in range(len(places[0].trail) + 1):
         trail = places[0].trail[:depth]
-        for key, value in Place(trail, "").node(tree).items():
+        for key, value in WeightsPlace(trail, "").node(tree).items():
             name = str(key).partition(".")[0]
             used = any(
                 place.trail[: depth + 1] == (*trail, key)
@@ -148,7 +148,7 @@ def _holds_many(value: Any) -> bool:
     return any(_holds_many(part) for part in parts)
 
 
-def _places(tree: dict[str, Any], *, any_name: bool = False) -> Iterator[Place]:
+def _places(tree: dict[str, Any], *, any_name: bool = False) -> Iterator[WeightsPlace]:
     """Yield every place that could hold weights: deeper dicts first, usual names first, shorter prefixes first.
 
     Args:
@@ -157,7 +157,7 @@ def _places(tree: dict[str, Any], *, any_name: bool = False) -> Iterator[Place]:
             losses share.
     """
 
-    def walk(node: dict[str, Any], trail: tuple[str, ...]) -> Iterator[Place]:
+    def walk(node: dict[str, Any], trail: tuple[str, ...]) -> Iterator[WeightsPlace]:
         inner = [key for key, value in node.items() if isinstance(key, str) and isinstance(value, dict)]
         every = any_name or len(node) == 1 or any(_is_average(key) for key in trail)
         for key in sorted((key for key in inner if every or _is_wrapper(key)), key=_rank):
@@ -165,7 +165,7 @@ def _places(tree: dict[str, Any], *, any_name: bool = False) -> Iterator[Place]:
                 yield from walk(node[key], (*trail, key))
         if _has_tensors(node):
             keys = [key for key, value in node.items() if isinstance(key, str) and isinstance(value, Tensor)]
-            yield from (Place(trail, prefix) for prefix in _prefixes(keys, any_name))
+            yield from (WeightsPlace(trail, prefix) for prefix in _prefixes(keys, any_name))
 
     yield from walk(tree, ())
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
 _TIMESTEPS = 1000
-"""diffusers' time for noise level 1."""
+"""Time that diffusers assigns to noise level 1."""
 
 
 class LatentNetwork(nn.Module):

@@ -19,7 +19,7 @@ LOSSLESS = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
 
 
 def ramps(bits: int, channels: int) -> np.ndarray:
-    """From black to full white, uint16 (64, 64, channels)."""
+    """Make a ramp from black to full white, uint16 (64, 64, channels)."""
     y, x = np.mgrid[:64, :64]
     ramp = (x * 64 + y) * ((1 << bits) - 1) // 4095
     return np.stack([ramp, ramp[::-1], ramp.T, ramp[:, ::-1]][:channels], axis=2).astype(np.uint16)

@@ -24,7 +24,7 @@ OPTIONS: list[dict[str, object]] = [
 
 
 def written(x: np.ndarray, planar: bool = False, **options: object) -> bytes:
-    """(H, W, C): gray, gray and alpha, RGB, or RGB and alpha."""
+    """Write samples (H, W, C) as a TIFF; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha)."""
     n = x.shape[2]
     options.setdefault("photometric", "minisblack" if n < 3 else "rgb")
     if n % 2 == 0:
@@ -36,7 +36,7 @@ def written(x: np.ndarray, planar: bool = False, **options: object) -> bytes:
 
 
 def shown(x: np.ndarray) -> np.ndarray:
-    """(H, W, C) in [0, 1] as RGB over white."""
+    """Convert samples (H, W, C) in [0, 1] to RGB over white."""
     colors = np.repeat(x[..., :1], 3, axis=2) if x.shape[2] < 3 else x[..., :3]
     return colors * x[..., -1:] + 1 - x[..., -1:] if x.shape[2] % 2 == 0 else colors
 
