@@ -19,6 +19,7 @@ from gmd_ray.evaluation.items import Item, held_out_items
 from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.images.files.encode import decode_png
+from gmd_ray.images.sets.run_inputs import RunInputs
 from tests.evaluation.conftest import draw, write_store
 
 HOSTILE = "<script>alert(1)</script>&\"'{:02d}.png".replace("/", "⁄")
@@ -210,7 +211,7 @@ def test_ground_truth_goes_by_names_that_look_the_same(tmp_path: Path) -> None:
     cfg = Config()
     cfg.evaluation.pairs_hq = str(tmp_path)
     composed = unicodedata.normalize("NFC", "Grüße.jpg")
-    assert gallery._truths(cfg, [composed, "again.jpg", "other.jpg"]) == {
+    assert gallery._truths(cfg, [composed, "again.jpg", "other.jpg"], RunInputs()) == {
         composed: f"{tmp_path}/{decomposed}",
         "again.jpg": f"{tmp_path}/again.png",
     }

@@ -25,7 +25,7 @@ def test_a_torn_checkpoint_or_student_costs_no_bit_of_the_weights(
     student = Path(finetune(cfg, "adapted").path)
     undisturbed = torch.load(student, weights_only=True)
     student.write_bytes(student.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"student\.pth: not as this fine-tune wrote it, .* remove it"):
+    with pytest.raises(DataError, match=r"student\.pth: not as this fine-tune wrote it .*; remove it"):
         finetune(cfg, "adapted")
 
     student.unlink()
