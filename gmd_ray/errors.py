@@ -51,7 +51,7 @@ class BooksError(GmdError):
 
 
 def error_lines(error: GmdError) -> Sequence[str]:
-    """What is printed for an error: one line, or one for each thing that a `RefusedError` holds."""
+    """Return the lines to print for an error: one, or one for each reason of a `RefusedError`."""
     return error.lines if isinstance(error, RefusedError) else (str(error),)
 
 

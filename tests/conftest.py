@@ -1,4 +1,4 @@
-"""What every test shares: the environment, the shared files and one small Ray session."""
+"""Everything that tests share: the environment, the shared files and one small Ray session."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def no_secrets() -> Iterator[None]:
-    """What one test's settings hide is no secret of the next one."""
+    """Forget the secrets of one test's settings before the next test."""
     yield
     secrets.forget()
 

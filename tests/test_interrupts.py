@@ -46,7 +46,7 @@ def interrupted(code: str, times: int = 1) -> tuple[int, str, str]:
 
 
 WAITS = "import time; print('here'); time.sleep(30)"
-"""What a command is doing when the signal comes."""
+"""The work of a command at the moment of the signal."""
 
 MOMENTS = {
     "a verb": f"def work():\n    {WAITS}\nsys.exit(interruptible(work))",

@@ -1,4 +1,4 @@
-"""What reaches a terminal, as output, errors, log and tracebacks: no control characters of others, and no secrets."""
+"""Output, errors, log and tracebacks on a terminal: no control characters of others, and no secrets."""
 
 from __future__ import annotations
 

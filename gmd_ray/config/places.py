@@ -11,7 +11,7 @@ _SQLITE = "sqlite:///"
 
 
 def in_job() -> bool:
-    """Whether this process is the driver of a `ray job submit`."""
+    """Tell whether this process is the driver of a `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 

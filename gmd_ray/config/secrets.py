@@ -89,7 +89,7 @@ def digested_values(value: Any) -> Any:
 
 
 def is_redacted(text: str) -> bool:
-    """Whether a secret of a URL in `text` was replaced by `***`, so that the URL cannot be opened."""
+    """Tell whether a secret of a URL in `text` was replaced by `***`, so that the URL cannot be opened."""
     return f"://{MARK}@" in text or any(found[2] == MARK for found in _QUERY.finditer(text))
 
 

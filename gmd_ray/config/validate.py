@@ -118,7 +118,7 @@ def check_test_sets(cfg: Config) -> None:
 
 
 def is_published(path: str) -> bool:
-    """Whether a path names a published data set, `SET/SPLIT/SIDE@ROOT`; ROOT may still be missing."""
+    """Tell whether a path names a published data set, `SET/SPLIT/SIDE@ROOT`; ROOT may still be missing."""
     return re.match(r"[a-z0-9_]+/[a-z0-9_]+/[a-z0-9_]+@", path) is not None
 
 
@@ -236,5 +236,5 @@ def _check_paths(cfg: Config) -> None:
 
 
 def _may_be_hub_id(path: str | None) -> bool:
-    """Whether a path has the form `owner/model`; one that is absolute, starts with a dot or is deeper is a folder."""
+    """Tell whether a path has the form `owner/model`; an absolute, dotted or deeper one is a folder."""
     return path is None or re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None

@@ -185,7 +185,7 @@ def refusal(where: str, refused: Refused) -> ConfigError:
 
 
 def is_reference(text: str) -> bool:
-    """Whether a text holds a `${` that has its meaning, which is one with an even number of backslashes before it."""
+    """Tell whether a text holds a `${` that counts, which has an even number of backslashes before it."""
     return any(len(found[1]) % 2 == 0 for found in _OPENING.finditer(text))
 
 

@@ -22,13 +22,13 @@ ADMITTING = ("read", "restore", "project")
 """Stages that take no more rows once a run is asked to end. Rows that have passed them are still scored and written."""
 
 EXCUSES = 3
-"""How often an attempt at a row may be taken back. Once is not enough: the next worker may begin with the other block
-that it has, and break before it comes to the row in question."""
+"""Number of times that an attempt at a row may be taken back. Once is not enough: the next worker may begin with the
+other block that it has, and break before it comes to the row in question."""
 
 START = "start "
 """Prefix of a model's name. The result is the stage in which a worker loads that model."""
 ANSWER_S, LEAVING_S = 30.0, 10.0
-"""How long the driver of a run that ends early, and a worker that is about to end, wait for the actor, in seconds."""
+"""Seconds that the driver of a run that ends early, or a worker that is about to end, waits for the actor."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Models:
 
     @property
     def needs_prompts(self) -> bool:
-        """Whether the run encodes the teacher's prompts before the teacher is loaded.
+        """True if the run encodes the teacher's prompts before the teacher is loaded.
 
         Only gmd_ray's own loader takes them so. Another loader has prompts of its own, or none.
         """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 STRAY = 0.02
-"""How far outside [0, 1] a value may lie without a warning: rounding and the ringing of a resize make such values."""
+"""Distance outside [0, 1] at which a value causes no warning: rounding and the ringing of a resize reach it."""
 STRAY_SHARE = 0.01
 """An image with a larger share of values beyond `STRAY` is counted as clipped."""
 FAR = 0.5

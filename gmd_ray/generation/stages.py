@@ -27,7 +27,7 @@ from gmd_ray.text import one_line
 IO_THREADS = 2
 """Threads of an actor for PNGs. They mostly run while the model has the accelerator."""
 MAX_STARTS = 3
-"""How often a worker may die while it loads its model (out of memory, for example) before the run ends."""
+"""Number of deaths while loading a model (out of memory, for example) after which the run ends."""
 HAND_OVER_S = 2.0
 """Time for Ray to take the block that a call has returned, in seconds. Ray does not say when it has."""
 PATIENCE_S = 60.0
@@ -36,7 +36,7 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Replica:
-    """What a stage needs to start: how to load its model, and the attempt log that it reports to."""
+    """Everything that a stage needs to start: how to load its model, and the attempt log that it reports to."""
 
     load: Callable[[Any], Any]
     config: Any
@@ -44,7 +44,7 @@ class Replica:
     log: AnyAttemptLog
     max_attempts: int
     bound: Bound = UNBOUNDED
-    """How long a batch may take."""
+    """Time that a batch may take."""
     own_process: bool = True
     """False in the driver's process, which the stage may neither end nor give its number of threads."""
 

@@ -36,7 +36,7 @@ class Notebook:
     settings: str
     """Digest of the run's settings (`circumstances`)."""
     patience_s: float
-    """How long a batch may take in this run before it counts as hung."""
+    """Seconds that a batch may take in this run before it counts as hung."""
 
     def save(self, known: Evidence) -> None:
         """Replace the file. If storage fails, the next run has no evidence, and this one goes on."""

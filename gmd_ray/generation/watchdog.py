@@ -17,7 +17,7 @@ SLACK_S = 90.0
 
 @dataclass(frozen=True)
 class Bound:
-    """How long a batch may take."""
+    """Time that a batch may take."""
 
     batch_s: float = 0.0
     """Seconds, whatever the size of the batch. 0 allows any time."""

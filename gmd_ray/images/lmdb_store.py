@@ -1,7 +1,7 @@
 """BasicSR's LMDB stores: a folder `NAME.lmdb` with data.mdb and meta_info.txt, read only.
 
 A line of meta_info.txt is `name.png (height,width,channels) level`; the key is the name without its ending, the value
-the file's bytes (BasicSR, docs/DatasetPreparation.md). `lmdb` is an optional package.
+the file's bytes (as BasicSR prepares its data sets). `lmdb` is an optional package.
 """
 
 from __future__ import annotations

@@ -138,13 +138,13 @@ def lock_path(store: str) -> str:
 
 
 def held(filesystem: fs.FileSystem, path: str, token: str) -> bool:
-    """Whether the lock file at `path` carries this token."""
+    """Tell whether the lock file at `path` carries this token."""
     holder = _read(filesystem, path)
     return holder is not None and holder["token"] == token
 
 
 def stale(holder: dict[str, str]) -> bool:
-    """Whether the driver that wrote a lock is gone."""
+    """Tell whether the driver that wrote a lock is gone."""
     here, pid = _ours(holder), int(holder["pid"])
     # After a container restarts, this process may have the same number as the one that wrote the lock.
     dead = here and (not _alive(pid) or (pid == os.getpid() and holder["token"] not in _OURS))
@@ -174,7 +174,7 @@ def _read(filesystem: fs.FileSystem, path: str) -> dict[str, str] | None:
 
 
 def _ours(holder: dict[str, str]) -> bool:
-    """Whether a holder's process number counts in this process's own numbering: same host and pid namespace."""
+    """Tell whether a holder's process number counts in this process's own numbering: same host and pid namespace."""
     return holder["host"] == socket.gethostname() and holder.get("pids", _pid_namespace()) == _pid_namespace()
 
 

@@ -97,7 +97,7 @@ class Manifest:
 
     @property
     def cost(self) -> Mapping[str, Any]:
-        """What was planned and what the store took (`cost.predicted_and_actual`)."""
+        """Planned and actual cost of the store (`cost.predicted_and_actual`)."""
         return self.document.get("cost") or {}
 
 

@@ -1,4 +1,4 @@
-"""How far a run is, or how it ended, read from its store alone; nothing is changed."""
+"""State of a run, read from its store alone; nothing is changed."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class PairStore:
         self._index: pa.Table | None = None
 
     def exists(self) -> bool:
-        """Whether the directory holds any part of a store."""
+        """Tell whether the directory holds any part of a store."""
         infos = self.filesystem.get_file_info(
             [self.rows_path, f"{self.path}/settings.json", f"{self.path}/manifest.json"]
         )

@@ -1,4 +1,4 @@
-"""How many pairs each threshold of the gate would accept; nothing is generated and no image is read."""
+"""Number of pairs that each threshold of the gate would accept; nothing is generated and no image is read."""
 
 from __future__ import annotations
 

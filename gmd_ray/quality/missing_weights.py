@@ -1,4 +1,4 @@
-"""Which weight files the metrics lack on this machine, and where each of them goes; nothing is built or downloaded."""
+"""Weight files that the metrics lack on this machine, and the place of each; nothing is built or downloaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MissingWeights:
     setting: str
     """Key of the settings that names the metric's weight file."""
     reason: str
-    """What is missing and where it goes."""
+    """The missing files and the place of each."""
     file: WeightFile | None = None
     """The file that `gmd-ray fetch` would download; None where a download does not help."""
     place: Path | None = None

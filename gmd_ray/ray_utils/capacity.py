@@ -29,16 +29,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a cluster has when a run looks at it."""
+    """The resources of a cluster at one moment."""
 
     resources: dict[str, float]
     """Ray's name of each resource -> how much of it all nodes have together, used or not."""
     nodes: list[Node]
     """Nodes that are alive."""
     can_grow: bool = False
-    """Whether an autoscaler may add nodes."""
+    """True if an autoscaler may add nodes."""
     started_here: bool = False
-    """Whether this process started the cluster."""
+    """True if this process started the cluster."""
 
 
 def read_cluster() -> Cluster:

@@ -21,7 +21,7 @@ from gmd_ray.ray_utils.ray_internals import can_set_authentication, find_token, 
 AUTH_MODE = "RAY_AUTH_MODE"
 
 ANSWER_S = 10.0
-"""How long a cluster's head may take to answer, in seconds."""
+"""Seconds that the head of a cluster may take to answer."""
 _QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 """The gRPC call with which every process of Ray introduces itself. Its argument is an empty message."""
 _FOUND = "RAY_AUTH_MODE=token with RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token as at `ray start --head`"

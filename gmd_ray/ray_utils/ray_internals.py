@@ -27,7 +27,7 @@ log = logging.getLogger("gmd_ray")
 BLOCKS_AHEAD = 16
 """Blocks in flight beyond those that the actors of a stream have."""
 SHARE_KEPT_S = 30
-"""How long a cluster's shares are kept for a run that no longer says that it is there, in seconds. A run does every
+"""Seconds that a cluster's shares are kept for a run that no longer says that it is there. A run does every
 10 s."""
 
 CHATTER = {

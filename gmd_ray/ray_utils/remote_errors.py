@@ -1,4 +1,4 @@
-"""How an error of a Ray worker reaches the driver as the error that it is.
+"""Errors of Ray workers, carried to the driver as the errors that they are.
 
 Ray wraps what a task raises in a traceback of many lines. A GmdError is one line for a user, so a worker returns it as
 a value (`as_value`), and the driver raises it (`raise_if_error`, `answer_of`). Work in a Ray Data stream, whose return

@@ -23,7 +23,7 @@ from gmd_ray.teachers.flux.teacher import FluxTeacher
 
 @dataclass
 class Store:
-    """What all processors share: whether to write or read, at which step, and everything written so far."""
+    """State that all processors share: whether to write or read, at which step, and everything written so far."""
 
     keys: bool
     """K and V, or V alone."""
@@ -98,7 +98,7 @@ def stock_model(teacher: FluxTeacher) -> FluxTransformer2DModel:
 def project_eagerly(
     teacher: FluxTeacher, model: FluxTransformer2DModel, blocks: Sequence[str], steps: int, images: torch.Tensor
 ) -> torch.Tensor:
-    """What `teacher.project` gives for Euler without true CFG, strength 1, no tiles.
+    """The result of `teacher.project` for Euler without true CFG, strength 1, no tiles.
 
     Args:
         model: as `stock_model` gives it.

@@ -41,7 +41,7 @@ from tests.benchmarks.timed import Calls, TimedTeacherSpec
 from tests.generation.world import World, write_photo
 
 TEACHER_CPUS = 0.1
-"""Of a teacher that sleeps."""
+"""Settings of a teacher that sleeps."""
 
 
 def world(root: Path, images: int, size: tuple[int, int]) -> World:
@@ -70,7 +70,7 @@ def start_ray(gpus: int, store: int = 500_000_000) -> None:
 
 
 def store_stats() -> Any:
-    """Of the object store, since Ray was started."""
+    """Counters of the object store since Ray was started."""
     import ray
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 

@@ -29,13 +29,13 @@ DEMO = Path(gmd_ray.__file__).parent / "demo" / "weights" / "student.safetensors
 
 @dataclass(frozen=True)
 class Latency:
-    """Of two students over the same image."""
+    """Latencies of two students on the same image."""
 
     baseline_ms: float
     """Median."""
     adapted_ms: float
     ratio: float
-    """Of the medians, adapted / baseline."""
+    """Ratio of the medians, adapted / baseline."""
     interval: tuple[float, float]
     """95%, by resampling the pairs."""
     parameters: tuple[int, int]

@@ -1,4 +1,6 @@
-"""How near is the teacher to the hardware's floor? `python -m tests.benchmarks.teacher [--size 512 1024] [--batch 1 4]`
+"""Speed of the teacher against the floor of the hardware.
+
+    python -m tests.benchmarks.teacher [--size 512 1024] [--batch 1 4]
 
 On one GPU, without Ray: FLUX.1-dev at full size with random weights, made on the GPU and never written, projected by
 `FluxTeacher.project` and by the eager loop of `eager_projection.py`. Without a GPU: a model as deep and 96 times as
@@ -53,7 +55,7 @@ METHODS = ("none", "gmd", "gmd-literal", "rf-solver", "kv-edit", "vital")
 
 
 def injections(steps: int) -> dict[str, InjectionConfig]:
-    """What the methods of `teacher.preset` inject, all measured under Euler."""
+    """Injections of the methods of `teacher.preset`, all measured under Euler."""
     found = {name: load_config([f"teacher.preset={name}"]).teacher.injection for name in METHODS}
     return {name: replace(i, steps=steps if i.steps is None else min(i.steps, steps)) for name, i in found.items()}
 

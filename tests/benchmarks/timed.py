@@ -45,7 +45,7 @@ class TimedTeacherSpec:
 
 
 class Calls:
-    """What the teachers of a run left."""
+    """Times that the teachers of a run left."""
 
     def __init__(self, log: Path) -> None:
         self.by_worker: dict[str, list[tuple[float, float, int]]] = defaultdict(list)

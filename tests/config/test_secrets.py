@@ -1,4 +1,4 @@
-"""What is hidden from terminals, logs, reports and run records, and what saved settings keep."""
+"""Secrets are hidden from terminals, logs, reports and run records; saved settings keep references to them."""
 
 from __future__ import annotations
 

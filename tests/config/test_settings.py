@@ -34,7 +34,7 @@ def declared() -> list[tuple[str, Any, Any, Rule]]:
 
 
 def is_number(kind: Any) -> bool:
-    """Whether a type holds numbers, in lists and tuples too. Free mappings are left out: their entries are Ray's."""
+    """Tell whether a type holds numbers, in lists and tuples too. Free mappings are left out."""
     if typing.get_origin(kind) is dict:
         return False
     return kind in (int, float) or any(is_number(arg) for arg in typing.get_args(kind))

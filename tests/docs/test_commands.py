@@ -1,4 +1,4 @@
-"""What README and docs/ tell a person to type, typed."""
+"""Every command that README and docs/ tell a person to type, typed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_indented_command_is_taken(line: str, folder: Path) -> None:
 
 
 def test_the_words_arrive(folder: Path) -> None:
-    """What the documents' own examples mean, so that the other tests are not empty."""
+    """The meaning of the documents' own examples, so that the other tests are not empty."""
     (command,) = typed("gmd-ray config source.hq=hq source.lq=lq source.lq_template='{}x4'", folder)
     cfg = accept(command[1:])
     assert cfg is not None

@@ -179,7 +179,7 @@ def test_the_keys_of_the_page_are_those_of_the_documents(tmp_path: Path) -> None
 
 
 def test_a_part_file_is_plain_parquet(tmp_path: Path) -> None:
-    """What readers may rely on: any reader of Parquet takes a part, and its name does not depend on the order."""
+    """Readers may rely on this: any reader of Parquet takes a part, and its name does not depend on the order."""
     store = PairStore(str(tmp_path / "pairs"))
     [name] = fill(store, [ROWS])
     assert pq.read_schema(tmp_path / "pairs" / "rows" / name).names == PAIR_SCHEMA.names

@@ -114,7 +114,7 @@ def known_extras() -> set[str]:
 
 @cache
 def help_of(*words: str) -> str:
-    """What `gmd-ray WORDS --help` prints; empty where there is no such verb."""
+    """Output of `gmd-ray WORDS --help`; empty if there is no such verb."""
     out = io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):

@@ -39,7 +39,7 @@ def failed_row(key: str, stage: str = "read", kind: str = "DataError") -> dict[s
 
 
 def file_columns(file: ImageFile) -> dict[str, Any]:
-    """What a row says of the file that it was made of."""
+    """Columns of a row that describe the file it was made of."""
     data = read_file(file.uri)
     return {"bytes": len(data), "modified": file.modified, "digest": content_digest(data)}
 

@@ -1,4 +1,4 @@
-"""What a run leaves, and what running it again does."""
+"""The rows and files of a run, and the effect of running it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run on Ray adds to one in process: the same rows, a bound on what is in flight, stops, and pools that grow."""
+"""A run on Ray: the same rows as in process, a bound on what is in flight, stops, and pools that grow."""
 
 from __future__ import annotations
 

@@ -233,14 +233,14 @@ class World:
         return rows_dataset(self.store).to_table().sort_by("id")
 
     def held(self) -> int:
-        """How many teachers have waited (`TeacherSpec.hold_after`)."""
+        """Number of teachers that have waited (`TeacherSpec.hold_after`)."""
         return len(list(self.log.glob("held by *.mark")))
 
     def release(self) -> None:
         (self.log / "released.mark").touch()
 
     def projected(self) -> Counter[str]:
-        """How often each id was handed to the teacher."""
+        """Number of times that each id was handed to the teacher."""
         return Counter(key for file in self.log.glob("[0-9]*") for key in file.read_text().splitlines())
 
 

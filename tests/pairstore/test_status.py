@@ -1,4 +1,4 @@
-"""What a person who waits is told."""
+"""The state of a run, as a person who waits for it reads it."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def tear(path: Path) -> None:
 
 
 def settings(root: Path, *more: str) -> list[str]:
-    """Of a run in `<root>/run` over four target photos and four pairs of each kind, all of them well."""
+    """Settings of a run in `<root>/run` over four target photos and four pairs of each kind, all of them intact."""
     source, tests = pairs(root, "source"), pairs(root, "source_test", count=2)
     target = pairs(root, "target_test", count=2)
     for i in range(4):

@@ -1,4 +1,4 @@
-"""What a run will take, told before it begins, and compared with what it took."""
+"""The predicted cost of a run, and its comparison with the actual one."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_the_experiments(
     args.append("plan.tflops=400")
 
     def content(name: str) -> bytes:
-        """Of each side of a set pictures of its own, of sizes that go together."""
+        """Make pictures for each side of a set, of sizes that go together."""
         side = 64 * scale if name.rpartition("/")[2] in ("hq", "sharp", "gt") else 64
         buffer = io.BytesIO()
         Image.new("L", (side, side), sum(name.encode()) % 256).save(buffer, "PNG")

@@ -1,4 +1,4 @@
-"""What tests of weight files share: an empty weights directory, a local server, and tiny files of real formats."""
+"""Fixtures of the tests of weight files: an empty weights directory, a local server, and tiny files of real formats."""
 
 from __future__ import annotations
 

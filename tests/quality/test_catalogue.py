@@ -1,4 +1,4 @@
-"""What is known of metrics without loading anything."""
+"""Facts about metrics that are known without loading anything."""
 
 from __future__ import annotations
 

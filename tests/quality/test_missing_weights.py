@@ -1,4 +1,4 @@
-"""Which weight files are missing and where they go, found without building a metric."""
+"""Missing weight files and their places, found without building a metric."""
 
 from __future__ import annotations
 

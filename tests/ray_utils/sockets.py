@@ -1,4 +1,4 @@
-"""What the processes of a machine listen on, from /proc."""
+"""Addresses that the processes of a machine listen on, from /proc."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from gmd_ray.ray_utils.ray_internals import says_it_cannot_grow
 
 
 def cluster(*nodes: dict[str, float], labels: list[dict[str, str]] | None = None, can_grow: bool = False) -> Cluster:
-    """What Ray says of a cluster of these nodes."""
+    """A cluster of these nodes, as Ray describes it."""
     total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in {kind for node in nodes for kind in node}}
     named = [Node(node, label) for node, label in zip(nodes, labels or [{}] * len(nodes), strict=True)]
     return Cluster(total, named, can_grow)

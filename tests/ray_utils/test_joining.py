@@ -1,4 +1,4 @@
-"""Who answers at an address, and what a driver makes of it: servers of gRPC stand in for the heads of clusters."""
+"""Answers at the address of a cluster, and the reactions of a driver; gRPC servers stand in for cluster heads."""
 
 from __future__ import annotations
 

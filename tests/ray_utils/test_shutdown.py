@@ -31,7 +31,7 @@ def attempts() -> Any:
 
 @pytest.fixture(autouse=True)
 def harmless() -> Iterator[list[int]]:
-    """What SIGTERM does before and after: it is counted."""
+    """The handler of SIGTERM before and after, which counts its calls."""
     assert threading.current_thread() is threading.main_thread()
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))

@@ -48,7 +48,7 @@ class Rule:
         return f"{low}, {high}"
 
     def inside(self, value: float) -> bool:
-        """Whether a number lies in the range. NaN and the infinities lie in none."""
+        """Tell whether a number lies in the range. NaN and the infinities lie in none."""
         return (
             math.isfinite(value)
             and (self.ge is None or value >= self.ge)

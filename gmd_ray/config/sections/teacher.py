@@ -12,7 +12,7 @@ from gmd_ray.config.sections.setting import section, setting
 
 @dataclass
 class InjectionConfig:
-    """Which attention keys and values of the inversion replace those of the reconstruction."""
+    """Attention keys and values of the inversion that replace those of the reconstruction."""
 
     tensors: str = setting("kv", "kv: keys and values (paper). v: values alone (RF-Solver).", choices=("kv", "v"))
     blocks: Any = setting(

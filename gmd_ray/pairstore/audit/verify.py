@@ -33,7 +33,7 @@ _AGAIN = "remove it, and run generate again for its images"
 
 @dataclass(frozen=True)
 class Verified:
-    """What was checked, and what is wrong."""
+    """The result of a check: what was checked, and what is wrong."""
 
     url: str
     parts: int

@@ -32,7 +32,7 @@ HEAD = "ray.head.default"  # the provider knows no other name
 
 
 def cluster_config(gcs: str) -> dict[str, Any]:
-    """What `ray up` takes."""
+    """Settings of a cluster, as `ray up` takes them."""
     groups = {
         HEAD: {"resources": {"CPU": 3}, "node_config": {}, "max_workers": 0},
         "gpu": {

@@ -18,7 +18,7 @@ def attempts() -> AttemptLog:
 
 
 class HomemadeError(BaseException):
-    """Of a class that no `except Exception` catches."""
+    """An exception of a class that no `except Exception` catches."""
 
 
 class UnspeakableError(Exception):

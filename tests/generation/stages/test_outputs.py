@@ -1,4 +1,4 @@
-"""What a model returned, held against what was due."""
+"""Results of a model, compared with those that were due."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage hands to its model, and what goes on beside it."""
+"""The batches that a stage hands to its model, and the work beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one run knew of images that hang or kill, and the next does with it."""
+"""One run's knowledge of images that hang or kill workers, and the use of it by the next run."""
 
 from __future__ import annotations
 

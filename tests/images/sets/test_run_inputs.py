@@ -22,7 +22,7 @@ from tests.training.toys import make_config, picture
 
 @pytest.fixture
 def walked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each folder is walked, by its path."""
+    """Number of walks through each folder, by its path."""
     counts: Counter[str] = Counter()
     walk = listing.walk
 
