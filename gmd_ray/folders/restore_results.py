@@ -10,7 +10,7 @@ from pyarrow import fs
 
 from gmd_ray.errors import ConfigError, GmdError
 from gmd_ray.hashing import content_digest
-from gmd_ray.images.finished import NAME, Finished, modified, read_record, write_record
+from gmd_ray.images.finished import RECORD_FILE, Finished, modified, read_record, write_record
 from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.sizes import image_sizes
 from gmd_ray.storage import get, open_filesystem, put, remove
@@ -40,7 +40,7 @@ class Results:
         try:
             put(self._filesystem, probe, b"")
             remove(self._filesystem, probe)
-            self._record = read_record(get(self._filesystem, f"{self._base}/{NAME}"))
+            self._record = read_record(get(self._filesystem, f"{self._base}/{RECORD_FILE}"))
         except OSError as error:
             reason = error.strerror or one_line(error)
             raise ConfigError(f"{out}: cannot be written ({reason}); give another folder for the results") from error
@@ -117,7 +117,7 @@ class Results:
         if not self._unsaved:
             return
         start = time.monotonic()
-        put(self._filesystem, f"{self._base}/{NAME}", write_record(self._record.values()))
+        put(self._filesystem, f"{self._base}/{RECORD_FILE}", write_record(self._record.values()))
         self._saved_at, self._unsaved = time.monotonic(), False
         self._pause_s = max(_SAVE_EVERY_S, _SAVE_SHARE * (self._saved_at - start))
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from gmd_ray.images.listing import ImageFile
 
-NAME = ".gmd-restore.jsonl"
+RECORD_FILE = ".gmd-restore.jsonl"
 
 
 @dataclass(frozen=True)

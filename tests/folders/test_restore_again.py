@@ -17,7 +17,7 @@ from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
 from gmd_ray.folders.restore import Restored, restore_folder
-from gmd_ray.images.finished import NAME
+from gmd_ray.images.finished import RECORD_FILE
 from gmd_ray.students import ModuleStudent
 from tests.students.networks import save_network
 
@@ -143,7 +143,7 @@ def test_a_stopped_run_is_taken_up(
         patch.setattr(files.os, "fsync", sync)
         assert main(args) == 130
     assert "the same command takes up where this one left off" in capsys.readouterr().err
-    assert sorted(path.name for path in out.rglob("*")) == [NAME, "a.png", "b.png"]
+    assert sorted(path.name for path in out.rglob("*")) == [RECORD_FILE, "a.png", "b.png"]
     assert main(args) == 0
     assert "2 of them by an earlier run" in capsys.readouterr().out
 
@@ -152,11 +152,11 @@ def test_a_killed_run_leaves_nothing_that_counts_as_finished(photos: Path, model
     """Killed before the record was saved: the results are there, unknown, and are made anew."""
     out = tmp_path / "out"
     restore(photos, out, model)
-    record = (out / NAME).read_text().splitlines()
-    (out / NAME).write_text("\n".join(record[:1]) + '\n{"name": "b.p')
+    record = (out / RECORD_FILE).read_text().splitlines()
+    (out / RECORD_FILE).write_text("\n".join(record[:1]) + '\n{"name": "b.p')
     (out / ".tmp-0123").write_bytes(b"half")
     assert restore(photos, out, model) == Restored(4, {}, 1)
-    assert {json.loads(line)["name"] for line in (out / NAME).read_text().splitlines()} == {*times(out)}
+    assert {json.loads(line)["name"] for line in (out / RECORD_FILE).read_text().splitlines()} == {*times(out)}
 
 
 def test_a_full_disk_ends_the_run_in_one_line(

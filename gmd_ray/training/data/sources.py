@@ -26,7 +26,7 @@ from gmd_ray.progress import Progress
 from gmd_ray.storage import replacing
 from gmd_ray.training.spec import TrainingSpec
 
-NAME = "sources.parquet"
+SOURCES_FILE = "sources.parquet"
 
 SCHEMA = pa.schema(
     [
@@ -73,7 +73,7 @@ def compare(spec: TrainingSpec) -> Doubts:
         ResumeMismatchError: files have changed; the message names some.
         DataError: the record is damaged.
     """
-    record = _read(Path(spec.directory, NAME))
+    record = _read(Path(spec.directory, SOURCES_FILE))
     if not record:
         return Doubts({}, {})
     now = files_of(spec)
@@ -99,7 +99,7 @@ def settle(spec: TrainingSpec, doubts: Doubts, interval_s: float) -> None:
     if changed:
         raise ResumeMismatchError(_changed(spec, changed))
     fresh = {key: SourceFile(file.size, file.modified, digests[key]) for key, file in doubts.unread.items()}
-    _write(Path(spec.directory, NAME), doubts.record | fresh)
+    _write(Path(spec.directory, SOURCES_FILE), doubts.record | fresh)
 
 
 def remember(spec: TrainingSpec, interval_s: float) -> bool:
@@ -115,13 +115,13 @@ def remember(spec: TrainingSpec, interval_s: float) -> bool:
         DataError: a file cannot be read.
     """
     now = files_of(spec)
-    path = Path(spec.directory, NAME)
+    path = Path(spec.directory, SOURCES_FILE)
     if not now:
         path.unlink(missing_ok=True)
         return False
     before = _read(path)
     rows: Record = {}
-    for known in sorted(Path(spec.directory).parent.glob(f"*/{NAME}")):
+    for known in sorted(Path(spec.directory).parent.glob(f"*/{SOURCES_FILE}")):
         record = _read(known)
         rows |= {key: record[key] for key, file in now.items() if key in record and _is_unchanged(record[key], file)}
     missing = {key: file for key, file in now.items() if key not in rows}
