@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 
 # Two processes: the tests that need Ray share one Ray session in one of them (tests/conftest.py says which).
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 install: $(INSTALLED)
 

@@ -28,10 +28,14 @@ os.environ.update(
 )
 
 import logging
+import re
 import shutil
 import tempfile
+from functools import cache
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from gmd_ray.config import secrets
 
@@ -39,6 +43,8 @@ from gmd_ray.config import secrets
 logging.raiseExceptions = False
 
 ROOT = Path(__file__).resolve().parents[1]
+RAY_FIXTURE = re.compile(r"(?<![.\w])(ray_session|fresh_on_ray)(: |\")")
+"""An argument or a mark of a test by which it gets a fixture that needs the Ray session."""
 
 
 def _shared() -> Path:
@@ -64,22 +70,43 @@ def shared_golden() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and every file that uses the Ray session in the same one.
-
-    `--dist loadgroup` sends a group to one process; two processes with a Ray session each would fight for two cores.
-    What takes longest goes first, so that no process is left alone with it at the end.
-    """
+    """Put first what takes longest, so that no process is left alone with it at the end."""
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
     rank = {}
     for path, tests in files.items():
-        on_ray = any("ray_session" in getattr(test, "fixturenames", ()) for test in tests)
         slow = any(test.get_closest_marker("slow") for test in tests)
-        rank[path] = 0 if on_ray else 1 if slow else 2
-        for test in tests:
-            test.add_marker(pytest.mark.xdist_group("ray" if on_ray else path.relative_to(ROOT).as_posix()))
+        rank[path] = 0 if any(_needs_ray(test) for test in tests) else 1 if slow else 2
+        if rank[path] == 0 and not uses_ray(path):
+            raise pytest.UsageError(f"{path}: its tests use the Ray session, but not by a fixture of RAY_FIXTURE")
     items.sort(key=lambda item: rank[item.path])
+
+
+def _needs_ray(test: pytest.Item) -> bool:
+    return "ray_session" in getattr(test, "fixturenames", ())
+
+
+@cache
+def uses_ray(path: Path) -> bool:
+    """Tell whether a test file names a fixture that needs the Ray session."""
+    return RAY_FIXTURE.search(path.read_text(encoding="utf-8")) is not None
+
+
+class OneRaySession(LoadFileScheduling):
+    """Sends the tests of a file to one process, and every file that uses the Ray session to the same one.
+
+    Two processes with a Ray session each would fight for two cores.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if uses_ray(ROOT / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneRaySession:
+    return OneRaySession(config, log)
 
 
 @pytest.fixture(autouse=True)

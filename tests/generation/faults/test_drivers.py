@@ -53,47 +53,47 @@ def held_driver(world: World) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def test_killed_then_stopped_then_finished(fresh: World) -> None:
-    lock = Path(fresh.store, "lock.json")
-    with held_driver(fresh) as first:
-        killed_at = set(fresh.rows())
+def test_killed_then_stopped_then_finished(fresh_on_ray: World) -> None:
+    lock = Path(fresh_on_ray.store, "lock.json")
+    with held_driver(fresh_on_ray) as first:
+        killed_at = set(fresh_on_ray.rows())
         time.sleep(12)  # until it has reserved the cluster, which must not stay its own for long
         first.kill()
     assert lock.exists()  # left behind; its process is dead, so it is taken over
     assert len(killed_at) == 6
-    made = Counter({key: fresh.projected()[key] for key in killed_at})
+    made = Counter({key: fresh_on_ray.projected()[key] for key in killed_at})
 
-    before = fresh.projected()
-    with held_driver(fresh) as second:
-        begun = fresh.projected()
+    before = fresh_on_ray.projected()
+    with held_driver(fresh_on_ray) as second:
+        begun = fresh_on_ray.projected()
         second.send_signal(signal.SIGTERM)
         assert any("SIGTERM: finishing what is in flight" in line for line in second.stdout or ())
         time.sleep(3)  # for the word to reach the attempt log
-        fresh.release()
+        fresh_on_ray.release()
         assert second.wait(120) == 143
         assert not lock.exists()
-        assert not Path(fresh.store, "manifest.json").exists()
+        assert not Path(fresh_on_ray.store, "manifest.json").exists()
 
     # Stopped, not killed: whatever the teacher had begun is in the store, and it began nothing more.
-    done, seen = set(fresh.rows()), fresh.projected()
+    done, seen = set(fresh_on_ray.rows()), fresh_on_ray.projected()
     assert seen == begun
     assert done == killed_at | set(begun - before)
     assert 12 < len(done) < 18, "in the middle of a block"
     assert all(seen[key] == made[key] for key in killed_at), "what was in the store at the kill is not done again"
-    books = generate(fresh.cfg, models=fresh.models())
+    books = generate(fresh_on_ray.cfg, models=fresh_on_ray.models())
     assert (books.inputs, books.ok, books.resumed) == (24, 24, len(done))
-    assert sorted(fresh.rows()) == fresh.ids()
-    again = fresh.projected() - seen
-    assert set(again) == set(fresh.ids()) - done
+    assert sorted(fresh_on_ray.rows()) == fresh_on_ray.ids()
+    again = fresh_on_ray.projected() - seen
+    assert set(again) == set(fresh_on_ray.ids()) - done
 
 
-def test_a_second_driver_is_refused(fresh: World) -> None:
-    with driver(fresh) as first:
+def test_a_second_driver_is_refused(fresh_on_ray: World) -> None:
+    with driver(fresh_on_ray) as first:
         wait_for(
-            lambda: Path(fresh.store, "lock.json").exists() or first.poll() is not None, 400
+            lambda: Path(fresh_on_ray.store, "lock.json").exists() or first.poll() is not None, 400
         )  # a ceiling for crowded machines
-        with driver(fresh) as second:
+        with driver(fresh_on_ray) as second:
             output = second.communicate(timeout=400)[0]
         assert second.returncode == 1
-        assert f"StoreLockedError: {fresh.store}: process {first.pid} on " in output
+        assert f"StoreLockedError: {fresh_on_ray.store}: process {first.pid} on " in output
         assert "Traceback" not in output

@@ -15,13 +15,13 @@ from tests.generation.world import World
 pytestmark = pytest.mark.slow
 
 
-def test_a_hang_is_found_by_name_and_the_run_goes_on(fresh: World) -> None:
-    fresh.cfg.target.limit, fresh.cfg.generation.rows_per_block = 10, 5
-    fresh.cfg.generation.batch_timeout_s = 4.0
+def test_a_hang_is_found_by_name_and_the_run_goes_on(fresh_on_ray: World) -> None:
+    fresh_on_ray.cfg.target.limit, fresh_on_ray.cfg.generation.rows_per_block = 10, 5
+    fresh_on_ray.cfg.generation.batch_timeout_s = 4.0
     faults = {"001.png": "hang", "002.png": "interrupt", "003.png": "range"}
-    books = generate(fresh.cfg, models=fresh.models(faults=tuple(faults.items())))
+    books = generate(fresh_on_ray.cfg, models=fresh_on_ray.models(faults=tuple(faults.items())))
     assert (books.ok, books.failed) == (7, 3)
-    failed = {key: row for key, row in fresh.rows().items() if row["status"] == "failed"}
+    failed = {key: row for key, row in fresh_on_ray.rows().items() if row["status"] == "failed"}
     assert {key: (row["error_stage"], row["error_type"]) for key, row in failed.items()} == {
         "001.png": ("project", "Hang"),
         "002.png": ("project", "KeyboardInterrupt"),
@@ -29,27 +29,27 @@ def test_a_hang_is_found_by_name_and_the_run_goes_on(fresh: World) -> None:
     }
     assert failed["001.png"]["error"] == "the worker did not finish this image in generation.batch_timeout_s=4, 2 times"
     assert "an image's values are those in [0, 1]" in str(failed["003.png"]["error"])
-    assert not Path(fresh.store, suspects.SUSPECTS_FILE).exists()
+    assert not Path(fresh_on_ray.store, suspects.SUSPECTS_FILE).exists()
 
-    before = fresh.projected()
-    assert generate(fresh.cfg, models=fresh.models()).failed == 3, "it stays failed"
-    assert fresh.projected() == before
-    fresh.cfg.generation.retry_failed = True
-    assert generate(fresh.cfg, models=fresh.models()).failed == 0
-    assert fresh.projected() - before == Counter(faults.keys())
+    before = fresh_on_ray.projected()
+    assert generate(fresh_on_ray.cfg, models=fresh_on_ray.models()).failed == 3, "it stays failed"
+    assert fresh_on_ray.projected() == before
+    fresh_on_ray.cfg.generation.retry_failed = True
+    assert generate(fresh_on_ray.cfg, models=fresh_on_ray.models()).failed == 0
+    assert fresh_on_ray.projected() - before == Counter(faults.keys())
 
 
-def test_a_run_that_ends_in_a_hang_names_it_and_the_next_knows(fresh: World) -> None:
-    fresh.cfg.target.limit, fresh.cfg.generation.rows_per_block = 4, 2
-    fresh.cfg.generation.batch_timeout_s, fresh.cfg.generation.no_progress_timeout_s = 0.0, 20
-    models = fresh.models(faults=(("001.png", "hang"),))
+def test_a_run_that_ends_in_a_hang_names_it_and_the_next_knows(fresh_on_ray: World) -> None:
+    fresh_on_ray.cfg.target.limit, fresh_on_ray.cfg.generation.rows_per_block = 4, 2
+    fresh_on_ray.cfg.generation.batch_timeout_s, fresh_on_ray.cfg.generation.no_progress_timeout_s = 0.0, 20
+    models = fresh_on_ray.models(faults=(("001.png", "hang"),))
     with pytest.raises(GmdError, match=r"no block of images was finished in 20 s; at work: project on .*001\.png"):
-        generate(fresh.cfg, models=models)
-    told = json.loads(Path(fresh.store, suspects.SUSPECTS_FILE).read_text())["rows"]
+        generate(fresh_on_ray.cfg, models=models)
+    told = json.loads(Path(fresh_on_ray.store, suspects.SUSPECTS_FILE).read_text())["rows"]
     assert {"stage": "project", "id": "001.png", "times": 1, "alone": 0, "hung": 1} in told
 
-    before = fresh.projected()["001.png"]
-    fresh.cfg.generation.batch_timeout_s, fresh.cfg.generation.no_progress_timeout_s = 4.0, 120
-    assert generate(fresh.cfg, models=models).failed == 1
-    row = fresh.rows()["001.png"]
-    assert (row["error_type"], row["attempts"], fresh.projected()["001.png"] - before) == ("Hang", 2, 1)
+    before = fresh_on_ray.projected()["001.png"]
+    fresh_on_ray.cfg.generation.batch_timeout_s, fresh_on_ray.cfg.generation.no_progress_timeout_s = 4.0, 120
+    assert generate(fresh_on_ray.cfg, models=models).failed == 1
+    row = fresh_on_ray.rows()["001.png"]
+    assert (row["error_type"], row["attempts"], fresh_on_ray.projected()["001.png"] - before) == ("Hang", 2, 1)
