@@ -30,6 +30,7 @@ from gmd_ray.ray_utils.remote_errors import as_text
 from gmd_ray.students import load_student
 from gmd_ray.students.protocol import Student
 from gmd_ray.teachers import load_teacher
+from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.evaluation")
 
@@ -272,5 +273,5 @@ def _device_name(module: torch.nn.Module) -> str:
 
 def _reason(error: Exception) -> str:
     """The error in one line that is short enough for a table."""
-    text = redact(" ".join(str(error).split()))[:300]
+    text = redact(one_line(error, 300))
     return text if isinstance(error, GmdError) else f"{type(error).__name__}: {text}"

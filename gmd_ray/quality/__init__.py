@@ -146,10 +146,10 @@ def load_scorer(cfg: ScorerConfig) -> Scorer:
 
 def _load_scorer(cfg: ScorerConfig) -> Scorer:
     if cfg.path is not None:
-        from gmd_ray.quality.inputs import pick_device
+        from gmd_ray.devices import choose_device
         from gmd_ray.quality.nima import NimaScorer
 
-        return NimaScorer.from_pretrained(cfg.path).to(pick_device(cfg.device, "scorer.device"))
+        return NimaScorer.from_pretrained(cfg.path).to(choose_device(cfg.device, "scorer.device"))
     if metric_info(cfg.metric, "scorer.metric").needs_reference:
         raise ConfigError(
             f"scorer.metric={cfg.metric!r} needs a ground truth, which target images lack; "

@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from gmd_ray.devices import choose_device
 from gmd_ray.errors import DataError
 from gmd_ray.quality.catalogue import MetricUnavailable
-from gmd_ray.quality.inputs import pick_device, prepare
+from gmd_ray.quality.inputs import prepare
 from gmd_ray.quality.missing_weights import local_weights, missing_weights
 from gmd_ray.quality.weight_files import FILES
+from gmd_ray.text import one_line
 
 SIDE = 299
 """Side of the network's input in pixels."""
@@ -62,7 +64,7 @@ class FrechetDistance:
     needs_reference = True
 
     def __init__(self, network: nn.Module, device: str = "auto", crop_border: int = 0) -> None:
-        self._device = pick_device(device, "evaluation.device")
+        self._device = choose_device(device, "evaluation.device")
         self._network = network.to(self._device).eval()
         self._crop_border = crop_border
 
@@ -122,7 +124,7 @@ def _inception(weights: str) -> nn.Module:
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except (RuntimeError, OSError, AttributeError, TypeError, pickle.UnpicklingError) as error:
-        text = " ".join(str(error).split())[:200]
+        text = one_line(error, 200)
         raise _unavailable(f"{weights}: not the weights of FID's Inception ({text})") from error
     network.fc = nn.Identity()  # the features are the input of the last layer: (1, 2048)
     return network

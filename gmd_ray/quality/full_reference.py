@@ -12,9 +12,10 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
+from gmd_ray.devices import choose_device
 from gmd_ray.errors import DataError
 from gmd_ray.images.luma import BT601_STUDIO
-from gmd_ray.quality.inputs import pick_device, prepare_pair
+from gmd_ray.quality.inputs import prepare_pair
 
 MAX_PSNR = 100.0
 """PSNR in dB of (nearly) identical images: the true value is infinite and would make every mean infinite."""
@@ -92,7 +93,7 @@ class FullReference:
         self.name = name
         self._compare = _COMPARE[name.removesuffix("_y")]
         self._on_luma = name.endswith("_y")
-        self._device = pick_device(device, "evaluation.device")
+        self._device = choose_device(device, "evaluation.device")
         self._crop_border = crop_border
 
     def __call__(self, image: torch.Tensor, reference: torch.Tensor | None = None) -> float:

@@ -1,27 +1,10 @@
-"""Preparation of a metric's device and input images."""
+"""Preparation of the input images of a metric."""
 
 from __future__ import annotations
 
 import torch
 
-from gmd_ray.errors import ConfigError, DataError
-
-
-def pick_device(device: str, setting: str) -> torch.device:
-    """Choose a torch device: `auto` is CUDA if this machine has it, else the CPU.
-
-    Raises:
-        ConfigError: a device that this machine lacks; the message names `setting`.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"{setting}={device!r}: no such device; use auto, cpu, cuda or cuda:N") from error
-    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"{setting}={device!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto")
-    return picked
+from gmd_ray.errors import DataError
 
 
 def eight_bit(image: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from gmd_ray.errors import DataError, ModelError
 from gmd_ray.quality.inputs import eight_bit
+from gmd_ray.text import one_line
 
 BINS = 10
 """The scores 1 to 10 of the AVA data set, for which NIMA and the paper's threshold of 4.2 are made."""
@@ -127,7 +128,7 @@ class NimaScorer(nn.Module):
             model = cls(**config)
             model.load_state_dict(load_file(weights_file))
         except (TypeError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error, 300)
             raise ModelError(
                 f"scorer {weights_file}: does not hold the weights that config.json describes: {reason}"
             ) from error

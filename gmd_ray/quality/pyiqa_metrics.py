@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from gmd_ray.devices import choose_device
 from gmd_ray.errors import DataError
 from gmd_ray.quality.catalogue import MIN_SIDE, MetricUnavailable, metric_info
-from gmd_ray.quality.inputs import pick_device, prepare, prepare_pair
+from gmd_ray.quality.inputs import prepare, prepare_pair
 from gmd_ray.quality.missing_weights import local_weights, missing_weights
 from gmd_ray.quality.weight_files import FILES, WeightFile
 
@@ -79,7 +80,7 @@ class PyiqaMetric:
         self.name = name
         self.higher_is_better = info.higher_is_better
         self.needs_reference = info.needs_reference
-        self._device = pick_device(device, device_setting)
+        self._device = choose_device(device, device_setting)
         self._crop_border = crop_border
         self._architecture = info.architecture
         self._setting = weights_setting

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gmd_ray.config import StudentConfig
-from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.errors import ModelError
 
 log = logging.getLogger("gmd_ray")
 
@@ -27,23 +27,6 @@ _CPU_SIDE = 512
 def say_once(text: str, level: int = logging.INFO) -> None:
     """Log a line at most once per process, since a run loads its student several times."""
     log.log(level, "%s", text)
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device that `student.device` names; `auto` is CUDA if available, else the CPU.
-
-    Raises:
-        ConfigError: the name is no device, or this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"student.device={name}: auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"student.device={name}: no CUDA device is visible here, use auto or cpu")
-    return device
 
 
 def tiles_at_once(cfg: StudentConfig, device: torch.device) -> int:

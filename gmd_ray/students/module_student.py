@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmd_ray.config import StudentConfig
+from gmd_ray.devices import choose_device
 from gmd_ray.errors import ModelError
 from gmd_ray.images.tiling import grid_multiple, tiled
-from gmd_ray.students.common import device_of, evaluating, fingerprint, say_once, tiles_at_once
+from gmd_ray.students.common import evaluating, fingerprint, say_once, tiles_at_once
 from gmd_ray.students.losses import Perceptual, crop_losses
 from gmd_ray.students.receptive import overlap_for
 from gmd_ray.students.rgb_network import luma
@@ -79,7 +80,7 @@ class ModuleStudent:
         self.scale, self.loss = scale, loss
         self.perceptual: tuple[float, Perceptual] | None = None
         """Weight and network of the perceptual term in `training_loss`; None without one."""
-        self.module = module.to(device_of(cfg.device))
+        self.module = module.to(choose_device(cfg.device, "student.device"))
         self.architecture = type(module).__name__ if name is None else name
         self._write, self._gray, self._color_seen = save, gray, False
         self._tile, self._overlap, self._dtype = cfg.tile, cfg.tile_overlap or 0, cfg.dtype

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from gmd_ray.config.places import sqlite_path, sqlite_url
 from gmd_ray.config.secrets import redact, without_credentials
 from gmd_ray.errors import GmdError
+from gmd_ray.text import one_line
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -133,7 +134,7 @@ def tracking_errors(uri: str, doing: str) -> Iterator[None]:
     try:
         yield
     except store_errors() as error:
-        reason = redact(" ".join(str(error).split()))[:200]
+        reason = redact(one_line(error, 200))
         raise TrackingError(
             f"MLflow at {redact(uri)} failed while {doing}: {reason} "
             "(check tracking.uri, or set tracking.enabled=false)"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gmd_ray.config.secrets import redact
+from gmd_ray.text import one_line
 from gmd_ray.tracking.client import connect, is_refusal, store_errors
 
 if TYPE_CHECKING:
@@ -152,4 +153,4 @@ class Outbox:
 
 
 def _line(error: Exception) -> str:
-    return redact(" ".join(str(error).split()))[:200] or type(error).__name__
+    return redact(one_line(error, 200))

@@ -15,6 +15,7 @@ from typing import Any
 
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import ConfigError, GmdError, ResumeMismatchError
+from gmd_ray.text import one_line
 from gmd_ray.tracking.client import is_refusal, store_errors
 from gmd_ray.tracking.outbox import Entry, Outbox
 
@@ -186,7 +187,7 @@ class MlflowRecorder:
                 redact(self.uri),
                 kind,
                 name,
-                redact(" ".join(str(error).split()))[:200],
+                redact(one_line(error, 200)),
                 name,
             )
             return MlflowRecorder(self.uri, self.run_id, prefix=f"{self.prefix}{name}.", outbox=self.outbox)

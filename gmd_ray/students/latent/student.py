@@ -26,12 +26,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from gmd_ray.config import StudentConfig
+from gmd_ray.devices import choose_device
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.noise import image_noise
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import grid_multiple, tiled_in_batches
-from gmd_ray.students.common import device_of, evaluating, fingerprint, tiles_at_once
+from gmd_ray.students.common import evaluating, fingerprint, tiles_at_once
 from gmd_ray.students.latent.network import LatentCodec, LatentNetwork, even_sigmas, sample
 from gmd_ray.text import one_line
 
@@ -54,7 +55,7 @@ class LatentStudent:
     def __init__(
         self, cfg: StudentConfig, network: LatentNetwork, codec: LatentCodec, index: dict[str, Any], stored: torch.dtype
     ) -> None:
-        self._device = device_of(cfg.device)
+        self._device = choose_device(cfg.device, "student.device")
         self.module, self.scale = network.to(self._device), int(index["scale"])
         self._network, self._codec, self._stored = network, codec, stored
         self._source = Path(str(cfg.path))

@@ -24,6 +24,7 @@ from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.sets.pairs import PairFile
 from gmd_ray.progress import Progress
 from gmd_ray.storage import replacing
+from gmd_ray.text import one_line
 from gmd_ray.training.spec import TrainingSpec
 
 SOURCES_FILE = "sources.parquet"
@@ -194,7 +195,7 @@ def _read(path: Path) -> Record:
     try:
         columns = pq.read_table(path, schema=SCHEMA).to_pydict()
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise DataError(f"{path}: damaged ({reason}); remove it if the source images have not changed") from error
     rows = map(SourceFile, columns["size"], columns["modified"], columns["digest"])
     return dict(zip(columns["key"], rows, strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gmd_ray.errors import DataError
+from gmd_ray.text import one_line
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def load_state(path: Path) -> dict[str, Any]:
             return state
         reason = f"it holds a {type(state).__name__} instead of a dictionary"
     except (FileNotFoundError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
     raise DataError(
         f"{path}: this checkpoint cannot be read ({reason}); give the same command again, or remove {path.parents[1]} "
         f"to start over"
