@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation.items import spread
 from gmd_ray.evaluation.results import Evaluation, load_evaluation
+from gmd_ray.images.files.encode import decode_png
 
 COLUMNS = {"lq": "input", "baseline": "before", "adapted": "after", "hq": "ground truth"}
 """Picture of the evaluation -> heading. A column that no image has is left out."""
@@ -57,7 +58,7 @@ def make_strip(evaluation: Evaluation, dataset: str = "target", count: int = 3, 
             top = TEXT + row * (width + TEXT)
             if (png := evaluation.picture(dataset, image, name)) is None:
                 continue
-            panel = Image.open(io.BytesIO(png)).convert("RGB")
+            panel = Image.fromarray(np.rint(decode_png(png) * 255).astype(np.uint8))
             height = min(width, round(width * panel.height / panel.width))
             strip.paste(panel.resize((width, height), Image.Resampling.NEAREST), (left, top))
             if (psnr := evaluation.values(name, dataset, "psnr").get(image)) is not None:

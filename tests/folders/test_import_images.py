@@ -126,7 +126,11 @@ def test_rows_that_cannot_be_used_are_told_in_one_line(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     for name, columns, message in (
         ("empty", {"image": [*good, b""], "id": list("abcde")}, "1 rows cannot be used: column 'image' holds nothing"),
-        ("text", {"image": [*good, b"hello world, no image"], "id": list("abcde")}, "e: its bytes are of no image"),
+        (
+            "text",
+            {"image": [*good, b"hello world, no image"], "id": list("abcde")},
+            "e: its bytes are of no known image",
+        ),
         ("heic", {"image": [*good, b"....ftypheic"], "id": list("abcde")}, "1 rows cannot be used: e: a HEIC photo"),
         ("null", {"image": [*good, png(9)], "id": [*"abcd", "a\0b"]}, r"the id 'a\x00b' cannot be a file name"),
         ("twice", {"image": [*good, png(9)], "id": list("abcda")}, "two rows have the id 'a' and different images"),

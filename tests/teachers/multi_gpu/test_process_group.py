@@ -42,8 +42,12 @@ def test_a_call_runs_in_every_rank_and_the_end_of_the_object_ends_them() -> None
     [
         ("kill", ReplicaLostError, r"^rank 1 of the teacher died \(killed by SIGKILL\)"),
         ("accelerator", ReplicaLostError, "rank 1: AcceleratorError: CUDA error"),
-        ("raise", ReplicaLostError, "rank 0 went on .* rank 1: MemoryError: out of memory"),
-        ("stop", ReplicaLostError, "rank 1 went on"),
+        (
+            "raise",
+            ReplicaLostError,
+            "rank 0 did not answer in time .* rank 1: MemoryError: out of memory",
+        ),
+        ("stop", ReplicaLostError, "rank 1 did not answer in time after the others had ended"),
         ("raise everywhere", RuntimeError, "^rank [01]: ValueError: this image is too much$"),
     ],
 )
