@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import signal
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ log = logging.getLogger("gmd_ray.training")
 
 ABORT_S = 2.0
 """Seconds that Ray Train gets to end its workers. It cannot while they start, and `ray job stop` waits for 3 s."""
+
+REPEAT_S = 1.0
+"""Seconds after which a signal that was not heard is sent again."""
 
 EXIT_CODE = 143
 """Exit status of a process that SIGTERM ended, as shells report it: 128 + 15."""
@@ -71,7 +75,7 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
     watcher = CurveWatcher(
         Path(spec.directory, CURVE), label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg)
     )
-    with _sigterm_ends(label), watcher:
+    with _sigterm_ends(label), repeated_signals(trainer.interrupted), watcher:
         try:
             answer: int | GmdError | None = trainer.fit().return_value
         except TrainingFailedError as error:
@@ -105,6 +109,11 @@ class _Trainer(TorchTrainer):
 
     _controller: ray.actor.ActorHandle | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.interrupted = threading.Event()
+        """Set once the exception of a signal has reached `fit`."""
+
     def _register_sigint_handler(self, controller: ray.actor.ActorHandle) -> None:
         self._controller = controller
 
@@ -112,6 +121,7 @@ class _Trainer(TorchTrainer):
         try:
             return super().fit()
         except (KeyboardInterrupt, SystemExit):
+            self.interrupted.set()
             self._abort()
             raise
 
@@ -151,6 +161,46 @@ def _sigterm_ends(label: str) -> Iterator[None]:
         raise SystemExit(EXIT_CODE) from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def repeated_signals(heard: threading.Event, every_s: float = REPEAT_S) -> Iterator[None]:
+    """Send SIGINT or SIGTERM again until its exception is heard, while a `with` block runs.
+
+    A signal may come while the main thread is in a callback of Ray's C++ core, which drops the exception that the
+    handler raises. The fine-tune would then go on to its end.
+
+    Args:
+        heard: is set by the code that catches the exception.
+        every_s: seconds between two signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    over = threading.Event()
+    handlers: dict[int, Any] = {}
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        came.put(signum)
+        if callable(handlers[signum]):
+            handlers[signum](signum, frame)
+
+    def repeat() -> None:
+        signum = came.get()
+        while signum is not None and not over.wait(every_s) and not heard.is_set():
+            os.kill(os.getpid(), signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        handlers[signum] = signal.signal(signum, note)
+    threading.Thread(target=repeat, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        came.put(None)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 def _set_environment(spec: TrainingSpec) -> None:

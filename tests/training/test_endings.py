@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import torch
 
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.training import finetune
+from gmd_ray.training.driver import repeated_signals
 from tests.training.toys import LONG, make_config
 
 
@@ -53,6 +57,32 @@ def test_a_gpu_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
     cfg.training.use_gpu, cfg.training.cpus_per_worker = False, 64.0
     with pytest.raises(ConfigError, match=r"has 4 CPU, .*training\.cpus_per_worker=64"):
         finetune(cfg, "adapted")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_whose_exception_is_dropped_comes_again(number: signal.Signals) -> None:
+    """Ray's C++ core calls Python, and drops what that raises."""
+    raised = []
+
+    def end(signum: int, frame: object) -> None:
+        raised.append(signum)
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        time.sleep(10)
+
+    before, heard = signal.signal(number, end), threading.Event()
+    try:
+        with pytest.raises(KeyboardInterrupt), repeated_signals(heard, every_s=0.05):
+            work()
+        heard.set()
+        assert signal.getsignal(number) is end, "the handler before is back"
+        time.sleep(0.2)
+        assert raised == [number] * 2, "and no signal comes after"
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.slow

@@ -41,9 +41,9 @@ def test_a_hang_is_found_by_name_and_the_run_goes_on(fresh_on_ray: World) -> Non
 
 def test_a_run_that_ends_in_a_hang_names_it_and_the_next_knows(fresh_on_ray: World) -> None:
     fresh_on_ray.cfg.target.limit, fresh_on_ray.cfg.generation.rows_per_block = 4, 2
-    fresh_on_ray.cfg.generation.batch_timeout_s, fresh_on_ray.cfg.generation.no_progress_timeout_s = 0.0, 20
+    fresh_on_ray.cfg.generation.batch_timeout_s, fresh_on_ray.cfg.generation.no_progress_timeout_s = 0.0, 40
     models = fresh_on_ray.models(faults=(("001.png", "hang"),))
-    with pytest.raises(GmdError, match=r"no block of images was finished in 20 s; at work: project on .*001\.png"):
+    with pytest.raises(GmdError, match=r"no block of images was finished in 40 s; at work: project on .*001\.png"):
         generate(fresh_on_ray.cfg, models=models)
     told = json.loads(Path(fresh_on_ray.store, suspects.SUSPECTS_FILE).read_text())["rows"]
     assert {"stage": "project", "id": "001.png", "times": 1, "alone": 0, "hung": 1} in told
