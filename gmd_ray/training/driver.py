@@ -199,8 +199,8 @@ def repeated_signals(heard: threading.Event, every_s: float = REPEAT_S) -> Itera
     finally:
         over.set()
         came.put(None)
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _set_environment(spec: TrainingSpec) -> None:
