@@ -38,7 +38,12 @@ def connect(uri: str) -> MlflowClient:
     """Make a client for tracking and registry at `uri`, without connecting yet.
 
     Environment variables of MLflow for retries, telemetry and prints are set unless the user has set them.
+
+    Raises:
+        IsADirectoryError: the database is a directory, for which MLflow would try again for 100 s.
     """
+    if (database := sqlite_path(uri)) is not None and Path(database).is_dir():
+        raise IsADirectoryError(f"{database} is a directory, not a database")
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
