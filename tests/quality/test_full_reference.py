@@ -136,7 +136,7 @@ def test_border_that_leaves_nothing() -> None:
     [
         ({"crop_border": -1}, "evaluation.crop_border=-1"),
         ({"weights": "x.pth"}, "has no weights"),
-        ({"device": "gpu"}, "evaluation.device='gpu'"),
+        ({"device": "gpu"}, "evaluation.device=gpu"),
         ({"device": "cuda:99"}, "CUDA devices"),
     ],
 )
