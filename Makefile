@@ -12,7 +12,7 @@ help:
 	@echo "make lock   resolve requirements.lock anew     make clean   remove .venv and caches"
 
 demo: $(INSTALLED)
-	$(BIN)/gmd-ray adapt preset=demo
+	$(BIN)/gmd-ray adapt preset=toy
 
 # Two processes: the tests that need Ray share one Ray session in one of them (tests/conftest.py says which).
 test: $(INSTALLED)

@@ -79,8 +79,8 @@ def joins_cluster(cfg: Config) -> bool:
 
 def settle(cfg: Config) -> None:
     """Make the run directory, and draw the images of the demo if the preset asks for them."""
-    if cfg.prepare == "demo":
-        from gmd_ray.demo.prepare import prepare
+    if cfg.prepare == "toy":
+        from gmd_ray.demo.toy.prepare import prepare
 
         prepare(Path(cfg.out) / "world")
     if "://" not in cfg.out:

@@ -19,8 +19,8 @@ from mlflow.exceptions import MlflowException
 from gmd_ray.adapt import adapt
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
-from gmd_ray.demo import prepare as preparation
-from gmd_ray.demo.prepare import WorldSize
+from gmd_ray.demo.toy import prepare as preparation
+from gmd_ray.demo.toy.prepare import WorldSize
 from gmd_ray.evaluation import load_evaluation
 from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.items import Item
@@ -36,7 +36,7 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.setattr(preparation, "WorldSize", lambda: SMALL)
     return load_config(
         [
-            "preset=demo", f"out={tmp_path / 'run'}", "training.steps=6", "training.batch_size=4",
+            "preset=toy", f"out={tmp_path / 'run'}", "training.steps=6", "training.batch_size=4",
             "training.num_workers=1",
             "training.checkpoint_every=3", "training.log_every=2", "teacher.steps=1", "teacher.injection.steps=1",
             "scorer.threshold=1", "generation.rows_per_block=4", "evaluation.metrics=[psnr,lpips]", "controls=[median]",

@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["adapt", "preset=demo", "teacher.stepz=3"], "did you mean 'teacher.steps'"),
+        (["adapt", "preset=toy", "teacher.stepz=3"], "did you mean 'teacher.steps'"),
         (["adapt", "preset=deblur_reds"], "adapt needs student.path=..., data.root=..."),
         (["plan", "preset=deblur_reds"], "plan needs data.root=..."),
-        (["evaluate", "preset=demo", "out=s3://bucket/run"], "must be a path that every node sees"),
+        (["evaluate", "preset=toy", "out=s3://bucket/run"], "must be a path that every node sees"),
         (["generate", "preset=base", "target.path=/", "student.path=/", "teacher.path=/", "out=s3://bucket/run"],
          "set tracking.uri to a server, or tracking.enabled=false"),
     ],
@@ -56,11 +56,11 @@ def test_settings_may_stand_behind_options(capsys: pytest.CaptureFixture[str], t
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["adapt", "--preset", "demo"], "settings are given without dashes: preset=demo"),
-        (["adapt", "--preset=demo"], "settings are given without dashes: preset=demo"),
+        (["adapt", "--preset", "toy"], "settings are given without dashes: preset=toy"),
+        (["adapt", "--preset=toy"], "settings are given without dashes: preset=toy"),
         (["generate", "--training.steps=7"], "without dashes: training.steps=7"),
         (["generate", "--source-hq", "photos"], "without dashes: source.hq=photos"),
-        (["plan", "preset=demo", "--source_ratio", "0.5", "--probe", "2"], "without dashes: training.source_ratio=0.5"),
+        (["plan", "preset=toy", "--source_ratio", "0.5", "--probe", "2"], "without dashes: training.source_ratio=0.5"),
         (["evaluate", "--config", "x.yaml"], "without dashes: config=x.yaml"),
         (["config", "--out"], "without dashes: out=..."),
         (["finetune", "-lr", "1"], "without dashes: training.lr=1 or pretrain.lr=1"),
@@ -116,7 +116,7 @@ def test_a_verb_names_what_it_lacks(verb: str, capsys: pytest.CaptureFixture[str
 
 
 def test_config_prints_what_config_reads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["config", "preset=demo", "training.steps=7"]) == 0
+    assert main(["config", "preset=toy", "training.steps=7"]) == 0
     text = capsys.readouterr().out
     assert yaml.safe_load(text)["training"]["steps"] == 7
     (tmp_path / "saved.yaml").write_text(text)
@@ -171,7 +171,7 @@ def test_a_field_of_a_degradation_that_cannot_be_read_is_one_line(capsys: pytest
 
 
 def test_unknown_degradation_is_told_before_the_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    args = ["adapt", "preset=demo", f"out={tmp_path / 'run'}", "source.lq=null", "source.degradation=noise52"]
+    args = ["adapt", "preset=toy", f"out={tmp_path / 'run'}", "source.lq=null", "source.degradation=noise52"]
     assert main(args) == 2
     assert "did you mean 'noise25'" in capsys.readouterr().err
 

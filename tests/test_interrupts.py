@@ -170,7 +170,7 @@ class Slow:
             time.sleep(30)
 sys.meta_path.insert(0, Slow())
 from gmd_ray.cli import main
-sys.exit(main(["config", "preset=demo"]))
+sys.exit(main(["config", "preset=toy"]))
 """
     )
     assert (status, err) == (STATUS, f"{SENTENCE}\n")

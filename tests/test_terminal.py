@@ -138,7 +138,7 @@ def test_names_of_files_forge_no_line_of_a_verb(tmp_path: Path, capsys: pytest.C
 
 
 def test_restore_names_what_failed_on_a_line_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from gmd_ray.demo import weights
+    from gmd_ray.demo.toy import weights
 
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / FORGED).write_bytes(b"no image")

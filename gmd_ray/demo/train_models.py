@@ -1,4 +1,4 @@
-"""`gmd-ray demo train-models`: the three models of the toy world, as shipped in `gmd_ray/demo/weights`."""
+"""`gmd-ray demo train-models`: the three models of the toy world, as shipped in `gmd_ray/demo/toy/weights`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def train_models(dest: str | Path, only: str | None = None) -> None:
     The last bits of CPU arithmetic differ between machines, so that only the same kind of machine gives the same
     weights again.
     """
-    from gmd_ray.demo.train_scorer import ScorerRecipe, train_scorer
-    from gmd_ray.demo.train_student import StudentRecipe, train_student
-    from gmd_ray.demo.train_teacher import TeacherRecipe, train_teacher
+    from gmd_ray.demo.toy.train_scorer import ScorerRecipe, train_scorer
+    from gmd_ray.demo.toy.train_student import StudentRecipe, train_student
+    from gmd_ray.demo.toy.train_teacher import TeacherRecipe, train_teacher
 
     dest = Path(dest)
     dest.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Does the demo's gain hold over training seeds? `python -m tests.benchmarks.demo_seeds [--out runs/demo] [--seeds 3]`
+"""Does the demo's gain hold over training seeds? `python -m tests.benchmarks.demo_seeds [--out runs/toy] [--seeds 3]`
 
 Takes the pair store that `make demo` left, repeats the three fine-tunes for each seed (other order, crops and flips),
 and measures every student on the held-out images. Prints, for each seed and over the seeds, how far the adapted student
@@ -22,14 +22,12 @@ REFERENCES = ("baseline", "source_only", "median")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="runs/demo", help="a finished demo run")
+    parser.add_argument("--out", default="runs/toy", help="a finished demo run")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("gmd_ray").setLevel(logging.INFO)
-    cfg = load_config(
-        ["preset=demo", f"out={args.out}", "evaluation.metrics=[psnr,ssim]", "evaluation.report_images=0"]
-    )
+    cfg = load_config(["preset=toy", f"out={args.out}", "evaluation.metrics=[psnr,ssim]", "evaluation.report_images=0"])
     students = {"baseline": str(cfg.student.path)}
     with ray_session(cfg):
         for seed in range(args.seeds):

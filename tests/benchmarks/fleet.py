@@ -140,7 +140,7 @@ def sleep_run(replicas: int, latency: float, per_replica: int, initial: int | No
 
 def loop_run(images: int) -> None:
     """The demo's teacher at the demo's settings, one thread, one replica."""
-    demo = load_config(["preset=demo"])
+    demo = load_config(["preset=toy"])
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         w = world(Path(folder), images, (64, 64))

@@ -24,7 +24,7 @@ import gmd_ray
 from gmd_ray.config import StudentConfig
 from gmd_ray.students import Student, load_student
 
-DEMO = Path(gmd_ray.__file__).parent / "demo" / "weights" / "student.safetensors"
+DEMO = Path(gmd_ray.__file__).parent / "demo" / "toy" / "weights" / "student.safetensors"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ for file in "$data"/source_hq/*.png; do
   number=$(basename "$file" .png)
   if ((10#$number < 60)); then cp -n "$file" "$out/source/"; else cp -n "$file" "$out/source_test/"; fi
 done
-models=$(python -c 'import gmd_ray, pathlib; print(pathlib.Path(gmd_ray.__file__).parent / "demo/weights")')
+models=$(python -c 'import gmd_ray, pathlib; print(pathlib.Path(gmd_ray.__file__).parent / "demo/toy/weights")')
 exec gmd-ray adapt out="$out/run" \
   student.path="$data/weights/dncnn_25.pth" student.pool.num_cpus=0.25 student.pool.batch_size=2 \
   teacher.path="$models/teacher" teacher.prompt=hq teacher.steps=3 teacher.strength=0.6 teacher.true_cfg=1.5 \

@@ -18,7 +18,7 @@ from gmd_ray.config.load import load_config, save_config
 
 CASES: tuple[tuple[str, ...], ...] = (
     (),
-    ("preset=demo",),
+    ("preset=toy",),
     ("preset=deblur_reds", "data.root=/", "training.steps=9", "teacher.preset=vital"),
 )
 
@@ -37,7 +37,7 @@ def main() -> None:
     loads = parser.parse_args().loads
     with TemporaryDirectory() as folder:
         saved = Path(folder) / "config.yaml"
-        save_config(load_config(["preset=demo"]), saved)
+        save_config(load_config(["preset=toy"]), saved)
         for args in (*CASES, (f"config={saved}", "seed=1")):
             first, later = seconds(args), seconds(args, loads)
             shown = " ".join(args).replace(folder, "") or "no arguments"

@@ -34,9 +34,9 @@ def test_defaults_are_the_schema() -> None:
 def test_overrides_go_over_file_over_preset(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("training: {steps: 7, batch_size: 5}\n")
-    cfg = load_config(["training.steps=9", f"config={file}", "preset=demo"])
+    cfg = load_config(["training.steps=9", f"config={file}", "preset=toy"])
     assert (cfg.training.steps, cfg.training.batch_size) == (9, 5)
-    assert cfg.training.lr == load_config(["preset=demo"]).training.lr != load_config([]).training.lr
+    assert cfg.training.lr == load_config(["preset=toy"]).training.lr != load_config([]).training.lr
 
 
 def test_a_preset_may_be_a_file(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_gates_are_dataclasses() -> None:
         ),
         ("tracking.gates=[{metrc: psnr}]", "did you mean 'tracking.gates[0].metric'?"),
         ("zzz=1", "known here: controls, data, evaluation, generation,"),
-        ("preset=dem", "did you mean 'demo'?"),
+        ("preset=toi", "did you mean 'toy'?"),
     ],
 )
 def test_unknown_names_get_the_nearest(override: str, hint: str) -> None:
@@ -136,7 +136,7 @@ def test_files_that_are_no_settings(tmp_path: Path, content: bytes | None, words
 def test_saved_settings_read_back_the_same(tmp_path: Path) -> None:
     cfg = load_config(
         [
-            "preset=demo",
+            "preset=toy",
             "training.betas=[0.5,0.6]",
             "source.degradation_args={noise_sigma: [5, 10]}",
             "teacher.injection.blocks=[a,b]",
@@ -210,7 +210,7 @@ import sys
 from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError
 try:
-    load_config(["preset=demo", "teacher.stps=3"])
+    load_config(["preset=toy", "teacher.stps=3"])
 except ConfigError as error:
     print(error)
 heavy = {"torch", "ray", "pyiqa", "diffusers", "transformers", "mlflow", "pyarrow", "numpy", "cv2"}

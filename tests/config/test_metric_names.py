@@ -81,7 +81,7 @@ def test_a_gate_of_ones_own_asks_for_its_ground_truth() -> None:
     validate(cfg, known_metrics=lambda: METRICS)
 
 
-@pytest.mark.parametrize("preset", ["demo", "deblur_reds", "deblur_realblur", "sr_weak_to_strong", "sr_dped"])
+@pytest.mark.parametrize("preset", ["toy", "deblur_reds", "deblur_realblur", "sr_weak_to_strong", "sr_dped"])
 def test_the_gates_of_every_preset_may_hold(preset: str) -> None:
     cfg = load_config([f"preset={preset}"], known_metrics=known_metrics)
     assert unmeasured_promotion_gate(cfg) is None

@@ -52,7 +52,7 @@ def uncommented_keys(text: str) -> list[str]:
 
 
 def test_the_experiments_of_the_design_are_there() -> None:
-    assert {"base", "demo", *EXPERIMENTS} <= set(preset_names())
+    assert {"base", "toy", *EXPERIMENTS} <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -72,7 +72,7 @@ def test_an_uncommented_key_is_seen() -> None:
 
 def test_the_base_preset_is_the_defaults() -> None:
     assert load_config(["preset=base"]) == load_config([])
-    assert "defaults" not in preset_heading("demo")
+    assert "defaults" not in preset_heading("toy")
     assert "default" in preset_heading("base")
 
 

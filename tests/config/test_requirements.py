@@ -25,7 +25,7 @@ def test_each_verb_says_all_that_it_lacks() -> None:
         with pytest.raises(ConfigError) as caught:
             require(cfg, verb)
         assert str(caught.value) == line
-        require(load_config(["preset=demo"]), verb)
+        require(load_config(["preset=toy"]), verb)
 
 
 def test_training_on_pseudo_pairs_alone_needs_no_source() -> None:

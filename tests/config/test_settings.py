@@ -58,7 +58,7 @@ def test_the_keys_are_the_dataclasses() -> None:
 
 
 def test_no_two_configs_share_a_list_or_mapping() -> None:
-    for one, other in ((Config(), Config()), (load_config(["preset=demo"]), load_config(["preset=demo"]))):
+    for one, other in ((Config(), Config()), (load_config(["preset=toy"]), load_config(["preset=toy"]))):
         mutable = [
             (a, b) for (_, a), (_, b) in zip(flatten(one), flatten(other), strict=True) if type(a) in (list, dict)
         ]
@@ -153,7 +153,7 @@ def test_the_values_that_a_setting_may_have_stand_on_its_line() -> None:
 def test_unknown_parts_and_settings_beside_it_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match=r"^--explain teacher\.til: no such .*; did you mean 'teacher\.tile'\?$"):
         explain("teacher.til")
-    for words in (["--explain", "teacher", "preset=demo"], ["--explain", "preset=demo"]):
+    for words in (["--explain", "teacher", "preset=toy"], ["--explain", "preset=toy"]):
         assert main(["config", *words]) == 2
         assert "prints the defaults" in capsys.readouterr().err
 

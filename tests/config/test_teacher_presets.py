@@ -34,9 +34,9 @@ def test_given_fields_win_whatever_their_order() -> None:
 
 def test_it_replaces_what_an_earlier_source_set(tmp_path: Path) -> None:
     """The experiment says steps and injection too; naming a method on the command line is the later word."""
-    teacher = load_config(["preset=demo", "teacher.preset=kv-edit"]).teacher
+    teacher = load_config(["preset=toy", "teacher.preset=kv-edit"]).teacher
     assert (teacher.steps, teacher.injection.tokens, teacher.injection.steps) == (24, "image", None)
-    assert teacher.prompt == load_config(["preset=demo"]).teacher.prompt, "not a field of the method"
+    assert teacher.prompt == load_config(["preset=toy"]).teacher.prompt, "not a field of the method"
     file = tmp_path / "mine.yaml"
     file.write_text("teacher: {preset: vital, steps: 30}\n")
     teacher = load_config([f"config={file}"]).teacher

@@ -213,7 +213,7 @@ def test_settings_in_a_sentence_are_taken(span: str, folder: Path) -> None:
 def test_the_presets_that_are_named_exist() -> None:
     text = "".join(document.text for document in DOCUMENTS)
     found = set(re.findall(r"(?<![\w-])((?:teacher\.)?preset)=([\w-]+)", text))
-    assert {("preset", "demo"), ("preset", "deblur_reds"), ("teacher.preset", "rf-solver")} <= found
+    assert {("preset", "toy"), ("preset", "deblur_reds"), ("teacher.preset", "rf-solver")} <= found
     for key, name in found - {("preset", "NAME")}:
         load_config([f"{key}={name}"], check_paths=False)
 

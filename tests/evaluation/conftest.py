@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from spandrel.architectures.DnCNN import DnCNN
 
 from gmd_ray.config import Config
-from gmd_ray.demo import world
+from gmd_ray.demo.toy import world
 from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.pairstore.schema import PAIR_SCHEMA

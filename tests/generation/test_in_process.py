@@ -124,7 +124,7 @@ def test_the_verb_runs_without_ray(fresh: World, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["adapt", "finetune", "pretrain", "evaluate"])
 def test_verbs_that_need_ray_say_so(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["preset=demo", f"out={tmp_path / 'run'}", "ray.enabled=false"]
+    given = ["preset=toy", f"out={tmp_path / 'run'}", "ray.enabled=false"]
     given += ["pretrain.architecture=DnCNN"] if verb == "pretrain" else []
     assert main([verb, *given]) == 2
     [line] = capsys.readouterr().err.splitlines()

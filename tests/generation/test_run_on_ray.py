@@ -101,7 +101,7 @@ def test_a_store_on_a_url_from_the_command_line(
     """`local:` is fsspec's: not a local disk to pyarrow, so it takes the way of object stores, and workers see it."""
     cfg = fresh_on_ray.cfg
     cfg.out, cfg.tracking.enabled, cfg.target.limit = f"local://{tmp_path}/bucket/run", False, 5
-    cfg.teacher.path = load_config(["preset=demo"]).teacher.path
+    cfg.teacher.path = load_config(["preset=toy"]).teacher.path
     cfg.teacher.steps, cfg.teacher.injection.steps = 1, 0
     save_config(cfg, tmp_path / "settings.yaml")
     assert main(["generate", f"config={tmp_path / 'settings.yaml'}"]) == 0

@@ -19,7 +19,7 @@ from tests.generation.conftest import finished, fresh, world
 
 __all__ = ["finished", "fresh", "world"]
 
-_WEIGHTS = Path(gmd_ray.__file__).parent / "demo" / "weights"
+_WEIGHTS = Path(gmd_ray.__file__).parent / "demo" / "toy" / "weights"
 STUDENT, TEACHER, SCORER = str(_WEIGHTS / "student.safetensors"), str(_WEIGHTS / "teacher"), str(_WEIGHTS / "scorer")
 """The student enlarges by 1."""
 

@@ -90,7 +90,7 @@ def test_static_errors_of_the_demo_come_before_its_world_is_drawn(
     from gmd_ray.config.load import load_config
 
     monkeypatch.setattr("gmd_ray.planning.machine.visible_gpus", lambda: 0)
-    cfg = load_config(["preset=demo", f"out={tmp_path / 'run'}", "training.use_gpu=true"])
+    cfg = load_config(["preset=toy", f"out={tmp_path / 'run'}", "training.use_gpu=true"])
     with pytest.raises(RefusedError, match=r"training\.use_gpu"):
         ready(cfg, "adapt")
     assert list(tmp_path.iterdir()) == []
@@ -98,11 +98,11 @@ def test_static_errors_of_the_demo_come_before_its_world_is_drawn(
 
 def test_the_demo_is_drawn_and_then_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gmd_ray.config.load import load_config
-    from gmd_ray.demo import prepare as preparation
+    from gmd_ray.demo.toy import prepare as preparation
 
     small = preparation.WorldSize(seed=7, target=8, severe=2, source=6, target_test=4, source_test=3)
     monkeypatch.setattr(preparation, "WorldSize", lambda: small)
-    cfg = load_config(["preset=demo", f"out={tmp_path / 'run'}", "training.cpus_per_worker=1"])
+    cfg = load_config(["preset=toy", f"out={tmp_path / 'run'}", "training.cpus_per_worker=1"])
     counts = {listed.role: listed.count for listed in ready(cfg, "adapt").sets}
     assert counts == {"source": 6, "target": 8, "target test": 4, "source test": 3, "truth for the report": 8}
     assert (tmp_path / "run" / "config.yaml").is_file()

@@ -49,7 +49,7 @@ def test_from_plan_to_manifest(fresh: World, tmp_path: Path, capsys: pytest.Capt
     """The shipped tiny FLUX through the verb with a probe, then the run, then the comparison."""
     cfg = fresh.cfg
     cfg.target.limit, cfg.teacher.pool = 6, PoolConfig(num_cpus=0.5, batch_size=4)
-    cfg.teacher.path = load_config(["preset=demo"]).teacher.path
+    cfg.teacher.path = load_config(["preset=toy"]).teacher.path
     cfg.teacher.steps, cfg.teacher.injection.blocks, cfg.teacher.injection.steps = 1, "all", 1
     cfg.plan.price_per_hour = 2.0
     cfg.tracking.enabled = False

@@ -13,7 +13,7 @@ import pytest
 
 from gmd_ray.cli import main
 from gmd_ray.config.load import load_config
-from gmd_ray.demo.prepare import WorldSize, prepare
+from gmd_ray.demo.toy.prepare import WorldSize, prepare
 
 SIZE = WorldSize(seed=7, target=5, severe=1, source=4, target_test=2, source_test=2)
 SECRETS = ("planted-folder", "planted-password", "planted/slash", "planted-signature", "planted-token")
@@ -28,7 +28,7 @@ def test_a_run_tells_none_of_its_secrets(
     monkeypatch.setenv("PLANTED_FOLDER", str(photos))
     monkeypatch.setenv("PLANTED_PASSWORD", "planted-password")
     words = [
-        "adapt", "preset=demo", "prepare=null", f"out={out}", "controls=[]",
+        "adapt", "preset=toy", "prepare=null", f"out={out}", "controls=[]",
         *(f"{key}=${{oc.env:PLANTED_FOLDER}}/{name}" for key, name in (
             ("target.path", "target_lq"), ("source.hq", "source_hq"), ("source.lq", "source_lq"),
             ("evaluation.target_lq", "target_test_lq"), ("evaluation.target_hq", "target_test_hq"),

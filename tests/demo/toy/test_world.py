@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gmd_ray.demo import world
-from gmd_ray.demo.prepare import WorldSize, prepare
+from gmd_ray.demo.toy import world
+from gmd_ray.demo.toy.prepare import WorldSize, prepare
 from gmd_ray.errors import DataError
 from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.images.files.decode import decode_image
@@ -28,7 +28,7 @@ def test_an_image_is_a_function_of_its_key() -> None:
 
 
 def test_drawing_is_the_same_in_another_process() -> None:
-    code = "import sys; from gmd_ray.demo import world; sys.stdout.buffer.write(world.draw(3, 'p', 1).tobytes())"
+    code = "import sys; from gmd_ray.demo.toy import world; sys.stdout.buffer.write(world.draw(3, 'p', 1).tobytes())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     assert out == world.draw(3, "p", 1).tobytes()
 
@@ -41,7 +41,7 @@ def test_degradations_are_ordered_by_harm() -> None:
             errors.append(((degradation(clean, sample_rng("order", i)) - clean) ** 2).mean())
         return -10 * np.log10(np.mean(errors))
 
-    from gmd_ray.demo.prepare import SEVERE
+    from gmd_ray.demo.toy.prepare import SEVERE
 
     assert psnr(world.SOURCE) > psnr(world.TARGET) + 3 > psnr(SEVERE) + 6
 

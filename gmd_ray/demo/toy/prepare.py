@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gmd_ray.demo import world
+from gmd_ray.demo.toy import world
 from gmd_ray.errors import DataError
 from gmd_ray.images.degradation.degradations import Degradation, sample_rng
 from gmd_ray.images.files.encode import encode_png

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gmd_ray.demo import world
+from gmd_ray.demo.toy import world
 from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.teachers.flux.latents import SpaceToDepthCodec, image_ids, pack
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from gmd_ray.demo import world
+from gmd_ray.demo.toy import world
 from gmd_ray.images.degradation.degradations import Degradation, sample_rng
 
 log = logging.getLogger("gmd_ray")

@@ -11,9 +11,9 @@ import torch
 
 from gmd_ray.config import InjectionConfig, ScorerConfig, StudentConfig, TeacherConfig
 from gmd_ray.demo import train_models as models
-from gmd_ray.demo.train_scorer import ScorerRecipe, train_scorer
-from gmd_ray.demo.train_student import StudentRecipe, train_student
-from gmd_ray.demo.train_teacher import PROMPTS, TeacherRecipe, sample_batch, train_teacher
+from gmd_ray.demo.toy.train_scorer import ScorerRecipe, train_scorer
+from gmd_ray.demo.toy.train_student import StudentRecipe, train_student
+from gmd_ray.demo.toy.train_teacher import PROMPTS, TeacherRecipe, sample_batch, train_teacher
 from gmd_ray.quality import load_scorer
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
@@ -60,7 +60,7 @@ def test_scorer_ranks_harm(tmp_path: Path) -> None:
 
 def test_shipped_models_are_those_of_the_recipes() -> None:
     """The figures beside the weights belong to the recipes in the code, and the weights load."""
-    folder = Path(models.__file__).parent / "weights"
+    folder = Path(models.__file__).parent / "toy" / "weights"
     record = json.loads((folder / models.FIGURES).read_text())
     for name, recipe in (("teacher", TeacherRecipe()), ("student", StudentRecipe()), ("scorer", ScorerRecipe())):
         assert record[name]["recipe"] == json.loads(json.dumps(recipe.__dict__))
@@ -72,11 +72,11 @@ def test_shipped_models_are_those_of_the_recipes() -> None:
 def test_shipped_teacher_pulls_towards_clean() -> None:
     """On images that nothing was trained on: the projection is nearer to the truth than its input, on average."""
     from gmd_ray.config.load import load_config
-    from gmd_ray.demo import world
+    from gmd_ray.demo.toy import world
     from gmd_ray.images.degradation.degradations import sample_rng
     from gmd_ray.images.files.encode import to_tensor
 
-    cfg = load_config(["preset=demo"])
+    cfg = load_config(["preset=toy"])
     clean = [world.draw(5, "teacher test", i) for i in range(12)]
     lq = [world.TARGET(image, sample_rng("teacher test", i)) for i, image in enumerate(clean)]
     restored = load_student(cfg.student).restore(to_tensor(lq))

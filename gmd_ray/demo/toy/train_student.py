@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gmd_ray.demo import world
+from gmd_ray.demo.toy import world
 from gmd_ray.images.degradation.degradations import sample_rng
 
 log = logging.getLogger("gmd_ray")
