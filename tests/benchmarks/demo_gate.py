@@ -1,8 +1,8 @@
 """Which threshold parts repairable from irreparable photos? `python -m tests.benchmarks.demo_gate [FOLDER]`
 
 Shoots photographs that are no target of the demo with its camera, good crops and severe ones, restores and projects
-them as the demo does, and prints the quantiles of both groups' scores and the threshold midway between the worst good
-twentieth and the best severe one. FOLDER holds JPEG photographs; the default is the demo's source photographs.
+them as the demo does, and prints the quantiles of both groups' scores and the shares that thresholds put on the wrong
+side. FOLDER holds JPEG photographs; the default is the demo's source photographs.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def main(folder: Path) -> None:
     print("quantiles: 0, 5, 50, 95, 100 %")
     for name, scores in (("good", good), ("severe", severe)):
         print(f"{name} ({len(scores)}):", *(f"{q:.2f}" for q in np.quantile(scores, [0, 0.05, 0.5, 0.95, 1])))
-    threshold = (np.quantile(good, 0.05) + severe.max()) / 2
-    print(f"threshold {threshold:.2f}: {(good < threshold).sum()} good and {(severe >= threshold).sum()} severe on the")
-    print("wrong side")
+    print("threshold: good below it, severe above it")
+    for threshold in np.arange(4.4, 6.6, 0.2):
+        print(f"{threshold:.1f}: {(good < threshold).mean():.1%}, {(severe >= threshold).mean():.1%}")
 
 
 if __name__ == "__main__":

@@ -86,9 +86,8 @@ def _target(root: Path, name: str, scene: np.ndarray, size: WorldSize) -> None:
         shot = shots[k % size.shots]
         _write(root / "target_lq" / f"{name}_{k:02d}.png", shot.picture[crop])
         _write(root / "target_hq" / f"{name}_{k:02d}.png", shot.truth[crop])
-    for k in range(size.severe):
+    for k, crop in enumerate(_crops(shots[0].picture, size.target_side, size.severe, rng)):
         dark = shoot(shake(scene, rng), rng, DARK)
-        crop = _anywhere(scene, size.target_side, rng)
         _write(root / "target_lq" / f"{name}_severe{k}.png", dark.picture[crop])
         _write(root / "target_hq" / f"{name}_severe{k}.png", shots[0].truth[crop])
 
