@@ -1,4 +1,4 @@
-"""Drawing of the toy world's data sets as folders of PNG files, so that the demo is a run like any other."""
+"""Drawing of the toy world's data sets as folders of PNG files, so that its run is one like any other."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class WorldSize:
 
 
 def prepare(root: str | Path, size: WorldSize | None = None) -> None:
-    """Write the demo's folders under `root`, unless an earlier call has finished.
+    """Write its folders under `root`, unless an earlier call has finished.
 
     Folders: `target_lq`, the photos to adapt to; `target_hq`, their ground truth, for the report alone; `source_lq` and
     `source_hq`; and the held-out `target_test_lq`, `target_test_hq`, `source_test_lq` and `source_test_hq`.
