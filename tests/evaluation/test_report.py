@@ -97,7 +97,7 @@ def test_a_whole_run(run: Config, students: dict[str, str], tmp_path: Path) -> N
     ):
         assert words in found.text
     # Held-out: three images of target and source each, LQ + two students + ground truth. Pairs: three accepted and
-    # both rejected, LQ + restored + pseudo-target + adapted + ground truth. One target image stands at the head as well.
+    # both rejected, LQ + restored + pseudo-target + adapted + ground truth. At the head one target image stands again.
     pictures = found.named("img")
     assert len(pictures) == 4 + 2 * 3 * 4 + 5 * 5
     for picture in pictures:
