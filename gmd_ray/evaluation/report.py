@@ -30,6 +30,7 @@ from gmd_ray.evaluation.table import (
     cost_cells,
     cost_note,
     number,
+    source_loss,
 )
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
@@ -214,6 +215,7 @@ def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
         + [(name, "") for name in COST_COLUMNS if note],
         "lacking": [(metric, NO_TRUTH) for metric in evaluation.lacking(dataset)],
         "note": note,
+        "warning": source_loss(evaluation) if dataset == "source" else "",
         "rows": rows,
         "failures": evaluation.failures(dataset),
     }
