@@ -1,4 +1,4 @@
-"""What a calibration says, and the verb that prints it, with the demo's scorer and with NIQE and BRISQUE."""
+"""The figures and words of a calibration, and the verb that prints it, with the demo's scorer, NIQE and BRISQUE."""
 
 from __future__ import annotations
 
