@@ -1,6 +1,6 @@
 """What inversion depth and injection do to photographs, against the truth: a table for any teacher and folder pair.
 
-    python -m tests.benchmarks.projections --lq DIR --hq DIR [--crops 12 --side 64] [--teacher DIR --student FILE]
+    python -m tests.benchmarks.projections --lq DIR --hq DIR [--grid 25:1 ...] [--teacher DIR --student FILE]
 
 The first crops of two folders with equal names are restored by the student, and its output is projected by the teacher
 with each setting. The teacher and the student default to those of the photographs in `gmd_ray/demo`. A cell is the mean
@@ -25,7 +25,7 @@ from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
 
 PHOTOS = Path(gmd_ray.__file__).parent / "demo" / "photos" / "weights"
-GRIDS = ((4, 0.3), (6, 0.6), (12, 0.5), (12, 1.0), (25, 1.0))
+GRIDS = ("4:0.3", "6:0.6", "12:0.5", "12:1", "25:1")
 """Steps and strength of the inversion; the last are those of `teacher.preset=gmd`."""
 INJECTIONS: dict[str, tuple[str, ...]] = {
     "none": ("teacher.injection.steps=0",),
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=12)
     parser.add_argument("--side", type=int, default=64, help="side of a crop in pixels")
     parser.add_argument("--presets", nargs="*", default=["gmd", "early"], help="rows of teacher.preset, as they are")
-    parser.add_argument("--only-presets", action="store_true", help="leave out the grid of steps and injections")
+    parser.add_argument("--grid", nargs="*", default=GRIDS, metavar="STEPS:STRENGTH", help="rows of the table")
     args = parser.parse_args()
     lq, hq = read_pairs(args.lq, args.hq, args.crops, args.side)
     restored = load_student(StudentConfig(path=args.student)).restore(lq).cpu()
@@ -90,19 +90,19 @@ def main() -> None:
         projected = load_teacher(cfg).project(restored, ids)
         return f"{psnr(projected, hq):.2f} / {psnr(projected, restored):.1f}"
 
-    if not args.only_presets:
+    if args.grid:
         blocks = late_single_half(args.teacher)
         print("| steps, strength | " + " | ".join(INJECTIONS) + " |\n|" + " --- |" * (len(INJECTIONS) + 1))
-        for steps, strength in GRIDS:
+        for steps, strength in (row.split(":") for row in args.grid):
             cells = []
             for name, given in INJECTIONS.items():
-                if name == "SDEdit" and strength == 1:
+                if name == "SDEdit" and float(strength) == 1:
                     cells.append("-")  # nothing of the image is left in pure noise
                     continue
                 settings = [blocks if text == "blocks" else text for text in given]
                 settings += [f"teacher.steps={steps}", f"teacher.strength={strength}"]
                 cells.append(cell(teacher_settings(args.teacher, args.prompt, settings)))
-            print(f"| {steps}, {strength:g} | {' | '.join(cells)} |", flush=True)
+            print(f"| {steps}, {strength} | {' | '.join(cells)} |", flush=True)
     for name in args.presets:
         overrides = [f"teacher.preset={name}", f"teacher.path={args.teacher}", f"teacher.prompt={args.prompt}"]
         cfg = load_config([*overrides, "teacher.dtype=float32"]).teacher
