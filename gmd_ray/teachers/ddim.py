@@ -20,6 +20,7 @@ from gmd_ray.errors import ConfigError, ModelError, nearest
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
+from gmd_ray.teachers.catalogue.distilled import refuse_step_distilled
 from gmd_ray.teachers.directory import model_directory, read_json
 from gmd_ray.teachers.fingerprint import weights_digest
 from gmd_ray.teachers.flux.latents import load_codec
@@ -107,6 +108,7 @@ class DDIMTeacher:
 
         path = model_directory(cfg.path)
         _refuse_flux_settings(cfg)
+        refuse_step_distilled(cfg, path)
         self.device, dtype = device_and_dtype(cfg)
         self.unet = _load_unet(path / "unet", dtype, self.device)
         self.codec = load_codec(path / "vae", dtype, self.device, cfg.vae_tile_above)

@@ -50,8 +50,19 @@ class TeacherConfig:
     )
     preset: str | None = setting(
         None,
-        "A method by name: gmd, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or ddim. It fills the "
-        "settings that tell methods apart when settings are loaded; those given beside it or after it win.",
+        "A method by name: gmd, early, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or ddim. It fills "
+        "the settings that tell methods apart when settings are loaded; those given beside it or after it win.",
+    )
+    licence: str | None = setting(
+        None,
+        "Licence class of the model, by your own reading or by an agreement with its makers; null takes what is known "
+        "of it or what its directory says (`gmd-ray ls teachers`). It changes no pixel.",
+        choices=("commercial", "non-commercial"),
+    )
+    allow_distilled: bool = setting(
+        False,
+        "Invert a model whose name or files say that it is step-distilled, as FLUX.1-schnell's do. It is refused "
+        "otherwise, because an inversion of such a model does not lead back to the photo.",
     )
     solver: str = setting(
         "euler",

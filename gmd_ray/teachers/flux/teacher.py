@@ -15,6 +15,7 @@ from gmd_ray.errors import ModelError
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
+from gmd_ray.teachers.catalogue.distilled import refuse_step_distilled
 from gmd_ray.teachers.cost.memory import Budget, MemoryPlan, modulation_home, plan_memory
 from gmd_ray.teachers.cost.workload import TeacherFiles
 from gmd_ray.teachers.directory import model_directory, read_json
@@ -51,6 +52,7 @@ class FluxTeacher:
         path = model_directory(cfg.path)
         self.device, dtype = device_and_dtype(cfg)
         _check_class(path / "transformer")
+        refuse_step_distilled(cfg, path)
         self._files, self._budget = TeacherFiles.read(path), Budget.of(self.device, cfg.gpus_per_replica)
         self._number_bytes = dtype.itemsize
         known = load_prompts(cfg, path)
