@@ -60,6 +60,13 @@ class TeacherConfig:
         gt=0,
         le=1,
     )
+    schedule: str = setting(
+        "auto",
+        "Time grid of both passes. linear: FLUX.1's shift, which grows with the tokens of the image alone. empirical: "
+        "FLUX.2's, which moves a grid of few steps towards noise. auto: as the model's own pipeline has it, for FLUX.1 "
+        "by the directory's scheduler_config.json, for FLUX.2 empirical.",
+        choices=("auto", "linear", "empirical"),
+    )
     nudge: float = setting(
         1.0,
         "Factor on the latents that are inverted, by which the result is divided again; 1.15 helps smooth images to "
