@@ -155,7 +155,8 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device, tile_above:
         )
         # Convolutions on recent GPUs are faster with channels last; on CPUs the gain is not certain.
         layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        vae.to(device, dtype, memory_format=layout)
+        # Module.to casts in silence, where diffusers' own `to` warns of what loading in that type does as well.
+        torch.nn.Module.to(vae, device, dtype, memory_format=layout)
         return codec
     raise ModelError(
         f"{file}: codec class {kind!r} is not supported; use AutoencoderKL, AutoencoderKLFlux2 or SpaceToDepthCodec"
