@@ -161,8 +161,8 @@ class TeacherConfig:
     )
     max_sequence_length: int = setting(
         512,
-        "Number of T5 tokens. A shorter length is encoded anew, never sliced. If a table of embeddings lies beside the "
-        "weights and no text encoders do, the length of the table is taken.",
+        "Number of tokens of T5, or of Qwen3 for FLUX.2. A shorter length is encoded anew, never sliced. If a table of "
+        "embeddings lies beside the weights and no text encoders do, the length of the table is taken.",
         ge=1,
         le=512,
     )

@@ -133,7 +133,7 @@ class Flux2Dimensions(FluxDimensions):
     def from_config(cls, config: Mapping[str, Any]) -> Flux2Dimensions:
         """Read the content of `transformer/config.json`; raises as `FluxDimensions.from_config`."""
         size = FluxDimensions.from_config({**config, "pooled_projection_dim": 0})
-        return cls(**vars(size), mlp=int(size.width * config["mlp_ratio"]))
+        return cls(**vars(size), mlp=int(size.width * config.get("mlp_ratio", 3.0)))
 
     def modulation_parameters(self) -> int:
         """Parameters of the embedders of time and guidance, of the three shared layers and of the last norm."""

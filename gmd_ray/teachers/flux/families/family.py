@@ -93,7 +93,7 @@ def check_model(cfg: TeacherConfig, path: str, config: Mapping[str, Any], index:
         )
     inverts = cfg.method == "inversion"
     same = cfg.prompt == cfg.inversion_prompt
-    if not config.get("guidance_embeds") and same and (inverts or cfg.true_cfg is not None):
+    if not config.get("guidance_embeds", True) and same and (inverts or cfg.true_cfg is not None):
         raise ConfigError(
             f"teacher.prompt={cfg.prompt!r}: is the inversion's prompt too, and without distilled guidance nothing "
             "would be restored; set teacher.preset=gmd-klein, or a prompt and teacher.true_cfg"
