@@ -18,7 +18,7 @@ from gmd_ray.evaluation import evaluate, load_evaluation
 from gmd_ray.evaluation.table import markdown
 from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.teachers import load_teacher
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
 from tests.evaluation.test_evaluate import judged, levels, psnr, read, restored
 from tests.teachers.conftest import make_flux, make_sd
 from tests.teachers.text_encoders import write_text_encoders

@@ -50,8 +50,8 @@ class TeacherConfig:
     )
     preset: str | None = setting(
         None,
-        "A method by name: gmd, early, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or ddim. It fills "
-        "the settings that tell methods apart when settings are loaded; those given beside it or after it win.",
+        "A method by name: gmd, early, gmd-klein, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or ddim. "
+        "It fills the settings that tell methods apart when settings are loaded; those given beside it or after it win.",
     )
     licence: str | None = setting(
         None,
@@ -76,6 +76,13 @@ class TeacherConfig:
         "Noise level at which the inversion stops and the reconstruction starts; 1.0 is pure noise (paper).",
         gt=0,
         le=1,
+    )
+    schedule: str = setting(
+        "auto",
+        "Time grid of both passes. linear: FLUX.1's shift, which grows with the tokens of the image alone. empirical: "
+        "FLUX.2's, which moves a grid of few steps towards noise. auto: as the model's own pipeline has it, for FLUX.1 "
+        "by the directory's scheduler_config.json, for FLUX.2 empirical.",
+        choices=("auto", "linear", "empirical"),
     )
     nudge: float = setting(
         1.0,
@@ -165,8 +172,8 @@ class TeacherConfig:
     )
     max_sequence_length: int = setting(
         512,
-        "Number of T5 tokens. A shorter length is encoded anew, never sliced. If a table of embeddings lies beside the "
-        "weights and no text encoders do, the length of the table is taken.",
+        "Number of tokens of T5, or of Qwen3 for FLUX.2. A shorter length is encoded anew, never sliced. If a table of "
+        "embeddings lies beside the weights and no text encoders do, the length of the table is taken.",
         ge=1,
         le=512,
     )

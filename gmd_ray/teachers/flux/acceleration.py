@@ -7,22 +7,22 @@ from torch import nn
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, nearest
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.families.model import InjectingModel
 from gmd_ray.teachers.flux.modulation import ModulationTables
 from gmd_ray.text import one_line
 
 
 def accelerate(
-    model: InjectingFlux, cfg: TeacherConfig, device: torch.device, modulation_home: torch.device
-) -> ModulationTables:
+    model: InjectingModel, cfg: TeacherConfig, device: torch.device, modulation_home: torch.device | None
+) -> ModulationTables | None:
     """Bring the model to its device as the settings say.
 
     Args:
         model: with its attention installed, on the CPU or already on `device`.
-        modulation_home: where the weights of the modulation layers stay.
+        modulation_home: where the weights of the modulation layers stay; None leaves them in the model.
 
     Returns:
-        the modulation layers, which are detached from the model.
+        the modulation layers, if they are detached from the model.
 
     Raises:
         ConfigError: an attention backend or an optional package is not installed.
@@ -30,7 +30,7 @@ def accelerate(
     if cfg.attention_backend is not None:
         use_attention_backend(model, cfg.attention_backend)
     # Detached first, so that quantization and offloading leave these layers alone: they run once per time grid.
-    tables = ModulationTables(model, device, modulation_home)
+    tables = None if modulation_home is None else ModulationTables(model, device, modulation_home)
     if cfg.quantization == "fp8":
         quantize(model, device if cfg.offload == "none" else torch.device("cpu"))
     if cfg.offload == "group":
@@ -42,7 +42,7 @@ def accelerate(
     return tables
 
 
-def use_attention_backend(model: InjectingFlux, name: str) -> None:
+def use_attention_backend(model: InjectingModel, name: str) -> None:
     """Select one of diffusers' attention backends, except SageAttention's, which round to 8 bits.
 
     Raises:
@@ -59,7 +59,7 @@ def use_attention_backend(model: InjectingFlux, name: str) -> None:
         raise ConfigError(f"teacher.attention_backend={name}: not available here ({one_line(error)})") from error
 
 
-def quantize(model: InjectingFlux, device: torch.device) -> None:
+def quantize(model: InjectingModel, device: torch.device) -> None:
     """Round the weights of the blocks' Linears to float8_e4m3fn, with a scale for each output channel.
 
     Args:
@@ -79,7 +79,7 @@ def quantize(model: InjectingFlux, device: torch.device) -> None:
     quantize_(model, Float8WeightOnlyConfig(), filter_fn=in_block, device=device)
 
 
-def offload(model: InjectingFlux, device: torch.device) -> None:
+def offload(model: InjectingModel, device: torch.device) -> None:
     """Keep the weights on the host and copy each block to the device for its turn, on CUDA while another computes."""
     from diffusers.hooks import apply_group_offloading
 

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 
 from gmd_ray.config import PoolConfig
 from gmd_ray.teachers import load_teacher
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
 from tests.teachers.flux.test_caches import HEIGHT, IDS, WIDTH, prepare
 from tests.teachers.flux.test_teacher import config, ids, images
 
