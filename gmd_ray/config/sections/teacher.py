@@ -50,8 +50,9 @@ class TeacherConfig:
     )
     preset: str | None = setting(
         None,
-        "A method by name: gmd, early, gmd-klein, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or ddim. "
-        "It fills the settings that tell methods apart when settings are loaded; those given beside it or after it win.",
+        "A method by name: gmd, early, gmd-klein, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or "
+        "ddim. It fills the settings that tell methods apart when settings are loaded; those given beside it or after "
+        "it win.",
     )
     licence: str | None = setting(
         None,

@@ -9,7 +9,7 @@ import pytest
 
 import gmd_ray
 from gmd_ray.cli import main
-from gmd_ray.demo.prepare import WorldSize, prepare
+from gmd_ray.demo.toy.prepare import WorldSize, prepare
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import encode_png, to_tensor
 from gmd_ray.pairstore.store import PairStore
@@ -18,7 +18,7 @@ from gmd_ray.quality.calibration.pairs import PairedPhotos, ScoredPairs
 from gmd_ray.quality.nima import NimaScorer
 from tests.generation.shelf import fill, finish, ok_row
 
-SCORER = Path(gmd_ray.__file__).parent / "demo" / "weights" / "scorer"
+SCORER = Path(gmd_ray.__file__).parent / "demo" / "toy" / "weights" / "scorer"
 SOURCE = PairedPhotos("source", "clean photo", "degraded photo", (), False)
 
 
