@@ -1,7 +1,7 @@
 """Does the demo's gain hold over training seeds? `python -m tests.benchmarks.demo_seeds [--preset demo] [--seeds 3]`
 
-Takes the pair store that the demo left, fine-tunes the adapted student and both controls for each seed (other order,
-crops and flips), and measures every student on the held-out images. Prints for each seed how far the adapted student is
+Takes the pair store and the fine-tunes that the demo left, repeats those for each further seed (other order, crops and
+flips), and measures every student on the held-out images. Prints for each seed how far the adapted student is
 ahead of the baseline and of both controls, with the standard error over photographs, on how many photographs it is
 ahead, and the mean over seeds with its standard error. Crops of one photograph go together: their mean is one value.
 Fine-tunes run the product's own loop in this process, with Ray Train's local mode. Those that an earlier call finished
@@ -53,7 +53,7 @@ def finetune_all(cfg: Config, seeds: int) -> dict[str, str]:
     students = {"baseline": str(cfg.student.path)}
     for seed in range(seeds):
         for name in ("adapted", "source_only", "median"):
-            spec = make_spec(cfg, name, seed)
+            spec = make_spec(cfg, name, None if seed == cfg.seed else seed)  # None: the run's own fine-tune
             students[f"{name}-{seed}"] = spec.student
             taken = Path(f"{spec.directory}.taken")
             taken.parent.mkdir(parents=True, exist_ok=True)
