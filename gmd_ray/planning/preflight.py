@@ -46,7 +46,7 @@ class Preflight:
         self.inputs = RunInputs()
         """The listings that the checks made, for the run to go on with."""
         self.stages = [stage for stage in STAGES[verb] if verb != "plan" or _is_planned(cfg, stage)]
-        self.undrawn = cfg.prepare == "toy" and not Path(cfg.out, "world", "world.json").is_file()
+        self.undrawn = cfg.prepare is not None and not Path(cfg.out, "world", "world.json").is_file()
         """The images are drawn when the run starts, and can be looked at after that."""
         self._joins, self._probes = joins, probes
         self._here = not joins and (verb != "plan" or probes)
@@ -61,7 +61,8 @@ class Preflight:
         found = Findings(self.verb) if found is None else found
         self._check_settings(found)
         if self.undrawn:
-            found.fact("data", "prepare", "prepare=toy: the images are drawn when the run starts, and looked at then")
+            made = f"prepare={self.cfg.prepare}"
+            found.fact("data", "prepare", f"{made}: the images are drawn when the run starts, and looked at then")
         else:
             self._check_images(found)
         found.seconds = time.perf_counter() - start

@@ -60,6 +60,9 @@ class EvaluationConfig:
         "Measure on photos that are also in `target.path`. They are refused otherwise, by the bytes of the files, "
         "since a figure on photos that were learned from says little of other photos.",
     )
+    remark: str | None = setting(
+        None, "Sentence for the head of report.html: what the figures say, and what they do not say."
+    )
     report_images: int = setting(12, "Number of rows of pictures of each kind in report.html.", ge=0)
     pairs_hq: str | None = setting(
         None,

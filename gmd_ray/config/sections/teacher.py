@@ -18,13 +18,19 @@ class InjectionConfig:
     blocks: Any = setting(
         "late_single",
         "Attention blocks: all, single, double, late_single (single blocks 20 and up, as RF-Solver), or a list of "
-        "module names; for a U-Net all, down, mid, up, or a list.",
+        "module names; for a U-Net all, down, mid, up, or a list. For every model last:SHARE, the last blocks by "
+        "depth: last:0.5 is the later half of all blocks in the order in which they run.",
         check=checks.blocks,
         kind="text, or list of texts",
     )
     tokens: str = setting("all", "Tokens whose keys and values are replaced.", choices=("all", "image"))
-    steps: int | None = setting(
-        5, "The first n, noisiest, intervals of the reconstruction; null takes all of them.", ge=0
+    steps: int | float | None = setting(
+        5,
+        "The first n, noisiest, intervals of the reconstruction, or a share of all of them below 1: 0.2 is the first "
+        "fifth. null takes all of them.",
+        ge=0,
+        check=checks.intervals,
+        kind="whole number in [0, inf), share in (0, 1), or null",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.teachers.flux.blocks import block_names, select_blocks
+from gmd_ray.teachers.injection import injected_intervals
 
 TIME_CHANNELS = 256
 """Sinusoidal features of timestep and guidance; diffusers fixes them in CombinedTimestepGuidanceTextProjEmbeddings."""
@@ -119,7 +120,7 @@ class Injection:
             ConfigError: the settings name a block that the model does not have.
         """
         cfg = teacher.injection
-        steps = teacher.steps if cfg.steps is None else cfg.steps
+        steps = injected_intervals(cfg, teacher.steps)
         if not steps:
             return NO_INJECTION
         blocks = select_blocks(block_names(size.double, size.single), cfg.blocks)

@@ -25,6 +25,7 @@ from gmd_ray.teachers.flux.blocks import select_blocks
 from gmd_ray.teachers.flux.latents import image_ids, load_codec, pack, unpack
 from gmd_ray.teachers.flux.projection import FluxProjector, ProjectionPlan, Prompt
 from gmd_ray.teachers.flux.sampler import time_grid
+from gmd_ray.teachers.injection import injected_intervals
 from gmd_ray.teachers.prompts import load_prompts
 from gmd_ray.teachers.settings import check_teacher_tiles, device_and_dtype
 from gmd_ray.text import one_line
@@ -66,7 +67,7 @@ class FluxTeacher:
         self.batch_multiple = 1 if cfg.tile else self.multiple
         check_teacher_tiles(cfg, self.multiple)
         injection = cfg.injection
-        self.inject_steps = cfg.steps if injection.steps is None else injection.steps
+        self.inject_steps = injected_intervals(injection, cfg.steps)
         self.blocks = select_blocks(self.model.block_names(), injection.blocks) if self.inject_steps else []
         self.prompt, self.inversion_prompt = (
             Prompt(prompt.embeds.to(self.device, dtype), prompt.pooled.to(self.device, dtype))
