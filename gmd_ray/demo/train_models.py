@@ -21,7 +21,7 @@ Jobs = dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
-class Budget:
+class TrainingBudget:
     """Changes of the photographs' recipes, for machines without a GPU; None leaves the recipe's value."""
 
     steps: int | None = None
@@ -39,7 +39,7 @@ def train_models(
     photos: str | None = None,
     only: str | None = None,
     device: str = "auto",
-    budget: Budget | None = None,
+    budget: TrainingBudget | None = None,
 ) -> None:
     """Train teacher, student and scorer (or `only` one) of a world into `dest`.
 
@@ -61,7 +61,11 @@ def train_models(
     if world == "photos" and not photos:
         raise ConfigError("--world photos: give the folder of photographs to train on as --photos DIR")
     dest = Path(dest)
-    jobs = _photo_jobs(dest, str(photos), only, device, budget or Budget()) if world == "photos" else _toy_jobs(dest)
+    jobs = (
+        _photo_jobs(dest, str(photos), only, device, budget or TrainingBudget())
+        if world == "photos"
+        else _toy_jobs(dest)
+    )
     dest.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {}
     if (dest / FIGURES).is_file():
@@ -85,7 +89,7 @@ def _toy_jobs(dest: Path) -> Jobs:
     }
 
 
-def _photo_jobs(dest: Path, photos: str, only: str | None, device: str, budget: Budget) -> Jobs:
+def _photo_jobs(dest: Path, photos: str, only: str | None, device: str, budget: TrainingBudget) -> Jobs:
     from gmd_ray.demo.photos.tiles import cut_folder, moderate_photographs
     from gmd_ray.demo.photos.train_scorer import PhotoScorerRecipe, train_scorer
     from gmd_ray.demo.photos.train_student import PhotoStudentRecipe, train_student

@@ -78,9 +78,9 @@ def run_fetch(args: argparse.Namespace) -> int:
 
 
 def run_demo(args: argparse.Namespace) -> int:
-    from gmd_ray.demo.train_models import Budget, train_models
+    from gmd_ray.demo.train_models import TrainingBudget, train_models
 
-    budget = Budget(args.steps, args.batch) if args.steps or args.batch else None
+    budget = TrainingBudget(args.steps, args.batch) if args.steps or args.batch else None
     with writing("--to", args.to, folder=True):
         train_models(args.to, args.world, args.photos, args.only, args.device, budget)
     return 0

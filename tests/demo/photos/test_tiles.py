@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gmd_ray.demo.photos import tiles
-from gmd_ray.demo.train_models import Budget, train_models
+from gmd_ray.demo.train_models import TrainingBudget, train_models
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.images.files.encode import encode_png
 
@@ -73,6 +73,6 @@ def test_arguments_that_do_not_belong_to_the_world_are_refused(tmp_path: Path) -
     with pytest.raises(ConfigError, match="--photos DIR"):
         train_models(tmp_path)
     with pytest.raises(ConfigError, match="go with --world photos"):
-        train_models(tmp_path, "toy", budget=Budget(steps=3))
+        train_models(tmp_path, "toy", budget=TrainingBudget(steps=3))
     with pytest.raises(ConfigError, match="--device"):
         train_models(tmp_path, photos=str(tmp_path), device="tpu9")
