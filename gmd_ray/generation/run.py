@@ -37,6 +37,7 @@ from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.remote_errors import is_ray_error
 from gmd_ray.ray_utils.shutdown import StopRequest
 from gmd_ray.storage import open_filesystem, put, with_retries
+from gmd_ray.teachers.acceleration.choice import compilation_of_run
 from gmd_ray.text import one_line, some
 
 log = logging.getLogger("gmd_ray.generation")
@@ -168,6 +169,9 @@ class GenerationRun:
         self.check_room()
         store, lock = self.store, self._lock
         store.delete(manifest.MANIFEST_FILE)
+        choice = compilation_of_run(self.cfg, len(self.todo))
+        log.info("compiling the teacher is %s", choice)
+        self.cfg = replace(self.cfg, teacher=replace(self.cfg.teacher, compile=choice.on))
         attempts, blocks = self._start_stream()
         self._stop.attach(attempts.close)
         clock, agreed = RunClock(store, before=store.index().num_rows), False

@@ -21,6 +21,7 @@ from gmd_ray.pairstore.cost import price
 from gmd_ray.planning.probe import Probe
 from gmd_ray.students import load_student
 from gmd_ray.teachers import estimate_teacher
+from gmd_ray.teachers.acceleration.choice import compilation_of_run
 
 SIZES_SHOWN = 4
 
@@ -69,6 +70,8 @@ class Plan:
     least that the settings allow."""
     settings_fingerprint: str
     """Fingerprint of the settings that alter pixels or scores; a run with another one is not the planned run."""
+    compilation: str = ""
+    """The choice of `generate` to compile the teacher's blocks or not, and why."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,6 +96,7 @@ class Plan:
                 _figure(fastest / 1e9),
                 f"of one teacher replica with its caches; {least / 1e9:,.3g} at least",
             ),
+            ("compiled teacher", "", self.compilation),
             ("disk, GB", _figure(self.disk_bytes / 1e9), "as the probe's" if self.disk_measured else "at most"),
             (f"cost, {self.currency}", _figure(self.price), "" if self.price is not None else missing),
         ]
@@ -168,6 +172,7 @@ def make_plan(cfg: Config, jobs: list[PlannedImage], unreadable: int, probe: Pro
         currency=fleet.currency,
         replica_bytes=largest.replica_bytes,
         settings_fingerprint=run_settings.fingerprint(run_settings.relevant(cfg)),
+        compilation=str(compilation_of_run(cfg, len(jobs))),
     )
 
 

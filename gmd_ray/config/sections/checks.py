@@ -50,6 +50,11 @@ def blocks(value: Any) -> str | None:
     return f"known: {', '.join(BLOCKS)}, or a list of module names"
 
 
+def switch(value: Any) -> str | None:
+    """A value that is on or off where it is none of the setting's choices."""
+    return None if isinstance(value, bool) else "must be true or false"
+
+
 def students(value: Any) -> str | None:
     if isinstance(value, bool) or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
         return None

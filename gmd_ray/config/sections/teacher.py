@@ -131,10 +131,14 @@ class TeacherConfig:
         "`quantization`. The results are not equal.",
         choices=("none", "fp8"),
     )
-    compile: bool = setting(
-        False,
-        "Compile the blocks of the transformer. It takes minutes at the first image of a size, and smaller batches are "
-        "filled up.",
+    compile: Any = setting(
+        "auto",
+        "Compile the blocks of the transformer, which takes a GPU half a minute for images alone and as long for "
+        "images together. auto: if the teacher is FLUX on a GPU and `generate` has images enough for it; `plan` says "
+        "so. Elsewhere auto is false. The results are equal up to rounding.",
+        choices=("auto",),
+        check=checks.switch,
+        kind="true, false, or auto",
     )
     attention_backend: str | None = setting(
         None,

@@ -7,6 +7,7 @@ from torch import nn
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, nearest
+from gmd_ray.teachers.acceleration.compilation import compile_blocks
 from gmd_ray.teachers.flux.attention import InjectingFlux
 from gmd_ray.teachers.flux.modulation import ModulationTables
 from gmd_ray.text import one_line
@@ -37,8 +38,8 @@ def accelerate(
         offload(model, device)
     else:
         model.to(device)
-    if cfg.compile:
-        model.compile_repeated_blocks(fullgraph=True)
+    if cfg.compile is True:
+        compile_blocks(model)
     return tables
 
 
