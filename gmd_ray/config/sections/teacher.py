@@ -127,8 +127,8 @@ class TeacherConfig:
     )
     quantization: str = setting(
         "none",
-        "fp8: the weights of the blocks are kept in 8 bits and computed with in `dtype`; needs the extra "
-        "`quantization`. The results are not equal.",
+        "fp8: weights of the blocks in 8 bits, half their memory, and products in 8 bits on GPUs that have them; each "
+        "row has a scale. The results are not equal: docs/teachers.md has the difference.",
         choices=("none", "fp8"),
     )
     compile: Any = setting(

@@ -87,9 +87,12 @@ class FluxTeacher:
         }  # fmt: skip
         # These settings are newer than the first stores. They enter the fingerprint only where they are not the
         # default, so that the fingerprints of those stores stay valid.
-        for key in ("cache_dtype", "quantization", "vae_tile_above"):
+        for key in ("cache_dtype", "vae_tile_above"):
             if getattr(cfg, key) != getattr(TeacherConfig, key):
                 pixel_settings[key] = getattr(cfg, key)
+        if cfg.quantization != "none":
+            # Not `fp8`, which stood for stores whose weights alone were rounded.
+            pixel_settings["quantization"] = f"{cfg.quantization}-products"
         self.fingerprint = short_digest(weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
