@@ -15,6 +15,7 @@ from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
+from gmd_ray.teachers.acceleration.graphs import CudaRecorder, ForwardGraphs, records_forwards
 from gmd_ray.teachers.acceleration.prepare import accelerate
 from gmd_ray.teachers.cost.memory import Budget, MemoryPlan, modulation_home, plan_memory
 from gmd_ray.teachers.cost.workload import TeacherFiles
@@ -77,6 +78,8 @@ class FluxTeacher:
         home = self.device if modulation == "device" else torch.device("cpu")
         tables = accelerate(self.model, cfg, self.device, home)
         self.projector = FluxProjector(self.model, tables)
+        if records_forwards(cfg, self.device):
+            self.projector.graphs = ForwardGraphs(CudaRecorder(self.device))
         pixel_settings = {
             "steps": cfg.steps, "solver": cfg.solver, "strength": cfg.strength, "nudge": cfg.nudge,
             "prompt": cfg.prompt, "inversion_prompt": cfg.inversion_prompt, "guidance": cfg.guidance,
