@@ -7,21 +7,23 @@ to rounding. The kernels run in Triton's interpreter too (`TRITON_INTERPRET=1`),
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    import triton
-    import triton.language as tl
-elif importlib.util.find_spec("triton") is not None:
+from gmd_ray.text import one_line
+
+if TYPE_CHECKING or importlib.util.find_spec("triton") is not None:
     import triton
     import triton.language as tl
 else:
     triton = None
+
+log = logging.getLogger("gmd_ray")
 
 Rope = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, (tokens, head_dim) float32 each, every value twice in a row."""
@@ -34,25 +36,11 @@ def available(device: torch.device) -> bool:
     return triton is not None and (device.type == "cuda" or INTERPRETED)
 
 
-def norm_rope(x: torch.Tensor, norm: nn.RMSNorm, rope: Rope) -> torch.Tensor:
-    """RMS norm of each head, then rotation by position, in one pass over memory.
-
-    Args:
-        x: (B, tokens, heads, head_dim), dense in its last two dimensions.
-        norm: over head_dim.
-        rope: the rows of these tokens.
-
-    Returns:
-        the shape and type of `x`, contiguous.
-    """
-    return joined_norm_rope([(x, norm)], rope)
-
-
 def joined_norm_rope(parts: list[tuple[torch.Tensor, nn.RMSNorm]], rope: Rope) -> torch.Tensor:
     """Concatenate parts along their tokens, each normalised by its own norm, and rotate them by position.
 
     Args:
-        parts: each as in `norm_rope`.
+        parts: (B, tokens, heads, head_dim) each, dense in its last two dimensions, and a norm with weights.
         rope: the rows of all tokens, in the order of the parts.
 
     Returns:
@@ -66,11 +54,39 @@ def joined_norm_rope(parts: list[tuple[torch.Tensor, nn.RMSNorm]], rope: Rope) -
         tokens = x.shape[1]
         if tokens:
             cos, sin = (table[at : at + tokens] for table in rope)
-            weight = norm.weight if norm.weight is not None else x.new_ones(dim)
-            eps = norm.eps if norm.eps is not None else torch.finfo(x.dtype).eps
-            _launch(x, weight, cos, sin, out[:, at : at + tokens], eps)
+            _launch(x, norm.weight, cos, sin, out, at, norm.eps)
         at += tokens
     return out
+
+
+def trustworthy(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> bool:
+    """True if the kernel runs on that device and agrees with the plain path there; else a warning says why not.
+
+    Args:
+        compiled: it is to run inside compiled blocks, which is tried as well.
+    """
+    if not available(device):
+        return False
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    norm = nn.RMSNorm(128, eps=1e-6, device=device, dtype=dtype)
+    parts = [(noise(2, tokens, 24, 128).to(dtype), norm) for tokens in (5, 9)]
+    angles = noise(14, 64).repeat_interleave(2, dim=1)
+    rope = (angles.cos(), angles.sin())
+    try:
+        with torch.no_grad():
+            run = torch.compile(joined_norm_rope, fullgraph=True, dynamic=True) if compiled else joined_norm_rope
+            gap = (run(parts, rope).float() - plain_norm_rope(parts, rope).float()).abs().max().item()
+    except Exception as error:  # noqa: BLE001 -- a compiler may raise anything, and the plain path remains
+        log.warning("the Triton kernel for norm and rotation does not run here (%s); left out", one_line(error))
+        return False
+    if gap > 8 * torch.finfo(dtype).eps:  # the largest numbers are about 4
+        log.warning("the Triton kernel for norm and rotation is off by %.1e here; left out", gap)
+        return False
+    return True
 
 
 def plain_norm_rope(parts: list[tuple[torch.Tensor, nn.RMSNorm]], rope: Rope) -> torch.Tensor:
@@ -82,50 +98,58 @@ def plain_norm_rope(parts: list[tuple[torch.Tensor, nn.RMSNorm]], rope: Rope) ->
 
 
 def _launch(
-    x: torch.Tensor, weight: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor, eps: float
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    out: torch.Tensor,
+    first: int,
+    eps: float,
 ) -> None:
+    """Write the tokens of `x` to `out`, from its token `first` on."""
     batch, tokens, heads, dim = x.shape
     x = x if x.stride()[2:] == (dim, 1) else x.contiguous()
-    grid = (tokens, batch)
-    kernel: Any = _norm_rope_kernel
-    if not INTERPRETED:
-        kernel = torch.library.wrap_triton(kernel)
-    kernel[grid](
-        x, weight, cos, sin, out, x.stride(0), x.stride(1), out.stride(0), out.stride(1), cos.stride(0), eps,
-        HEADS=heads, DIM=dim, HEADS_UP=triton.next_power_of_2(heads), PAIRS=triton.next_power_of_2(dim // 2),
+    _norm_rope_kernel[(tokens, batch)](
+        x, weight, cos, sin, out, x.stride(0), x.stride(1), out.stride(0), out.stride(1), cos.stride(0), first, eps,
+        heads=heads, dim=dim, heads_up=_power_of_2(heads), pairs=_power_of_2(dim // 2),
     )  # fmt: skip
+
+
+def _power_of_2(n: int) -> int:
+    """The next power of two from `n` on."""
+    return 1 << (n - 1).bit_length()
 
 
 if triton is not None:
 
     @triton.jit
-    def _norm_rope_kernel(  # noqa: PLR0913 -- a kernel takes pointers and strides one by one
-        x_ptr, weight_ptr, cos_ptr, sin_ptr, out_ptr, x_batch, x_token, out_batch, out_token, rope_token, eps,
-        HEADS: tl.constexpr, DIM: tl.constexpr, HEADS_UP: tl.constexpr, PAIRS: tl.constexpr,
+    def _norm_rope_kernel(
+        x_ptr, weight_ptr, cos_ptr, sin_ptr, out_ptr, x_batch, x_token, out_batch, out_token, rope_token, first, eps,
+        heads: tl.constexpr, dim: tl.constexpr, heads_up: tl.constexpr, pairs: tl.constexpr,
     ):  # fmt: skip
         # One program has all heads of one token: heads x head_dim numbers side by side, and one row of the tables.
         token, image = tl.program_id(0), tl.program_id(1)
-        head, channel = tl.arange(0, HEADS_UP)[:, None], tl.arange(0, 2 * PAIRS)[None, :]
-        inside, in_row = (head < HEADS) & (channel < DIM), channel < DIM
-        at = head * DIM + channel
+        head, channel = tl.arange(0, heads_up)[:, None], tl.arange(0, 2 * pairs)[None, :]
+        inside, in_row = (head < heads) & (channel < dim), channel < dim
+        at = head * dim + channel
         x = tl.load(x_ptr + image * x_batch + token * x_token + at, mask=inside, other=0.0)
         wide = x.to(tl.float32)
-        scale = tl.rsqrt(tl.sum(wide * wide, axis=1) / DIM + eps)[:, None]
+        scale = tl.rsqrt(tl.sum(wide * wide, axis=1) / dim + eps)[:, None]
         weight = tl.load(weight_ptr + channel, mask=in_row, other=0.0).to(tl.float32)
         # Rounded to the model's type between the norm and the rotation, as two operations do.
         wide = (wide * scale * weight).to(x.dtype).to(tl.float32)
         cos = tl.load(cos_ptr + token * rope_token + channel, mask=in_row, other=0.0)
         sin = tl.load(sin_ptr + token * rope_token + channel, mask=in_row, other=0.0)
         # Each pair (a, b) of neighbouring channels turns: (a cos - b sin, b cos + a sin).
-        a, b = tl.split(tl.reshape(wide, (HEADS_UP, PAIRS, 2)))
-        turned = tl.reshape(tl.join(-b, a), (HEADS_UP, 2 * PAIRS))
-        out = out_ptr + image * out_batch + token * out_token + at
+        a, b = tl.split(tl.reshape(wide, (heads_up, pairs, 2)))
+        turned = tl.reshape(tl.join(-b, a), (heads_up, 2 * pairs))
+        out = out_ptr + image * out_batch + (first + token) * out_token + at
         tl.store(out, (wide * cos + turned * sin).to(x.dtype), mask=inside)
 
 
 def linear_gelu(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    """gelu (tanh) of a linear layer, (..., in) -> (..., out); on a GPU as the last step of the product's own kernel."""
-    if not (is_dense(layer) and x.is_cuda and layer.bias is not None):
+    """gelu (tanh) of a dense layer, (..., in) -> (..., out); on a GPU as the last step of the product's own kernel."""
+    if not x.is_cuda:
         return F.gelu(layer(x), approximate="tanh")
     # cuBLASLt applies the activation to the sums before they are rounded, and gelu on CUDA is its tanh form.
     rows = torch._addmm_activation(layer.bias, x.flatten(0, -2), layer.weight.t(), use_gelu=True)
@@ -145,5 +169,5 @@ def split_linear(layer: nn.Linear, left: torch.Tensor, right: torch.Tensor) -> t
 
 
 def is_dense(layer: nn.Module) -> bool:
-    """True for a plain Linear, whose weight may be read as a matrix: neither quantized nor shared among ranks."""
-    return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and layer.weight.is_floating_point()
+    """True for a plain Linear with a bias: neither quantized nor shared among ranks."""
+    return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and layer.bias is not None

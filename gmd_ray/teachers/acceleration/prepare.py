@@ -8,6 +8,8 @@ from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.teachers.acceleration.compilation import compile_blocks
 from gmd_ray.teachers.acceleration.float8 import quantize
+from gmd_ray.teachers.acceleration.flux1_blocks import fuse_products
+from gmd_ray.teachers.acceleration.fused import trustworthy
 from gmd_ray.teachers.flux.attention import InjectingFlux
 from gmd_ray.teachers.flux.modulation import ModulationTables
 from gmd_ray.text import one_line
@@ -35,6 +37,8 @@ def accelerate(
     if cfg.quantization == "fp8":
         place = device if cfg.offload == "none" else torch.device("cpu")
         quantize(model, ("transformer_blocks", "single_transformer_blocks"), place)
+    if device.type == "cuda":
+        fuse(model, device, compiled=cfg.compile is True)
     if cfg.offload == "group":
         offload(model, device)
     else:
@@ -42,6 +46,18 @@ def accelerate(
     if cfg.compile is True:
         compile_blocks(model)
     return tables
+
+
+def fuse(model: InjectingFlux, device: torch.device, *, compiled: bool) -> None:
+    """Use kernels that do several steps at once, where a process has the whole model and they agree with plain ones.
+
+    In compiled blocks PyTorch fuses the rest: norms with modulation, residuals with gates. Uncompiled blocks gain most,
+    since each kernel saves launches too.
+    """
+    if model.ranks > 1:
+        return
+    fuse_products(model)
+    model.attention.fused = trustworthy(device, model.dtype, compiled=compiled)
 
 
 def use_attention_backend(model: InjectingFlux, name: str) -> None:

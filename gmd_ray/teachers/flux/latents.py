@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from gmd_ray.errors import ModelError
+from gmd_ray.teachers.acceleration.group_norm import use_split_group_norm
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -112,9 +113,9 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device, tile_above:
         from diffusers import AutoencoderKL
 
         vae = AutoencoderKL.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
-        # Convolutions on recent GPUs are faster with channels last; on CPUs the gain is not certain.
-        layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        return AutoencoderCodec(vae.requires_grad_(False).eval().to(device, memory_format=layout), tile_above)
+        if device.type == "cuda":
+            use_split_group_norm(vae)
+        return AutoencoderCodec(vae.requires_grad_(False).eval().to(device), tile_above)
     raise ModelError(f"{file}: codec class {kind!r} is not supported; use AutoencoderKL or SpaceToDepthCodec")
 
 
