@@ -123,7 +123,7 @@ def _power_of_2(n: int) -> int:
 if triton is not None:
 
     @triton.jit
-    def _norm_rope_kernel(
+    def _norm_rope_kernel(  # type: ignore[no-untyped-def]
         x_ptr, weight_ptr, cos_ptr, sin_ptr, out_ptr, x_batch, x_token, out_batch, out_token, rope_token, first, eps,
         heads: tl.constexpr, dim: tl.constexpr, heads_up: tl.constexpr, pairs: tl.constexpr,
     ):  # fmt: skip
