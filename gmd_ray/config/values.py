@@ -18,7 +18,7 @@ _SHOWN = 80
 """Number of characters of a value that an error message repeats."""
 _OPENING = re.compile(r"(\\*)\$\{")
 _TRUE, _FALSE = ("true", "yes", "y", "on", "t", "1"), ("false", "no", "n", "off", "f", "0")
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_KINDS = {int: "a whole number", float: "a number", int | float: "a number", bool: "true or false", str: "text"}
 _STANDARD = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "value", "merge")}
 _NULL = "tag:yaml.org,2002:null"
 
@@ -270,19 +270,21 @@ def _any(value: Any, literal: bool) -> Any:
     return value
 
 
-def _scalar(value: Any, kind: type, key: str, literal: bool) -> Any:
+def _scalar(value: Any, kind: Any, key: str, literal: bool) -> Any:
     if value is None:
         raise Refused(key, f"must be {_KINDS[kind]}, not null")
     if kind is str and isinstance(value, list | dict):
         raise Refused(key, "must be text; quote it", value)
     if kind is str:
         return str(value) if literal else _unescaped(str(value))
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, str) and (found := _parsed(value.strip(), kind)) is not None:
-        return found
+    if isinstance(value, str):
+        for one in typing.get_args(kind) or (kind,):
+            if (found := _parsed(value.strip(), one)) is not None:
+                return found
     raise Refused(key, f"must be {_KINDS[kind]}", value)
 
 
@@ -303,10 +305,9 @@ def _unescaped(text: str) -> str:
 
 
 def _without_none(hint: Any) -> Any:
-    """The type `X` of a hint `X | None`; another hint stays as it is."""
+    """The type `X` of a hint `X | None`, which may be `int | float`; another hint stays as it is."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        (kind,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
-        return kind
+        return typing.Union[tuple(arg for arg in typing.get_args(hint) if arg is not type(None))]  # noqa: UP007
     return hint
 
 

@@ -22,6 +22,7 @@ from gmd_ray.planning.probe import Probe
 from gmd_ray.students import load_student
 from gmd_ray.teachers import estimate_teacher
 from gmd_ray.teachers.acceleration.choice import compilation_of_run
+from gmd_ray.teachers.catalogue.licence import teacher_licence
 
 SIZES_SHOWN = 4
 
@@ -68,6 +69,8 @@ class Plan:
     replica_bytes: tuple[int, int]
     """Memory of one teacher replica on each of its accelerators, for the largest image: with all caches there, and the
     least that the settings allow."""
+    teacher_licence: str
+    """Licence class of the teacher and where it says so, as `commercial (README.md: license: apache-2.0)`."""
     settings_fingerprint: str
     """Fingerprint of the settings that alter pixels or scores; a run with another one is not the planned run."""
     compilation: str = ""
@@ -99,6 +102,7 @@ class Plan:
             ("compiled teacher", "", self.compilation),
             ("disk, GB", _figure(self.disk_bytes / 1e9), "as the probe's" if self.disk_measured else "at most"),
             (f"cost, {self.currency}", _figure(self.price), "" if self.price is not None else missing),
+            ("teacher's licence", "", self.teacher_licence),
         ]
         return "\n".join(f"{name:<18} {value:>12}  {note}".rstrip() for name, value, note in rows)
 
@@ -171,6 +175,7 @@ def make_plan(cfg: Config, jobs: list[PlannedImage], unreadable: int, probe: Pro
         price=None if hours is None else price(fleet, hours, disk),
         currency=fleet.currency,
         replica_bytes=largest.replica_bytes,
+        teacher_licence=str(teacher_licence(cfg.teacher)),
         settings_fingerprint=run_settings.fingerprint(run_settings.relevant(cfg)),
         compilation=str(compilation_of_run(cfg, len(jobs))),
     )

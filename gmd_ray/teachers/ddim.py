@@ -20,10 +20,12 @@ from gmd_ray.errors import ConfigError, ModelError, nearest
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
+from gmd_ray.teachers.catalogue.distilled import refuse_step_distilled
 from gmd_ray.teachers.directory import model_directory, read_json
 from gmd_ray.teachers.fingerprint import weights_digest
 from gmd_ray.teachers.flux.latents import load_codec
 from gmd_ray.teachers.guidance import guide
+from gmd_ray.teachers.injection import injected_intervals, last_blocks
 from gmd_ray.teachers.prompts import load_prompts
 from gmd_ray.teachers.settings import check_teacher_tiles, device_and_dtype
 from gmd_ray.teachers.text_encoders import Prompt
@@ -41,7 +43,7 @@ GROUPS = ("all", "down", "mid", "up")
 
 FLUX_ONLY: dict[str, object] = {
     "quantization": "none", "offload": "none", "compile": False, "attention_backend": None, "cache_dtype": "same",
-    "host_cache_gb": None,
+    "host_cache_gb": None, "schedule": "auto",
 }  # fmt: skip
 """Settings of FLUX that change results or need hardware, with their defaults. Other values are refused, not ignored."""
 
@@ -106,6 +108,7 @@ class DDIMTeacher:
 
         path = model_directory(cfg.path)
         _refuse_flux_settings(cfg)
+        refuse_step_distilled(cfg, path)
         self.device, dtype = device_and_dtype(cfg)
         self.unet = _load_unet(path / "unet", dtype, self.device)
         self.codec = load_codec(path / "vae", dtype, self.device, cfg.vae_tile_above)
@@ -123,7 +126,7 @@ class DDIMTeacher:
         count = max(1, round(cfg.steps * cfg.strength))
         self.times: list[int] = self.scheduler.timesteps.tolist()[-count:]
         """Times of the U-Net's evaluations, noisy to clean."""
-        self.inject_steps = len(self.times) if cfg.injection.steps is None else cfg.injection.steps
+        self.inject_steps = injected_intervals(cfg.injection, len(self.times))
         if self.inject_steps > len(self.times):
             raise ConfigError(
                 f"teacher.injection.steps={cfg.injection.steps}: at most {len(self.times)}, the steps that run"
@@ -210,18 +213,22 @@ def select_unet_blocks(unet: UNet2DConditionModel, spec: str | Sequence[str]) ->
     """The module names of the transformer blocks that `teacher.injection.blocks` selects.
 
     Args:
-        spec: all, down, mid, up, or a list of names.
+        spec: all, down, mid, up, last:SHARE (a share of depth), or a list of names.
 
     Raises:
         ConfigError: for an unknown name, or a group that only FLUX has.
     """
     suffix = ".attn1"
     names = [name.removesuffix(suffix) for name, _ in unet.named_modules() if name.endswith(suffix)]
+    # Modules are listed as down, up, mid; the forward pass runs the middle before the way up.
+    in_order = sorted(names, key=lambda name: ("down_blocks", "mid_block", "up_blocks").index(name.split(".")[0]))
+    if (last := last_blocks(in_order, spec)) is not None:
+        return last
     if isinstance(spec, str):
         if spec not in GROUPS:
             raise ConfigError(
-                f"teacher.injection.blocks={spec}: a U-Net has {', '.join(GROUPS)}, or give a list of block names; "
-                "teacher.preset=ddim sets what suits it"
+                f"teacher.injection.blocks={spec}: a U-Net has {', '.join(GROUPS)}, last:SHARE, or give a list of "
+                "block names; teacher.preset=ddim sets what suits it"
             )
         found = [name for name in names if spec == "all" or name.startswith(f"{spec}_block")]
         if not found:

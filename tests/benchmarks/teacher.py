@@ -38,7 +38,7 @@ from gmd_ray.teachers.cost.dimensions import FluxDimensions, Injection
 from gmd_ray.teachers.cost.flops import projection_cost
 from gmd_ray.teachers.cost.memory import Budget
 from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
 from gmd_ray.teachers.flux.teacher import FluxTeacher
 from tests.benchmarks.eager_projection import project_eagerly, stock_model
 

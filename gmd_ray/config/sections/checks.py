@@ -12,6 +12,8 @@ from gmd_ray.errors import nearest
 
 BLOCKS = ("all", "single", "double", "late_single", "down", "mid", "up")
 """Groups of attention blocks that `teacher.injection.blocks` names."""
+LAST = "last:"
+"""Opening of `last:SHARE`, the form of `teacher.injection.blocks` that names the last blocks by a share of depth."""
 
 
 def device(value: str) -> str | None:
@@ -42,12 +44,28 @@ def ascending_steps(value: list[int]) -> str | None:
     return None if right else "must be steps from 1, in order"
 
 
+def depth_share(blocks: Any) -> float | None:
+    """The share of `last:SHARE`, in (0, 1]; None if the value does not have that form."""
+    found = re.fullmatch(rf"{LAST}(\d*\.?\d+|\d+\.)", blocks) if isinstance(blocks, str) else None
+    return float(found[1]) if found and 0 < float(found[1]) <= 1 else None
+
+
+def intervals(value: int | float) -> str | None:
+    """A number of intervals, or a share of all of them."""
+    right = isinstance(value, int) or 0 < value < 1
+    return None if right else "must be a whole number of intervals, or a share of them between 0 and 1"
+
+
 def blocks(value: Any) -> str | None:
+    if depth_share(value) is not None:
+        return None
+    if isinstance(value, str) and value.startswith(LAST.rstrip(":")):
+        return f"a share of depth is {LAST}SHARE, with a share in (0, 1], such as {LAST}0.5"
     if isinstance(value, str):
         return None if value in BLOCKS else nearest(value, BLOCKS)
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return None
-    return f"known: {', '.join(BLOCKS)}, or a list of module names"
+    return f"known: {', '.join(BLOCKS)}, {LAST}SHARE, or a list of module names"
 
 
 def switch(value: Any) -> str | None:

@@ -18,13 +18,19 @@ class InjectionConfig:
     blocks: Any = setting(
         "late_single",
         "Attention blocks: all, single, double, late_single (single blocks 20 and up, as RF-Solver), or a list of "
-        "module names; for a U-Net all, down, mid, up, or a list.",
+        "module names; for a U-Net all, down, mid, up, or a list. For every model last:SHARE, the last blocks by "
+        "depth: last:0.5 is the later half of all blocks in the order in which they run.",
         check=checks.blocks,
         kind="text, or list of texts",
     )
     tokens: str = setting("all", "Tokens whose keys and values are replaced.", choices=("all", "image"))
-    steps: int | None = setting(
-        5, "The first n, noisiest, intervals of the reconstruction; null takes all of them.", ge=0
+    steps: int | float | None = setting(
+        5,
+        "The first n, noisiest, intervals of the reconstruction, or a share of all of them below 1: 0.2 is the first "
+        "fifth. null takes all of them.",
+        ge=0,
+        check=checks.intervals,
+        kind="whole number in [0, inf), share in (0, 1), or null",
     )
 
 
@@ -44,8 +50,20 @@ class TeacherConfig:
     )
     preset: str | None = setting(
         None,
-        "A method by name: gmd, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or ddim. It fills the "
-        "settings that tell methods apart when settings are loaded; those given beside it or after it win.",
+        "A method by name: gmd, early, gmd-klein, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or "
+        "ddim. It fills the settings that tell methods apart when settings are loaded; those given beside it or after "
+        "it win.",
+    )
+    licence: str | None = setting(
+        None,
+        "Licence class of the model, by your own reading or by an agreement with its makers; null takes what is known "
+        "of it or what its directory says (`gmd-ray ls teachers`). It changes no pixel.",
+        choices=("commercial", "non-commercial"),
+    )
+    allow_distilled: bool = setting(
+        False,
+        "Invert a model whose name or files say that it is step-distilled, as FLUX.1-schnell's do. It is refused "
+        "otherwise, because an inversion of such a model does not lead back to the photo.",
     )
     solver: str = setting(
         "euler",
@@ -59,6 +77,13 @@ class TeacherConfig:
         "Noise level at which the inversion stops and the reconstruction starts; 1.0 is pure noise (paper).",
         gt=0,
         le=1,
+    )
+    schedule: str = setting(
+        "auto",
+        "Time grid of both passes. linear: FLUX.1's shift, which grows with the tokens of the image alone. empirical: "
+        "FLUX.2's, which moves a grid of few steps towards noise. auto: as the model's own pipeline has it, for FLUX.1 "
+        "by the directory's scheduler_config.json, for FLUX.2 empirical.",
+        choices=("auto", "linear", "empirical"),
     )
     nudge: float = setting(
         1.0,
@@ -152,8 +177,8 @@ class TeacherConfig:
     )
     max_sequence_length: int = setting(
         512,
-        "Number of T5 tokens. A shorter length is encoded anew, never sliced. If a table of embeddings lies beside the "
-        "weights and no text encoders do, the length of the table is taken.",
+        "Number of tokens of T5, or of Qwen3 for FLUX.2. A shorter length is encoded anew, never sliced. If a table of "
+        "embeddings lies beside the weights and no text encoders do, the length of the table is taken.",
         ge=1,
         le=512,
     )

@@ -10,22 +10,22 @@ from gmd_ray.teachers.acceleration.compilation import compile_blocks
 from gmd_ray.teachers.acceleration.float8 import quantize
 from gmd_ray.teachers.acceleration.flux1_blocks import fuse_products
 from gmd_ray.teachers.acceleration.fused import trustworthy
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.families.model import InjectingModel
 from gmd_ray.teachers.flux.modulation import ModulationTables
 from gmd_ray.text import one_line
 
 
 def accelerate(
-    model: InjectingFlux, cfg: TeacherConfig, device: torch.device, modulation_home: torch.device
-) -> ModulationTables:
+    model: InjectingModel, cfg: TeacherConfig, device: torch.device, modulation_home: torch.device | None
+) -> ModulationTables | None:
     """Bring the model to its device as the settings say.
 
     Args:
         model: with its attention installed, on the CPU or already on `device`.
-        modulation_home: where the weights of the modulation layers stay.
+        modulation_home: where the weights of the modulation layers stay; None leaves them in the model.
 
     Returns:
-        the modulation layers, which are detached from the model.
+        the modulation layers, if they are detached from the model.
 
     Raises:
         ConfigError: an attention backend is not installed.
@@ -33,7 +33,7 @@ def accelerate(
     if cfg.attention_backend is not None:
         use_attention_backend(model, cfg.attention_backend)
     # Detached first, so that quantization and offloading leave these layers alone: they run once per time grid.
-    tables = ModulationTables(model, device, modulation_home)
+    tables = None if modulation_home is None else ModulationTables(model, device, modulation_home)
     if cfg.quantization == "fp8":
         place = device if cfg.offload == "none" else torch.device("cpu")
         quantize(model, ("transformer_blocks", "single_transformer_blocks"), place)
@@ -48,7 +48,7 @@ def accelerate(
     return tables
 
 
-def fuse(model: InjectingFlux, device: torch.device, *, compiled: bool) -> None:
+def fuse(model: InjectingModel, device: torch.device, *, compiled: bool) -> None:
     """Use kernels that do several steps at once, where a process has the whole model and they agree with plain ones.
 
     In compiled blocks PyTorch fuses the rest: norms with modulation, residuals with gates. Uncompiled blocks gain most,
@@ -60,7 +60,7 @@ def fuse(model: InjectingFlux, device: torch.device, *, compiled: bool) -> None:
     model.attention.fused = trustworthy(device, model.dtype, compiled=compiled)
 
 
-def use_attention_backend(model: InjectingFlux, name: str) -> None:
+def use_attention_backend(model: InjectingModel, name: str) -> None:
     """Select one of diffusers' attention backends, except SageAttention's, which round to 8 bits.
 
     Raises:
@@ -77,7 +77,7 @@ def use_attention_backend(model: InjectingFlux, name: str) -> None:
         raise ConfigError(f"teacher.attention_backend={name}: not available here ({one_line(error)})") from error
 
 
-def offload(model: InjectingFlux, device: torch.device) -> None:
+def offload(model: InjectingModel, device: torch.device) -> None:
     """Keep the weights on the host and copy each block to the device for its turn, on CUDA while another computes."""
     from diffusers.hooks import apply_group_offloading
 

@@ -1,4 +1,4 @@
-"""FLUX with attention keys and values that can be copied out of its blocks and put back into them.
+"""Attention whose keys and values can be copied out of a block and put back into it, for every family of FLUX.
 
 The attention processor has no state and is shared by all blocks. Keys and values travel as call arguments, so one
 compiled block serves every step (docs/decisions.md, "Memory and cost"). Keys are stored after RoPE, since positions are
@@ -7,18 +7,15 @@ the same in both passes (docs/method.md, "Injection").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from diffusers import FluxTransformer2DModel
 from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
 from torch import nn
 
 from gmd_ray.teachers.acceleration.fused import joined_norm_rope
-from gmd_ray.teachers.flux.blocks import block_names
 from gmd_ray.teachers.flux.joining import concatenated, join, rotate, with_input
 
 KV = tuple[torch.Tensor | None, torch.Tensor]
@@ -209,111 +206,3 @@ class InjectingAttention(FluxAttnProcessor):
     def unshare(self, x: torch.Tensor) -> torch.Tensor:
         """The inverse of `share`: gather the input from all ranks."""
         return x
-
-
-class InjectingFlux(FluxTransformer2DModel):
-    """FluxTransformer2DModel whose forward accepts and returns keys and values of its blocks.
-
-    The plain forward (no `kv_in`, no `kv_out`) equals the stock model's bit for bit.
-    """
-
-    ranks: int = 1
-    """Processes that share the model. Each has 1 / ranks of the heads, and of what `kv_in` and `kv_out` hold."""
-    shares_tokens: bool = False
-    """True if each rank also has 1 / ranks of the tokens outside attention."""
-
-    def use_injecting_attention(self, processor: InjectingAttention | None = None) -> None:
-        """Install one processor in all blocks; call it once after loading."""
-        self.attention = processor = processor or InjectingAttention()
-        for name, module in self.named_modules():
-            if isinstance(module, FluxAttention) and name.startswith(("transformer_blocks", "single_transformer")):
-                module.set_processor(processor)
-
-    def block_names(self) -> list[str]:
-        """`transformer_blocks.0` ... `single_transformer_blocks.0` ..., in the order of the forward pass."""
-        return block_names(len(self.transformer_blocks), len(self.single_transformer_blocks))
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        pooled_projections: torch.Tensor | None,
-        timestep: torch.Tensor | None,
-        img_ids: torch.Tensor,
-        txt_ids: torch.Tensor,
-        guidance: torch.Tensor | None = None,
-        modulation: Mapping[str, torch.Tensor] | None = None,
-        kv_in: Mapping[str, Entry] | None = None,
-        kv_out: Mapping[str, Entry] | None = None,
-        kv_from: int = 0,
-        return_dict: bool = True,
-    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        """The velocity of packed latents.
-
-        Args:
-            hidden_states: (B, S, in_channels) packed latents.
-            encoder_hidden_states: (B, T, joint_attention_dim) text embeddings; (B, 0, ...) where `kv_in` holds the keys
-                and values of all tokens for every block, so that no image token attends to the text.
-            pooled_projections: (B, pooled_projection_dim).
-            timestep: (B,) in [0, 1]; 1 is noise.
-            img_ids, txt_ids: (S, 3) and (T, 3) RoPE positions.
-            guidance: (B,) distilled guidance scale, for models that embed one.
-            modulation: block name -> row of its adaptive norms, see `modulation.ModulationTables`. With it, pooled
-                prompt, time and guidance are None: the rows already depend on them.
-            kv_in: block name -> entry that replaces the block's own keys and values, from token `kv_from` on.
-            kv_out: block name -> buffers that receive the block's own, from token `kv_from` on.
-            kv_from: 0 for all tokens, T for image tokens alone.
-
-        Returns:
-            (B, S, out_channels * patch_size**2).
-        """
-        tokens = Tokens(encoder_hidden_states.shape[1], txt_ids.shape[0], hidden_states.shape[1])
-        x = self.x_embedder(self.tokens_here(hidden_states))
-        if modulation is None:
-            assert timestep is not None
-            # Time and guidance are cast to the model's dtype in [0, 1] and scaled afterwards, as in
-            # FluxTransformer2DModel.forward: the other order rounds differently in bfloat16.
-            t = timestep.to(x.dtype) * 1000
-            scale = () if guidance is None else (guidance.to(x.dtype) * 1000,)
-            temb = self.time_text_embed(t, *scale, pooled_projections)
-        text = self.context_embedder(self.tokens_here(encoder_hidden_states))
-        rope = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
-        # The text stream has T rows, or none where it is dead; RoPE always covers the keys of all T + S tokens.
-        first_single = len(self.transformer_blocks)
-        for i, (name, block) in enumerate(zip(self.block_names(), self._blocks(), strict=True)):
-            if i == first_single:
-                # The first single block gets slices of one tensor, as those after it do: other strides would be another
-                # graph where blocks are compiled.
-                text, x = torch.cat([text, x], dim=1).tensor_split([text.shape[1]], dim=1)
-            routes: dict[str, Any] = {"tokens": tokens} if self.shares_tokens else {}
-            if kv_in is not None and name in kv_in:
-                routes["kv_in"] = kv_in[name]
-            if kv_out is not None and name in kv_out:
-                routes["kv_out"] = kv_out[name]
-            if "kv_in" in routes or "kv_out" in routes:
-                routes["kv_from"] = kv_from
-            text, x = block(
-                hidden_states=x,
-                encoder_hidden_states=text,
-                temb=temb if modulation is None else modulation[name],
-                image_rotary_emb=rope,
-                joint_attention_kwargs=routes,
-            )
-        last = temb if modulation is None else modulation["norm_out"]
-        out = self.all_tokens(self.proj_out(self.norm_out(x, last)), tokens.image)
-        return Transformer2DModelOutput(sample=out) if return_dict else (out,)
-
-    def tokens_here(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, tokens, dim) -> this process's tokens; a single process has all of them."""
-        return x
-
-    def all_tokens(self, x: torch.Tensor, count: int) -> torch.Tensor:
-        """The inverse of `tokens_here`; `count` tokens over all ranks."""
-        return x
-
-    def input_kept(self, text: int, image: int) -> tuple[int, int]:
-        """(tokens, channels) that this process keeps of an attention's input with that many text and image tokens."""
-        return text + image, self.inner_dim // self.ranks
-
-    def _blocks(self) -> list[torch.nn.Module]:
-        return [*self.transformer_blocks, *self.single_transformer_blocks]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gmd_ray.errors import ConfigError, nearest
+from gmd_ray.teachers.injection import last_blocks
 
 LATE_SINGLE = 20
 """First single block of the group `late_single`: RF-Solver-Edit injects into single blocks 20 and up."""
@@ -21,11 +22,14 @@ def select_blocks(names: Sequence[str], spec: str | Sequence[str]) -> list[str]:
 
     Args:
         names: all block names of the model.
-        spec: all, double, single, late_single (single blocks 20 and up), or a list of names.
+        spec: all, double, single, late_single (single blocks 20 and up), last:SHARE (a share of depth, double and
+            single blocks together), or a list of names.
 
     Raises:
         ConfigError: for an unknown name, or a group that is empty in this model.
     """
+    if (last := last_blocks(names, spec)) is not None:
+        return last
     single = [n for n in names if n.startswith("single_")]
     groups = {
         "all": list(names),
@@ -39,7 +43,7 @@ def select_blocks(names: Sequence[str], spec: str | Sequence[str]) -> list[str]:
         if not groups[spec]:
             raise ConfigError(
                 f"teacher.injection.blocks={spec}: this model has {len(single)} single blocks, none of that group; "
-                "use all, single, double or a list"
+                "use all, single, double, last:SHARE or a list"
             )
         return groups[spec]
     for name in spec:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from gmd_ray.teachers.acceleration.graphs import ForwardGraphs
-from gmd_ray.teachers.flux.attention import Entry, InjectingFlux
+from gmd_ray.teachers.flux.attention import Entry
 from gmd_ray.teachers.flux.cache import (
     Bank,
     Banks,
@@ -23,6 +23,7 @@ from gmd_ray.teachers.flux.cache import (
     StreamCopies,
     empty_packed,
 )
+from gmd_ray.teachers.flux.families.model import InjectingModel
 from gmd_ray.teachers.flux.modulation import Conditioning, ModulationTables
 from gmd_ray.teachers.flux.sampler import Slot, injected_slots, integrate, schedule
 from gmd_ray.teachers.guidance import guide
@@ -119,9 +120,9 @@ Kept = Banks | dict[Slot, InversionState]
 
 
 class FluxProjector:
-    """Projects packed latents with a frozen InjectingFlux."""
+    """Projects packed latents with a frozen model of any family."""
 
-    def __init__(self, model: InjectingFlux, modulation: ModulationTables | None = None) -> None:
+    def __init__(self, model: InjectingModel, modulation: ModulationTables | None = None) -> None:
         """
         Args:
             modulation: the tables that replace the model's modulation layers. Without them the model computes its
@@ -152,9 +153,9 @@ class FluxProjector:
         Args:
             z: (B, S, D) float32 packed latents.
             t: noise level in [0, 1].
-            img_ids: (S, 3) RoPE positions.
+            img_ids: (S, axes) RoPE positions, as the model's `image_ids` gives them.
             guidance: distilled guidance, None for models without it.
-            kv_in, kv_out, kv_from: see `InjectingFlux.forward`.
+            kv_in, kv_out, kv_from: see the model's `forward`.
             repeated: the same work may be recorded and repeated (`graphs`), if it touches no bank.
 
         Returns:
@@ -164,25 +165,21 @@ class FluxProjector:
         # Where keys and values of all tokens are replaced in all blocks, no image token sees the text. Leaving the text
         # out then changes nothing, but its positions stay, since the replaced keys include the text tokens'.
         text = prompt.embeds[:0] if self._text_is_dead(kv_in, kv_from) else prompt.embeds
-        rows = pooled = time = scale = None
+        inputs: dict[str, Any]
         if self.modulation is not None:
             rows = self.modulation.rows(Conditioning(t, guidance, prompt))
             if self.graphs is not None and repeated and kv_in is None and kv_out is None:
-                inputs = [z.to(dtype), text.to(z.device, dtype), img_ids, *rows.values()]
-                return self.graphs(tuple(rows), partial(self._plain, tuple(rows)), inputs)
+                tensors = [z.to(dtype), text.to(z.device, dtype), img_ids, *rows.values()]
+                return self.graphs(tuple(rows), partial(self._plain, tuple(rows)), tensors)
+            inputs = {"modulation": rows}
         else:
-            pooled = prompt.pooled.to(z.device, dtype).expand(batch, -1)
-            time = torch.full((batch,), t, dtype=dtype, device=z.device)
-            scale = None if guidance is None else torch.full((batch,), guidance, dtype=dtype, device=z.device)
+            inputs = self.model.conditioning(prompt, t, guidance, batch, dtype, z.device)
         out = self.model(
             hidden_states=z.to(dtype),
             encoder_hidden_states=text.to(z.device, dtype).expand(batch, -1, -1),
-            pooled_projections=pooled,
-            timestep=time,
             img_ids=img_ids,
-            txt_ids=torch.zeros(prompt.embeds.shape[0], 3, device=z.device),
-            guidance=scale,
-            modulation=rows,
+            txt_ids=self.model.text_ids(prompt.embeds.shape[0], z.device),
+            **inputs,
             kv_in=kv_in,
             kv_out=kv_out,
             kv_from=kv_from,
@@ -196,10 +193,8 @@ class FluxProjector:
         out = self.model(
             hidden_states=z,
             encoder_hidden_states=text.expand(len(z), -1, -1),
-            pooled_projections=None,
-            timestep=None,
             img_ids=img_ids,
-            txt_ids=torch.zeros(len(text), 3, device=z.device),
+            txt_ids=self.model.text_ids(len(text), z.device),
             modulation=dict(zip(names, rows, strict=True)),
             return_dict=False,
         )[0]

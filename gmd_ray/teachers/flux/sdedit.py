@@ -15,7 +15,7 @@ from gmd_ray.config import TeacherConfig
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.noise import image_noise, tiled_with_noise
 from gmd_ray.images.padding import pad_to_multiple
-from gmd_ray.teachers.flux.latents import image_ids, pack, unpack
+from gmd_ray.teachers.flux.latents import pack, unpack
 from gmd_ray.teachers.flux.projection import ProjectionPlan
 from gmd_ray.teachers.flux.teacher import FluxTeacher
 
@@ -60,7 +60,9 @@ class SDEditTeacher(FluxTeacher):
         h, w = z.shape[-2:]
         plan = self._plan(h * w // 4, memory)
         level = plan.times[0]
-        tokens = self._reconstruct(pack((1 - level) * z + level * noise), pack(z), image_ids(h, w, z.device), plan)
+        tokens = self._reconstruct(
+            pack((1 - level) * z + level * noise), pack(z), self.model.image_ids(h, w, z.device), plan
+        )
         return ((self.codec.decode(unpack(tokens, h, w)) + 1) / 2).clamp(0, 1)
 
     def _reconstruct(

@@ -23,18 +23,17 @@ def project(_: object, cfg: TeacherConfig, images: np.ndarray) -> np.ndarray:
 
 def footprint(_: object, cfg: TeacherConfig, latents: np.ndarray, ids: tuple[int, int]) -> tuple[int, int]:
     """(bytes that one inversion leaves, parameters) of this rank."""
-    from gmd_ray.teachers.flux.latents import image_ids
     from gmd_ray.teachers.flux.teacher import FluxTeacher
     from tests.teachers.flux.test_caches import size
 
     teacher = load_rank(cfg)
     assert isinstance(teacher, FluxTeacher)
-    assert teacher.projector.modulation is not None
     with torch.no_grad():
         _noise, kept = teacher.projector.invert(
-            torch.from_numpy(latents), image_ids(*ids), teacher._plan(len(latents[0]))
+            torch.from_numpy(latents), teacher.model.image_ids(*ids), teacher._plan(len(latents[0]))
         )
-    teacher.projector.modulation.restore()  # to count them too: every rank has them
+    if teacher.projector.modulation is not None:
+        teacher.projector.modulation.restore()  # to count them too: every rank has them
     return size(kept), sum(parameter.numel() for parameter in teacher.model.parameters())
 
 
