@@ -34,6 +34,7 @@ from safetensors.torch import save_file
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
+from gmd_ray.teachers.acceleration.compilation import compile_blocks
 from gmd_ray.teachers.cost.dimensions import FluxDimensions, Injection
 from gmd_ray.teachers.cost.flops import projection_cost
 from gmd_ray.teachers.cost.memory import Budget
@@ -221,7 +222,7 @@ def main() -> None:
         # Before the blocks are compiled: the stock model shares weights, not code.
         stock = stock_model(base)
         if args.compile:
-            base.model.compile_repeated_blocks(fullgraph=True)
+            compile_blocks(base.model)
         settings = {
             "cache": args.cache, "cache_location": args.cache_location, "cache_dtype": args.cache_dtype,
             "modulation": args.modulation, "attention_backend": args.attention, "offload": args.offload,
