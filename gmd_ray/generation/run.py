@@ -169,9 +169,6 @@ class GenerationRun:
         self.check_room()
         store, lock = self.store, self._lock
         store.delete(manifest.MANIFEST_FILE)
-        choice = compilation_of_run(self.cfg, len(self.todo))
-        log.info("compiling the teacher is %s", choice)
-        self.cfg = replace(self.cfg, teacher=replace(self.cfg.teacher, compile=choice.on))
         attempts, blocks = self._start_stream()
         self._stop.attach(attempts.close)
         clock, agreed = RunClock(store, before=store.index().num_rows), False
@@ -202,6 +199,9 @@ class GenerationRun:
         patience = batch_bound(cfg.generation).of(1) or cfg.generation.no_progress_timeout_s
         notebook = suspects.Notebook(store.url, suspects.circumstances(cfg), patience)
         evidence = notebook.load(self.todo)
+        choice = compilation_of_run(cfg, len(self.todo))
+        log.info("compiling the teacher is %s", choice)
+        cfg = replace(cfg, teacher=replace(cfg.teacher, compile=choice.on))
         if not cfg.ray.enabled:
             from gmd_ray.generation.in_process import run_in_process
 

@@ -68,9 +68,8 @@ def blocks(value: Any) -> str | None:
     return f"known: {', '.join(BLOCKS)}, {LAST}SHARE, or a list of module names"
 
 
-def switch(value: Any) -> str | None:
-    """A value that is on or off where it is none of the setting's choices."""
-    return None if isinstance(value, bool) else "must be true or false"
+def switch_or_auto(value: Any) -> str | None:
+    return None if isinstance(value, bool) or value == "auto" else "must be true, false or auto"
 
 
 def students(value: Any) -> str | None:

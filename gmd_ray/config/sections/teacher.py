@@ -161,8 +161,7 @@ class TeacherConfig:
         "Compile the blocks of the transformer, which takes a GPU half a minute for images alone and as long for "
         "images together. auto: if the teacher is FLUX on a GPU and `generate` has images enough for it; `plan` says "
         "so. Elsewhere auto is false. The results are equal up to rounding.",
-        choices=("auto",),
-        check=checks.switch,
+        check=checks.switch_or_auto,
         kind="true, false, or auto",
     )
     attention_backend: str | None = setting(

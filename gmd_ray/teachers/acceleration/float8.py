@@ -21,6 +21,12 @@ class Float8Linear(nn.Module):
     the largest of the format. A number is rounded to within 1/16 of itself.
     """
 
+    numbers: torch.Tensor
+    """(out, in) float8_e4m3fn."""
+    scale: torch.Tensor
+    """(out, 1) float32."""
+    bias: torch.Tensor | None
+
     def __init__(self, layer: nn.Linear, device: torch.device) -> None:
         """
         Args:
@@ -30,13 +36,10 @@ class Float8Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         numbers, scale = rounded(layer.weight.detach().to(device))
-        self.register_buffer("numbers", numbers)  # (out, in)
-        self.register_buffer("scale", scale)  # (out, 1) float32
+        self.register_buffer("numbers", numbers)
+        self.register_buffer("scale", scale)
         bias = None if layer.bias is None else layer.bias.detach().to(device)
         self.register_buffer("bias", bias)
-        self.numbers: torch.Tensor
-        self.scale: torch.Tensor
-        self.bias: torch.Tensor | None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out) in the type of `x`."""

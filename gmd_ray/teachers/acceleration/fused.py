@@ -17,7 +17,10 @@ from torch.nn import functional as F
 
 from gmd_ray.text import one_line
 
-if TYPE_CHECKING or importlib.util.find_spec("triton") is not None:
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+# Where no kernel can run, Triton is not imported: it takes a second.
+if TYPE_CHECKING or ((torch.cuda.is_available() or INTERPRETED) and importlib.util.find_spec("triton") is not None):
     import triton
     import triton.language as tl
 else:
@@ -27,8 +30,6 @@ log = logging.getLogger("gmd_ray")
 
 Rope = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, (tokens, head_dim) float32 each, every value twice in a row."""
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def available(device: torch.device) -> bool:
@@ -54,7 +55,8 @@ def joined_norm_rope(parts: list[tuple[torch.Tensor, nn.RMSNorm]], rope: Rope) -
         tokens = x.shape[1]
         if tokens:
             cos, sin = (table[at : at + tokens] for table in rope)
-            _launch(x, norm.weight, cos, sin, out, at, norm.eps)
+            eps = norm.eps if norm.eps is not None else torch.finfo(x.dtype).eps
+            _launch(x, norm.weight, cos, sin, out, at, eps)
         at += tokens
     return out
 

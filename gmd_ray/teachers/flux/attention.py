@@ -93,6 +93,7 @@ class InjectingAttention(FluxAttnProcessor):
         if text is not None:
             queries.insert(0, (heads(attn.add_q_proj(text)), attn.norm_added_q))
         query = self.positioned(queries, image_rotary_emb, tokens.query_text, tokens.image, from_end=True)
+        assert query is not None
 
         # Given keys and values are used as they are; a given input takes the place of the block's own, so that the
         # projections below make the other pass's keys and values from it.
@@ -148,7 +149,7 @@ class InjectingAttention(FluxAttnProcessor):
 
     def positioned(
         self,
-        parts: list[tuple[torch.Tensor, nn.Module]],
+        parts: list[tuple[torch.Tensor, nn.RMSNorm]],
         rope: tuple[torch.Tensor, torch.Tensor] | None,
         text: int,
         image: int,
