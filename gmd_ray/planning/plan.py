@@ -21,6 +21,7 @@ from gmd_ray.pairstore.cost import price
 from gmd_ray.planning.probe import Probe
 from gmd_ray.students import load_student
 from gmd_ray.teachers import estimate_teacher
+from gmd_ray.teachers.acceleration.choice import compilation_of_run
 from gmd_ray.teachers.catalogue.licence import teacher_licence
 
 SIZES_SHOWN = 4
@@ -72,6 +73,8 @@ class Plan:
     """Licence class of the teacher and where it says so, as `commercial (README.md: license: apache-2.0)`."""
     settings_fingerprint: str
     """Fingerprint of the settings that alter pixels or scores; a run with another one is not the planned run."""
+    compilation: str = ""
+    """The choice of `generate` to compile the teacher's blocks or not, and why."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,6 +99,7 @@ class Plan:
                 _figure(fastest / 1e9),
                 f"of one teacher replica with its caches; {least / 1e9:,.3g} at least",
             ),
+            ("compiled teacher", "", self.compilation),
             ("disk, GB", _figure(self.disk_bytes / 1e9), "as the probe's" if self.disk_measured else "at most"),
             (f"cost, {self.currency}", _figure(self.price), "" if self.price is not None else missing),
             ("teacher's licence", "", self.teacher_licence),
@@ -173,6 +177,7 @@ def make_plan(cfg: Config, jobs: list[PlannedImage], unreadable: int, probe: Pro
         replica_bytes=largest.replica_bytes,
         teacher_licence=str(teacher_licence(cfg.teacher)),
         settings_fingerprint=run_settings.fingerprint(run_settings.relevant(cfg)),
+        compilation=str(compilation_of_run(cfg, len(jobs))),
     )
 
 

@@ -155,7 +155,8 @@ class DDIMTeacher:
         """
         assert len(ids) == restored.shape[0]
         images = restored.to(self.device, non_blocking=True)
-        return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap).cpu()
+        cfg = self.cfg
+        return tiled(self._project_whole, images, cfg.tile, cfg.tile_overlap, batch=cfg.pool.batch_size).cpu()
 
     @torch.no_grad()
     def _project_whole(self, restored: torch.Tensor) -> torch.Tensor:
@@ -258,7 +259,7 @@ def _refuse_flux_settings(cfg: TeacherConfig) -> None:
     if cfg.cache_location == "host":
         raise ConfigError("teacher.cache_location=host: DDIM's cache stays on its device; set it to auto")
     for key, default in FLUX_ONLY.items():
-        if getattr(cfg, key) != default:
+        if getattr(cfg, key) not in (default, "auto"):
             left = "null" if default is None else str(default).lower()
             raise ConfigError(
                 f"teacher.{key}={getattr(cfg, key)}: for FLUX only; for Stable Diffusion set it to {left}"

@@ -152,14 +152,17 @@ class TeacherConfig:
     )
     quantization: str = setting(
         "none",
-        "fp8: the weights of the blocks are kept in 8 bits and computed with in `dtype`; needs the extra "
-        "`quantization`. The results are not equal.",
+        "fp8: weights of the blocks in 8 bits, half their memory, and products in 8 bits on GPUs that have them; each "
+        "row has a scale. The results are not equal: docs/teachers.md has the difference.",
         choices=("none", "fp8"),
     )
-    compile: bool = setting(
-        False,
-        "Compile the blocks of the transformer. It takes minutes at the first image of a size, and smaller batches are "
-        "filled up.",
+    compile: Any = setting(
+        "auto",
+        "Compile the blocks of the transformer, which takes a GPU half a minute for images alone and as long for "
+        "images together. auto: if the teacher is FLUX on a GPU and `generate` has images enough for it; `plan` says "
+        "so. Elsewhere auto is false. The results are equal up to rounding.",
+        check=checks.switch_or_auto,
+        kind="true, false, or auto",
     )
     attention_backend: str | None = setting(
         None,
