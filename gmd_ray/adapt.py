@@ -50,7 +50,7 @@ def adapt(cfg: Config) -> Adapted:
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         # Stages 0, 1, 1b: restore, project and score every target photo.
         with run.stage("generate") as recorder:
-            totals = generate(cfg, recorder, files=inputs.images(str(cfg.target.path), cfg.target.limit))
+            totals = generate(cfg, recorder, inputs=inputs)
         log.info("%s", totals)
 
         # Stage 2: fine-tune the student on source pairs and accepted pairs; then the controls that it must beat.

@@ -30,5 +30,6 @@ def gate_page(view: GateView) -> str:
         rows=[(f"{value:g}", n, f"{100 * n / total:.1f} %", value == view.threshold) for value, n in view.curve()],
         paper=PAPER_PASS_RATES,
         paper_threshold=PAPER_THRESHOLD,
+        warnings=view.warnings,
         comparable=view.metric == "nima",
     )

@@ -158,6 +158,7 @@ def _counts(store: StoreSummary) -> dict[str, Any]:
         "threshold": f"{'≥' if store.higher_is_better else '≤'} {store.threshold:g}",
         "fidelity": "" if store.fidelity is None else str(store.fidelity),
         "seconds": f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else "",
+        "warnings": store.gate_warnings,
     }
 
 

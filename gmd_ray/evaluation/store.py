@@ -10,6 +10,7 @@ from gmd_ray.evaluation.items import Item, spread
 from gmd_ray.pairstore.manifest import Manifest, read_manifest
 from gmd_ray.pairstore.schema import FidelityBound
 from gmd_ray.pairstore.store import PairStore, store_url
+from gmd_ray.pairstore.thresholds import read_gate_warnings
 from gmd_ray.pairstore.view import StoreView
 
 FAILED_SHOWN = 50
@@ -52,6 +53,11 @@ class StoreSummary:
     def rejected(self) -> list[tuple[str, float]]:
         """(id, score) of the other pairs, best first."""
         return [pair for pair in self.scores if pair[0] not in self._accepted]
+
+    @property
+    def gate_warnings(self) -> tuple[str, ...]:
+        """The warnings of the last run's check of the gate, a line each."""
+        return read_gate_warnings(self.view.store)
 
     @property
     def inputs(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -18,12 +18,14 @@ from gmd_ray.config.places import below
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import suspects
 from gmd_ray.generation.attempt_log import AnyAttemptLog, AttemptLog, start_attempt_log
+from gmd_ray.generation.checks.gate import GateCheck
 from gmd_ray.generation.models import Models
 from gmd_ray.generation.outputs import STRAY_SHARE
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.generation.resume import check_resume, complete, known_facts, refuse_other_settings, remember
 from gmd_ray.generation.watchdog import batch_bound
-from gmd_ray.images.listing import ImageFile, list_images
+from gmd_ray.images.listing import ImageFile
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.pairstore import manifest, run_settings
 from gmd_ray.pairstore.audit.changes import changed_photos
 from gmd_ray.pairstore.history import RunClock
@@ -48,7 +50,7 @@ def generate(
     recorder: Recorder | None = None,
     *,
     models: Models | None = None,
-    files: Sequence[ImageFile] | None = None,
+    inputs: RunInputs | None = None,
 ) -> Totals:
     """Restore, project and score every target image that has no row yet.
 
@@ -59,7 +61,7 @@ def generate(
             store is `<out>/pairs`.
         recorder: gets the settings, the counts, images/s and the manifest.
         models: other loaders for the three models.
-        files: the target images, if the caller has listed them already (`ready`). Default: `target.path` is listed.
+        inputs: the folders, if the caller has listed them already (`ready`). Default: they are listed.
 
     Returns:
         the totals of the whole store, earlier runs included.
@@ -73,7 +75,7 @@ def generate(
         BooksError: the rows do not account for every input exactly once.
         GmdError: whatever else ends a run, in one line.
     """
-    run = GenerationRun(cfg, recorder or NullRecorder(), models or Models(), files)
+    run = GenerationRun(cfg, recorder or NullRecorder(), models or Models(), inputs or RunInputs())
     with run.locked():
         run.open()
         run.claim()
@@ -95,12 +97,11 @@ class GenerationRun:
     5. `report` tells the recorder, and returns the totals.
     """
 
-    def __init__(
-        self, cfg: Config, recorder: Recorder, models: Models, files: Sequence[ImageFile] | None = None
-    ) -> None:
+    def __init__(self, cfg: Config, recorder: Recorder, models: Models, inputs: RunInputs) -> None:
         self._start = time.monotonic()
         self.cfg, self.recorder, self.models = cfg, recorder, models
-        self.files = list_images(cfg.target.path or "", cfg.target.limit) if files is None else list(files)
+        self.gate = GateCheck(cfg, models.scorer, inputs)
+        self.files = inputs.images(cfg.target.path or "", cfg.target.limit)
         self.ids = {file.id for file in self.files}
         self.store = PairStore(store_url(cfg.out))
         self.facts: Facts = {}
@@ -169,6 +170,7 @@ class GenerationRun:
         self.check_room()
         store, lock = self.store, self._lock
         store.delete(manifest.MANIFEST_FILE)
+        self.gate.before(store, self.files)
         attempts, blocks = self._start_stream()
         self._stop.attach(attempts.close)
         clock, agreed = RunClock(store, before=store.index().num_rows), False
@@ -192,6 +194,7 @@ class GenerationRun:
         self._stop.exit_if_requested()
         store.delete(suspects.SUSPECTS_FILE)  # every image has its row
         self.facts = complete(store, self.cfg, self.facts, self.models, self.check_room)
+        self.gate.after(store)
 
     def _start_stream(self) -> tuple[AnyAttemptLog, Generator[pa.Table, None, None]]:
         """Return the attempt log of the stream, and its blocks, which begin to be made when they are iterated over."""

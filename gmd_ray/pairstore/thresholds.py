@@ -17,6 +17,8 @@ PAPER_THRESHOLD = 4.2
 PAPER_PASS_RATES = (69.1, 74.0, 86.4, 84.3)
 """Per cent of the pseudo-targets with NIMA >= 4.2, one figure for each of the paper's four target sets (Table 10; see
 docs/method.md, "The gate")."""
+GATE_CHECK_FILE = "gate_check.json"
+"""Document of a store that says how the score ranked images of a known order (`generation.checks.gate`)."""
 STEPS = 10
 """Steps of the yield curve."""
 BAR = 50
@@ -37,6 +39,8 @@ class GateView:
     """float32 scores of the ok rows that hold the fidelity bound; of all ok rows where there is no bound."""
     strayed: np.ndarray
     """float32 scores of the other ok rows."""
+    warnings: tuple[str, ...] = ()
+    """Groups of images that the score does not put in their order, a line each."""
 
     @property
     def scores(self) -> np.ndarray:
@@ -66,6 +70,7 @@ class GateView:
         lines += ["", f"paper, its four target sets at NIMA >= {PAPER_THRESHOLD:g}: {rates} (Table 10)"]
         if self.metric != "nima":
             lines.append(f"these scores are of {self.metric}: the paper's rates are on another scale")
+        lines += [f"this gate cannot be trusted: {warning}" for warning in self.warnings]
         return "\n".join([*map(printable, lines), "", *self._histogram()])
 
     def passes(self, threshold: float) -> np.ndarray:
@@ -118,4 +123,16 @@ def read_gate(store: PairStore, threshold: float | None = None, limit: float | N
         bound=view.bound,
         close=close,
         strayed=strayed,
+        warnings=read_gate_warnings(store),
     )
+
+
+def read_gate_warnings(store: PairStore) -> tuple[str, ...]:
+    """Read what the last run's check of the gate warned of, a line each; empty where there was no check.
+
+    Raises:
+        StorageError: the document cannot be read.
+    """
+    document = store.read(GATE_CHECK_FILE)
+    checks = document.get("checks", []) if isinstance(document, dict) else []
+    return tuple(check["warning"] for check in checks if isinstance(check, dict) and check.get("warning"))

@@ -95,6 +95,7 @@ def _one_replica_each(cfg: Config, place: Path) -> Config:
     return replace(
         cfg,
         out=str(place / "run"),
+        source=replace(cfg.source, hq=None),  # without source pairs the gate is not checked, which would take time
         target=replace(cfg.target, path=str(place / "photos"), limit=None),
         student=replace(cfg.student, pool=one(cfg.student.pool)),
         teacher=replace(cfg.teacher, pool=one(cfg.teacher.pool)),

@@ -5,9 +5,10 @@ PSNR, SSIM, FID and a small scorer of the NIMA form are implemented here; every 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from gmd_ray.config import ScorerConfig
+from gmd_ray.config import Config, ScorerConfig
 from gmd_ray.errors import ConfigError
 from gmd_ray.quality.catalogue import MIN_SIDE, MetricUnavailable, known_metrics, metric_info
 from gmd_ray.quality.missing_weights import (
@@ -22,6 +23,10 @@ from gmd_ray.quality.protocol import Metric, Scorer, SetMetric
 if TYPE_CHECKING:
     import numpy as np
 
+    from gmd_ray.images.listing import ImageFile
+    from gmd_ray.images.sets.run_inputs import RunInputs
+    from gmd_ray.quality.calibration.orders import Order
+
 __all__ = [
     "MIN_SIDE",
     "Metric",
@@ -35,9 +40,35 @@ __all__ = [
     "load_metric",
     "load_scorer",
     "load_set_metric",
+    "loads_repository",
     "missing_scorer_weights",
     "missing_weights",
+    "paired_orders",
+    "target_order",
 ]
+
+
+def paired_orders(
+    cfg: Config, scorer: Scorer, inputs: RunInputs, photos: Sequence[ImageFile], limit: int, seconds: float
+) -> list[Order]:
+    """Rank clean photos and the same degraded; see `calibration.orders.paired_orders`."""
+    from gmd_ray.quality.calibration import orders
+
+    return orders.paired_orders(cfg, scorer, inputs, photos, limit, seconds)
+
+
+def target_order(scorer: Scorer, rows: Iterable[tuple[np.ndarray, np.ndarray, float]]) -> Order | None:
+    """Rank pseudo-targets and the photos that they were made from; see `calibration.orders.target_order`."""
+    from gmd_ray.quality.calibration import orders
+
+    return orders.target_order(scorer, rows)
+
+
+def loads_repository(metric: str) -> bool:
+    """Return True for a metric that loads whole repositories of the model hub, some of them of several gigabytes."""
+    from gmd_ray.quality.weight_files import REPOSITORIES
+
+    return metric in REPOSITORIES
 
 
 def load_set_metric(

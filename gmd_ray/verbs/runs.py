@@ -95,7 +95,7 @@ def run_generate(args: argparse.Namespace) -> int:
 
     inputs = ready(cfg, "generate", save=False)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("generate") as recorder:
-        say(generate(cfg, recorder, files=inputs.images(str(cfg.target.path), cfg.target.limit)))
+        say(generate(cfg, recorder, inputs=inputs))
     return 0
 
 

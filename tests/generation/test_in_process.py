@@ -17,7 +17,7 @@ from gmd_ray.cli import main
 from gmd_ray.config.load import save_config
 from gmd_ray.errors import GmdError, ModelError
 from gmd_ray.generation import Models, generate
-from gmd_ray.images.listing import list_images
+from gmd_ray.images.sets.run_inputs import RunInputs
 from tests.generation.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,9 +96,10 @@ def test_sigterm_ends_it_in_order(fresh: World) -> None:
 
 
 def test_files_that_the_caller_has_listed_are_not_listed_again(fresh: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = list_images(str(fresh.photos))[:5]
-    monkeypatch.setattr("gmd_ray.generation.run.list_images", lambda *given: pytest.fail("listed again"))
-    assert generate(fresh.cfg, models=fresh.models(), files=files).ok == 5
+    fresh.cfg.target.limit, inputs = 5, RunInputs()
+    inputs.images(str(fresh.photos), 5)
+    monkeypatch.setattr("gmd_ray.images.sets.run_inputs.list_folder", lambda *given: pytest.fail("listed again"))
+    assert generate(fresh.cfg, models=fresh.models(), inputs=inputs).ok == 5
 
 
 def test_the_verb_runs_without_ray(fresh: World, tmp_path: Path) -> None:

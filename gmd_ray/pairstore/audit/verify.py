@@ -25,7 +25,7 @@ from gmd_ray.storage import TEMPORARY, map_threads
 from gmd_ray.text import one_line, printable, some
 
 KNOWN = {"settings.json", "manifest.json", "runs.json", "lock.json", "plan.json", "sheet.html", "rows"}
-KNOWN |= {"suspects.json", changes.STAMPS_FILE}
+KNOWN |= {"suspects.json", "gate_check.json", changes.STAMPS_FILE}
 NEW_COLUMNS = {"fidelity", "bytes", "modified", "digest"}
 """Columns that stores of earlier versions lack."""
 _AGAIN = "remove it, and run generate again for its images"

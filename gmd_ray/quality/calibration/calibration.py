@@ -124,13 +124,7 @@ class Calibration:
             return f"target: no pseudo-targets: {self.missing}"
         if self.teaching is None:
             return "target: none of its photos can be scored beside their pseudo-targets"
-        told = f"target: {_ORDER[self.teaching.verdict]}: {_shares('pseudo-target', 'photo', self.teaching)}"
-        if self.teaching.verdict != "backwards":
-            return told
-        return (
-            f"{told}; either the teacher makes the photos worse, or the score takes noise or blur for quality here: "
-            "`gmd-ray sheet` shows them"
-        )
+        return about_target(self.teaching)
 
     def _thresholds(self) -> list[str]:
         """Format one line for each threshold, with the share of each group that it is wrong or right on."""
@@ -166,6 +160,14 @@ def sentence(pairs: ScoredPairs, ranking: Ranking) -> str:
     """Say in one line how a score ranks pairs of a known order."""
     photos = pairs.photos
     return f"{photos.name}: {_ORDER[ranking.verdict]}: {_shares(photos.clean, photos.degraded, ranking)}"
+
+
+def about_target(ranking: Ranking) -> str:
+    """Say in one line how a score ranks pseudo-targets and the photos that they were made from."""
+    told = f"target: {_ORDER[ranking.verdict]}: {_shares('pseudo-target', 'photo', ranking)}"
+    if ranking.verdict != "backwards":
+        return told
+    return f"{told}; either the teacher makes the photos worse, or the score takes their noise or blur for quality"
 
 
 def _shares(better: str, worse: str, ranking: Ranking) -> str:

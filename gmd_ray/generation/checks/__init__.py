@@ -1,0 +1,1 @@
+"""Checks of a run while it generates, which warn and change nothing."""
