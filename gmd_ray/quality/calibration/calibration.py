@@ -10,6 +10,8 @@ from gmd_ray.quality.calibration.pairs import ScoredPairs
 from gmd_ray.quality.calibration.ranking import Ranking, admitted, best_threshold, rank
 from gmd_ray.text import printable
 
+CLEAR = 0.9
+"""Share of a ranking from which on a threshold between its two groups makes few errors."""
 COLUMNS = ("n", "min", "5 %", "median", "95 %", "max")
 
 
@@ -82,15 +84,16 @@ class Calibration:
 
     @property
     def proposal(self) -> float | None:
-        """The proposed threshold: `by_target`, or `by_source` where there is none; None for a score that misranks.
+        """The proposed threshold; None for a score that misranks.
 
-        Scores follow content and sharpness too, so a threshold from other photos than the target's is the second
-        choice. In both worlds of the demo the one from source photos rejects a third to a half of the good
-        pseudo-targets (docs/evaluation.md, "Calibrate the score").
+        It is `by_target` where pseudo-targets and their photos hardly overlap, since these are of one content, and
+        `by_source` where they do: then content spreads the scores more than the teacher moves them. Neither rule is
+        exact (docs/evaluation.md, "Calibrate the score").
         """
         if self.misranked:
             return None
-        return self.by_source if self.by_target is None else self.by_target
+        clear = self.teaching is not None and self.teaching.share >= CLEAR
+        return self.by_target if clear else self.by_source
 
     def text(self) -> str:
         """Format the table of the groups, the ranking of each pair of groups, and the thresholds with their errors."""

@@ -43,6 +43,19 @@ def test_the_target_s_own_groups_decide_where_there_is_a_store() -> None:
     assert other.split()[8:10] == ["0.0", "%"], "the source's threshold would reject every pseudo-target"
 
 
+def test_the_source_decides_where_content_hides_what_the_teacher_did() -> None:
+    clean, degraded = spreads(9, 7)
+    photos = np.linspace(4, 8, 60).astype(np.float32)
+    found = Calibration("s", True, (scored(clean, degraded),), StoreScores(photos + 1, photos + 1, photos), "", 4.2)
+    assert found.teaching is not None
+    assert (found.teaching.verdict, found.teaching.matched) == ("right", 1.0)
+    assert found.teaching.share < 0.9
+    assert (found.by_source, found.proposal) == (8.0, 8.0)
+    lines = found.text().splitlines()
+    assert [line.split()[1] for line in lines if "proposed" in line] == ["8"]
+    assert any("parts pseudo-targets from their photos best" in line for line in lines), "shown, not proposed"
+
+
 def test_lower_may_be_better() -> None:
     clean, degraded, made, photos = spreads(9, 7, 6, 3)
     mirrored = Calibration("s", False, (scored(-clean, -degraded),), StoreScores(-made, -made, -photos), "", -4.2)
