@@ -35,6 +35,7 @@ from gmd_ray.evaluation.table import (
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
 from gmd_ray.storage import read_bytes, write_bytes
+from gmd_ray.teachers.catalogue.licence import teacher_licence
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
 SIGNIFICANT = 2.0
@@ -92,6 +93,7 @@ def write_report(
         first_rows=[row for row in target_rows if row.id in first],
         decision=decision,
         model=cfg.tracking.model,
+        licence=str(teacher_licence(cfg.teacher)) if cfg.teacher.path or ":" in cfg.teacher.method else "",
         pairs=None if store is None else _counts(store),
         tables=[_table(evaluation, dataset) for dataset in evaluation.datasets],
         baseline=BASELINE,

@@ -1,9 +1,11 @@
 """Does the demo's gain hold over training seeds? `python -m tests.benchmarks.demo_seeds [--preset demo] [--seeds 3]`
 
-Takes the pair store and the fine-tunes that the demo left, repeats the fine-tunes for each further seed (other order,
-crops and flips), and measures every student on the held-out images. Prints for each seed how far the adapted student is
+Takes the pair store and the fine-tunes that the demo left, repeats those for each further seed (other order, crops and
+flips), and measures every student on the held-out images. Prints for each seed how far the adapted student is
 ahead of the baseline and of both controls, with the standard error over photographs, on how many photographs it is
 ahead, and the mean over seeds with its standard error. Crops of one photograph go together: their mean is one value.
+Fine-tunes run the product's own loop in this process, with Ray Train's local mode. Those that an earlier call finished
+are kept, and several processes may share the work: each takes a fine-tune that no other has taken.
 """
 
 from __future__ import annotations
@@ -13,14 +15,57 @@ import logging
 import math
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
+import pyarrow as pa
+
+from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
-from gmd_ray.evaluation import Evaluation, evaluate
-from gmd_ray.ray_utils.session import ray_session
-from gmd_ray.training import finetune
+from gmd_ray.evaluation import Evaluation
+from gmd_ray.evaluation.actor import EvaluationActor
+from gmd_ray.evaluation.evaluate import collect
+from gmd_ray.evaluation.items import held_out_items
+from gmd_ray.training.spec import TrainingSpec, make_spec
 
 REFERENCES = ("baseline", "source_only", "median")
+
+
+def fit(spec: TrainingSpec) -> None:
+    """Train in this process, with the loop that Ray Train's workers run."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from gmd_ray.ray_utils.remote_errors import raise_if_error
+    from gmd_ray.training.worker.loop import train
+
+    trainer = TorchTrainer(
+        train,
+        train_loop_config={"spec": spec},
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name="train", storage_path=spec.directory),
+    )
+    raise_if_error(trainer.fit().return_value)
+
+
+def finetune_all(cfg: Config, seeds: int) -> dict[str, str]:
+    """Make every fine-tune that is missing and that no other process has taken. Returns student files by name."""
+    students = {"baseline": str(cfg.student.path)}
+    for seed in range(seeds):
+        for name in ("adapted", "source_only", "median"):
+            spec = make_spec(cfg, name, None if seed == cfg.seed else seed)  # None: the run's own fine-tune
+            students[f"{name}-{seed}"] = spec.student
+            taken = Path(f"{spec.directory}.taken")
+            taken.parent.mkdir(parents=True, exist_ok=True)
+            if Path(spec.student).exists():
+                continue
+            try:
+                taken.touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            logging.getLogger("gmd_ray").info("fine-tune %s, seed %d", name, seed)
+            fit(spec)
+    return students
 
 
 @dataclass(frozen=True)
@@ -55,14 +100,18 @@ def main() -> None:
     logging.getLogger("gmd_ray").setLevel(logging.INFO)
     out = args.out or f"runs/{args.preset}"
     cfg = load_config([f"preset={args.preset}", f"out={out}", "evaluation.report_images=0"])
-    students = {"baseline": str(cfg.student.path)}
-    with ray_session(cfg):
-        for seed in range(args.seeds):
-            for name in ("adapted", "source_only", "median"):
-                own = None if seed == cfg.seed else seed  # the run's own fine-tunes are those of its seed
-                students[f"{name}-{seed}"] = finetune(cfg, name, seed=own).path
-        evaluation = evaluate(replace(cfg, out=f"{cfg.out}/seeds"), students)
+    students = finetune_all(cfg, args.seeds)
+    missing = [name for name, file in students.items() if not Path(file).exists()]
+    if missing:
+        print(f"other processes still make {', '.join(missing)} (of one that was killed, remove the .taken file)")
+        return
+    items = held_out_items(cfg)
+    evaluation = collect(cfg, students, items, EvaluationActor(cfg, students)(pa.Table.from_pylist(items)))
 
+    print("| student | target PSNR | target SSIM | source PSNR | source SSIM |\n| --- | --- | --- | --- | --- |")
+    for name in evaluation.students:
+        pairs = [(dataset, metric) for dataset in ("target", "source") for metric in ("psnr", "ssim")]
+        print(f"| {name} | {' | '.join(f'{evaluation.mean(name, *pair):.4f}' for pair in pairs)} |")
     seeds = range(args.seeds)
     print(f"| adapted minus | data set | metric | {' | '.join(f'seed {s}' for s in seeds)} | over seeds |")
     print("| --- " * (4 + args.seeds) + "|")

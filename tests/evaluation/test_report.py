@@ -108,6 +108,13 @@ def test_a_whole_run(run: Config, students: dict[str, str], tmp_path: Path) -> N
     assert [item["class"] for item in found.named("li") if item.get("class")] == ["no"]
 
 
+def test_the_licence_of_the_teacher_is_told(run: Config, students: dict[str, str]) -> None:
+    assert "Teacher's licence" not in page(run, students).text, "no teacher is known"
+    run.teacher.path = "black-forest-labs/FLUX.1-dev"
+    text = page(run, students).text
+    assert "Teacher's licence: non-commercial (FLUX.1 [dev] Non-Commercial License, https://github.com/" in text
+
+
 def test_pictures_and_remark_come_before_the_tables(run: Config, students: dict[str, str]) -> None:
     """At the head stands the image of median gain of those that are pictured."""
     run.evaluation.remark = "It says <nothing> of other cameras."

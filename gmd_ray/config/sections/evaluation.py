@@ -104,4 +104,10 @@ class TrackingConfig:
         "if it loses more than its condition allows. A condition with `against: champion` decides for its own figure. "
         "By default the target must not lose, and the source may lose 0.2 dB.",
     )
+    require_commercial_teacher: bool = setting(
+        False,
+        "Promote no student unless its teacher's licence lets a company use it (`gmd-ray ls teachers`): refused are "
+        "teachers under a non-commercial licence, and those of which nothing is known. `teacher.licence=commercial` "
+        "says that you have read it, or have the makers' permission.",
+    )
     enabled: bool = setting(True, "Track runs and register models.")

@@ -138,7 +138,9 @@ def _jpeg(rgb: np.ndarray, quality: int) -> np.ndarray:
     halved = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, halved]
     _, code = cv2.imencode(".jpg", rgb[..., ::-1], settings)
-    return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 def _to_linear(srgb: np.ndarray) -> np.ndarray:

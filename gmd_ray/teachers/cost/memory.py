@@ -210,6 +210,9 @@ def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: 
     pixels = tall * wide if cfg.vae_tile_above is None else min(tall * wide, cfg.vae_tile_above)
     codec_peak = codec_activations(work.codec, pixels, number_bytes)
     images = work.batch * 3 * tall * wide * 4
+    # A recording of a forward (`acceleration.graphs`) keeps the transformer's activations to itself.
+    records = cfg.compile is True and place != "host" and ranks == 1
+    recorded = work.activation_bytes() if records else 0
     # Tables keep rows of earlier time grids up to KEPT_ROWS, and always those of the grid in use.
     rows = max(KEPT_ROWS, work.modulation_rows())
     plan = MemoryPlan(
@@ -219,7 +222,10 @@ def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: 
         resident=2,
         weights=weight_bytes(size, cfg, number_bytes, home) + codec_parameters(work.codec) * number_bytes,
         tables=rows * size.modulation_columns() * number_bytes if size.family.tables else 0,
-        activations=max(work.activation_bytes(), codec_peak) + 3 * images,
+        # A recording of a forward (`acceleration.graphs`) keeps the transformer's activations to itself.
+        activations=max(work.activation_bytes(), codec_peak)
+        + 3 * images
+        + (work.activation_bytes() if recorded else 0),
         cached=work.cache_bytes() // ranks,
         host=0,
     )

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from gmd_ray.errors import ModelError
+from gmd_ray.teachers.acceleration.group_norm import use_split_group_norm
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderKLFlux2
@@ -153,10 +154,10 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device, tile_above:
         codec = (PatchNormCodec if kind == "AutoencoderKLFlux2" else AutoencoderCodec)(
             vae.requires_grad_(False).eval(), tile_above
         )
-        # Convolutions on recent GPUs are faster with channels last; on CPUs the gain is not certain.
-        layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+        if device.type == "cuda":
+            use_split_group_norm(vae)
         # Module.to casts in silence, where diffusers' own `to` warns of what loading in that type does as well.
-        torch.nn.Module.to(vae, device, dtype, memory_format=layout)
+        torch.nn.Module.to(vae, device, dtype)
         return codec
     raise ModelError(
         f"{file}: codec class {kind!r} is not supported; use AutoencoderKL, AutoencoderKLFlux2 or SpaceToDepthCodec"

@@ -100,8 +100,9 @@ class ModulationTables:
             name: torch.cat([self._run(layer, embedded) for layer in layers], dim=1)
             for name, layers in self._layers.items()
         }
+        # Copies, since a compiled block would tell rows apart by their place in one table.
         for i, key in enumerate(missing):
-            self._rows[key] = {name: table[i : i + 1] for name, table in tables.items()}
+            self._rows[key] = {name: table[i : i + 1].clone() for name, table in tables.items()}
 
     def rows(self, key: Conditioning) -> dict[str, torch.Tensor]:
         """The rows of one forward pass, computed if they are missing.

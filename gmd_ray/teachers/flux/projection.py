@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
+from gmd_ray.teachers.acceleration.graphs import ForwardGraphs
 from gmd_ray.teachers.flux.attention import Entry
 from gmd_ray.teachers.flux.cache import (
     Bank,
@@ -68,6 +70,11 @@ class ProjectionPlan:
     resident: int = 2
     """Evaluations whose entries stay on the device while the others wait on the host."""
 
+    @property
+    def repeated(self) -> bool:
+        """True if forwards may be recorded: no copies to the host run beside them."""
+        return self.cache_location == "device"
+
     def guided(self, t: float) -> bool:
         """True where the reconstruction evaluates both prompts at that noise level."""
         low, high = self.true_cfg_interval
@@ -123,6 +130,8 @@ class FluxProjector:
         """
         self.model, self.modulation = model, modulation
         self._dtype = model.dtype  # diffusers walks every module for it: 5 ms on FLUX.1-dev
+        self.graphs: ForwardGraphs | None = None
+        """Recordings of the forwards without banks, where the host is not to issue each of them."""
         self._host: HostMemory | None = None
         self._copies: Copies | None = None
 
@@ -137,6 +146,7 @@ class FluxProjector:
         kv_in: Bank | None = None,
         kv_out: Bank | None = None,
         kv_from: int = 0,
+        repeated: bool = False,
     ) -> torch.Tensor:
         """The velocity that the model predicts.
 
@@ -146,6 +156,7 @@ class FluxProjector:
             img_ids: (S, axes) RoPE positions, as the model's `image_ids` gives them.
             guidance: distilled guidance, None for models without it.
             kv_in, kv_out, kv_from: see the model's `forward`.
+            repeated: the same work may be recorded and repeated (`graphs`), if it touches no bank.
 
         Returns:
             (B, S, D) float32.
@@ -156,7 +167,11 @@ class FluxProjector:
         text = prompt.embeds[:0] if self._text_is_dead(kv_in, kv_from) else prompt.embeds
         inputs: dict[str, Any]
         if self.modulation is not None:
-            inputs = {"modulation": self.modulation.rows(Conditioning(t, guidance, prompt))}
+            rows = self.modulation.rows(Conditioning(t, guidance, prompt))
+            if self.graphs is not None and repeated and kv_in is None and kv_out is None:
+                tensors = [z.to(dtype), text.to(z.device, dtype), img_ids, *rows.values()]
+                return self.graphs(tuple(rows), partial(self._plain, tuple(rows)), tensors)
+            inputs = {"modulation": rows}
         else:
             inputs = self.model.conditioning(prompt, t, guidance, batch, dtype, z.device)
         out = self.model(
@@ -168,6 +183,19 @@ class FluxProjector:
             kv_in=kv_in,
             kv_out=kv_out,
             kv_from=kv_from,
+            return_dict=False,
+        )[0]
+        return out.float()
+
+    def _plain(self, names: Sequence[str], inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The velocity without banks, all of whose inputs are tensors: latents, text, positions, modulation rows."""
+        z, text, img_ids, *rows = inputs
+        out = self.model(
+            hidden_states=z,
+            encoder_hidden_states=text.expand(len(z), -1, -1),
+            img_ids=img_ids,
+            txt_ids=self.model.text_ids(len(text), z.device),
+            modulation=dict(zip(names, rows, strict=True)),
             return_dict=False,
         )[0]
         return out.float()
@@ -215,7 +243,9 @@ class FluxProjector:
 
             def run(prompt: Prompt) -> torch.Tensor:
                 kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
-                return self.velocity(z, t, img_ids, prompt, plan.guidance, kv_in=bank, kv_from=kv_from)
+                return self.velocity(
+                    z, t, img_ids, prompt, plan.guidance, kv_in=bank, kv_from=kv_from, repeated=plan.repeated
+                )
 
             return plan.guided_velocity(t, run)
 
@@ -227,7 +257,9 @@ class FluxProjector:
         """The inversion's velocity (B, S, D); its keys and values go to the bank, if there is one."""
         prompt = plan.inversion_prompt
         kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
-        return self.velocity(z, t, img_ids, prompt, plan.inversion_guidance, kv_out=bank, kv_from=kv_from)
+        return self.velocity(
+            z, t, img_ids, prompt, plan.inversion_guidance, kv_out=bank, kv_from=kv_from, repeated=plan.repeated
+        )
 
     def _text_is_dead(self, kv_in: Bank | None, kv_from: int) -> bool:
         """True if every block takes the keys and values of all tokens from the bank."""

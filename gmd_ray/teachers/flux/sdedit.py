@@ -45,14 +45,14 @@ class SDEditTeacher(FluxTeacher):
         """
         assert len(ids) == restored.shape[0]
         height, width = restored.shape[-2:]
-        images = self._filled_up(pad_to_multiple(restored.to(self.device, non_blocking=True), self.multiple))
+        images = pad_to_multiple(restored.to(self.device, non_blocking=True), self.multiple)
         channels = self.model.config.in_channels // 4  # channels of the latents: a token packs 2 x 2 of them
         h, w = (side // self.codec.factor for side in images.shape[-2:])
         noise = torch.stack([image_noise(i, (channels, h, w)) for i in ids])
-        noise = self._filled_up(noise.to(self.device, non_blocking=True))
-        tile, overlap = self.cfg.tile, self.cfg.tile_overlap
-        edited = tiled_with_noise(self._edit, images, noise, tile, overlap, self.multiple)
-        return edited[: len(ids), :, :height, :width].cpu()
+        noise = noise.to(self.device, non_blocking=True)
+        tile, overlap, batch = self.cfg.tile, self.cfg.tile_overlap, self._tiles_at_once(images)
+        edited = tiled_with_noise(self._edit, images, noise, tile, overlap, self.multiple, batch)
+        return edited[..., :height, :width].cpu()
 
     def _edit(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         memory = self.memory(len(images), *images.shape[-2:])

@@ -9,14 +9,17 @@ from dataclasses import replace
 import torch
 
 from gmd_ray.config import TeacherConfig
+from gmd_ray.errors import ConfigError
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
+from gmd_ray.teachers.acceleration.graphs import CudaRecorder, ForwardGraphs, records_forwards
+from gmd_ray.teachers.acceleration.prepare import accelerate
+from gmd_ray.teachers.catalogue.distilled import refuse_step_distilled
 from gmd_ray.teachers.cost.memory import Budget, MemoryPlan, modulation_home, plan_memory
 from gmd_ray.teachers.cost.workload import TeacherFiles
 from gmd_ray.teachers.directory import model_directory, read_json
 from gmd_ray.teachers.fingerprint import weights_digest
-from gmd_ray.teachers.flux.acceleration import accelerate
 from gmd_ray.teachers.flux.blocks import select_blocks
 from gmd_ray.teachers.flux.families.family import check_directory
 from gmd_ray.teachers.flux.families.load import load_transformer
@@ -46,6 +49,7 @@ class FluxTeacher:
         path = model_directory(cfg.path)
         self.device, dtype = device_and_dtype(cfg)
         family = check_directory(cfg, path)
+        refuse_step_distilled(cfg, path)
         self._files, self._budget = TeacherFiles.read(path), Budget.of(self.device, cfg.gpus_per_replica)
         self._number_bytes = dtype.itemsize
         known = load_prompts(cfg, path)
@@ -76,6 +80,8 @@ class FluxTeacher:
             home = self.device if modulation == "device" else torch.device("cpu")
         tables = accelerate(self.model, cfg, self.device, home)
         self.projector = FluxProjector(self.model, tables)
+        if records_forwards(cfg, self.device):
+            self.projector.graphs = ForwardGraphs(CudaRecorder(self.device))
         pixel_settings = {
             "steps": cfg.steps, "solver": cfg.solver, "strength": cfg.strength, "nudge": cfg.nudge,
             "prompt": cfg.prompt, "inversion_prompt": cfg.inversion_prompt, "guidance": cfg.guidance,
@@ -86,9 +92,12 @@ class FluxTeacher:
         }  # fmt: skip
         # These settings are newer than the first stores. They enter the fingerprint only where they are not the
         # default, so that the fingerprints of those stores stay valid.
-        for key in ("cache_dtype", "quantization", "vae_tile_above"):
+        for key in ("cache_dtype", "vae_tile_above"):
             if getattr(cfg, key) != getattr(TeacherConfig, key):
                 pixel_settings[key] = getattr(cfg, key)
+        if cfg.quantization != "none":
+            # Not `fp8`, which stood for stores whose weights alone were rounded.
+            pixel_settings["quantization"] = f"{cfg.quantization}-products"
         # The grid of a FLUX.1 directory is in its scheduler's config, which the digest of the weights covers.
         if self._schedule != "scheduler":
             pixel_settings["schedule"] = self._schedule
@@ -100,13 +109,30 @@ class FluxTeacher:
         Nothing is random, so `ids` are not used.
         """
         assert len(ids) == restored.shape[0]
-        images = self._filled_up(restored.to(self.device, non_blocking=True))
-        return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap)[: len(ids)].cpu()
+        images = restored.to(self.device, non_blocking=True)
+        batch = self._tiles_at_once(images)
+        return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap, batch=batch).cpu()
 
-    def _filled_up(self, images: torch.Tensor) -> torch.Tensor:
-        """With compiled blocks, repeat the last image up to the pool's batch size: one shape needs one graph."""
-        missing = self.cfg.pool.batch_size - len(images) if self.cfg.compile else 0
-        return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing > 0 else images
+    def _tiles_at_once(self, images: torch.Tensor) -> int:
+        """The number of tiles that one forward takes of these images, (B, 3, H, W), together: at least B.
+
+        It is `pool.batch_size`, or fewer where so many would not fit, or would move the cache from the device. Ranks
+        that share a model take one tile of each image: one that ran out of memory alone would fall out of step.
+        """
+        count, height, width = len(images), *images.shape[-2:]
+        tile, most = self.cfg.tile, self.cfg.pool.batch_size
+        if tile == 0 or max(height, width) <= tile or most < 2 * count or self.ranks > 1:
+            return count
+        least = self.memory(count, height, width)
+        while most > count:
+            try:
+                plan = self.memory(most, height, width)
+            except ConfigError:
+                plan = None
+            if plan and (plan.cache, plan.cache_location) == (least.cache, least.cache_location):
+                return most
+            most -= count
+        return count
 
     def memory(self, batch: int, height: int, width: int) -> MemoryPlan:
         """The memory that a batch of images, or tiles, of that size in pixels needs, and where its cache goes.

@@ -12,8 +12,12 @@ from gmd_ray.demo.photos.demosaic import demosaic, mosaic
 
 QUIET = Camera(electrons=(1e7, 1e7), read_noise=(0.0, 0.0), jpeg_quality=(100, 100))
 BARE = Camera(
-    luma_smoothing=0.01, chroma_smoothing=0.01, sharpening=(0.0, 0.0), jpeg_quality=(100, 100), lens=(0.01, 0.01)
-)
+    lens=(0.01, 0.01), read_noise=(3.0, 3.0), red_gain=(1.0, 1.0), blue_gain=(1.0, 1.0),
+    matrix=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    luma_smoothing=0.01, chroma_smoothing=0.01, sharpening=(0.0, 0.0), jpeg_quality=(100, 100),
+)  # fmt: skip
+"""Nothing but sensor, demosaicking and sRGB curve."""
+LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def scene(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
@@ -88,19 +92,29 @@ def test_without_noise_the_picture_is_the_truth_and_the_truth_is_the_scene() -> 
     )
 
 
+def luma_weights() -> np.ndarray:
+    """What each of 5 x 5 sensor pixels adds to the luma of a green one in their middle: (5, 5)."""
+    weights = np.zeros((5, 5))
+    for i, j in np.ndindex(5, 5):
+        impulse = np.zeros((9, 9))
+        impulse[2 + i, 3 + j] = 1
+        weights[i, j] = plain_demosaic(impulse)[4, 5] @ LUMA
+    return weights
+
+
 @pytest.mark.parametrize("electrons", [400.0, 1600.0])
 def test_noise_is_that_of_counted_photons(electrons: float) -> None:
-    """On gray the green of a bare camera has the variance of a Poisson count, the read noise and the rounding."""
-    camera = replace(BARE, electrons=(electrons, electrons), read_noise=(3.0, 3.0))
-    gray = np.full((256, 256, 3), 118, np.uint8)
-    shot = shoot(gray, np.random.default_rng(0), camera)
-    linear = (((shot.picture / 255.0) + 0.055) / 1.055) ** 2.4
-    at_green = np.concatenate([linear[0::2, 1::2, 1].ravel(), linear[1::2, 0::2, 1].ravel()])
-    # The matrix mixes in red and blue, which are interpolated here: their variance is bounded, not computed.
+    """On gray, the luma of green pixels varies as Poisson counts and read noise do that are weighted as above."""
+    shot = shoot(
+        np.full((256, 256, 3), 118, np.uint8), np.random.default_rng(0), replace(BARE, electrons=(electrons,) * 2)
+    )
+    luma = shot.picture / 255.0 @ LUMA
+    at_green = np.concatenate([luma[0::2, 1::2].ravel(), luma[1::2, 0::2].ravel()])
     light = ((118 / 255 + 0.055) / 1.055) ** 2.4
-    green_alone = 1.50**2 * (light / electrons + (3 / electrons) ** 2)
-    assert at_green.mean() == pytest.approx(light, rel=0.02)
-    assert green_alone < at_green.var() < 1.6 * green_alone
+    slope = 1.055 / 2.4 * light ** (1 / 2.4 - 1)  # of the sRGB curve
+    counted = light / electrons + (3 / electrons) ** 2
+    assert at_green.mean() == pytest.approx(118 / 255, rel=0.01)
+    assert at_green.var() == pytest.approx(slope**2 * counted * (luma_weights() ** 2).sum(), rel=0.06)
 
 
 def test_noise_that_is_left_is_correlated() -> None:

@@ -41,13 +41,14 @@ def project_compiled(_: object, cfg: TeacherConfig, images: np.ndarray) -> tuple
     """Project twice with compiled blocks; the numbers of graphs after the first and after the second projection."""
     from torch._dynamo.utils import counters
 
+    from gmd_ray.teachers.acceleration.compilation import compile_blocks
     from gmd_ray.teachers.flux.teacher import FluxTeacher
 
     torch._dynamo.reset()
     counters.clear()
     teacher = load_rank(cfg)
     assert isinstance(teacher, FluxTeacher)
-    teacher.model.compile_repeated_blocks(fullgraph=True, dynamic=False, backend="eager")
+    compile_blocks(teacher.model, backend="eager")
     batch = torch.from_numpy(images)
     out, graphs = teacher.project(batch, ["0"]), counters["stats"]["unique_graphs"]
     teacher.project(batch.flip(-1), ["1"])

@@ -89,7 +89,12 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
         text = self.context_embedder(self.tokens_here(encoder_hidden_states))
         rope = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
         # The text stream has T rows, or none where it is dead; RoPE always covers the keys of all T + S tokens.
-        for name, block in zip(self.block_names(), self._blocks(), strict=True):
+        first_single = len(self.transformer_blocks)
+        for i, (name, block) in enumerate(zip(self.block_names(), self._blocks(), strict=True)):
+            if i == first_single:
+                # The first single block gets slices of one tensor, as those after it do: other strides would be another
+                # graph where blocks are compiled.
+                text, x = torch.cat([text, x], dim=1).tensor_split([text.shape[1]], dim=1)
             text, x = block(
                 hidden_states=x,
                 encoder_hidden_states=text,

@@ -29,7 +29,7 @@ class InjectingModel(ModelMixin):
 
     def use_injecting_attention(self, processor: InjectingAttention | None = None) -> None:
         """Install one processor in all blocks; call it once after loading."""
-        processor = processor or InjectingAttention()
+        self.attention = processor = processor or InjectingAttention()
         for name, module in self.named_modules():
             if isinstance(module, AttentionModuleMixin) and name.startswith(
                 ("transformer_blocks", "single_transformer")
