@@ -18,6 +18,7 @@ from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.teachers import encode_prompts, estimate_teacher, find_prompts, load_teacher, missing_parts
 from gmd_ray.teachers.acceleration.compilation import compile_blocks
+from gmd_ray.teachers.acceleration.graphs import ForwardGraphs, ImmediateRecorder
 from gmd_ray.teachers.flux.families.family import FLUX1
 from gmd_ray.teachers.flux.families.flux2 import InjectingFlux2
 from gmd_ray.teachers.flux.projection import FluxProjector, ProjectionPlan
@@ -216,6 +217,15 @@ def test_ways_to_run_change_nothing(flux2_dir: Path, change: dict[str, Any]) -> 
     plain, other = load_teacher(config(flux2_dir)), load_teacher(config(flux2_dir, **change))
     torch.testing.assert_close(other.project(x, ids(x)), plain.project(x, ids(x)), atol=1e-5, rtol=0)
     assert other.fingerprint == plain.fingerprint
+
+
+def test_recorded_forwards_give_the_same_pixels(flux2_dir: Path) -> None:
+    """Where there are no tables, time is what changes between the repetitions of a recording."""
+    x = images(2, 16, 24)
+    plain, recorded = load_teacher(config(flux2_dir)), load_teacher(config(flux2_dir))
+    recorded.projector.graphs = ForwardGraphs(ImmediateRecorder())
+    assert torch.equal(recorded.project(x, ids(x)), plain.project(x, ids(x)))
+    assert recorded.projector.graphs._replay is not None
 
 
 def test_sdedit(flux2_dir: Path) -> None:
