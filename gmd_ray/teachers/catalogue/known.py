@@ -169,7 +169,7 @@ def named_teacher(path: Path) -> KnownTeacher | None:
 
 
 def layout(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells the transformers of the FLUX families apart: class, depth, width, text and guidance embedding."""
+    """The features that tell FLUX transformers apart: class, depth, width, text and guidance embedding."""
     keys = ("num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim")
     kind = re.sub("^InjectingFlux$", "FluxTransformer2DModel", str(config.get("_class_name")))
     return (kind, *(config.get(key) for key in keys), bool(config.get("guidance_embeds")))
