@@ -176,6 +176,6 @@ def network_class(config: Mapping[str, Any]) -> str:
 
 
 def layout(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells the transformers of the FLUX families apart: class, depth, width, text and guidance embedding."""
+    """The features that tell FLUX transformers apart: class, depth, width, text and guidance embedding."""
     keys = ("num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim")
     return (network_class(config), *(config.get(key) for key in keys), bool(config.get("guidance_embeds")))

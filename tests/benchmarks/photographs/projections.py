@@ -1,6 +1,6 @@
-"""What inversion depth and injection do to photographs, against the truth: a table for any teacher and folder pair.
+"""The effect of inversion depth and injection on photographs, against the truth, for any teacher and folder pair.
 
-    python -m tests.benchmarks.projections --lq DIR --hq DIR [--grid 25:1 ...] [--teacher DIR --student FILE]
+    python -m tests.benchmarks.photographs.projections --lq DIR --hq DIR [--grid 25:1] [--teacher DIR] [--student FILE]
 
 The first crops of two folders with equal names are restored by the student, and its output is projected by the teacher
 with each setting. The teacher and the student default to those of the photographs in `gmd_ray/demo`. A cell is the mean
