@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+
 # Read once, at import, by the libraries they steer: they must stand before any other import.
 os.environ.update(
     {
@@ -24,8 +26,12 @@ os.environ.update(
         "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
         "RAY_TRAIN_V2_ENABLED": "1",
+        # For the processes that the tests start: sitecustomize.py in the first folder, this checkout in the second.
+        "PYTHONPATH": ":".join(filter(None, [f"{ROOT}/tests/startup", str(ROOT), os.environ.get("PYTHONPATH")])),
     }
 )
+# Some images of containers set it, and each of those processes would then compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import logging
 import re
@@ -42,7 +48,6 @@ from gmd_ray.config import secrets
 # An exit hook that logs would find pytest's captured stream closed, and its complaint would follow the summary line.
 logging.raiseExceptions = False
 
-ROOT = Path(__file__).resolve().parents[1]
 RAY_FIXTURE = re.compile(r"(?<![.\w])(ray_session|fresh_on_ray)(: |\")")
 """An argument or a mark of a test by which it gets a fixture that needs the Ray session."""
 

@@ -15,7 +15,6 @@ from gmd_ray.cli import main
 from gmd_ray.progress import Progress
 from gmd_ray.terminal import CleanRecord, clean, complain, say, show
 
-ROOT = Path(__file__).resolve().parents[1]
 FORGED = "a\ngmd-ray: all 9 images restored\x1b[2J\r\u202e.png"
 
 
@@ -25,7 +24,7 @@ def unsafe(text: str) -> set[str]:
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "import sys; from gmd_ray.cli import main; sys.exit(main())", *words]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    env = {**os.environ, **environment}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
@@ -112,8 +111,7 @@ catalogues.run_ls = broken
 from gmd_ray.cli import main
 main(["ls", "metrics"])
 """
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "RuntimeError: http://***@host and metrics" in done.stderr
     assert "FileNotFoundError" in done.stderr

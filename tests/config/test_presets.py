@@ -52,7 +52,7 @@ def uncommented_keys(text: str) -> list[str]:
 
 
 def test_the_experiments_of_the_design_are_there() -> None:
-    assert {"base", "toy", *EXPERIMENTS} <= set(preset_names())
+    assert {"base", "demo", "toy", *EXPERIMENTS} <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -22,15 +22,19 @@ from gmd_ray.ray_utils.blocks_in_flight import BlocksInFlight
 from tests.generation.world import World, wait_for, write_photo
 
 
-def test_the_rows_are_those_of_a_run_in_process(
+@pytest.mark.slow
+def test_the_rows_are_those_of_a_run_in_process_and_the_pool_grows(
     finished: tuple[World, Totals], tmp_path: Path, ray_session: None
 ) -> None:
-    """A whole run on Ray, and every column of its rows but the place and the times."""
+    """A whole run on Ray with a teacher pool that grows: every column of its rows but the place and the times."""
     reference, totals = finished
     world = World(tmp_path, reference.weights, on_ray=True)
     shutil.copytree(reference.photos, world.photos)
     world.log.mkdir()
-    found = generate(world.cfg, models=world.models())
+    world.cfg.teacher.pool = PoolConfig(min=1, max=2, num_cpus=0.5, batch_size=1)
+    world.cfg.generation.rows_per_block = 2
+    found = generate(world.cfg, models=world.models(seconds=1.5))
+    assert len(list(world.log.glob("[0-9]*"))) > 1, "one worker did it all"
     assert {**found.counts(), "seconds": 0} == {**totals.counts(), "seconds": 0}
     assert world.projected() == reference.projected()
     rows, expected = world.rows(), reference.rows()
@@ -50,60 +54,44 @@ def test_pools_that_leave_no_room_to_read_are_refused(fresh_on_ray: World) -> No
         generate(fresh_on_ray.cfg, models=fresh_on_ray.models())
 
 
-@pytest.fixture
-def watched(fresh_on_ray: World, monkeypatch: pytest.MonkeyPatch) -> tuple[World, list[int]]:
-    """36 blocks of one photo each, of which ten may be in flight; and how many were."""
-    seen: list[int] = []
+def test_a_stop_waits_for_what_is_in_flight_and_that_does_not_depend_on_how_many_images_there_are(
+    fresh_on_ray: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """36 blocks of one photo each, of which ten may be in flight.
+
+    How many are depends neither on the images that are left nor on how long the models take to load, when nothing but
+    reading can go on.
+    """
+    world, seen, asked = fresh_on_ray, list[int](), list[float]()
     real = BlocksInFlight.room
 
     def look(self: BlocksInFlight) -> bool:
         seen.append(self.in_flight())
         return real(self)
 
-    monkeypatch.setattr(ray_internals, "BLOCKS_AHEAD", 1)
-    monkeypatch.setattr(BlocksInFlight, "room", look)
-    for number in range(24, 36):
-        write_photo(fresh_on_ray.photos / f"{number:03d}.png")
-    fresh_on_ray.cfg.generation.rows_per_block = 1
-    return fresh_on_ray, seen
-
-
-def test_what_is_in_flight_does_not_depend_on_how_many_images_there_are(watched: tuple[World, list[int]]) -> None:
-    """Nor on how long the models take to load, when nothing but reading can go on."""
-    world, seen = watched
-    assert generate(world.cfg, models=world.models(seconds=0.05)).ok == 36
-    # The limit is 1 + 3 x 3. A task that has handed out its block and not yet ended counts twice.
-    assert 10 <= max(seen) <= 20
-
-
-def test_a_stop_does_not_wait_for_the_images_that_are_left(watched: tuple[World, list[int]]) -> None:
-    world, _ = watched
-    world.cfg.generation.grace_s = 100
-    asked: list[float] = []
-
     def ask() -> None:
         wait_for(lambda: len(list(Path(world.store, "rows").glob("part-*"))) >= 3, 200)
         asked.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGTERM)
 
+    monkeypatch.setattr(ray_internals, "BLOCKS_AHEAD", 1)
+    monkeypatch.setattr(BlocksInFlight, "room", look)
+    for number in range(24, 36):
+        write_photo(world.photos / f"{number:03d}.png")
+    world.cfg.generation.rows_per_block, world.cfg.generation.grace_s = 1, 100
     threading.Thread(target=ask).start()
     with pytest.raises(SystemExit) as caught:
         generate(world.cfg, models=world.models(seconds=0.5))
     assert caught.value.code == 143
     assert time.monotonic() - asked[0] < 40
+    # The limit is 1 + 3 x 3. A task that has handed out its block and not yet ended counts twice.
+    assert 10 <= max(seen) <= 20
     rows = world.rows()
     assert world.projected().keys() == rows.keys(), "what the teacher had begun is written"
     assert 3 <= len(rows) < 25
+    world.cfg.ray.enabled = False
     books = generate(world.cfg, models=world.models())
     assert (books.ok, books.resumed) == (36, len(rows))
-
-
-@pytest.mark.slow
-def test_a_pool_grows_with_its_backlog(fresh_on_ray: World) -> None:
-    fresh_on_ray.cfg.teacher.pool = PoolConfig(min=1, max=3, num_cpus=0.5, batch_size=1)
-    fresh_on_ray.cfg.generation.rows_per_block = 2
-    assert generate(fresh_on_ray.cfg, models=fresh_on_ray.models(seconds=1.5)).ok == 24
-    assert len(list(fresh_on_ray.log.glob("[0-9]*"))) > 1, "one worker did it all"
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_a_signal_ends_a_finetune_at_any_moment_with_a_word(
     settings |= {"ray.address": ray.get_runtime_context().gcs_address}
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "gmd_ray.cli", "finetune", *(f"{key}={value}" for key, value in settings.items())]
-    env = os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(root)}
+    env = os.environ | {"RAY_AUTH_MODE": "token"}
     driver = subprocess.Popen(command, cwd=root, env=env, stderr=subprocess.PIPE, text=True)
     told = []
     try:

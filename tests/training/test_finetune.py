@@ -238,9 +238,7 @@ cfg = make_config(Path({cfg.out!r}).parent, **{dataclasses.asdict(cfg.training)!
 {body}
 """
     root = Path(__file__).parents[2]
-    driver = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=root, env=os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(root)}
-    )
+    driver = subprocess.Popen([sys.executable, "-c", code], cwd=root, env=os.environ | {"RAY_AUTH_MODE": "token"})
     try:
         _wait_for_step(cfg, after)
         driver.send_signal(signal_)

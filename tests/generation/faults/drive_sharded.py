@@ -85,11 +85,12 @@ def main() -> None:
     wait_for(lambda: ray.available_resources().items() >= {kind: before[kind] for kind in ("CPU", "GPU")}.items(), 120)
     wait_for(lambda: not any(alive(pid) for replica in replicas for pid in replica["pids"]), 120)
 
-    # The rest with one rank: the same teacher, as far as the store can tell.
-    cfg.target.limit = None
+    ray.shutdown()
+
+    # The rest with one rank, in this process: the same teacher, as far as the store can tell.
+    cfg.target.limit, cfg.ray.enabled = None, False
     cfg.teacher = replace(cfg.teacher, gpus_per_replica=1, pool=replace(cfg.teacher.pool, max=1, num_gpus=0))
     resumed = generate(cfg)
-    ray.shutdown()
     answer = {"ok": books.ok, "failed": books.failed, "replicas": replicas, "resumed": resumed.ok}
     print(json.dumps(answer))
 
