@@ -23,6 +23,8 @@ from gmd_ray.images.files.decode import decode_8bit
 from gmd_ray.images.listing import list_images, read_file
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
+from gmd_ray.teachers.directory import read_json
+from gmd_ray.teachers.flux.blocks import block_names
 
 PHOTOS = Path(gmd_ray.__file__).parent / "demo" / "photos" / "weights"
 GRIDS = ("4:0.3", "6:0.6", "12:0.5", "12:1", "25:1")
@@ -61,8 +63,8 @@ def teacher_settings(path: str, prompt: str, given: list[str]) -> TeacherConfig:
 
 def late_single_half(path: str) -> str:
     """The setting that names the later half of the single blocks of the model in a directory."""
-    model = load_teacher(teacher_settings(path, "", ["teacher.injection.steps=0", "teacher.steps=1"])).model  # type: ignore[attr-defined]
-    single = [name for name in model.block_names() if name.startswith("single_")]
+    network = read_json(Path(path) / "transformer" / "config.json")
+    single = block_names(network["num_layers"], network["num_single_layers"])[network["num_layers"] :]
     return f"teacher.injection.blocks=[{','.join(single[len(single) // 2 :])}]"
 
 
