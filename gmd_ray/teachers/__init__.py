@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gmd_ray.config import TeacherConfig
+from gmd_ray.teachers.acceleration.choice import compilation_of_run
+from gmd_ray.teachers.catalogue.licence import Licence, teacher_licence
 from gmd_ray.teachers.contents import missing_parts
 from gmd_ray.teachers.directory import has_unet, model_directory
 from gmd_ray.teachers.prompts import encode_prompts, find_prompts
@@ -13,7 +15,17 @@ from gmd_ray.teachers.protocol import Teacher
 if TYPE_CHECKING:
     from gmd_ray.teachers.cost.estimate import TeacherEstimate
 
-__all__ = ["Teacher", "encode_prompts", "estimate_teacher", "find_prompts", "load_teacher", "missing_parts"]
+__all__ = [
+    "Licence",
+    "Teacher",
+    "compilation_of_run",
+    "encode_prompts",
+    "estimate_teacher",
+    "find_prompts",
+    "load_teacher",
+    "missing_parts",
+    "teacher_licence",
+]
 
 
 def estimate_teacher(cfg: TeacherConfig) -> TeacherEstimate:
