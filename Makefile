@@ -7,12 +7,12 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test chaos install lint type lock clean help
 
 help:
-	@echo "make demo   adapt a toy restorer to a toy domain, with tables and a report"
+	@echo "make demo   adapt a denoiser to photographs from another camera, with tables and a report"
 	@echo "make test   run the tests          make lint   ruff          make type   mypy"
 	@echo "make lock   resolve requirements.lock anew     make clean   remove .venv and caches"
 
 demo: $(INSTALLED)
-	$(BIN)/gmd-ray adapt preset=toy
+	$(BIN)/gmd-ray adapt preset=demo
 
 # Two processes: the tests that need Ray share one Ray session in one of them (tests/conftest.py says which).
 test: $(INSTALLED)

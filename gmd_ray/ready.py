@@ -78,11 +78,15 @@ def joins_cluster(cfg: Config) -> bool:
 
 
 def settle(cfg: Config) -> None:
-    """Make the run directory, and draw the images of the demo if the preset asks for them."""
-    if cfg.prepare == "toy":
-        from gmd_ray.demo.toy.prepare import prepare
+    """Make the run directory, and the images of a demo if the preset asks for them."""
+    if cfg.prepare == "photos":
+        from gmd_ray.demo.photos.prepare import prepare as prepare_photos
 
-        prepare(Path(cfg.out) / "world")
+        prepare_photos(Path(cfg.out) / "world")
+    elif cfg.prepare == "toy":
+        from gmd_ray.demo.toy.prepare import prepare as prepare_toy
+
+        prepare_toy(Path(cfg.out) / "world")
     if "://" not in cfg.out:
         Path(cfg.out).mkdir(parents=True, exist_ok=True)
 

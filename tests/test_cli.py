@@ -140,6 +140,23 @@ def test_ls_says_what_each_name_stands_for(what: str, line: str, capsys: pytest.
     assert line in [" ".join(printed.split()) for printed in capsys.readouterr().out.splitlines()]
 
 
+TOY_TEACHER = ROOT / "gmd_ray" / "demo" / "toy" / "weights" / "teacher"
+
+
+def test_ls_teachers_describes_a_directory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["ls", "teachers", str(TOY_TEACHER)]) == 0
+    [header, line, _, note] = capsys.readouterr().out.splitlines()
+    assert header.split()[:4] == ["teacher", "method", "family", "licence"]
+    cells = line.split()
+    assert cells[:4] == ["gmd_ray/demo/toy/weights/teacher", "inversion", "FLUX.1", "commercial"]
+    assert line.endswith("README.md: license: apache-2.0")
+    assert note.startswith("TFLOP: of one forward")
+    assert main(["ls", "teachers", str(tmp_path)]) == 2
+    assert "no transformer/config.json with a vae/config.json" in capsys.readouterr().err
+    assert main(["ls", "presets", str(tmp_path)]) == 2
+    assert "only `ls teachers` takes directories" in capsys.readouterr().err
+
+
 def test_encode_prompts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from gmd_ray.config import TeacherConfig
     from gmd_ray.teachers import load_teacher

@@ -157,7 +157,7 @@ def _check_field(key: str, value: Any, rule: Rule) -> None:
 
 
 def _check_teacher(teacher: TeacherConfig) -> None:
-    if teacher.compile and teacher.offload != "none":
+    if teacher.compile is True and teacher.offload != "none":
         raise ConfigError("teacher.compile=true: cannot be combined with teacher.offload; set teacher.offload=none")
     # Each rank of a replica has a GPU of its own, which the pool's actor reserves; or all of them share a CPU.
     ranks, gpus = teacher.gpus_per_replica, teacher.pool.num_gpus

@@ -96,8 +96,8 @@ class EvaluationActor:
             self.parameters[name] = sum(parameter.numel() for parameter in student.module.parameters())
             self.device = _device_name(student.module)
         if self.with_teacher:
-            # A compiled teacher pads its input to the pool's batch size; here it gets one image at a time.
-            pool = replace(self.cfg.teacher.pool, batch_size=1)
+            # It gets one image at a time, or as many tiles of one as the pool's batch size says.
+            pool = self.cfg.teacher.pool if self.cfg.teacher.tile else replace(self.cfg.teacher.pool, batch_size=1)
             self.teacher = load_teacher(replace(self.cfg.teacher, device=cfg.device, pool=pool))
         for name in cfg.metrics:
             try:

@@ -19,7 +19,7 @@ from gmd_ray.evaluation.actor import ADAPTED, FAILURE, REFERENCE, SCHEMA, Evalua
 from gmd_ray.evaluation.items import Item, held_out_items, students_with_teacher, with_teacher_row
 from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, WHOLE_SET, Evaluation, InferenceCost
 from gmd_ray.evaluation.store import open_store, pair_items
-from gmd_ray.evaluation.table import save_table
+from gmd_ray.evaluation.table import save_table, source_loss
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.sets.run_inputs import RunInputs
@@ -77,6 +77,8 @@ def evaluate(
     for dataset in evaluation.datasets:
         for metric in evaluation.lacking(dataset):
             log.warning("metric %s is unavailable on %s: %s", metric, dataset, NO_TRUTH)
+    if loss := source_loss(evaluation):
+        log.warning("%s", loss)
     return evaluation
 
 

@@ -21,6 +21,7 @@ from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
 from gmd_ray.evaluation.pages import render
 from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, StoreSummary, open_store
+from gmd_ray.evaluation.strip import typical
 from gmd_ray.evaluation.table import (
     BASELINE,
     COST_COLUMNS,
@@ -29,10 +30,12 @@ from gmd_ray.evaluation.table import (
     cost_cells,
     cost_note,
     number,
+    source_loss,
 )
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
 from gmd_ray.storage import read_bytes, write_bytes
+from gmd_ray.teachers.catalogue.licence import teacher_licence
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
 SIGNIFICANT = 2.0
@@ -78,14 +81,19 @@ def write_report(
     """
     store = open_store(cfg)
     accepted, rejected = pair_rows(cfg, store, evaluation, inputs or RunInputs()) if store is not None else ([], [])
+    target_rows = held_out_rows(evaluation, "target")
+    first = typical(evaluation, "target", 1) if ADAPTED in evaluation.students else []
     page = render(
         "report.html.j2",
         out=cfg.out,
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=_headline(evaluation, evaluation.datasets),
         side_note=_headline(evaluation, evaluation.datasets[1:]),
+        remark=cfg.evaluation.remark,
+        first_rows=[row for row in target_rows if row.id in first],
         decision=decision,
         model=cfg.tracking.model,
+        licence=str(teacher_licence(cfg.teacher)) if cfg.teacher.path or ":" in cfg.teacher.method else "",
         pairs=None if store is None else _counts(store),
         tables=[_table(evaluation, dataset) for dataset in evaluation.datasets],
         baseline=BASELINE,
@@ -94,7 +102,7 @@ def write_report(
         costs=[] if store is None else _costs(store.manifest.cost),
         failed=[] if store is None else store.failed,
         failed_shown=FAILED_SHOWN,
-        target_rows=held_out_rows(evaluation, "target"),
+        target_rows=target_rows,
         source_rows=held_out_rows(evaluation, "source"),
         accepted=accepted,
         rejected=rejected,
@@ -209,6 +217,7 @@ def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
         + [(name, "") for name in COST_COLUMNS if note],
         "lacking": [(metric, NO_TRUTH) for metric in evaluation.lacking(dataset)],
         "note": note,
+        "warning": source_loss(evaluation) if dataset == "source" else "",
         "rows": rows,
         "failures": evaluation.failures(dataset),
     }

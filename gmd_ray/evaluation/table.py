@@ -50,6 +50,22 @@ def change(difference: Difference, unit: float) -> str:
     return f"{difference.mean:+.{decimals}f}{spread}"
 
 
+def source_loss(evaluation: Evaluation) -> str:
+    """A note for a run whose control `source_only` loses PSNR on the source; empty for any other.
+
+    That control trains on nothing but the source, so its loss is the work of the fine-tune and not of the photos. The
+    note appears if the loss is larger than its standard error.
+    """
+    difference = evaluation.difference("source_only", "source", "psnr", against=BASELINE)
+    if difference is None or difference.standard_error is None or difference.mean >= -difference.standard_error:
+        return ""
+    return (
+        f"source_only loses {-difference.mean:.2f} ± {difference.standard_error:.2f} dB PSNR on the source itself: the "
+        f"fine-tune harms a student that was trained to its end, whatever the photos are; try a lower training.lr, "
+        f"training.loss=l2, a larger training.batch_size or training.ema nearer to 1 (docs/training.md)"
+    )
+
+
 def markdown(evaluation: Evaluation) -> str:
     """A Markdown table for each test set, followed by the values that are missing and the reasons."""
     lines = ["# Evaluation", ""]
@@ -66,6 +82,7 @@ def markdown(evaluation: Evaluation) -> str:
         lines.append("")
         lines += [f"- {metric}: unavailable: {NO_TRUTH}" for metric in evaluation.lacking(dataset)]
         lines += [f"- {note}"] if note else []
+        lines += [f"- {loss}"] if dataset == "source" and (loss := source_loss(evaluation)) else []
         for student, metric, reason, n in evaluation.failures(dataset):
             lines.append(f"- {student}, {metric}: no value on {n} images: {reason}")
         if lines[-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -192,7 +193,10 @@ def to_table(rows: list[Row]) -> pa.Table:
 
 
 def batches_by_size(rows: Sequence[Row], column: str, batch_size: int, multiple: int = 1) -> Iterator[list[Row]]:
-    """Group rows by the size of their image in `column` (PNG bytes), at most `batch_size` in a group, in their order.
+    """Group rows by the size of their image in `column` (PNG bytes), at most `batch_size` in a group.
+
+    The largest images come first, so that an accelerator's allocator takes its largest pieces of memory at once; rows
+    of one size keep their order.
 
     Sizes that are the same once padded to multiples of `multiple` are one size, so that a model sees few shapes.
     """
@@ -200,7 +204,8 @@ def batches_by_size(rows: Sequence[Row], column: str, batch_size: int, multiple:
     for row in rows:
         width, height = png_size(row[column])
         groups[width + -width % multiple, height + -height % multiple].append(row)
-    for group in groups.values():
+    for size in sorted(groups, key=math.prod, reverse=True):
+        group = groups[size]
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
 

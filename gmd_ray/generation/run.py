@@ -37,6 +37,7 @@ from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.remote_errors import is_ray_error
 from gmd_ray.ray_utils.shutdown import StopRequest
 from gmd_ray.storage import open_filesystem, put, with_retries
+from gmd_ray.teachers.acceleration.choice import compilation_of_run
 from gmd_ray.text import one_line, some
 
 log = logging.getLogger("gmd_ray.generation")
@@ -198,6 +199,9 @@ class GenerationRun:
         patience = batch_bound(cfg.generation).of(1) or cfg.generation.no_progress_timeout_s
         notebook = suspects.Notebook(store.url, suspects.circumstances(cfg), patience)
         evidence = notebook.load(self.todo)
+        choice = compilation_of_run(cfg, len(self.todo))
+        log.info("compiling the teacher is %s", choice)
+        cfg = replace(cfg, teacher=replace(cfg.teacher, compile=choice.on))
         if not cfg.ray.enabled:
             from gmd_ray.generation.in_process import run_in_process
 

@@ -130,6 +130,18 @@ def _frozen(name: str, title: str, count: int, command: str, *sides: str) -> dic
     }
 
 
+def _polyu_crops(**counts: int) -> dict[str, PublishedSet]:
+    """Make the sides of the crops that `gmd_ray.images.sets.polyu` cuts."""
+    hint = "make them with `python -m gmd_ray.images.sets.polyu ROOT`"
+    return {
+        f"frozen/polyu/{side}": PublishedSet("PolyU crops", f"frozen/polyu/{side}", "*.png", count, hint=hint)
+        for side, count in counts.items()
+    }
+
+
+_POLYU = "PolyU-Real-World-Noisy-Images-Dataset"
+"""Name of the repository that publishes the set; `git clone` makes a folder of this name."""
+
 SETS: dict[str, PublishedSet] = {
     **_sides("gopro/train", "GoPro train", "GOPRO_Large/train", 2103,
              sharp="*/sharp/*.png", blur="*/blur/*.png", blur_gamma="*/blur_gamma/*.png"),
@@ -165,6 +177,22 @@ SETS: dict[str, PublishedSet] = {
              iphone="iphone/*.jpg", canon="canon/*.jpg"),
     **_sides("dped_patches/test", "DPED patches, test", "dped/iphone/test_data/patches", None,
              iphone="iphone/*.jpg", canon="canon/*.jpg"),
+    # Real camera noise; the truth is the mean of many shots of the same scene.
+    **_sides("polyu/originals", "PolyU, 40 scenes", f"{_POLYU}/OriginalImages", 40,
+             real="*_Real.JPG", mean="*_mean.JPG"),
+    **_sides("polyu/crops", "PolyU, crops of 512 x 512", f"{_POLYU}/CroppedImages", 100,
+             real="*_real.JPG", mean="*_mean.JPG"),
+    # The 15 crops of Nam et al.'s set that the literature uses, in the repository of MCWNNM.
+    **_sides("cc15/test", "CC15", "MCWNNM-ICCV2017/Real_ccnoise_denoised_part", 15,
+             real="*_real.png", mean="*_mean.png"),
+    **_sides("sidd_small/train", "SIDD-Small sRGB", "SIDD_Small_sRGB_Only/Data", 160,
+             noisy="*/NOISY_SRGB_*.PNG", gt="*/GT_SRGB_*.PNG"),
+    **_sides("sidd_medium/train", "SIDD-Medium sRGB", "SIDD_Medium_Srgb/Data", 320,
+             noisy="*/*_NOISY_SRGB_*.PNG", gt="*/*_GT_SRGB_*.PNG"),
+    **_sides("bsds500/all", "BSDS500", "BSDS500/data/images", 500, hq="*/*.jpg"),
+    **_sides("kodak24/test", "Kodak24", "Kodak24", 24, hq="*.png"),
+    **_polyu_crops(target_lq=230, target_hq=230, target_test_lq=48, target_test_hq=48,
+                   source_hq=300, source_test_hq=24),
     **_frozen("div2k_weak_x4", "DIV2K train, weak x4", 30000,
               "-i div2k/train/hq@ROOT --preset weak --crops 30000 --size 512", "hq", "lq"),
     **_frozen("flickr2k_strong_x4", "Flickr2K, strong x4", 6000,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from gmd_ray.images.tiling import tiled_at
+from gmd_ray.images.tiling import tiled_in_batches
 
 
 def image_noise(image_id: str, shape: Sequence[int]) -> torch.Tensor:
@@ -30,6 +30,7 @@ def tiled_with_noise(
     tile: int,
     overlap: int,
     grid: int,
+    batch: int = 1,
 ) -> torch.Tensor:
     """Apply `fn` tile by tile as `images.tiling.tiled` does, and give each tile its part of the whole image's noise.
 
@@ -41,14 +42,16 @@ def tiled_with_noise(
         noise: (B, C, H / f, W / f).
         tile, overlap: in pixels, multiples of `grid`.
         grid: a multiple of f; tiles begin at multiples of it.
+        batch: see `tiled`.
 
     Returns:
         (B, 3, H, W).
     """
     f = images.shape[-1] // noise.shape[-1]
 
-    def part(piece: torch.Tensor, y: int, x: int) -> torch.Tensor:
-        h, w = piece.shape[-2:]
-        return fn(piece, noise[..., y // f : (y + h) // f, x // f : (x + w) // f])
+    def part(pieces: torch.Tensor, places: Sequence[tuple[int, int]]) -> torch.Tensor:
+        h, w = pieces.shape[-2:]
+        # One tile of every image, then the next, as in `pieces`.
+        return fn(pieces, torch.cat([noise[..., y // f : (y + h) // f, x // f : (x + w) // f] for y, x in places]))
 
-    return tiled_at(part, images, tile, overlap, multiple=grid)
+    return tiled_in_batches(part, images, tile, overlap, multiple=grid, batch=batch)

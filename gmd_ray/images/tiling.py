@@ -63,13 +63,6 @@ def tiled(
     return tiled_in_batches(lambda pieces, places: fn(pieces), image, tile, overlap, scale, multiple, batch)
 
 
-def tiled_at(
-    fn: Callable[[Tensor, int, int], Tensor], image: Tensor, tile: int, overlap: int, scale: int = 1, multiple: int = 1
-) -> Tensor:
-    """Apply `fn` as `tiled` does, one tile at a time; `fn` also gets the first row and column of its tile."""
-    return tiled_in_batches(lambda piece, places: fn(piece, *places[0]), image, tile, overlap, scale, multiple)
-
-
 def tiled_in_batches(
     fn: Callable[[Tensor, Sequence[tuple[int, int]]], Tensor],
     image: Tensor,

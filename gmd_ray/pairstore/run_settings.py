@@ -33,6 +33,7 @@ _HARMLESS = (
     "preset",
     *("cache", "cache_location", "host_cache_gb", "modulation", "offload", "compile", "attention_backend"),
     "prompt_embeddings",
+    *("licence", "allow_distilled"),
     "gpus_per_replica",
     "sharding",
     "gradient_checkpointing",

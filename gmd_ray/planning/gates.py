@@ -66,6 +66,23 @@ def check_gates(found: Findings, cfg: Config, valueless: Mapping[tuple[str, str]
         )
 
 
+def check_licence(found: Findings, cfg: Config) -> None:
+    """Tell the licence class of the teacher, and warn if it is one for which nothing would be promoted."""
+    from gmd_ray.teachers.catalogue.licence import teacher_licence
+
+    licence = teacher_licence(cfg.teacher)
+    if cfg.tracking.enabled and cfg.tracking.require_commercial_teacher and not licence.commercial:
+        found.warn(
+            "gates",
+            "tracking.require_commercial_teacher",
+            f"tracking.require_commercial_teacher: the teacher's licence is {licence}, so that nothing will be "
+            "promoted; take another teacher (`gmd-ray ls teachers`), or set teacher.licence=commercial if you may "
+            "use it",
+        )
+    else:
+        found.fact("licence", "teacher.path", f"the teacher's licence: {licence}")
+
+
 def _is_set(cfg: Config, test: str) -> bool:
     return bool(cfg.evaluation.target_lq if test == "target" else cfg.evaluation.source_hq)
 

@@ -24,10 +24,13 @@ def check_teacher(found: Findings, cfg: Config, level: str, *, weights: bool) ->
         weights: False if the teacher's config files are enough, as for a plan.
     """
     from gmd_ray.teachers import find_prompts, missing_parts
+    from gmd_ray.teachers.catalogue.distilled import step_distilled
 
     lines = missing_parts(cfg.teacher, weights=weights)
     for line in lines:
         found.say(level, "weights", "teacher.path", line)
+    if (refusal := step_distilled(cfg.teacher)) is not None:
+        found.error("teacher", "teacher.path", refusal)
     if lines or not weights:
         return
     from gmd_ray.generation.prompts import prompts_folder

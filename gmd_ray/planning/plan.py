@@ -21,6 +21,8 @@ from gmd_ray.pairstore.cost import price
 from gmd_ray.planning.probe import Probe
 from gmd_ray.students import load_student
 from gmd_ray.teachers import estimate_teacher
+from gmd_ray.teachers.acceleration.choice import compilation_of_run
+from gmd_ray.teachers.catalogue.licence import teacher_licence
 
 SIZES_SHOWN = 4
 
@@ -67,8 +69,12 @@ class Plan:
     replica_bytes: tuple[int, int]
     """Memory of one teacher replica on each of its accelerators, for the largest image: with all caches there, and the
     least that the settings allow."""
+    teacher_licence: str
+    """Licence class of the teacher and where it says so, as `commercial (README.md: license: apache-2.0)`."""
     settings_fingerprint: str
     """Fingerprint of the settings that alter pixels or scores; a run with another one is not the planned run."""
+    compilation: str = ""
+    """The choice of `generate` to compile the teacher's blocks or not, and why."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,8 +99,10 @@ class Plan:
                 _figure(fastest / 1e9),
                 f"of one teacher replica with its caches; {least / 1e9:,.3g} at least",
             ),
+            ("compiled teacher", "", self.compilation),
             ("disk, GB", _figure(self.disk_bytes / 1e9), "as the probe's" if self.disk_measured else "at most"),
             (f"cost, {self.currency}", _figure(self.price), "" if self.price is not None else missing),
+            ("teacher's licence", "", self.teacher_licence),
         ]
         return "\n".join(f"{name:<18} {value:>12}  {note}".rstrip() for name, value, note in rows)
 
@@ -167,7 +175,9 @@ def make_plan(cfg: Config, jobs: list[PlannedImage], unreadable: int, probe: Pro
         price=None if hours is None else price(fleet, hours, disk),
         currency=fleet.currency,
         replica_bytes=largest.replica_bytes,
+        teacher_licence=str(teacher_licence(cfg.teacher)),
         settings_fingerprint=run_settings.fingerprint(run_settings.relevant(cfg)),
+        compilation=str(compilation_of_run(cfg, len(jobs))),
     )
 
 

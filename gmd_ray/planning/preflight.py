@@ -12,7 +12,7 @@ from gmd_ray.planning.bursts import check_bursts
 from gmd_ray.planning.data_sets import read_data_sets
 from gmd_ray.planning.earlier_runs import check_finetunes, check_pretraining, check_store
 from gmd_ray.planning.findings import ERROR, WARNING, Findings
-from gmd_ray.planning.gates import check_gates, check_metrics
+from gmd_ray.planning.gates import check_gates, check_licence, check_metrics
 from gmd_ray.planning.images import check_images
 from gmd_ray.planning.machine import check_machine, describe_fleet
 from gmd_ray.planning.models import WeightCheck, check_teacher, check_weights, find_scale
@@ -46,7 +46,7 @@ class Preflight:
         self.inputs = RunInputs()
         """The listings that the checks made, for the run to go on with."""
         self.stages = [stage for stage in STAGES[verb] if verb != "plan" or _is_planned(cfg, stage)]
-        self.undrawn = cfg.prepare == "toy" and not Path(cfg.out, "world", "world.json").is_file()
+        self.undrawn = cfg.prepare is not None and not Path(cfg.out, "world", "world.json").is_file()
         """The images are drawn when the run starts, and can be looked at after that."""
         self._joins, self._probes = joins, probes
         self._here = not joins and (verb != "plan" or probes)
@@ -61,7 +61,8 @@ class Preflight:
         found = Findings(self.verb) if found is None else found
         self._check_settings(found)
         if self.undrawn:
-            found.fact("data", "prepare", "prepare=toy: the images are drawn when the run starts, and looked at then")
+            made = f"prepare={self.cfg.prepare}"
+            found.fact("data", "prepare", f"{made}: the images are drawn when the run starts, and looked at then")
         else:
             self._check_images(found)
         found.seconds = time.perf_counter() - start
@@ -83,6 +84,8 @@ class Preflight:
         if "generate" in stages or ("evaluate" in stages and cfg.evaluation.online):
             plans = self.verb == "plan" and not self._probes
             check_teacher(found, cfg, ERROR if self._here or plans else WARNING, weights=not plans)
+            if self.verb in ("adapt", "plan"):
+                check_licence(found, cfg)
         if not (self.verb == "pretrain" and cfg.pretrain.architecture):
             self._scale = find_scale(found, cfg, joins=self._joins)
         if self.verb == "plan" and cfg.plan.scale is not None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from gmd_ray.config import TeacherConfig
-from gmd_ray.teachers.directory import cached_snapshot, hub_out_of_reach, local_directory
+from gmd_ray.teachers.directory import cached_snapshot, hub_out_of_reach, local_directory, read_config
 
 _POINTER = b"version https://git-lfs"
 _WEIGHTLESS_CODECS = {"SpaceToDepthCodec"}
@@ -62,7 +61,7 @@ def _complaints(path: Path, where: str, weights: bool) -> list[str]:
             lines.append(f"{where}: no {file} in it; a teacher directory holds {network}/, vae/ and scheduler/")
     if weights:
         folders = [network]
-        if _json(path / "vae" / "config.json").get("_class_name") not in (None, *_WEIGHTLESS_CODECS):
+        if read_config(path / "vae" / "config.json").get("_class_name") not in (None, *_WEIGHTLESS_CODECS):
             folders.append("vae")
         lines += [f"{where}: {line}" for folder in folders for line in _weight_complaints(path / folder)]
     return lines
@@ -72,7 +71,7 @@ def _weight_complaints(folder: Path) -> list[str]:
     """A line for each problem with the weight files of one model."""
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if indices:
-        wanted = sorted(set(_json(indices[0]).get("weight_map", {}).values()))
+        wanted = sorted(set(read_config(indices[0]).get("weight_map", {}).values()))
         absent = [name for name in wanted if not (folder / name).is_file()]
         if absent:
             some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
@@ -109,12 +108,3 @@ def _damage(file: Path) -> str | None:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             return f"{name} is not a safetensors file; download it again"
     return f"{name} is truncated; download it again" if 8 + length + end > size else None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if it cannot be read."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -20,6 +20,7 @@ from gmd_ray.errors import ConfigError, ModelError, nearest
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
+from gmd_ray.teachers.catalogue.distilled import refuse_step_distilled
 from gmd_ray.teachers.directory import model_directory, read_json
 from gmd_ray.teachers.fingerprint import weights_digest
 from gmd_ray.teachers.flux.latents import load_codec
@@ -42,7 +43,7 @@ GROUPS = ("all", "down", "mid", "up")
 
 FLUX_ONLY: dict[str, object] = {
     "quantization": "none", "offload": "none", "compile": False, "attention_backend": None, "cache_dtype": "same",
-    "host_cache_gb": None,
+    "host_cache_gb": None, "schedule": "auto",
 }  # fmt: skip
 """Settings of FLUX that change results or need hardware, with their defaults. Other values are refused, not ignored."""
 
@@ -107,6 +108,7 @@ class DDIMTeacher:
 
         path = model_directory(cfg.path)
         _refuse_flux_settings(cfg)
+        refuse_step_distilled(cfg, path)
         self.device, dtype = device_and_dtype(cfg)
         self.unet = _load_unet(path / "unet", dtype, self.device)
         self.codec = load_codec(path / "vae", dtype, self.device, cfg.vae_tile_above)
@@ -153,7 +155,8 @@ class DDIMTeacher:
         """
         assert len(ids) == restored.shape[0]
         images = restored.to(self.device, non_blocking=True)
-        return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap).cpu()
+        cfg = self.cfg
+        return tiled(self._project_whole, images, cfg.tile, cfg.tile_overlap, batch=cfg.pool.batch_size).cpu()
 
     @torch.no_grad()
     def _project_whole(self, restored: torch.Tensor) -> torch.Tensor:
@@ -256,7 +259,7 @@ def _refuse_flux_settings(cfg: TeacherConfig) -> None:
     if cfg.cache_location == "host":
         raise ConfigError("teacher.cache_location=host: DDIM's cache stays on its device; set it to auto")
     for key, default in FLUX_ONLY.items():
-        if getattr(cfg, key) != default:
+        if getattr(cfg, key) not in (default, "auto"):
             left = "null" if default is None else str(default).lower()
             raise ConfigError(
                 f"teacher.{key}={getattr(cfg, key)}: for FLUX only; for Stable Diffusion set it to {left}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.network import reachable
@@ -37,7 +38,7 @@ def model_directory(path: str | None, folders: tuple[str, ...] = MODEL_FOLDERS) 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = ["*.json", TABLE, *(f"{folder}/*" for folder in folders)]
+    wanted = ["*.json", "README.md", "LICENSE*", TABLE, *(f"{folder}/*" for folder in folders)]
     why = hub_out_of_reach()
     try:
         # Without a network the hub's client would retry for more than a minute, so only its cache is asked.
@@ -81,6 +82,15 @@ def local_directory(path: str | None) -> Path | None:
 def has_unet(path: Path) -> bool:
     """True for a directory of Stable Diffusion; FLUX has a `transformer/` instead of the `unet/`."""
     return (path / "unet" / "config.json").is_file()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a config file; empty if it does not exist or is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_json(path: Path) -> dict:

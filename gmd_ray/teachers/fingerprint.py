@@ -26,7 +26,7 @@ def weights_digest(path: Path) -> str:
 
 def text_revision(path: Path) -> str:
     """16 hex digits of the directory's text encoders and tokenizers, by content and relative name."""
-    kinds = (".safetensors", ".json", ".txt", ".model")
+    kinds = (".safetensors", ".json", ".txt", ".model", ".jinja")  # the last for chat templates
     files = [file for name in TEXT_FOLDERS for file in (path / name).rglob("*") if file.suffix in kinds]
     return _files_digest(path, files)[:16]
 

@@ -94,7 +94,7 @@ def encode_prompts(cfg: TeacherConfig, folder: str, more: Sequence[str] = ()) ->
     Args:
         cfg: `path`, `prompt`, `inversion_prompt`, `max_sequence_length` and `prompt_embeddings` count.
         folder: local or URL. The file is `<revision>.safetensors` with keys `<revision>:<length>:<text>.prompt_embeds`
-            and, for FLUX, `.pooled`, where revision is a digest of text encoders and tokenizers. Prompts that an
+            and, for FLUX.1, `.pooled`, where revision is a digest of text encoders and tokenizers. Prompts that an
             earlier call wrote there are kept and not encoded again.
         more: further prompts.
 
@@ -158,12 +158,13 @@ def _ready(cfg: TeacherConfig, path: Path) -> dict[str, Known]:
 def _handed_to_hub_id(cfg: TeacherConfig) -> bool:
     """True if `cfg.prompt_embeddings` has both prompts of a model that is not on this machine.
 
-    The model may be FLUX, whose prompts have a pooled vector and the settings' length, or Stable Diffusion.
+    The model may be FLUX, whose prompts have the settings' length, those of FLUX.1 with a pooled vector; or Stable
+    Diffusion.
     """
     if not cfg.prompt_embeddings:
         return False
     tensors = _read(cfg.prompt_embeddings)
-    for length, pooled in ((cfg.max_sequence_length, True), (CLIP_TOKENS, False)):
+    for length, pooled in ((cfg.max_sequence_length, True), (cfg.max_sequence_length, False), (CLIP_TOKENS, False)):
         found = _by_text(tensors, length, cfg.prompt_embeddings)
         if all(text in found and (len(found[text].prompt.pooled) > 0) == pooled for text in _texts(cfg)):
             return True

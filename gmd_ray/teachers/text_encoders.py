@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 
 from gmd_ray.errors import ModelError
-from gmd_ray.teachers.directory import TABLE, has_unet
+from gmd_ray.teachers.directory import TABLE, has_unet, read_json
+from gmd_ray.teachers.flux.families.family import FLUX2, family_of
+from gmd_ray.teachers.flux.families.qwen3 import encode_qwen3
 from gmd_ray.text import one_line
 
 CLIP_TOKENS = 77
@@ -52,21 +54,31 @@ def _lacks(path: Path) -> str | None:
 
     A text encoder's folder counts if it has weights: a partial snapshot of a hub id has the config files of all.
     """
-    for folder in ["text_encoder", "tokenizer"] + ([] if has_unet(path) else ["text_encoder_2", "tokenizer_2"]):
+    for folder in ["text_encoder", "tokenizer"] + (["text_encoder_2", "tokenizer_2"] if _has_t5(path) else []):
         wanted = "*.safetensors" if folder.startswith("text_encoder") else "*"
         if next((path / folder).glob(wanted), None) is None:
             return folder
     return None
 
 
+def _is_flux2(path: Path) -> bool:
+    file = path / "transformer" / "config.json"
+    return file.is_file() and family_of(read_json(file)) is FLUX2
+
+
+def _has_t5(path: Path) -> bool:
+    """True for FLUX.1, which has T5 beside CLIP; Stable Diffusion has CLIP alone, and FLUX.2 Qwen3."""
+    return not has_unet(path) and not _is_flux2(path)
+
+
 @torch.no_grad()
 def encode(path: Path, prompts: Sequence[str], length: int) -> dict[str, Prompt]:
     """Embed each prompt in float32 as the model's own pipeline does, and free the encoders again.
 
-    FLUX's T5-XXL takes 19 GB of memory while it runs.
+    FLUX.1's T5-XXL takes 19 GB of memory while it runs, FLUX.2's Qwen3 13 GB.
 
     Args:
-        length: tokens of FLUX's T5; ignored for Stable Diffusion, whose CLIP always has `CLIP_TOKENS`.
+        length: tokens of FLUX's T5 or Qwen3; ignored for Stable Diffusion, whose CLIP always has `CLIP_TOKENS`.
 
     Returns:
         prompt -> `embeds` (T, D) and `pooled` (P,), on the CPU.
@@ -75,6 +87,10 @@ def encode(path: Path, prompts: Sequence[str], length: int) -> dict[str, Prompt]
         ModelError: an encoder is missing or cannot be loaded.
     """
     check_encoders(path, prompts[0])
+    if _is_flux2(path):
+        embedded = encode_qwen3(path, prompts, length)
+        gc.collect()
+        return {prompt: Prompt(embeds, torch.zeros(0)) for prompt, embeds in embedded.items()}
     import diffusers
 
     unet = has_unet(path)

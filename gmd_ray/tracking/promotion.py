@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from gmd_ray.evaluation import Difference, Evaluation
+    from gmd_ray.teachers.catalogue.licence import Licence
 
 CANDIDATE = "adapted"
 """Name of the student that is registered and may be promoted."""
@@ -94,6 +95,16 @@ def judge_promotion(gates: Sequence[PromotionGate], evaluation: Evaluation, cham
             verdict = False, f"{verdict[1]}; a gate `against: champion` with its own min_gain may allow that"
         verdicts.append(verdict)
     return verdicts
+
+
+def judge_licence(licence: Licence) -> Verdict:
+    """Judge the candidate by its teacher's licence, which `tracking.require_commercial_teacher` asks for."""
+    if licence.commercial:
+        return True, f"holds: the teacher's licence is {licence}"
+    return False, (
+        f"refused: the teacher's licence is {licence}, and tracking.require_commercial_teacher is set; "
+        "teacher.licence=commercial says that you may use it"
+    )
 
 
 def _judge(gate: PromotionGate, evaluation: Evaluation, champion: Champion | None) -> Verdict:

@@ -20,8 +20,9 @@ from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.progress import NullRecorder
 from gmd_ray.storage import open_filesystem
+from gmd_ray.teachers.catalogue.licence import teacher_licence
 from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
-from gmd_ray.tracking.promotion import CANDIDATE, Verdict, judge_promotion, read_champion
+from gmd_ray.tracking.promotion import CANDIDATE, Verdict, judge_licence, judge_promotion, read_champion
 from gmd_ray.tracking.recorder import MlflowRecorder
 from gmd_ray.tracking.turns import turn
 
@@ -42,8 +43,9 @@ class Decision:
 
     promoted: bool
     reasons: list[str]
-    """One line per gate, in the order of the settings, then one per comparison with the champion. Lines that refuse
-    begin with `refused`; lines about figures that cannot be compared begin with `not compared`."""
+    """One line per gate, in the order of the settings, then one per comparison with the champion, then one about the
+    teacher's licence if it is asked for. Lines that refuse begin with `refused`; lines about figures that cannot be
+    compared begin with `not compared`."""
     version: str | None
     """Number of the version; None if the run is not tracked."""
 
@@ -56,8 +58,9 @@ def register(
     The file becomes the artifact `student/<first 12 digits of its sha256>/<file name>` of the recorder's run, so that
     a run directory resumed with other settings cannot change the file of an earlier version. The same file from the
     same run gives the same version again. Tags: `sha256`, `run_id`, `file`, fingerprints of the models that made it
-    (`teacher`, `student`, `scorer`), counts of the pair store (`pairs.*`), and for each test set its digest
-    (`test_set.*`) and the student's means (`metric.<dataset>.<metric>`).
+    (`teacher`, `student`, `scorer`), the licence class of the teacher and its source (`teacher.licence`,
+    `teacher.licence_source`), counts of the pair store (`pairs.*`), and for each test set its digest (`test_set.*`) and
+    the student's means (`metric.<dataset>.<metric>`).
 
     Returns:
         The number of the version, as a string; None if the run is not tracked.
@@ -72,7 +75,7 @@ def register(
     with _local_file(student_path) as path, tracking_errors(uri, f"registering {model}"):
         digest = path_digest(path)
         tags = {"sha256": digest, "run_id": run_id, "file": path.name, "gmd_ray.version": gmd_ray.__version__}
-        tags |= _lineage(cfg) | _measured(evaluation)
+        tags |= _lineage(cfg) | _licence(cfg) | _measured(evaluation)
         version = _same_version(client, model, run_id, digest)
         if version is None:
             folder = f"student/{digest[:12]}"
@@ -95,6 +98,8 @@ def promote(
 ) -> Decision:
     """Move the alias `champion` to `version` if every gate of `cfg.tracking.gates` holds, and no champion is better.
 
+    With `tracking.require_commercial_teacher`, the teacher's licence is one more gate.
+
     `promotion.judge_promotion` decides. The champion before keeps the alias `previous_champion`, and the version's tag
     `promotion` records the decision. Promotions of one model wait for each other.
 
@@ -110,6 +115,8 @@ def promote(
         if champion is not None and str(champion.version) == version:
             return Decision(True, [f"version {version} is the champion already"], version)
         verdicts = judge_promotion(cfg.tracking.gates, evaluation, champion and read_champion(client, champion))
+        if cfg.tracking.require_commercial_teacher:
+            verdicts = [*verdicts, judge_licence(teacher_licence(cfg.teacher))]
         promoted, reasons = all(may for may, _ in verdicts), [reason for _, reason in verdicts]
         if promoted:
             if champion is not None:
@@ -154,6 +161,12 @@ def _lineage(cfg: Config) -> dict[str, str]:
     tags = {name: str(rows[0][name]) for name in names} if rows else {}
     counts = ("inputs", "accepted", "rejected", "failed", "threshold", "settings_fingerprint")
     return tags | {f"pairs.{name}": str(manifest.document[name]) for name in counts if name in manifest.document}
+
+
+def _licence(cfg: Config) -> dict[str, str]:
+    """Tags with the licence class of the teacher and its source."""
+    licence = teacher_licence(cfg.teacher)
+    return {"teacher.licence": licence.kind, "teacher.licence_source": licence.source}
 
 
 def _same_version(client: MlflowClient, model: str, run_id: str, digest: str) -> str | None:

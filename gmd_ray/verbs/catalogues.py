@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from gmd_ray.errors import ConfigError
 from gmd_ray.terminal import show
 from gmd_ray.verbs.arguments import Verbs
 
@@ -14,10 +15,19 @@ from gmd_ray.verbs.arguments import Verbs
 def register(verbs: Verbs) -> None:
     """Add ls."""
     listing = verbs.add("ls", run_ls, "list the names that settings take")
-    listing.add_argument("what", choices=list(CATALOGUES))
+    listing.add_argument("what", choices=[*CATALOGUES, TEACHERS])
+    text = "after `teachers`: directories to describe in the place of the known ones"
+    listing.add_argument("paths", nargs="*", metavar="DIR", help=text)
 
 
 def run_ls(args: argparse.Namespace) -> int:
+    if args.what == TEACHERS:
+        from gmd_ray.teachers.catalogue.table import teacher_table
+
+        show(teacher_table(args.paths))
+        return 0
+    if args.paths:
+        raise ConfigError(f"ls {args.what} {args.paths[0]}: only `ls teachers` takes directories")
     show(table(args.what))
     return 0
 
@@ -67,6 +77,7 @@ def sets() -> list[tuple[str, str]]:
     return [(f"{name}@ROOT", published.describe()) for name, published in SETS.items()]
 
 
+TEACHERS = "teachers"
 CATALOGUES: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "metrics": metrics,
     "presets": presets,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gmd_ray.destinations import writing
 from gmd_ray.terminal import say
-from gmd_ray.verbs.arguments import Verbs
+from gmd_ray.verbs.arguments import Verbs, count
 from gmd_ray.verbs.settings import load_settings
 
 
@@ -29,10 +29,19 @@ def register(verbs: Verbs) -> None:
     fetch = verbs.add("fetch", run_fetch, text)
     fetch.add_argument("metrics", nargs="+", metavar="METRIC", help="as `gmd-ray ls metrics` names them")
     fetch.add_argument("--to", metavar="DIR", help="weights directory; default: torch's hub directory")
-    demo = verbs.add("demo", run_demo, "train the models of the toy world")
+    demo = verbs.add("demo", run_demo, "train the models of the demo anew")
     demo.add_argument("action", choices=["train-models"])
     demo.add_argument("--to", required=True, metavar="DIR", help="where teacher/, student.safetensors and scorer/ go")
+    text = "models of the photographs (default; needs --photos) or of the toy world, which is drawn by code"
+    demo.add_argument("--world", choices=["photos", "toy"], default="photos", help=text)
+    demo.add_argument("--photos", metavar="DIR", help="photographs to train on; none of those of `make demo`")
     demo.add_argument("--only", choices=["teacher", "student", "scorer"], help="train one of the three")
+    text = "of the photographs' teacher: auto (default), cpu or cuda; the other two are trained on the CPU"
+    demo.add_argument("--device", default="auto", help=text)
+    text = "steps of each training instead of the recipe's; the schedule shrinks with them"
+    demo.add_argument("--steps", type=count, help=text)
+    text = "images a step instead of the recipe's; `--only teacher --batch 32` is for CPUs"
+    demo.add_argument("--batch", type=count, help=text)
 
 
 def run_new_student(args: argparse.Namespace) -> int:
@@ -69,7 +78,9 @@ def run_fetch(args: argparse.Namespace) -> int:
 
 
 def run_demo(args: argparse.Namespace) -> int:
-    from gmd_ray.demo.train_models import train_models
+    from gmd_ray.demo.train_models import TrainingBudget, train_models
 
-    train_models(args.to, args.only)
+    budget = TrainingBudget(args.steps, args.batch) if args.steps or args.batch else None
+    with writing("--to", args.to, folder=True):
+        train_models(args.to, args.world, args.photos, args.only, args.device, budget)
     return 0

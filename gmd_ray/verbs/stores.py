@@ -13,7 +13,7 @@ from gmd_ray.verbs.settings import load_settings
 
 
 def register(verbs: Verbs) -> None:
-    """Add export, verify, status, gate and sheet."""
+    """Add export, verify, status and sheet."""
     export = verbs.add("export", run_export, "write the accepted pairs for other tools", [verbs.settings])
     export.add_argument("--to", required=True, metavar="DIR", help="destination folder or URL")
     export.add_argument("--layout", choices=["parquet", "folders"], default="folders")
@@ -22,9 +22,6 @@ def register(verbs: Verbs) -> None:
     verify.add_argument("--deep", action="store_true", help="decode every image too")
     text = "say how far a run is, at what rate, what failed, and which process works on it"
     verbs.add("status", run_status, text, [verbs.store])
-    text = "say how many pairs each threshold would admit; nothing is generated"
-    gate = verbs.add("gate", run_gate, text, [verbs.store, verbs.thresholds])
-    gate.add_argument("--html", metavar="FILE", help="write the curve and the histogram as one page")
     text = "write a contact sheet of the best, borderline and worst pairs"
     sheet = verbs.add("sheet", run_sheet, text, [verbs.store, verbs.thresholds])
     sheet.add_argument("--count", type=count, default=6, metavar="N", help="pairs of each kind, 6 by default")
@@ -64,23 +61,6 @@ def run_status(args: argparse.Namespace) -> int:
     from gmd_ray.pairstore.store import find_store
 
     show(read_status(find_store(args.store)))
-    return 0
-
-
-def run_gate(args: argparse.Namespace) -> int:
-    from gmd_ray.pairstore.store import find_store
-    from gmd_ray.pairstore.thresholds import read_gate
-
-    view = read_gate(find_store(args.store), args.threshold, args.fidelity_bound)
-    show(view.text())
-    if args.html:
-        from gmd_ray.evaluation.gate_page import gate_page
-        from gmd_ray.storage import write_bytes
-
-        with writing("--html", args.html, folder=False):
-            write_bytes(args.html, redact(gate_page(view)).encode())
-        show("")
-        say(f"page     {args.html}")
     return 0
 
 

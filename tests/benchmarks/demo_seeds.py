@@ -1,8 +1,11 @@
-"""Does the demo's gain hold over training seeds? `python -m tests.benchmarks.demo_seeds [--out runs/toy] [--seeds 3]`
+"""Does the demo's gain hold over training seeds? `python -m tests.benchmarks.demo_seeds [--preset demo] [--seeds 3]`
 
-Takes the pair store that `make demo` left, repeats the three fine-tunes for each seed (other order, crops and flips),
-and measures every student on the held-out images. Prints, for each seed and over the seeds, how far the adapted student
-is ahead of the baseline and of both controls, with standard errors over images and over seeds.
+Takes the pair store and the fine-tunes that the demo left, repeats those for each further seed (other order, crops and
+flips), and measures every student on the held-out images. Prints for each seed how far the adapted student is
+ahead of the baseline and of both controls, with the standard error over photographs, on how many photographs it is
+ahead, and the mean over seeds with its standard error. Crops of one photograph go together: their mean is one value.
+Fine-tunes run the product's own loop in this process, with Ray Train's local mode. Those that an earlier call finished
+are kept, and several processes may share the work: each takes a fine-tune that no other has taken.
 """
 
 from __future__ import annotations
@@ -10,51 +13,121 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-from dataclasses import replace
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
 
+import pyarrow as pa
+
+from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
-from gmd_ray.evaluation import evaluate
-from gmd_ray.ray_utils.session import ray_session
-from gmd_ray.training import finetune
+from gmd_ray.evaluation import Evaluation
+from gmd_ray.evaluation.actor import EvaluationActor
+from gmd_ray.evaluation.evaluate import collect
+from gmd_ray.evaluation.items import held_out_items
+from gmd_ray.training.spec import TrainingSpec, make_spec
 
 REFERENCES = ("baseline", "source_only", "median")
 
 
+def fit(spec: TrainingSpec) -> None:
+    """Train in this process, with the loop that Ray Train's workers run."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from gmd_ray.ray_utils.remote_errors import raise_if_error
+    from gmd_ray.training.worker.loop import train
+
+    trainer = TorchTrainer(
+        train,
+        train_loop_config={"spec": spec},
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name="train", storage_path=spec.directory),
+    )
+    raise_if_error(trainer.fit().return_value)
+
+
+def finetune_all(cfg: Config, seeds: int) -> dict[str, str]:
+    """Make every fine-tune that is missing and that no other process has taken. Returns student files by name."""
+    students = {"baseline": str(cfg.student.path)}
+    for seed in range(seeds):
+        for name in ("adapted", "source_only", "median"):
+            spec = make_spec(cfg, name, None if seed == cfg.seed else seed)  # None: the run's own fine-tune
+            students[f"{name}-{seed}"] = spec.student
+            taken = Path(f"{spec.directory}.taken")
+            taken.parent.mkdir(parents=True, exist_ok=True)
+            if Path(spec.student).exists():
+                continue
+            try:
+                taken.touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            logging.getLogger("gmd_ray").info("fine-tune %s, seed %d", name, seed)
+            fit(spec)
+    return students
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Lead of one student over another: mean over images, standard error over photographs."""
+
+    mean: float
+    error: float
+    ahead: int
+    photographs: int
+
+
+def lead(evaluation: Evaluation, dataset: str, metric: str, student: str, other: str) -> Lead:
+    """Compare two students on the images that both have a value for. `NAME_07` is a crop of the photograph NAME."""
+    ours, theirs = (evaluation.values(name, dataset, metric) for name in (student, other))
+    gaps: dict[str, list[float]] = defaultdict(list)
+    for image in ours.keys() & theirs.keys():
+        gaps[image.rpartition("_")[0] or image].append(ours[image] - theirs[image])
+    means = [statistics.fmean(crops) for crops in gaps.values()]
+    everything = [gap for crops in gaps.values() for gap in crops]
+    error = statistics.stdev(means) / math.sqrt(len(means))
+    return Lead(statistics.fmean(everything), error, sum(mean > 0 for mean in means), len(means))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="runs/toy", help="a finished demo run")
+    parser.add_argument("--preset", default="demo", choices=["demo", "toy"])
+    parser.add_argument("--out", help="a finished run of the preset, runs/PRESET by default")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("gmd_ray").setLevel(logging.INFO)
-    cfg = load_config(["preset=toy", f"out={args.out}", "evaluation.metrics=[psnr,ssim]", "evaluation.report_images=0"])
-    students = {"baseline": str(cfg.student.path)}
-    with ray_session(cfg):
-        for seed in range(args.seeds):
-            for name in ("adapted", "source_only", "median"):
-                students[f"{name}-{seed}"] = finetune(cfg, name, seed=seed).path
-        evaluation = evaluate(replace(cfg, out=f"{cfg.out}/seeds"), students)
+    out = args.out or f"runs/{args.preset}"
+    cfg = load_config([f"preset={args.preset}", f"out={out}", "evaluation.report_images=0"])
+    students = finetune_all(cfg, args.seeds)
+    missing = [name for name, file in students.items() if not Path(file).exists()]
+    if missing:
+        print(f"other processes still make {', '.join(missing)} (of one that was killed, remove the .taken file)")
+        return
+    items = held_out_items(cfg)
+    evaluation = collect(cfg, students, items, EvaluationActor(cfg, students)(pa.Table.from_pylist(items)))
 
-    print(
-        "| adapted minus | data set | metric | "
-        + " | ".join(f"seed {s}" for s in range(args.seeds))
-        + " | over seeds |"
-    )
+    print("| student | target PSNR | target SSIM | source PSNR | source SSIM |\n| --- | --- | --- | --- | --- |")
+    for name in evaluation.students:
+        pairs = [(dataset, metric) for dataset in ("target", "source") for metric in ("psnr", "ssim")]
+        print(f"| {name} | {' | '.join(f'{evaluation.mean(name, *pair):.4f}' for pair in pairs)} |")
+    seeds = range(args.seeds)
+    print(f"| adapted minus | data set | metric | {' | '.join(f'seed {s}' for s in seeds)} | over seeds |")
     print("| --- " * (4 + args.seeds) + "|")
     for dataset in ("target", "source"):
         for metric in ("psnr", "ssim"):
             for reference in REFERENCES:
-                cells, means = [], []
-                for seed in range(args.seeds):
-                    other = reference if reference == "baseline" else f"{reference}-{seed}"
-                    gap = evaluation.difference(f"adapted-{seed}", dataset, metric, other)
-                    assert gap is not None
-                    assert gap.standard_error is not None
-                    cells.append(f"{gap.mean:+.4f} ± {gap.standard_error:.4f}")
-                    means.append(gap.mean)
-                mean = math.fsum(means) / len(means)
-                error = math.sqrt(math.fsum((m - mean) ** 2 for m in means) / max(1, len(means) - 1) / len(means))
-                print(f"| {reference} | {dataset} | {metric} | {' | '.join(cells)} | {mean:+.4f} ± {error:.4f} |")
+                leads = [
+                    lead(evaluation, dataset, metric, f"adapted-{seed}", name)
+                    for seed in seeds
+                    for name in [reference if reference == "baseline" else f"{reference}-{seed}"]
+                ]
+                cells = [f"{a.mean:+.4f} ± {a.error:.4f} ({a.ahead} of {a.photographs})" for a in leads]
+                means = [a.mean for a in leads]
+                error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+                over = f"{statistics.fmean(means):+.4f} ± {error:.4f}"
+                print(f"| {reference} | {dataset} | {metric} | {' | '.join(cells)} | {over} |")
 
 
 if __name__ == "__main__":

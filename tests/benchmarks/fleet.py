@@ -3,7 +3,7 @@
 python -m tests.benchmarks.fleet [sleep|loop|memory|bytes|travel]
 
 sleep   the real stream with teachers that sleep for --latency seconds an image and hold one (pretended) GPU each
-loop    the stream with the demo's real teacher, against the same model in a bare loop in this process
+loop    the stream with the toy world's teacher, against the same model in a bare loop in this process
 memory  peak memory of the driver and its workers, for 1,000 and for 10,000 small images
 bytes   how much of a small object store images take that do not compress, with a teacher that holds them up
 travel  an image from one actor to the next: as PNG bytes, or as pixels
@@ -139,7 +139,7 @@ def sleep_run(replicas: int, latency: float, per_replica: int, initial: int | No
 
 
 def loop_run(images: int) -> None:
-    """The demo's teacher at the demo's settings, one thread, one replica."""
+    """The toy world's teacher at its settings, one thread, one replica."""
     demo = load_config(["preset=toy"])
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

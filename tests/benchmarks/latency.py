@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.latency [--baseline FILE --adapted FILE] [--side 256] [--pairs 40] [--cpu-time]
 
-Without files the demo's student is taken, and for the adapted one the same after a step of training, saved and loaded
-again. The two are timed in turns, each first in every other pair, so that a busy machine is equally unkind to both;
-where it is very busy, `--cpu-time` counts the seconds that the process computed instead of those that passed.
+Without files the toy world's student is taken, and for the adapted one the same after a step of training, saved and
+loaded again. The two are timed in turns, each first in every other pair, so that a busy machine is equally unkind to
+both; where it is very busy, `--cpu-time` counts the seconds that the process computed instead of those that passed.
 """
 
 from __future__ import annotations

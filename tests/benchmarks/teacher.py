@@ -1,11 +1,16 @@
 """Speed of the teacher against the floor of the hardware.
 
-    python -m tests.benchmarks.teacher [--size 512 1024] [--batch 1 4]
+    python -m tests.benchmarks.teacher
+    python -m tests.benchmarks.teacher compare [--size 512 1024] [--batch 1 4]
 
 On one GPU, without Ray: FLUX.1-dev at full size with random weights, made on the GPU and never written, projected by
-`FluxTeacher.project` and by the eager loop of `eager_projection.py`. Without a GPU: a model as deep and 96 times as
-narrow, by the same code. Prints a table of images/s, TFLOP/s (counted by gmd_ray.teachers.cost.flops) against the
-matmul ceiling measured in the same run, peak memory, and the two paths' ratio and greatest difference in pixels.
+`FluxTeacher.project` and by the eager loop of `eager_projection.py`. Without a GPU, or with --tiny: a model as deep and
+96 times as narrow, by the same code.
+
+The first command runs the whole table of cases in one process within --seconds, the most telling first, and prints
+what each goal lacks (`gpu/table.py`). `compare` measures chosen settings against the eager loop: a table of images/s,
+TFLOP/s (counted by gmd_ray.teachers.cost.flops) against the matmul ceiling measured in the same run, peak memory, and
+the two paths' ratio and greatest difference in pixels.
 """
 
 from __future__ import annotations
@@ -29,11 +34,12 @@ from safetensors.torch import save_file
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.config.load import load_config
+from gmd_ray.teachers.acceleration.compilation import compile_blocks
 from gmd_ray.teachers.cost.dimensions import FluxDimensions, Injection
 from gmd_ray.teachers.cost.flops import projection_cost
 from gmd_ray.teachers.cost.memory import Budget
 from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
 from gmd_ray.teachers.flux.teacher import FluxTeacher
 from tests.benchmarks.eager_projection import project_eagerly, stock_model
 
@@ -174,6 +180,10 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     names = list(injections(1))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["table", "compare"], default="table")
+    parser.add_argument("--tiny", action="store_true", help="the narrow model on the CPU, for a look at the code")
+    parser.add_argument("--seconds", type=float, default=262.0, help="of the table, imports not counted")
+    parser.add_argument("--out", type=Path, help="folder for results.json and profile.txt of the table")
     parser.add_argument("--size", type=int, nargs="+", default=[512, 1024] if cuda else [64], help="multiples of 16")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4] if cuda else [1, 2])
     parser.add_argument("--injection", nargs="+", choices=names, default=["gmd", "gmd-literal"])
@@ -193,7 +203,10 @@ def main() -> None:
     if len(args.injection) > 1 and (args.offload, args.quantization) != ("none", "none"):
         parser.error("--offload and --quantization are done to the weights once: give a single --injection with them")
 
-    device = torch.device("cuda" if cuda else "cpu")
+    device = torch.device("cuda" if cuda and not args.tiny else "cpu")
+    if args.what == "table":
+        table(device, args)
+        return
     ceiling = matmul_ceiling(device)
     machine = torch.cuda.get_device_name(device) if cuda else f"{platform.processor() or platform.machine()} CPU"
     print(
@@ -209,7 +222,7 @@ def main() -> None:
         # Before the blocks are compiled: the stock model shares weights, not code.
         stock = stock_model(base)
         if args.compile:
-            base.model.compile_repeated_blocks(fullgraph=True)
+            compile_blocks(base.model)
         settings = {
             "cache": args.cache, "cache_location": args.cache_location, "cache_dtype": args.cache_dtype,
             "modulation": args.modulation, "attention_backend": args.attention, "offload": args.offload,
@@ -222,6 +235,31 @@ def main() -> None:
             for side in args.size:
                 for batch in args.batch:
                     compare(args, teacher, stock, size, ceiling, name, side, batch)
+
+
+def table(device: torch.device, args: argparse.Namespace) -> None:
+    """Run the whole table; see `gpu.table`."""
+    from tests.benchmarks.gpu.sections import Sections
+    from tests.benchmarks.gpu.table import FULL, run_table
+    from tests.benchmarks.gpu.table import TINY as SMALL
+
+    full = device.type == "cuda"
+    shapes = FULL if full else SMALL
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+    sections = Sections(args.seconds, args.out)
+    ceiling = matmul_ceiling(device, 0.7 if full else 0.05)
+    name = torch.cuda.get_device_name(device) if full else "CPU"
+    sections.keep("ceiling", flops=ceiling, device=name, torch=torch.__version__, diffusers=diffusers.__version__)
+    sections.say(
+        f"{name}; torch {torch.__version__}, diffusers {diffusers.__version__}; ceiling {ceiling / 1e12:.4g} TFLOP/s"
+    )
+    known = injections(shapes.steps)
+    with random_teacher(device, 512 if full else 16) as base:
+        teacher = with_settings(base, shapes.steps, known["gmd"])
+        run_table(teacher, shapes, sections, ceiling, known["gmd-literal"], args.out)
+    if sections.failed:
+        raise SystemExit(f"failed: {', '.join(sections.failed)}")
 
 
 def compare(

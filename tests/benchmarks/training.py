@@ -6,7 +6,7 @@ of CPU seconds, all threads together, is the one to trust where others use the m
 `scaling`: whole fine-tunes with one and with two DDP workers on a private Ray session, a thread each; images/s from the
 curve, without its first point.
 
-    python -m tests.benchmarks.training loader --case demo
+    python -m tests.benchmarks.training loader --case toy
     python -m tests.benchmarks.training loader --case crop256   # SwinIR-light x2, HQ crops of 256, degraded on the fly
     python -m tests.benchmarks.training scaling
 """
@@ -41,8 +41,8 @@ SWINIR_LIGHT = {
 }  # fmt: skip
 DNCNN = {"in_nc": 3, "out_nc": 3, "nc": 32, "nb": 8, "act_mode": "R"}
 CASES = {
-    # The demo's student, crop and batch; paired files of its size.
-    "demo": {"arch": ("DnCNN", DNCNN), "scale": 1, "patch": 32, "batch": 32, "side": 64, "made": None},
+    # The toy world's student, crop and batch; paired files of its size.
+    "toy": {"arch": ("DnCNN", DNCNN), "scale": 1, "patch": 32, "batch": 32, "side": 64, "made": None},
     # HQ crops of 256 pixels out of 1,280 x 720 frames, the LQ side made by the second-order degradation.
     "crop256": {"arch": ("SwinIR", SWINIR_LIGHT), "scale": 2, "patch": 128, "batch": 2, "side": 720,
                 "made": "realesrgan"},
@@ -157,7 +157,7 @@ def scaling(steps: int) -> None:
     from gmd_ray.training import finetune, finetuned_path
     from gmd_ray.training.run_files import read_curve
 
-    case = CASES["demo"] | {"arch": ("DnCNN", DNCNN | {"nc": 64})}
+    case = CASES["toy"] | {"arch": ("DnCNN", DNCNN | {"nc": 64})}
     rates = {}
     with tempfile.TemporaryDirectory(prefix="gmd-", dir="/tmp") as temp:
         folder = Path(temp)
@@ -185,7 +185,7 @@ def scaling(steps: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["loader", "scaling"])
-    parser.add_argument("--case", choices=sorted(CASES), default="demo")
+    parser.add_argument("--case", choices=sorted(CASES), default="toy")
     parser.add_argument("--images", type=int, default=24, help="pairs of each stream on disk")
     parser.add_argument("--steps", type=int, default=10, help="of a round; of the whole run for scaling")
     parser.add_argument("--rounds", type=int, default=5)

@@ -52,7 +52,7 @@ def uncommented_keys(text: str) -> list[str]:
 
 
 def test_the_experiments_of_the_design_are_there() -> None:
-    assert {"base", "toy", *EXPERIMENTS} <= set(preset_names())
+    assert {"base", "demo", "toy", *EXPERIMENTS} <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -209,6 +209,33 @@ def test_a_root_is_checked_and_completed(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_changed_value_says_whose_it_is(name: str) -> None:
     text = (FOLDER / f"{name}.yaml").read_text()
+    for line in text.splitlines():
+        key, _, value = line.partition("#")[0].partition(":")
+        if key.strip() and value.strip() not in ("", "null"):
+            assert re.search(r"#.*\b(paper|ours)\b", line), line
+
+
+def test_denoise_polyu_asks_for_data_and_student_alone_and_its_folders_are_the_crop_makers(tmp_path: Path) -> None:
+    cfg = load_config(["preset=denoise_polyu"])
+    with pytest.raises(ConfigError) as caught:
+        require(cfg, "adapt")
+    assert set(re.findall(r"([\w.]+)=\.\.\.", str(caught.value))) == {"student.path", "data.root"}
+    cfg = load_config(["preset=denoise_polyu", f"data.root={tmp_path}"])
+    with pytest.raises(DataError, match=r"make them with `python -m gmd_ray\.images\.sets\.polyu ROOT`"):
+        inventory(cfg)
+    values = dict(flatten(cfg))
+    fill(tmp_path, {values[key].partition("@")[0] for key in PUBLISHED if values[key]})
+    assert [(listed.role, listed.count) for listed in inventory(cfg)] == [
+        ("source", 300),
+        ("target", 230),
+        ("target's truth", 230),
+        ("target test", 48),
+        ("source test", 24),
+        ("truth for the report", 230),
+    ]
+    assert cfg.controls == ["source_only", "median", "supervised"]
+    text = (FOLDER / "denoise_polyu.yaml").read_text()
+    assert uncommented_keys(text) == []
     for line in text.splitlines():
         key, _, value = line.partition("#")[0].partition(":")
         if key.strip() and value.strip() not in ("", "null"):

@@ -9,8 +9,9 @@ import pytest
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config, save_config
 from gmd_ray.errors import ConfigError
+from gmd_ray.teachers.flux.blocks import block_names, select_blocks
 
-NAMES = ["gmd", "gmd-literal", "rf-solver", "kv-edit", "vital", "none", "sdedit", "kontext", "ddim"]
+NAMES = ["gmd", "early", "gmd-literal", "rf-solver", "kv-edit", "vital", "none", "sdedit", "kontext", "ddim"]
 
 
 def test_gmd_is_the_default() -> None:
@@ -24,6 +25,15 @@ def test_every_preset_differs() -> None:
     for teacher in teachers:
         teacher.preset = None
     assert all(a != b for i, a in enumerate(teachers) for b in teachers[:i])
+
+
+def test_early_fits_models_of_any_depth() -> None:
+    """Shares, where `gmd` has the number of a block: half the intervals, and the same length of each."""
+    early, gmd = (load_config([f"teacher.preset={name}"]).teacher for name in ("early", "gmd"))
+    assert (early.injection.blocks, early.injection.steps) == ("last:0.5", 0.2)
+    assert early.strength / early.steps == pytest.approx(gmd.strength / gmd.steps, rel=0.05)
+    assert len(select_blocks(block_names(5, 20), early.injection.blocks)) == 13
+    assert len(select_blocks(block_names(1, 2), early.injection.blocks)) == 2
 
 
 def test_given_fields_win_whatever_their_order() -> None:

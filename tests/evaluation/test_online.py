@@ -18,7 +18,6 @@ from gmd_ray.evaluation import evaluate, load_evaluation
 from gmd_ray.evaluation.table import markdown
 from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.teachers import load_teacher
-from gmd_ray.teachers.flux.attention import InjectingFlux
 from tests.evaluation.test_evaluate import judged, levels, psnr, read, restored
 from tests.teachers.conftest import make_flux, make_sd
 from tests.teachers.text_encoders import write_text_encoders
@@ -89,27 +88,6 @@ def test_every_method_of_the_paper(run: Config, students: dict[str, str], method
         value = found.values("baseline+teacher", "target", "psnr")[image]
         assert value == pytest.approx(psnr(output, hq), abs=0.01)
         assert abs(value - found.values("baseline", "target", "psnr")[image]) > 0.1, "the teacher did something"
-
-
-def test_a_compiled_teacher_is_not_filled_up(
-    run: Config, students: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An evaluation goes image by image: the rest of the pool's batch would be projected for nothing."""
-    flux = make_flux(tmp_path / "flux", autoencoder=False)
-    monkeypatch.setattr(InjectingFlux, "compile_repeated_blocks", lambda self, **_: None)
-    injection = InjectionConfig(steps=0)
-    run.teacher = TeacherConfig(path=str(flux), steps=1, compile=True, injection=injection)
-    assert run.teacher.pool.batch_size == 4
-    run.evaluation.online = ["baseline"]
-    run.evaluation.limit = 1
-    seen: list[int] = []
-    forward = InjectingFlux.forward
-    monkeypatch.setattr(
-        InjectingFlux, "forward", lambda self, **kw: (seen.append(len(kw["hidden_states"])), forward(self, **kw))[1]
-    )
-    judged(run, students)
-    assert seen
-    assert set(seen) == {1}
 
 
 class Brighten:

@@ -97,15 +97,41 @@ def test_a_whole_run(run: Config, students: dict[str, str], tmp_path: Path) -> N
     ):
         assert words in found.text
     # Held-out: three images of target and source each, LQ + two students + ground truth. Pairs: three accepted and
-    # both rejected, LQ + restored + pseudo-target + adapted + ground truth.
+    # both rejected, LQ + restored + pseudo-target + adapted + ground truth. At the head one target image stands again.
     pictures = found.named("img")
-    assert len(pictures) == 2 * 3 * 4 + 5 * 5
+    assert len(pictures) == 4 + 2 * 3 * 4 + 5 * 5
     for picture in pictures:
         head, _, data = str(picture["src"]).partition(",")
         assert head == "data:image/png;base64"
         image = decode_png(base64.b64decode(data))
         assert picture["width"] == str(3 * image.shape[1])
     assert [item["class"] for item in found.named("li") if item.get("class")] == ["no"]
+
+
+def test_the_licence_of_the_teacher_is_told(run: Config, students: dict[str, str]) -> None:
+    assert "Teacher's licence" not in page(run, students).text, "no teacher is known"
+    run.teacher.path = "black-forest-labs/FLUX.1-dev"
+    text = page(run, students).text
+    assert "Teacher's licence: non-commercial (FLUX.1 [dev] Non-Commercial License, https://github.com/" in text
+
+
+def test_pictures_and_remark_come_before_the_tables(run: Config, students: dict[str, str]) -> None:
+    """At the head stands the image of median gain of those that are pictured."""
+    run.evaluation.remark = "It says <nothing> of other cameras."
+    evaluation = judge(run, students)
+    text = page(run, students).text
+    head, _, rest = text.partition("Target test set")
+    assert run.evaluation.remark in head
+    gains = {
+        image: evaluation.values("adapted", "target", "psnr")[image]
+        - evaluation.values("baseline", "target", "psnr")[image]
+        for image in evaluation.pictured("target")
+    }
+    typical = sorted(gains, key=lambda image: gains[image])[len(gains) // 2]
+    assert [image for image in gains if image in head] == [typical]
+    assert "Target test images" in rest
+    only_baseline = {"baseline": students["baseline"]}
+    assert "Before and after" not in page(run, only_baseline).text
 
 
 def test_images_that_have_left_the_inputs_are_not_counted(

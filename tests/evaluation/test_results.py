@@ -11,7 +11,7 @@ import pytest
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation import Evaluation, load_evaluation
 from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE, InferenceCost
-from gmd_ray.evaluation.table import markdown, number, save_table
+from gmd_ray.evaluation.table import markdown, number, save_table, source_loss
 
 
 def evaluation(
@@ -109,6 +109,32 @@ def test_table_shows_what_ground_truth_is_missing_for_and_what_students_cost() -
     assert found.unavailable == {}
     assert found.why_missing("target", "psnr") == NO_TRUTH
     assert found.why_missing("source", "psnr") == "it was not measured"
+
+
+def test_a_fine_tune_that_harms_the_source_by_itself_is_named_with_its_remedies() -> None:
+    baseline = {("baseline", "psnr"): [30.0, 32.0]}
+    harmed = evaluation(baseline | {("source_only", "psnr"): [29.5, 31.7]}, dataset="source")
+    note = source_loss(harmed)
+    assert note.startswith("source_only loses 0.40 ± 0.10 dB PSNR on the source itself")
+    assert all(key in note for key in ("training.lr", "training.loss=l2", "training.batch_size", "training.ema"))
+    assert "\n" not in note
+    assert f"- {note}" in markdown(harmed).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "student", "values"),
+    [
+        ("source", "source_only", [30.1, 32.1]),  # it gains
+        ("source", "source_only", [29.0, 32.8]),  # -0.1 on average, within the standard error of 0.9
+        ("source", "adapted", [29.5, 31.7]),  # the price of the photos, not of the fine-tune
+        ("target", "source_only", [29.5, 31.7]),
+        ("source", "source_only", [29.5, None]),  # one image alone has no standard error
+    ],
+)
+def test_other_losses_are_not_put_down_to_the_fine_tune(dataset: str, student: str, values: list[float | None]) -> None:
+    found = evaluation({("baseline", "psnr"): [30.0, 32.0], (student, "psnr"): values}, dataset=dataset)
+    assert source_loss(found) == ""
+    assert "loses" not in markdown(found)
 
 
 def test_save_and_load_give_the_same_evaluation(tmp_path: Path) -> None:

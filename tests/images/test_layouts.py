@@ -142,6 +142,37 @@ def test_dped_as_it_was_first_released(tmp_path: Path) -> None:
         list_pairs(f"dped_patches/train/canon@{tmp_path}", f"dped_patches/train/iphone@{tmp_path}")
 
 
+def test_polyu_pairs_noisy_shots_with_means_in_both_of_its_folders(tmp_path: Path) -> None:
+    repository = "PolyU-Real-World-Noisy-Images-Dataset"
+    scenes = ("Canon5D2_bag", "Nikon_800_carbi", "SonyA7II_stair", "Canon80D_GO")
+    touch(tmp_path, [f"{repository}/OriginalImages/{s}_{shot}.JPG" for s in scenes for shot in ("Real", "mean")])
+    crops = [f"Canon5D2_5_160_3200_chair_{i}" for i in range(10)]
+    touch(tmp_path, [f"{repository}/CroppedImages/{c}_{shot}.JPG" for c in crops for shot in ("real", "mean")])
+    originals = list_pairs(f"polyu/originals/mean@{tmp_path}", f"polyu/originals/real@{tmp_path}")
+    assert [pair.id for pair in originals] == [f"{scene}.JPG" for scene in sorted(scenes)]
+    assert Path(originals[0].lq or "").name == "Canon5D2_bag_Real.JPG"
+    assert len(list_pairs(f"polyu/crops/mean@{tmp_path}", f"polyu/crops/real@{tmp_path}")) == 10
+
+
+def test_cc15_leaves_the_denoised_images_out(tmp_path: Path) -> None:
+    folder = "MCWNNM-ICCV2017/Real_ccnoise_denoised_part"
+    touch(tmp_path, [f"{folder}/5dmark3_iso3200_1_{kind}.png" for kind in ("real", "mean", "ours")])
+    (pair,) = list_pairs(f"cc15/test/mean@{tmp_path}", f"cc15/test/real@{tmp_path}")
+    assert (pair.id, Path(pair.hq).name) == ("5dmark3_iso3200_1.png", "5dmark3_iso3200_1_mean.png")
+
+
+def test_sidd_small_and_medium_name_their_files_differently(tmp_path: Path) -> None:
+    scenes = [f"{i:04d}_001_S6_00100_00060_3200_L" for i in range(1, 17)]
+    touch(tmp_path, [f"SIDD_Small_sRGB_Only/Data/{s}/{k}_SRGB_010.PNG" for s in scenes for k in ("NOISY", "GT")])
+    medium = [f"{s}/{s[:4]}_{{}}_SRGB_{shot}.PNG" for s in scenes for shot in ("010", "011")]
+    touch(tmp_path, [f"SIDD_Medium_Srgb/Data/{m.format(kind)}" for m in medium for kind in ("NOISY", "GT")])
+    small = list_pairs(f"sidd_small/train/gt@{tmp_path}", f"sidd_small/train/noisy@{tmp_path}")
+    assert (len(small), small[0].id) == (16, f"{scenes[0]}/010.PNG")
+    pairs = list_pairs(f"sidd_medium/train/gt@{tmp_path}", f"sidd_medium/train/noisy@{tmp_path}")
+    assert (len(pairs), pairs[1].id) == (32, f"{scenes[0]}/0001/011.PNG")
+    assert Path(pairs[1].lq or "").name == "0001_NOISY_SRGB_011.PNG"
+
+
 def test_an_incomplete_set_says_how_many_there_should_be(tmp_path: Path) -> None:
     gopro(tmp_path, "train", 12)
     with pytest.raises(DataError) as caught:
@@ -167,6 +198,8 @@ def test_counts_are_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
         "gopro/train/blur": 2103, "gopro/test/blur": 1111, "reds/train/blur": 24000, "reds/val/blur": 3000,
         "reds/val300/blur": 300, "realblur_j/train/gt": 3758, "realblur_j/test/gt": 980, "div2k/train/hq": 800,
         "div2k/val/hq": 100, "flickr2k/train/hq": 2650, "dped/train/iphone": 5614, "dped/val/iphone": 113,
+        "polyu/originals/real": 40, "polyu/crops/mean": 100, "cc15/test/real": 15, "sidd_small/train/gt": 160,
+        "sidd_medium/train/noisy": 320, "bsds500/all/hq": 500, "kodak24/test/hq": 24,
     }  # fmt: skip
     assert {name: SETS[name].count for name in counts} == counts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmd_ray.errors import ConfigError
-from gmd_ray.images.tiling import grid_multiple, tile_spans, tiled, tiled_at, tiles_watched
+from gmd_ray.images.tiling import grid_multiple, tile_spans, tiled, tiled_in_batches, tiles_watched
 
 SIZES = [(100, 150), (64, 65), (33, 200), (20, 90), (90, 20), (127, 128)]
 
@@ -161,12 +162,13 @@ def test_tiles_on_a_grid_know_where_they_are() -> None:
     image = torch.rand(1, 3, 48, 88, generator=torch.Generator().manual_seed(0))
     seen: list[tuple[int, int]] = []
 
-    def keep(piece: torch.Tensor, y: int, x: int) -> torch.Tensor:
+    def keep(piece: torch.Tensor, places: Sequence[tuple[int, int]]) -> torch.Tensor:
+        [(y, x)] = places
         assert torch.equal(piece, image[..., y : y + piece.shape[-2], x : x + piece.shape[-1]])
         seen.append((y, x))
         return piece
 
-    out = tiled_at(keep, image, tile=32, overlap=8, multiple=8)
+    out = tiled_in_batches(keep, image, tile=32, overlap=8, multiple=8)
     torch.testing.assert_close(out, image, atol=1e-6, rtol=0)
     assert seen == [(y, x) for y in (0, 16) for x in (0, 16, 32, 56)]
     assert [start for start, _ in tile_spans(88, 32, 8)] == [0, 18, 37, 56], "off the grid"

@@ -1,4 +1,4 @@
-"""Small folders and settings for preflights; the models are the demo's own, in their real layouts."""
+"""Small folders and settings for preflights; the models are the toy world's own, in their real layouts."""
 
 from __future__ import annotations
 

@@ -80,3 +80,18 @@ def test_images_that_a_metric_cannot_measure(
     [line] = said(run(tmp_path, *settings), "warning", "metrics")
     assert line.startswith(f"evaluation.metrics: {metric} will have no value: ")
     assert why in line
+
+
+def test_the_licence_of_the_teacher_is_told_and_may_stand_in_the_way(tmp_path: Path) -> None:
+    found = run(tmp_path)
+    assert said(found, "fact", "licence") == ["the teacher's licence: commercial (README.md: license: apache-2.0)"]
+    required = "tracking.require_commercial_teacher=true"
+    assert said(run(tmp_path, required), "warning", "gates") == []
+    for verb in ("adapt", "plan"):
+        [line] = said(run(tmp_path, required, "teacher.licence=non-commercial", verb=verb), "warning", "gates")
+        assert line.startswith(
+            "tracking.require_commercial_teacher: the teacher's licence is non-commercial (teacher.licence), so that "
+            "nothing will be promoted"
+        )
+    off = run(tmp_path, required, "teacher.licence=non-commercial", "tracking.enabled=false")
+    assert said(off, "warning", "gates") == [], "nothing is promoted anyway"

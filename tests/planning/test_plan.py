@@ -103,6 +103,16 @@ def test_what_comes_after_the_stream_is_counted(cfg: Config) -> None:
     assert len(later_stages(cfg, listed[:1])) == 2
 
 
+def test_the_licence_of_the_teacher_is_in_the_plan(cfg: Config) -> None:
+    plan = make_plan(cfg, *survey(cfg))
+    assert plan.as_json()["teacher_licence"].startswith("unknown (no README.md")
+    assert plan.table().splitlines()[-1].split(maxsplit=2)[:2] == ["teacher's", "licence"]
+    cfg.teacher.licence = "commercial"
+    changed = make_plan(cfg, *survey(cfg))
+    assert changed.table().endswith("commercial (teacher.licence)")
+    assert changed.settings_fingerprint == plan.settings_fingerprint, "it changes no pixel"
+
+
 def test_one_accelerator_is_one(cfg: Config) -> None:
     cfg.plan.tflops, cfg.plan.accelerators = 400.0, 1
     assert "on 1 accelerator, never waiting" in make_plan(cfg, *survey(cfg)).table()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,51 @@ def make_flux(path: Path, *, autoencoder: bool, guidance: bool = True) -> Path:
     return path
 
 
+def make_flux2(path: Path, **index: object) -> Path:
+    """A directory of FLUX.2 [klein]: a real AutoencoderKLFlux2 of downscale 2 with statistics, and no guidance."""
+    from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
+
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=3,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT_DIM,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    randomise(transformer, 1).save_pretrained(path / "transformer")
+    torch.manual_seed(2)
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        layers_per_block=1,
+    )
+    generator = torch.Generator().manual_seed(5)
+    vae.bn.running_mean.copy_(torch.randn(16, generator=generator) * 0.1)
+    vae.bn.running_var.copy_(0.5 + torch.rand(16, generator=generator))
+    vae.save_pretrained(path / "vae")
+    FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0).save_pretrained(path / "scheduler")
+    prompts = {
+        f"{p}.prompt_embeds": torch.randn(5, TEXT_DIM, generator=generator)
+        for p in ("", "a sharp photo", "a sharp, detailed, high-quality photograph")
+    }
+    save_file(prompts, path / "prompt_embeddings.safetensors")
+    parts = {
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen3ForCausalLM"],
+        "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+        "transformer": ["diffusers", "Flux2Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLFlux2"],
+    }
+    (path / "model_index.json").write_text(json.dumps({"_class_name": "Flux2KleinPipeline", **parts, **index}))
+    return path
+
+
 def make_sd(path: Path, *, prediction: str = "epsilon", **scheduler: object) -> Path:
     """A Stable Diffusion directory: a U-Net of two resolutions, an AutoencoderKL of downscale 2, SD 2.x's scheduler."""
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
@@ -125,6 +171,11 @@ def sd_v_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def flux_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_flux(tmp_path_factory.mktemp("flux"), autoencoder=False)
+
+
+@pytest.fixture(scope="session")
+def flux2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_flux2(tmp_path_factory.mktemp("flux2"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Tiny CLIP and T5 encoders with tokenizers of a two-letter language, in the layout of a FLUX directory."""
+"""Tiny text encoders with their tokenizers, in the layouts of FLUX.1, FLUX.2 and Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -77,3 +77,29 @@ def write_text_encoders(path: Path, text_dim: int = 24, pooled_dim: int = 16) ->
             }
         )
     )
+
+
+def write_qwen3(path: Path, text_dim: int = 24, layers: int = 29) -> None:
+    """Add tokenizer/ and text_encoder/ of FLUX.2 [klein]: as deep as Qwen3 must be, and 1/3 of `text_dim` wide."""
+    from tokenizers import pre_tokenizers
+    from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *special]
+    tokenizer = Qwen2TokenizerFast(
+        vocab={word: i for i, word in enumerate(words)}, merges=[], pad_token=special[0], eos_token=special[2],
+        unk_token=special[0], additional_special_tokens=special[1:2],
+    )  # fmt: skip
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% if not enable_thinking %}<>\n\n{% endif %}{% endif %}"
+    )
+    tokenizer.save_pretrained(path / "tokenizer")
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(words), hidden_size=text_dim // 3, intermediate_size=16, num_hidden_layers=layers,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=4, initializer_range=0.3,
+        )
+    )  # fmt: skip
+    model.save_pretrained(path / "text_encoder")

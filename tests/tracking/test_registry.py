@@ -156,3 +156,33 @@ def test_an_untracked_run_registers_nothing(run: Config, tmp_path: Path) -> None
 def test_a_missing_student_file_is_named(run: Config, tmp_path: Path) -> None:
     with start_run(run, {}) as recorder, pytest.raises(TrackingError, match="no such file"):
         register(run, recorder, str(tmp_path / "gone.safetensors"), figures(0.5))
+
+
+def test_the_licence_of_the_teacher_is_registered_and_may_refuse(
+    run: Config, client: MlflowClient, tmp_path: Path
+) -> None:
+    run.tracking.gates = [PromotionGate()]
+    run.teacher.path, run.tracking.require_commercial_teacher = "black-forest-labs/FLUX.1-dev", True
+    version, decision = version_of(run, student_file(tmp_path), figures(0.5))
+    assert not decision.promoted
+    [refusal] = [reason for reason in decision.reasons if reason.startswith("refused")]
+    assert refusal.startswith("refused: the teacher's licence is non-commercial (FLUX.1 [dev] Non-Commercial License, ")
+    assert "tracking.require_commercial_teacher is set" in refusal
+    tags = client.get_model_version(run.tracking.model, version).tags
+    assert tags["teacher.licence"] == "non-commercial"
+    assert "LICENSE-FLUX1-dev" in tags["teacher.licence_source"]
+    assert tags["promotion"].startswith("refused: the teacher's licence is non-commercial")
+    run.teacher.licence = "commercial"
+    version, decision = version_of(run, student_file(tmp_path, b"others"), figures(0.6))
+    assert decision.promoted
+    assert "holds: the teacher's licence is commercial (teacher.licence)" in decision.reasons
+    assert client.get_model_version(run.tracking.model, version).tags["teacher.licence"] == "commercial"
+
+
+def test_an_unknown_licence_refuses_only_where_one_is_asked_for(run: Config, tmp_path: Path) -> None:
+    run.tracking.gates, run.teacher.path = [PromotionGate()], str(tmp_path)
+    assert version_of(run, student_file(tmp_path), figures(0.5))[1].promoted
+    run.tracking.require_commercial_teacher = True
+    _, decision = version_of(run, student_file(tmp_path, b"others"), figures(0.6))
+    assert not decision.promoted
+    assert "the teacher's licence is unknown (no README.md with a license" in decision.reasons[-1]

@@ -68,6 +68,10 @@ def blocks(value: Any) -> str | None:
     return f"known: {', '.join(BLOCKS)}, {LAST}SHARE, or a list of module names"
 
 
+def switch_or_auto(value: Any) -> str | None:
+    return None if isinstance(value, bool) or value == "auto" else "must be true, false or auto"
+
+
 def students(value: Any) -> str | None:
     if isinstance(value, bool) or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
         return None

@@ -60,6 +60,9 @@ class EvaluationConfig:
         "Measure on photos that are also in `target.path`. They are refused otherwise, by the bytes of the files, "
         "since a figure on photos that were learned from says little of other photos.",
     )
+    remark: str | None = setting(
+        None, "Sentence for the head of report.html: what the figures say, and what they do not say."
+    )
     report_images: int = setting(12, "Number of rows of pictures of each kind in report.html.", ge=0)
     pairs_hq: str | None = setting(
         None,
@@ -100,5 +103,11 @@ class TrackingConfig:
         "champion on the same test set is refused even then: on target photos if it is worse at all, on source pairs "
         "if it loses more than its condition allows. A condition with `against: champion` decides for its own figure. "
         "By default the target must not lose, and the source may lose 0.2 dB.",
+    )
+    require_commercial_teacher: bool = setting(
+        False,
+        "Promote no student unless its teacher's licence lets a company use it (`gmd-ray ls teachers`): refused are "
+        "teachers under a non-commercial licence, and those of which nothing is known. `teacher.licence=commercial` "
+        "says that you have read it, or have the makers' permission.",
     )
     enabled: bool = setting(True, "Track runs and register models.")

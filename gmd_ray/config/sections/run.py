@@ -74,7 +74,10 @@ class Config:
     seed: int = setting(0, "Seed of every random draw.", gt=float("-inf"))
     log_interval_s: float = setting(10.0, "Seconds between progress lines in the log of a job.", gt=0)
     prepare: str | None = setting(
-        None, "Data made before the run: `toy` draws the toy world under `<out>/world`.", choices=("toy",)
+        None,
+        "Data made before the run under `<out>/world`: `photos` shoots the demo's photographs with a simulated camera, "
+        "`toy` draws shapes.",
+        choices=("photos", "toy"),
     )
     controls: list[str] = setting(
         [],

@@ -50,8 +50,20 @@ class TeacherConfig:
     )
     preset: str | None = setting(
         None,
-        "A method by name: gmd, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or ddim. It fills the "
-        "settings that tell methods apart when settings are loaded; those given beside it or after it win.",
+        "A method by name: gmd, early, gmd-klein, gmd-literal, rf-solver, kv-edit, vital, none, sdedit, kontext or "
+        "ddim. It fills the settings that tell methods apart when settings are loaded; those given beside it or after "
+        "it win.",
+    )
+    licence: str | None = setting(
+        None,
+        "Licence class of the model, by your own reading or by an agreement with its makers; null takes what is known "
+        "of it or what its directory says (`gmd-ray ls teachers`). It changes no pixel.",
+        choices=("commercial", "non-commercial"),
+    )
+    allow_distilled: bool = setting(
+        False,
+        "Invert a model whose name or files say that it is step-distilled, as FLUX.1-schnell's do. It is refused "
+        "otherwise, because an inversion of such a model does not lead back to the photo.",
     )
     solver: str = setting(
         "euler",
@@ -65,6 +77,13 @@ class TeacherConfig:
         "Noise level at which the inversion stops and the reconstruction starts; 1.0 is pure noise (paper).",
         gt=0,
         le=1,
+    )
+    schedule: str = setting(
+        "auto",
+        "Time grid of both passes. linear: FLUX.1's shift, which grows with the tokens of the image alone. empirical: "
+        "FLUX.2's, which moves a grid of few steps towards noise. auto: as the model's own pipeline has it, for FLUX.1 "
+        "by the directory's scheduler_config.json, for FLUX.2 empirical.",
+        choices=("auto", "linear", "empirical"),
     )
     nudge: float = setting(
         1.0,
@@ -133,14 +152,17 @@ class TeacherConfig:
     )
     quantization: str = setting(
         "none",
-        "fp8: the weights of the blocks are kept in 8 bits and computed with in `dtype`; needs the extra "
-        "`quantization`. The results are not equal.",
+        "fp8: weights of the blocks in 8 bits, half their memory, and products in 8 bits on GPUs that have them; each "
+        "row has a scale. The results are not equal: docs/teachers.md has the difference.",
         choices=("none", "fp8"),
     )
-    compile: bool = setting(
-        False,
-        "Compile the blocks of the transformer. It takes minutes at the first image of a size, and smaller batches are "
-        "filled up.",
+    compile: Any = setting(
+        "auto",
+        "Compile the blocks of the transformer, which takes a GPU half a minute for images alone and as long for "
+        "images together. auto: if the teacher is FLUX on a GPU and `generate` has images enough for it; `plan` says "
+        "so. Elsewhere auto is false. The results are equal up to rounding.",
+        check=checks.switch_or_auto,
+        kind="true, false, or auto",
     )
     attention_backend: str | None = setting(
         None,
@@ -154,8 +176,8 @@ class TeacherConfig:
     )
     max_sequence_length: int = setting(
         512,
-        "Number of T5 tokens. A shorter length is encoded anew, never sliced. If a table of embeddings lies beside the "
-        "weights and no text encoders do, the length of the table is taken.",
+        "Number of tokens of T5, or of Qwen3 for FLUX.2. A shorter length is encoded anew, never sliced. If a table of "
+        "embeddings lies beside the weights and no text encoders do, the length of the table is taken.",
         ge=1,
         le=512,
     )

@@ -1,8 +1,7 @@
-"""Drawing of the toy world's data sets as folders of PNG files, so that the demo is a run like any other."""
+"""Drawing of the toy world's data sets as folders of PNG files, so that its run is one like any other."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gmd_ray.demo.marker import is_made, mark
 from gmd_ray.demo.toy import world
-from gmd_ray.errors import DataError
 from gmd_ray.images.degradation.degradations import Degradation, sample_rng
 from gmd_ray.images.files.encode import encode_png
 
@@ -37,7 +36,7 @@ class WorldSize:
 
 
 def prepare(root: str | Path, size: WorldSize | None = None) -> None:
-    """Write the demo's folders under `root`, unless an earlier call has finished.
+    """Write its folders under `root`, unless an earlier call has finished.
 
     Folders: `target_lq`, the photos to adapt to; `target_hq`, their ground truth, for the report alone; `source_lq` and
     `source_hq`; and the held-out `target_test_lq`, `target_test_hq`, `source_test_lq` and `source_test_hq`.
@@ -46,10 +45,7 @@ def prepare(root: str | Path, size: WorldSize | None = None) -> None:
         DataError: `root` holds a world of another size or seed.
     """
     root, size = Path(root), size or WorldSize()
-    marker = root / "world.json"
-    if marker.is_file():
-        if json.loads(marker.read_text()) != asdict(size):
-            raise DataError(f"{marker}: drawn with other settings; remove {root} or choose another `out`")
+    if is_made(root, asdict(size)):
         return
 
     def target(index: int) -> Degradation:
@@ -60,7 +56,7 @@ def prepare(root: str | Path, size: WorldSize | None = None) -> None:
     _pairs(root, "source_lq", "source_hq", "source", size.source, size.seed, lambda _: world.SOURCE)
     _pairs(root, "target_test_lq", "target_test_hq", "target test", size.target_test, size.seed, lambda _: world.TARGET)
     _pairs(root, "source_test_lq", "source_test_hq", "source test", size.source_test, size.seed, lambda _: world.SOURCE)
-    marker.write_text(json.dumps(asdict(size)))
+    mark(root, asdict(size))
 
 
 def _pairs(

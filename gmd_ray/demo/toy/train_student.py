@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gmd_ray.demo.networks import build_denoiser
 from gmd_ray.demo.toy import world
 from gmd_ray.images.degradation.degradations import sample_rng
 
@@ -31,13 +32,6 @@ class StudentRecipe:
     layers: int = 8
 
 
-def build_student(recipe: StudentRecipe) -> torch.nn.Module:
-    """A residual DnCNN of spandrel without batch normalisation: 3 -> channels -> ... -> 3."""
-    from spandrel.architectures.DnCNN import DnCNN
-
-    return DnCNN(in_nc=3, out_nc=3, nc=recipe.channels, nb=recipe.layers, act_mode="R")
-
-
 def train_student(dest: str | Path, recipe: StudentRecipe) -> dict[str, float]:
     """Train a student and write its state dict to `dest`, a .safetensors file.
 
@@ -49,7 +43,7 @@ def train_student(dest: str | Path, recipe: StudentRecipe) -> dict[str, float]:
     start = time.monotonic()
     torch.manual_seed(recipe.seed)
     pool = [world.draw(recipe.seed, "student", i) for i in range(recipe.pool)]
-    model = build_student(recipe)
+    model = build_denoiser(recipe.channels, recipe.layers)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
     losses = []

@@ -1,8 +1,4 @@
-"""Training of the toy world's teacher, a tiny FLUX transformer conditioned on image quality, by flow matching.
-
-Clean images have the prompt `hq`, generically degraded ones `lq`, and a fifth of both has the null prompt. Inversion
-with the null prompt and reconstruction with `hq` then moves an image towards clean ones (`docs/decisions.md`, "Demo").
-"""
+"""Training of the toy world's teacher, a tiny FLUX transformer conditioned on image quality."""
 
 from __future__ import annotations
 
@@ -17,17 +13,17 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gmd_ray.demo.flow_matching import FlowOptimizer, fit_codec, flow_loss, prompt_table, stack_prompts, write_teacher
+from gmd_ray.demo.networks import build_transformer
 from gmd_ray.demo.toy import world
 from gmd_ray.images.degradation.degradations import sample_rng
-from gmd_ray.teachers.flux.latents import SpaceToDepthCodec, image_ids, pack
+from gmd_ray.teachers.flux.latents import SpaceToDepthCodec, pack
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
 log = logging.getLogger("gmd_ray")
 
-PROMPTS = ("", "hq", "lq")
-_TEXT_TOKENS, _TEXT_DIM = 4, 32
 _MARGIN = 6  # pixels around a crop that are degraded with it, so that blur sees the pixels beyond its border
 
 
@@ -57,43 +53,6 @@ class TeacherRecipe:
     single_blocks: int = 5
     heads: int = 3
     head_dim: int = 64
-
-
-def build_transformer(recipe: TeacherRecipe) -> FluxTransformer2DModel:
-    """Build a FluxTransformer2DModel whose modulations and output layer start at zero."""
-    from diffusers import FluxTransformer2DModel
-
-    third = recipe.head_dim // 8
-    model = FluxTransformer2DModel(
-        in_channels=48,
-        num_layers=recipe.double_blocks,
-        num_single_layers=recipe.single_blocks,
-        attention_head_dim=recipe.head_dim,
-        num_attention_heads=recipe.heads,
-        joint_attention_dim=_TEXT_DIM,
-        pooled_projection_dim=_TEXT_DIM,
-        guidance_embeds=False,
-        axes_dims_rope=(2 * third, 3 * third, 3 * third),
-    )
-    for name, parameter in model.named_parameters():
-        if name.startswith("proj_out") or (".linear." in name and "norm" in name):
-            torch.nn.init.zeros_(parameter)
-    return model
-
-
-def prompt_table(seed: int) -> dict[str, torch.Tensor]:
-    """Draw fixed random embeddings of the prompts; those of the null prompt are zero.
-
-    Returns:
-        `<prompt>.prompt_embeds`, (4, 32), and `<prompt>.pooled`, (32,), for each prompt.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    table = {}
-    for prompt in PROMPTS:
-        scale = 1.0 if prompt else 0.0
-        table[f"{prompt}.prompt_embeds"] = scale * torch.randn(_TEXT_TOKENS, _TEXT_DIM, generator=generator)
-        table[f"{prompt}.pooled"] = scale * torch.randn(_TEXT_DIM, generator=generator)
-    return table
 
 
 def clean_pool(seed: int, count: int) -> np.ndarray:
@@ -142,10 +101,9 @@ def train_teacher(dest: str | Path, recipe: TeacherRecipe, first_leg: int = 0) -
     torch.manual_seed(recipe.seed)
     start = time.monotonic()
     pool = clean_pool(recipe.seed, recipe.pool)
-    scaled = pool[:2000].astype(np.float32) / 127.5 - 1
-    codec = SpaceToDepthCodec(2, round(float(scaled.mean()), 4), round(1 / float(scaled.std()), 4))
+    codec = fit_codec(pool)
     table = prompt_table(recipe.seed + 1)
-    model = build_transformer(recipe)
+    model = build_transformer(recipe.double_blocks, recipe.single_blocks, recipe.heads, recipe.head_dim)
     images = 0
     for leg in range(first_leg, len(recipe.legs)):
         if leg:
@@ -172,19 +130,8 @@ def _run_leg(
     steps, schedule = recipe.legs[leg]
     # The master weights are fp32. The working copy is bf16, in which small CPU kernels are about 1.7 times as fast.
     model = copy.deepcopy(master).to(torch.bfloat16)
-    average = copy.deepcopy(master).requires_grad_(False)
-    named = dict(master.named_parameters())
-    in_blocks = {n for n, p in named.items() if p.ndim == 2 and "transformer_blocks" in n and "norm" not in n}
-    optimizers = [
-        torch.optim.Muon([named[n] for n in named if n in in_blocks], lr=recipe.muon_lr, weight_decay=0.0,
-                         adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW([named[n] for n in named if n not in in_blocks], lr=recipe.adamw_lr, betas=(0.9, 0.99),
-                          weight_decay=0.0),
-    ]  # fmt: skip
-    base = (recipe.muon_lr, recipe.adamw_lr)
-    embeds = torch.stack([table[f"{p}.prompt_embeds"] for p in PROMPTS]).to(torch.bfloat16)
-    pooled = torch.stack([table[f"{p}.pooled"] for p in PROMPTS]).to(torch.bfloat16)
-    txt_ids = torch.zeros(_TEXT_TOKENS, 3)
+    optimizer = FlowOptimizer(master, recipe.muon_lr, recipe.adamw_lr, recipe.ema)
+    embeds, pooled = (side.to(torch.bfloat16) for side in stack_prompts(table))
     generator = torch.Generator().manual_seed(recipe.seed + 2 + leg)
     losses: list[float] = []
     seen = 0
@@ -192,35 +139,20 @@ def _run_leg(
     for step in range(steps):
         done = step / schedule
         factor = min(1.0, (step + 1) / 100, (1 - done) / (1 - recipe.decay_from))
-        for optimizer, rate in zip(optimizers, base, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * factor
         crop, batch = (recipe.crop, recipe.batch) if done < recipe.large_from else (world.SIZE, recipe.batch // 4)
         pixels, labels = sample_batch(pool, sample_rng(recipe.seed, "batch", leg, step), batch, crop)
         x0 = pack(codec.encode(pixels))
         t = torch.sigmoid(torch.randn(batch, generator=generator) - 0.7)
         t = torch.where(torch.rand(batch, generator=generator) < 0.8, t, torch.rand(batch, generator=generator))
         eps = torch.randn(x0.shape, generator=generator)
-        z = (1 - t[:, None, None]) * x0 + t[:, None, None] * eps
         with sdpa_kernel(SDPBackend.MATH):  # the CPU flash kernel's backward took 43% of a step at 68 tokens
-            v = model(
-                hidden_states=z.to(torch.bfloat16),
-                encoder_hidden_states=embeds[labels],
-                pooled_projections=pooled[labels],
-                timestep=t.to(torch.bfloat16),
-                img_ids=image_ids(crop // 2, crop // 2),
-                txt_ids=txt_ids,
-            ).sample
-        loss = (v.float() - (eps - x0)).pow(2).mean()
+            loss = flow_loss(model, x0, (embeds[labels], pooled[labels]), t, eps)
         loss.backward()
         for p, q in zip(master.parameters(), model.parameters(), strict=True):
             p.grad = None if q.grad is None else q.grad.float()
             q.grad = None
-        torch.nn.utils.clip_grad_norm_(master.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        decay = min(recipe.ema, (step + 1) / (step + 10))
+        optimizer.step(factor)
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(master.parameters()), 1 - decay)
             torch._foreach_copy_(list(model.parameters()), list(master.parameters()))
         losses.append(loss.item())
         seen += batch
@@ -228,17 +160,4 @@ def _run_leg(
             rate = (step + 1) / (time.monotonic() - start)
             log.info("teacher: leg %d step %d/%d loss %.4f, %.2f it/s, %.0f min left", leg, step + 1, steps,
                      np.mean(losses[-100:]), rate, (steps - step - 1) / rate / 60)  # fmt: skip
-    return average, losses, seen
-
-
-def write_teacher(
-    dest: Path, model: FluxTransformer2DModel, codec: SpaceToDepthCodec, table: dict[str, torch.Tensor]
-) -> None:
-    """Write the diffusers layout: transformer/ (bf16), vae/, scheduler/, and prompt_embeddings.safetensors."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-    from safetensors.torch import save_file
-
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(dest / "transformer")
-    codec.save_pretrained(dest / "vae")
-    FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False).save_pretrained(dest / "scheduler")
-    save_file({k: v.contiguous() for k, v in table.items()}, dest / "prompt_embeddings.safetensors")
+    return optimizer.average, losses, seen

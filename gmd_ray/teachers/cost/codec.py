@@ -31,11 +31,12 @@ def codec_activations(config: Mapping[str, Any], pixels: int, number_bytes: int 
     """Bytes of the activations for one image, a rough figure: see CODEC_WIDTHS."""
     if not _has_weights(config):
         return 0
-    return CODEC_WIDTHS * pixels * max(config["block_out_channels"][:2]) * number_bytes
+    channels = config.get("decoder_block_out_channels") or config["block_out_channels"]
+    return CODEC_WIDTHS * pixels * max(channels[:2]) * number_bytes
 
 
 def _has_weights(config: Mapping[str, Any]) -> bool:
-    return config.get("_class_name") == "AutoencoderKL"
+    return config.get("_class_name") in ("AutoencoderKL", "AutoencoderKLFlux2")
 
 
 @lru_cache(maxsize=64)
@@ -44,12 +45,12 @@ def _run_on_meta(config: str, height: int, width: int) -> tuple[int, int]:
 
     Its layers are of many kinds, so counting is shorter than formulas, and slower: about a second.
     """
+    import diffusers
     import torch
-    from diffusers import AutoencoderKL
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        vae = AutoencoderKL.from_config(json.loads(config))
+        vae = getattr(diffusers, json.loads(config)["_class_name"]).from_config(json.loads(config))
         vae.decode(vae.encode(torch.empty(1, 3, height, width)).latent_dist.mode())
     return counter.get_total_flops(), sum(p.numel() for p in vae.parameters())

@@ -11,10 +11,11 @@ from typing import Any
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers.cost.codec import codec_factor
-from gmd_ray.teachers.cost.dimensions import FluxDimensions, Injection
+from gmd_ray.teachers.cost.dimensions import Injection, dimensions_of
 from gmd_ray.teachers.cost.flops import projection_cost
 from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
 from gmd_ray.teachers.directory import TABLE
+from gmd_ray.teachers.flux.families.family import check_model
 from gmd_ray.teachers.text_encoders import has_encoders
 
 
@@ -46,8 +47,9 @@ class TeacherEstimate:
         _check_method(cfg)
         transformer, vae = (_config(cfg.path, f"{part}/config.json") for part in ("transformer", "vae"))
         scheduler = _file(cfg.path, "scheduler/scheduler_config.json")
+        check_model(cfg, str(cfg.path), transformer)
         try:
-            size = FluxDimensions.from_config(transformer)
+            size = dimensions_of(transformer)
             self._files = TeacherFiles(size, vae, _read(scheduler) if scheduler else {})
             codec_factor(vae)
         except KeyError as error:

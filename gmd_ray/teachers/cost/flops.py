@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gmd_ray.teachers.cost.codec import codec_flops
-from gmd_ray.teachers.cost.dimensions import NO_INJECTION, TIME_CHANNELS, FluxDimensions, Injection
+from gmd_ray.teachers.cost.dimensions import NO_INJECTION, FluxDimensions, Injection
 from gmd_ray.teachers.cost.workload import Workload
 
 
@@ -68,19 +68,16 @@ def forward_flops(
     else:
         replaced = rows if replay.text else image
         skipped = replay.blocks * (2 if replay.keys else 1) * replaced * d * d
-    # 12 d^2 a token in either kind of block, q, k, v, out (4) and MLP (8); attention is Q K^T and P V, rows x keys x d
-    # each.
-    blocks = size.blocks * (12 * rows * d * d + 2 * rows * keys * d) - skipped
-    return 2 * batch * (ends + blocks) + (0 if tables else modulation_flops(size, batch))
+    # Attention is Q K^T and P V, rows x keys x d each.
+    blocks = size.blocks * (rows * size.block_products() + 2 * rows * keys * d) - skipped
+    # Without tables, FLUX.1 computes a modulation for each image; one serves a whole batch of FLUX.2.
+    modulations = 0 if tables else batch if size.family.tables else 1
+    return 2 * batch * (ends + blocks) + modulation_flops(size, modulations)
 
 
 def modulation_flops(size: FluxDimensions, rows: int) -> int:
     """FLOPs of the embeddings of time, guidance and pooled prompt and of all adaptive norms, for that many rows."""
-    d = size.width
-    time = TIME_CHANNELS * d + d * d
-    pooled = size.pooled_width * d + d * d
-    embeddings = time * (2 if size.guidance else 1) + pooled
-    return 2 * rows * (embeddings + size.modulation_columns() * d)
+    return 2 * rows * size.modulation_products()
 
 
 def projection_cost(work: Workload) -> ProjectionCost:
@@ -99,8 +96,9 @@ def projection_cost(work: Workload) -> ProjectionCost:
     # Both prompts of a guided evaluation replay the same bank, so such a slot counts twice.
     replays = len(injected) + sum(slot in injected for slot in guided)
     shape = (work.size, work.batch, work.image_tokens, work.text)
-    plain = forward_flops(*shape, tables=True)
-    replay = forward_flops(*shape, work.injection, cache=work.cache, tables=True)
+    tables = work.size.family.tables
+    plain = forward_flops(*shape, tables=tables)
+    replay = forward_flops(*shape, work.injection, cache=work.cache, tables=tables)
     tiles = work.tiles.number
     codec = 0 if work.codec is None else codec_flops(work.codec, *work.padded_tile)
     return ProjectionCost(
@@ -110,5 +108,5 @@ def projection_cost(work: Workload) -> ProjectionCost:
         cache_bytes=work.cache_bytes(),
         activation_bytes=work.activation_bytes(),
         codec_flops=tiles * work.batch * codec,
-        table_flops=modulation_flops(work.size, work.modulation_rows()),
+        table_flops=modulation_flops(work.size, work.modulation_rows() if tables else 0),
     )

@@ -116,6 +116,8 @@ def plan_memory(
     homes = [cfg.modulation] if cfg.modulation != "auto" else ["device", "host"]
     if cfg.offload == "group":
         homes = ["host"]
+    if not work.size.family.tables:
+        homes = ["device"]  # the modulation layers stay in the model
     if cfg.cache == "lockstep":
         places = ["lockstep"]
     elif cfg.cache_location != "auto":
@@ -175,8 +177,7 @@ def weight_bytes(size: FluxDimensions, cfg: TeacherConfig, number_bytes: int, mo
         number_bytes: bytes of a weight that is not quantized.
         modulation: device or host, where the modulation layers stay.
     """
-    d = size.width
-    double, single = 24 * d * d + 18 * d + 4 * size.head_dim, 12 * d * d + 8 * d + 2 * size.head_dim
+    double, single = size.double_parameters(), size.single_parameters()
     blocks = size.double * double + size.single * single
     # Three parts: the blocks, the modulation layers, and the embedders and the projection at the ends.
     ends = size.parameters() - size.modulation_parameters() - blocks
@@ -209,6 +210,9 @@ def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: 
     pixels = tall * wide if cfg.vae_tile_above is None else min(tall * wide, cfg.vae_tile_above)
     codec_peak = codec_activations(work.codec, pixels, number_bytes)
     images = work.batch * 3 * tall * wide * 4
+    # A recording of a forward (`acceleration.graphs`) keeps the transformer's activations to itself.
+    records = cfg.compile is True and place != "host" and ranks == 1
+    recorded = work.activation_bytes() if records else 0
     # Tables keep rows of earlier time grids up to KEPT_ROWS, and always those of the grid in use.
     rows = max(KEPT_ROWS, work.modulation_rows())
     plan = MemoryPlan(
@@ -217,8 +221,8 @@ def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: 
         modulation=home,
         resident=2,
         weights=weight_bytes(size, cfg, number_bytes, home) + codec_parameters(work.codec) * number_bytes,
-        tables=rows * size.modulation_columns() * number_bytes,
-        activations=max(work.activation_bytes(), codec_peak) + 3 * images,
+        tables=rows * size.modulation_columns() * number_bytes if size.family.tables else 0,
+        activations=max(work.activation_bytes(), codec_peak) + 3 * images + recorded,
         cached=work.cache_bytes() // ranks,
         host=0,
     )

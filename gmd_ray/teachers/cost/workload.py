@@ -12,7 +12,7 @@ from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.images.tiling import tile_spans
 from gmd_ray.teachers.cost.codec import codec_factor
-from gmd_ray.teachers.cost.dimensions import NO_INJECTION, FluxDimensions, Injection, image_tokens
+from gmd_ray.teachers.cost.dimensions import NO_INJECTION, FluxDimensions, Injection, dimensions_of, image_tokens
 from gmd_ray.teachers.flux.sampler import Slot, injected_slots, schedule, time_grid
 
 ACTIVATION_WIDTHS = 18
@@ -41,10 +41,10 @@ class TeacherFiles:
             return json.loads((path / name).read_text())
 
         try:
-            size = FluxDimensions.from_config(read("transformer/config.json"))
+            size = dimensions_of(read("transformer/config.json"))
         except KeyError as error:
             raise ModelError(
-                f"{path}/transformer/config.json: no {error}; it does not belong to a FluxTransformer2DModel"
+                f"{path}/transformer/config.json: no {error}; it does not belong to a transformer of FLUX"
             ) from error
         return cls(size, read("vae/config.json"), read("scheduler/scheduler_config.json"))
 
@@ -125,6 +125,7 @@ class Workload:
         # FLUX's schedule depends on the number of tokens that one forward sees, so on those of a tile.
         _, tall, wide = tile_grid(height, width, cfg.tile, cfg.tile_overlap)
         tokens = image_tokens(tall, wide, files.multiple)
+        grid = files.size.family.schedule if cfg.schedule == "auto" else cfg.schedule
         return cls(
             size=files.size,
             batch=batch,
@@ -133,7 +134,7 @@ class Workload:
             text=cfg.max_sequence_length,
             steps=cfg.steps,
             solver=cfg.solver,
-            times=time_grid(cfg.steps, tokens, files.scheduler, cfg.strength),
+            times=time_grid(cfg.steps, tokens, files.scheduler, cfg.strength, grid),
             true_cfg=None if cfg.true_cfg is None else cfg.true_cfg_interval,
             guidance=cfg.guidance,
             inversion_guidance=cfg.inversion_guidance,

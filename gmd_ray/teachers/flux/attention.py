@@ -1,4 +1,4 @@
-"""FLUX with attention keys and values that can be copied out of its blocks and put back into them.
+"""Attention whose keys and values can be copied out of a block and put back into it, for every family of FLUX.
 
 The attention processor has no state and is shared by all blocks. Keys and values travel as call arguments, so one
 compiled block serves every step (docs/decisions.md, "Memory and cost"). Keys are stored after RoPE, since positions are
@@ -7,17 +7,16 @@ the same in both passes (docs/method.md, "Injection").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from diffusers import FluxTransformer2DModel
 from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.embeddings import apply_rotary_emb
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_flux import FluxAttention, FluxAttnProcessor
+from torch import nn
 
-from gmd_ray.teachers.flux.blocks import block_names
+from gmd_ray.teachers.acceleration.fused import joined_norm_rope
+from gmd_ray.teachers.flux.joining import concatenated, join, rotate, with_input
 
 KV = tuple[torch.Tensor | None, torch.Tensor]
 """Keys and values of one block, each (B, tokens, heads, head_dim); keys are None where values alone are injected."""
@@ -88,40 +87,38 @@ class InjectingAttention(FluxAttnProcessor):
         if isinstance(kv_out, torch.Tensor):
             kv_out.copy_(self.share((image if text is None else torch.cat([text, image], dim=1))[:, text_here:]))
 
-        # Queries are always the block's own: (B, queries, heads, head_dim), text first. `collect` exchanges tokens for
-        # heads where ranks share the sequence, and changes nothing elsewhere.
-        query = attn.norm_q(heads(attn.to_q(image)))
+        # Queries are always the block's own: (B, queries, heads, head_dim), text first. RoPE tables begin with the
+        # text, so queries without text take the rows from the end.
+        queries = [(heads(attn.to_q(image)), attn.norm_q)]
         if text is not None:
-            query = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(text))), query], dim=1)
-        query = self.collect(query, tokens.query_text, tokens.image)
+            queries.insert(0, (heads(attn.add_q_proj(text)), attn.norm_added_q))
+        query = self.positioned(queries, image_rotary_emb, tokens.query_text, tokens.image, from_end=True)
+        assert query is not None
 
         # Given keys and values are used as they are; a given input takes the place of the block's own, so that the
         # projections below make the other pass's keys and values from it.
         given_key, given_value = kv_in if isinstance(kv_in, tuple) else (None, None)
         if isinstance(kv_in, torch.Tensor):
-            image, text = _with_input(image, text, self.unshare(kv_in), text_here)
+            image, text = with_input(image, text, self.unshare(kv_in), text_here)
 
-        def own(of_image: Projection, of_text: Projection, given: torch.Tensor | None) -> torch.Tensor | None:
-            """The keys or values that are not given, (B, tokens, heads, head_dim); None where all are given."""
+        def own(of_image: Projection, of_text: Projection, given: torch.Tensor | None) -> list[torch.Tensor]:
+            """The keys or values that are not given, text first, each (B, tokens, heads, head_dim)."""
             if given is not None and not kv_from:
-                return None
+                return []
             if given is not None:
                 # Image tokens are given: the text's alone are projected, from the first tokens of a single block.
-                rest = of_text(text) if text is not None else of_image(image[:, :text_here])
-                return self.collect(rest, kv_from, 0)
-            every = of_image(image) if text is None else torch.cat([of_text(text), of_image(image)], dim=1)
-            return self.collect(every, tokens.text, tokens.image)
+                return [heads(of_text(text) if text is not None else of_image(image[:, :text_here]))]
+            return [heads(of_image(image))] if text is None else [heads(of_text(text)), heads(of_image(image))]
 
-        key = own(
-            lambda x: attn.norm_k(heads(attn.to_k(x))),
-            lambda x: attn.norm_added_k(heads(attn.add_k_proj(x))),
-            given_key,
-        )
-        value = own(lambda x: heads(attn.to_v(x)), lambda x: heads(attn.add_v_proj(x)), given_value)
-        # RoPE by position: tables begin with the text, so queries without text take the rows from the end.
-        if image_rotary_emb is not None:
-            query = _rotate(query, image_rotary_emb, first=image_rotary_emb[0].shape[0] - query.shape[1])
-            key = None if key is None else _rotate(key, image_rotary_emb)
+        def counts(given: torch.Tensor | None) -> tuple[int, int]:
+            """Tokens of the text and the image in `own`, over all ranks."""
+            return (tokens.text, tokens.image) if given is None else (kv_from, 0)
+
+        keys = own(attn.to_k, lambda x: attn.add_k_proj(x), given_key)  # a single block has no add_k_proj
+        norms = [attn.norm_k] if text is None else [attn.norm_added_k, attn.norm_k]
+        key = self.positioned(list(zip(keys, norms, strict=False)), image_rotary_emb, *counts(given_key))
+        values = own(attn.to_v, lambda x: attn.add_v_proj(x), given_value)
+        value = self.collect(concatenated(values), *counts(given_value)) if values else None
 
         # Copy out after the rotation: positions are the same at replay, which then needs none.
         if isinstance(kv_out, tuple):
@@ -131,7 +128,7 @@ class InjectingAttention(FluxAttnProcessor):
                 kv_out[0].copy_(key[:, kv_from:])
             kv_out[1].copy_(value[:, kv_from:])
         # [own text, given image], or the one of them that there is: (B, T + S, heads, head_dim).
-        key, value = _join(key, given_key), _join(value, given_value)
+        key, value = join(key, given_key), join(value, given_value)
 
         out = dispatch_attention_fn(
             query,
@@ -146,6 +143,42 @@ class InjectingAttention(FluxAttnProcessor):
             return out
         text, image = out.split_with_sizes([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
         return attn.to_out[1](attn.to_out[0](image.contiguous())), attn.to_add_out(text.contiguous())
+
+    fused: bool = False
+    """Norm and rotation in one kernel (`acceleration.fused`), in a process that shares nothing."""
+
+    def positioned(
+        self,
+        parts: list[tuple[torch.Tensor, nn.RMSNorm]],
+        rope: tuple[torch.Tensor, torch.Tensor] | None,
+        text: int,
+        image: int,
+        *,
+        from_end: bool = False,
+    ) -> torch.Tensor | None:
+        """Normalise queries or keys, each part by its norm, join them and rotate them by their positions.
+
+        `collect` exchanges tokens for heads before the rotation where ranks share the sequence.
+
+        Args:
+            parts: (B, tokens, heads, head_dim) each, and the norm of its heads; text first.
+            rope: tables of all tokens, (T + S, head_dim) each.
+            text, image: tokens of the parts over all ranks.
+            from_end: take the last rows of the tables instead of the first.
+
+        Returns:
+            (B, all tokens, heads, head_dim), or None without parts.
+        """
+        if not parts:
+            return None
+        if self.fused and rope is not None:
+            count = sum(x.shape[1] for x, _ in parts)
+            first = rope[0].shape[0] - count if from_end else 0
+            return joined_norm_rope(parts, (rope[0][first : first + count], rope[1][first : first + count]))
+        x = self.collect(concatenated([norm(x) for x, norm in parts]), text, image)
+        if rope is None:
+            return x
+        return rotate(x, rope, first=rope[0].shape[0] - x.shape[1] if from_end else 0)
 
     # The methods below do nothing in a single process. Ranks that share a model override them: see tensor_parallel.py
     # and ulysses.py.
@@ -174,136 +207,3 @@ class InjectingAttention(FluxAttnProcessor):
     def unshare(self, x: torch.Tensor) -> torch.Tensor:
         """The inverse of `share`: gather the input from all ranks."""
         return x
-
-
-def _rotate(x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], first: int = 0) -> torch.Tensor:
-    """Rotate (B, tokens, heads, head_dim) by the rows of the RoPE tables from `first` on."""
-    cos, sin = (table[first : first + x.shape[1]] for table in rope)
-    return apply_rotary_emb(x, (cos, sin), sequence_dim=1)
-
-
-def _join(own: torch.Tensor | None, given: torch.Tensor | None) -> torch.Tensor | None:
-    """The block's own tokens followed by the given ones, along the tokens of (B, tokens, heads, head_dim)."""
-    if own is None or given is None:
-        return given if own is None else own
-    return torch.cat([own, given], dim=1)
-
-
-def _with_input(
-    image: torch.Tensor, text: torch.Tensor | None, given: torch.Tensor, kv_from: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Put another pass's attention input (B, tokens, dim), from token `kv_from` on, in the place of the block's own.
-
-    Returns:
-        (image, text) to project keys and values from; text is None for a single block.
-    """
-    if text is None:
-        # A single block has [text, image] in one tensor: its first kv_from tokens stay its own.
-        return (torch.cat([image[:, :kv_from], given], dim=1) if kv_from else given), None
-    if kv_from:
-        return given, text  # image tokens alone are given
-    given_text, given_image = given.split_with_sizes([given.shape[1] - image.shape[1], image.shape[1]], dim=1)
-    return given_image, given_text
-
-
-class InjectingFlux(FluxTransformer2DModel):
-    """FluxTransformer2DModel whose forward accepts and returns keys and values of its blocks.
-
-    The plain forward (no `kv_in`, no `kv_out`) equals the stock model's bit for bit.
-    """
-
-    ranks: int = 1
-    """Processes that share the model. Each has 1 / ranks of the heads, and of what `kv_in` and `kv_out` hold."""
-    shares_tokens: bool = False
-    """True if each rank also has 1 / ranks of the tokens outside attention."""
-
-    def use_injecting_attention(self, processor: InjectingAttention | None = None) -> None:
-        """Install one processor in all blocks; call it once after loading."""
-        processor = processor or InjectingAttention()
-        for name, module in self.named_modules():
-            if isinstance(module, FluxAttention) and name.startswith(("transformer_blocks", "single_transformer")):
-                module.set_processor(processor)
-
-    def block_names(self) -> list[str]:
-        """`transformer_blocks.0` ... `single_transformer_blocks.0` ..., in the order of the forward pass."""
-        return block_names(len(self.transformer_blocks), len(self.single_transformer_blocks))
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        pooled_projections: torch.Tensor | None,
-        timestep: torch.Tensor | None,
-        img_ids: torch.Tensor,
-        txt_ids: torch.Tensor,
-        guidance: torch.Tensor | None = None,
-        modulation: Mapping[str, torch.Tensor] | None = None,
-        kv_in: Mapping[str, Entry] | None = None,
-        kv_out: Mapping[str, Entry] | None = None,
-        kv_from: int = 0,
-        return_dict: bool = True,
-    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
-        """The velocity of packed latents.
-
-        Args:
-            hidden_states: (B, S, in_channels) packed latents.
-            encoder_hidden_states: (B, T, joint_attention_dim) text embeddings; (B, 0, ...) where `kv_in` holds the keys
-                and values of all tokens for every block, so that no image token attends to the text.
-            pooled_projections: (B, pooled_projection_dim).
-            timestep: (B,) in [0, 1]; 1 is noise.
-            img_ids, txt_ids: (S, 3) and (T, 3) RoPE positions.
-            guidance: (B,) distilled guidance scale, for models that embed one.
-            modulation: block name -> row of its adaptive norms, see `modulation.ModulationTables`. With it, pooled
-                prompt, time and guidance are None: the rows already depend on them.
-            kv_in: block name -> entry that replaces the block's own keys and values, from token `kv_from` on.
-            kv_out: block name -> buffers that receive the block's own, from token `kv_from` on.
-            kv_from: 0 for all tokens, T for image tokens alone.
-
-        Returns:
-            (B, S, out_channels * patch_size**2).
-        """
-        tokens = Tokens(encoder_hidden_states.shape[1], txt_ids.shape[0], hidden_states.shape[1])
-        x = self.x_embedder(self.tokens_here(hidden_states))
-        if modulation is None:
-            assert timestep is not None
-            # Time and guidance are cast to the model's dtype in [0, 1] and scaled afterwards, as in
-            # FluxTransformer2DModel.forward: the other order rounds differently in bfloat16.
-            t = timestep.to(x.dtype) * 1000
-            scale = () if guidance is None else (guidance.to(x.dtype) * 1000,)
-            temb = self.time_text_embed(t, *scale, pooled_projections)
-        text = self.context_embedder(self.tokens_here(encoder_hidden_states))
-        rope = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
-        # The text stream has T rows, or none where it is dead; RoPE always covers the keys of all T + S tokens.
-        for name, block in zip(self.block_names(), self._blocks(), strict=True):
-            routes: dict[str, Any] = {"tokens": tokens} if self.shares_tokens else {}
-            if kv_in is not None and name in kv_in:
-                routes["kv_in"] = kv_in[name]
-            if kv_out is not None and name in kv_out:
-                routes["kv_out"] = kv_out[name]
-            if "kv_in" in routes or "kv_out" in routes:
-                routes["kv_from"] = kv_from
-            text, x = block(
-                hidden_states=x,
-                encoder_hidden_states=text,
-                temb=temb if modulation is None else modulation[name],
-                image_rotary_emb=rope,
-                joint_attention_kwargs=routes,
-            )
-        last = temb if modulation is None else modulation["norm_out"]
-        out = self.all_tokens(self.proj_out(self.norm_out(x, last)), tokens.image)
-        return Transformer2DModelOutput(sample=out) if return_dict else (out,)
-
-    def tokens_here(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, tokens, dim) -> this process's tokens; a single process has all of them."""
-        return x
-
-    def all_tokens(self, x: torch.Tensor, count: int) -> torch.Tensor:
-        """The inverse of `tokens_here`; `count` tokens over all ranks."""
-        return x
-
-    def input_kept(self, text: int, image: int) -> tuple[int, int]:
-        """(tokens, channels) that this process keeps of an attention's input with that many text and image tokens."""
-        return text + image, self.inner_dim // self.ranks
-
-    def _blocks(self) -> list[torch.nn.Module]:
-        return [*self.transformer_blocks, *self.single_transformer_blocks]

@@ -60,7 +60,8 @@ class KontextTeacher(SDEditTeacher):
             def run(prompt: Prompt) -> torch.Tensor:
                 both = torch.cat([z, clean], dim=1)
                 # The context's velocity means nothing and is cut off.
-                return self.projector.velocity(both, t, ids, prompt, plan.guidance)[:, :tokens]
+                out = self.projector.velocity(both, t, ids, prompt, plan.guidance, repeated=plan.repeated)
+                return out[:, :tokens]
 
             return plan.guided_velocity(t, run)
 

@@ -13,9 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from gmd_ray.errors import ModelError
+from gmd_ray.teachers.acceleration.group_norm import use_split_group_norm
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, AutoencoderKLFlux2
 
 
 class Codec(Protocol):
@@ -66,7 +67,7 @@ class AutoencoderCodec:
     whole teacher.
     """
 
-    def __init__(self, vae: AutoencoderKL, tile_above: int | None = None) -> None:
+    def __init__(self, vae: AutoencoderKL | AutoencoderKLFlux2, tile_above: int | None = None) -> None:
         """
         Args:
             tile_above: images of more pixels than this pass in the autoencoder's own tiles, whose seams it blends. The
@@ -76,23 +77,56 @@ class AutoencoderCodec:
         self.vae, self.tile_above = vae, tile_above
         vae.enable_slicing()
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.shift = vae.config.shift_factor or 0.0
-        self.scale = vae.config.scaling_factor
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         self._choose_tiling(pixels.shape[-2] * pixels.shape[-1])
         mean = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
-        return (mean.float() - self.shift) * self.scale
+        return self._normalise(mean.float())
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         self._choose_tiling(latents.shape[-2] * latents.shape[-1] * self.factor**2)
-        return self.vae.decode((latents / self.scale + self.shift).to(self.vae.dtype)).sample.float()
+        return self.vae.decode(self._denormalise(latents).to(self.vae.dtype)).sample.float()
+
+    def _normalise(self, mean: torch.Tensor) -> torch.Tensor:
+        """The posterior's mean (B, C, h, w), float32, to what the flow works on."""
+        return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+
+    def _denormalise(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse of `_normalise`."""
+        return latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
 
     def _choose_tiling(self, pixels: int) -> None:
         if self.tile_above is not None and pixels > self.tile_above:
             self.vae.enable_tiling()
         else:
             self.vae.disable_tiling()
+
+
+class PatchNormCodec(AutoencoderCodec):
+    """A frozen `AutoencoderKLFlux2`, whose latents are normalised in patches of 2 x 2, each with statistics of its own.
+
+    The statistics are those of a batch norm that is never run. They stay in float32 whatever the autoencoder computes
+    in. The normalised patches are handed back as latents (B, C, h, w), so packing is that of every other codec.
+    """
+
+    def __init__(self, vae: AutoencoderKLFlux2, tile_above: int | None = None) -> None:
+        """
+        Args:
+            vae: in float32; the caller may cast it afterwards.
+            tile_above: see `AutoencoderCodec`.
+        """
+        super().__init__(vae, tile_above)
+        mean, variance = (x.detach().clone().view(-1, 1, 1) for x in (vae.bn.running_mean, vae.bn.running_var))
+        self._mean, self._deviation = mean, (variance + vae.config.batch_norm_eps).sqrt()
+
+    def _normalise(self, mean: torch.Tensor) -> torch.Tensor:
+        # (B, C, h, w) -> (B, 4 C, h/2, w/2), in the order (channel, row, column).
+        patches = F.pixel_unshuffle(mean, 2)
+        return F.pixel_shuffle((patches - self._mean.to(mean.device)) / self._deviation.to(mean.device), 2)
+
+    def _denormalise(self, latents: torch.Tensor) -> torch.Tensor:
+        patches = F.pixel_unshuffle(latents, 2)
+        return F.pixel_shuffle(patches * self._deviation.to(latents.device) + self._mean.to(latents.device), 2)
 
 
 def load_codec(path: Path, dtype: torch.dtype, device: torch.device, tile_above: int | None = None) -> Codec:
@@ -108,14 +142,26 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device, tile_above:
     kind = config.get("_class_name")
     if kind == "SpaceToDepthCodec":
         return SpaceToDepthCodec(config["factor"], config["shift_factor"], config["scaling_factor"])
-    if kind == "AutoencoderKL":
-        from diffusers import AutoencoderKL
+    if kind in ("AutoencoderKL", "AutoencoderKLFlux2"):
+        import diffusers
 
-        vae = AutoencoderKL.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
-        # Convolutions on recent GPUs are faster with channels last; on CPUs the gain is not certain.
-        layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        return AutoencoderCodec(vae.requires_grad_(False).eval().to(device, memory_format=layout), tile_above)
-    raise ModelError(f"{file}: codec class {kind!r} is not supported; use AutoencoderKL or SpaceToDepthCodec")
+        # FLUX.2's is loaded in float32, so that its statistics are not rounded.
+        first = torch.float32 if kind == "AutoencoderKLFlux2" else dtype
+        vae = getattr(diffusers, kind).from_pretrained(path, torch_dtype=first, use_safetensors=True)
+        if kind == "AutoencoderKLFlux2" and not vae.bn.running_mean.any():
+            # A loader leaves the zeros of a new batch norm where the file has no statistics.
+            raise ModelError(f"{path}: bn.running_mean is not in the weights, or all zeros; download them again")
+        codec = (PatchNormCodec if kind == "AutoencoderKLFlux2" else AutoencoderCodec)(
+            vae.requires_grad_(False).eval(), tile_above
+        )
+        if device.type == "cuda":
+            use_split_group_norm(vae)
+        # Module.to casts in silence, where diffusers' own `to` warns of what loading in that type does as well.
+        torch.nn.Module.to(vae, device, dtype)
+        return codec
+    raise ModelError(
+        f"{file}: codec class {kind!r} is not supported; use AutoencoderKL, AutoencoderKLFlux2 or SpaceToDepthCodec"
+    )
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

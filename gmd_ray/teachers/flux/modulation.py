@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.families.model import InjectingModel
 
 if TYPE_CHECKING:
     from gmd_ray.teachers.text_encoders import Prompt
@@ -45,7 +45,7 @@ class Columns(nn.Module):
 class ModulationTables:
     """Detaches the modulation layers from a model and computes their outputs; the model then runs with `rows` alone."""
 
-    def __init__(self, model: InjectingFlux, device: torch.device, home: torch.device | None = None) -> None:
+    def __init__(self, model: InjectingModel, device: torch.device, home: torch.device | None = None) -> None:
         """
         Args:
             device: where rows are computed and used.
@@ -100,8 +100,9 @@ class ModulationTables:
             name: torch.cat([self._run(layer, embedded) for layer in layers], dim=1)
             for name, layers in self._layers.items()
         }
+        # Copies, since a compiled block would tell rows apart by their place in one table.
         for i, key in enumerate(missing):
-            self._rows[key] = {name: table[i : i + 1] for name, table in tables.items()}
+            self._rows[key] = {name: table[i : i + 1].clone() for name, table in tables.items()}
 
     def rows(self, key: Conditioning) -> dict[str, torch.Tensor]:
         """The rows of one forward pass, computed if they are missing.
@@ -138,7 +139,7 @@ class ModulationTables:
         return functional_call(module, weights, inputs)
 
 
-def _norms(model: InjectingFlux) -> dict[str, list[Any]]:
+def _norms(model: InjectingModel) -> dict[str, list[Any]]:
     """The adaptive norms of each block, in the order of their columns."""
     double = {f"transformer_blocks.{i}": [b.norm1, b.norm1_context] for i, b in enumerate(model.transformer_blocks)}
     single = {f"single_transformer_blocks.{i}": [b.norm] for i, b in enumerate(model.single_transformer_blocks)}

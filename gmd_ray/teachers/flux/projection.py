@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
-from gmd_ray.teachers.flux.attention import Entry, InjectingFlux
+from gmd_ray.teachers.acceleration.graphs import ForwardGraphs
+from gmd_ray.teachers.flux.attention import Entry
 from gmd_ray.teachers.flux.cache import (
     Bank,
     Banks,
@@ -21,6 +23,7 @@ from gmd_ray.teachers.flux.cache import (
     StreamCopies,
     empty_packed,
 )
+from gmd_ray.teachers.flux.families.model import InjectingModel
 from gmd_ray.teachers.flux.modulation import Conditioning, ModulationTables
 from gmd_ray.teachers.flux.sampler import Slot, injected_slots, integrate, schedule
 from gmd_ray.teachers.guidance import guide
@@ -67,6 +70,11 @@ class ProjectionPlan:
     resident: int = 2
     """Evaluations whose entries stay on the device while the others wait on the host."""
 
+    @property
+    def repeated(self) -> bool:
+        """True if forwards may be recorded: no copies to the host run beside them."""
+        return self.cache_location == "device"
+
     def guided(self, t: float) -> bool:
         """True where the reconstruction evaluates both prompts at that noise level."""
         low, high = self.true_cfg_interval
@@ -112,9 +120,9 @@ Kept = Banks | dict[Slot, InversionState]
 
 
 class FluxProjector:
-    """Projects packed latents with a frozen InjectingFlux."""
+    """Projects packed latents with a frozen model of any family."""
 
-    def __init__(self, model: InjectingFlux, modulation: ModulationTables | None = None) -> None:
+    def __init__(self, model: InjectingModel, modulation: ModulationTables | None = None) -> None:
         """
         Args:
             modulation: the tables that replace the model's modulation layers. Without them the model computes its
@@ -122,6 +130,8 @@ class FluxProjector:
         """
         self.model, self.modulation = model, modulation
         self._dtype = model.dtype  # diffusers walks every module for it: 5 ms on FLUX.1-dev
+        self.graphs: ForwardGraphs | None = None
+        """Recordings of the forwards without banks, where the host is not to issue each of them."""
         self._host: HostMemory | None = None
         self._copies: Copies | None = None
 
@@ -136,15 +146,17 @@ class FluxProjector:
         kv_in: Bank | None = None,
         kv_out: Bank | None = None,
         kv_from: int = 0,
+        repeated: bool = False,
     ) -> torch.Tensor:
         """The velocity that the model predicts.
 
         Args:
             z: (B, S, D) float32 packed latents.
             t: noise level in [0, 1].
-            img_ids: (S, 3) RoPE positions.
+            img_ids: (S, axes) RoPE positions, as the model's `image_ids` gives them.
             guidance: distilled guidance, None for models without it.
-            kv_in, kv_out, kv_from: see `InjectingFlux.forward`.
+            kv_in, kv_out, kv_from: see the model's `forward`.
+            repeated: the same work may be recorded and repeated (`graphs`), if it touches no bank.
 
         Returns:
             (B, S, D) float32.
@@ -153,28 +165,42 @@ class FluxProjector:
         # Where keys and values of all tokens are replaced in all blocks, no image token sees the text. Leaving the text
         # out then changes nothing, but its positions stay, since the replaced keys include the text tokens'.
         text = prompt.embeds[:0] if self._text_is_dead(kv_in, kv_from) else prompt.embeds
-        rows = pooled = time = scale = None
         if self.modulation is not None:
-            rows = self.modulation.rows(Conditioning(t, guidance, prompt))
+            given = self.modulation.rows(Conditioning(t, guidance, prompt))
         else:
-            pooled = prompt.pooled.to(z.device, dtype).expand(batch, -1)
-            time = torch.full((batch,), t, dtype=dtype, device=z.device)
-            scale = None if guidance is None else torch.full((batch,), guidance, dtype=dtype, device=z.device)
+            given = self.model.conditioning(prompt, t, guidance, batch, dtype, z.device)
+        if self.graphs is not None and repeated and kv_in is None and kv_out is None:
+            tensors = [z.to(dtype), text.to(z.device, dtype), img_ids, *given.values()]
+            return self.graphs(tuple(given), partial(self._plain, tuple(given)), tensors)
         out = self.model(
             hidden_states=z.to(dtype),
             encoder_hidden_states=text.to(z.device, dtype).expand(batch, -1, -1),
-            pooled_projections=pooled,
-            timestep=time,
             img_ids=img_ids,
-            txt_ids=torch.zeros(prompt.embeds.shape[0], 3, device=z.device),
-            guidance=scale,
-            modulation=rows,
+            txt_ids=self.model.text_ids(prompt.embeds.shape[0], z.device),
+            **self._conditioned(given),
             kv_in=kv_in,
             kv_out=kv_out,
             kv_from=kv_from,
             return_dict=False,
         )[0]
         return out.float()
+
+    def _plain(self, names: Sequence[str], inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The velocity without banks, all of whose inputs are tensors: latents, text, positions, conditioning."""
+        z, text, img_ids, *given = inputs
+        out = self.model(
+            hidden_states=z,
+            encoder_hidden_states=text.expand(len(z), -1, -1),
+            img_ids=img_ids,
+            txt_ids=self.model.text_ids(len(text), z.device),
+            **self._conditioned(dict(zip(names, given, strict=True))),
+            return_dict=False,
+        )[0]
+        return out.float()
+
+    def _conditioned(self, given: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """The model's arguments for modulation rows, or for what it makes its modulation from."""
+        return given if self.modulation is None else {"modulation": given}
 
     def __call__(self, x0: torch.Tensor, img_ids: torch.Tensor, plan: ProjectionPlan) -> torch.Tensor:
         """Project clean packed latents, (B, S, D) float32 -> the same shape."""
@@ -219,7 +245,9 @@ class FluxProjector:
 
             def run(prompt: Prompt) -> torch.Tensor:
                 kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
-                return self.velocity(z, t, img_ids, prompt, plan.guidance, kv_in=bank, kv_from=kv_from)
+                return self.velocity(
+                    z, t, img_ids, prompt, plan.guidance, kv_in=bank, kv_from=kv_from, repeated=plan.repeated
+                )
 
             return plan.guided_velocity(t, run)
 
@@ -231,7 +259,9 @@ class FluxProjector:
         """The inversion's velocity (B, S, D); its keys and values go to the bank, if there is one."""
         prompt = plan.inversion_prompt
         kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
-        return self.velocity(z, t, img_ids, prompt, plan.inversion_guidance, kv_out=bank, kv_from=kv_from)
+        return self.velocity(
+            z, t, img_ids, prompt, plan.inversion_guidance, kv_out=bank, kv_from=kv_from, repeated=plan.repeated
+        )
 
     def _text_is_dead(self, kv_in: Bank | None, kv_from: int) -> bool:
         """True if every block takes the keys and values of all tokens from the bank."""

@@ -35,16 +35,21 @@ Velocity = Callable[[torch.Tensor, float, Slot], torch.Tensor]
 """(z, t, slot) -> v; z and v are (B, S, D) float32."""
 
 
-def time_grid(steps: int, tokens: int, scheduler: Mapping[str, Any], strength: float = 1.0) -> list[float]:
+def time_grid(
+    steps: int, tokens: int, scheduler: Mapping[str, Any], strength: float = 1.0, kind: str = "scheduler"
+) -> list[float]:
     """The `steps` + 1 times of a pass, from noisy to clean; the last one is 0.
 
     Args:
         tokens: packed image tokens S, on which FLUX's dynamic shift depends.
         scheduler: the FlowMatchEulerDiscreteScheduler config of the model directory.
         strength: the first time of the grid before the shift, in (0, 1].
+        kind: linear, FLUX.1's shift; empirical, FLUX.2's; scheduler, linear or constant as the config has it.
     """
     uniform = [strength * (1 - i / steps) for i in range(steps + 1)]
-    if scheduler.get("use_dynamic_shifting", False):
+    if kind == "empirical":
+        factor = math.exp(_empirical_mu(tokens, steps))
+    elif kind == "linear" or scheduler.get("use_dynamic_shifting", False):
         # The logarithm of the shift grows linearly with the number of tokens, as FluxPipeline's calculate_shift has it.
         low, high = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
         base, top = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
@@ -53,6 +58,19 @@ def time_grid(steps: int, tokens: int, scheduler: Mapping[str, Any], strength: f
         factor = scheduler.get("shift", 1.0)
     # The shift keeps 0 and 1 in place and moves the times between them towards noise.
     return [factor * s / (1 + (factor - 1) * s) for s in uniform]
+
+
+def _empirical_mu(tokens: int, steps: int) -> float:
+    """The logarithm of FLUX.2's shift, as Flux2KleinPipeline's compute_empirical_mu has it.
+
+    At 200 steps it is linear in the tokens, with FLUX.1's constants. Fewer steps come with a larger shift, by a line
+    between the values for 200 and for 10 steps. Above 4300 tokens the number of steps does not count.
+    """
+    many = 0.00016927 * tokens + 0.45666666
+    if tokens > 4300:
+        return many
+    few = 8.73809524e-05 * tokens + 1.89833333
+    return many + (few - many) * (200 - steps) / 190
 
 
 def schedule(times: Sequence[float], solver: str, *, inverse: bool = False) -> list[tuple[Slot, float]]:

@@ -15,7 +15,7 @@ from gmd_ray.config import TeacherConfig
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.noise import image_noise, tiled_with_noise
 from gmd_ray.images.padding import pad_to_multiple
-from gmd_ray.teachers.flux.latents import image_ids, pack, unpack
+from gmd_ray.teachers.flux.latents import pack, unpack
 from gmd_ray.teachers.flux.projection import ProjectionPlan
 from gmd_ray.teachers.flux.teacher import FluxTeacher
 
@@ -45,14 +45,14 @@ class SDEditTeacher(FluxTeacher):
         """
         assert len(ids) == restored.shape[0]
         height, width = restored.shape[-2:]
-        images = self._filled_up(pad_to_multiple(restored.to(self.device, non_blocking=True), self.multiple))
+        images = pad_to_multiple(restored.to(self.device, non_blocking=True), self.multiple)
         channels = self.model.config.in_channels // 4  # channels of the latents: a token packs 2 x 2 of them
         h, w = (side // self.codec.factor for side in images.shape[-2:])
         noise = torch.stack([image_noise(i, (channels, h, w)) for i in ids])
-        noise = self._filled_up(noise.to(self.device, non_blocking=True))
-        tile, overlap = self.cfg.tile, self.cfg.tile_overlap
-        edited = tiled_with_noise(self._edit, images, noise, tile, overlap, self.multiple)
-        return edited[: len(ids), :, :height, :width].cpu()
+        noise = noise.to(self.device, non_blocking=True)
+        tile, overlap, batch = self.cfg.tile, self.cfg.tile_overlap, self._tiles_at_once(images)
+        edited = tiled_with_noise(self._edit, images, noise, tile, overlap, self.multiple, batch)
+        return edited[..., :height, :width].cpu()
 
     def _edit(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         memory = self.memory(len(images), *images.shape[-2:])
@@ -60,7 +60,9 @@ class SDEditTeacher(FluxTeacher):
         h, w = z.shape[-2:]
         plan = self._plan(h * w // 4, memory)
         level = plan.times[0]
-        tokens = self._reconstruct(pack((1 - level) * z + level * noise), pack(z), image_ids(h, w, z.device), plan)
+        tokens = self._reconstruct(
+            pack((1 - level) * z + level * noise), pack(z), self.model.image_ids(h, w, z.device), plan
+        )
         return ((self.codec.decode(unpack(tokens, h, w)) + 1) / 2).clamp(0, 1)
 
     def _reconstruct(

@@ -5,36 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from gmd_ray.config import TeacherConfig
-from gmd_ray.errors import ModelError
+from gmd_ray.errors import ConfigError
 from gmd_ray.hashing import short_digest
 from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
+from gmd_ray.teachers.acceleration.graphs import CudaRecorder, ForwardGraphs, records_forwards
+from gmd_ray.teachers.acceleration.prepare import accelerate
+from gmd_ray.teachers.catalogue.distilled import refuse_step_distilled
 from gmd_ray.teachers.cost.memory import Budget, MemoryPlan, modulation_home, plan_memory
 from gmd_ray.teachers.cost.workload import TeacherFiles
 from gmd_ray.teachers.directory import model_directory, read_json
 from gmd_ray.teachers.fingerprint import weights_digest
-from gmd_ray.teachers.flux.acceleration import accelerate
-from gmd_ray.teachers.flux.attention import InjectingFlux
 from gmd_ray.teachers.flux.blocks import select_blocks
-from gmd_ray.teachers.flux.latents import image_ids, load_codec, pack, unpack
+from gmd_ray.teachers.flux.families.family import check_directory
+from gmd_ray.teachers.flux.families.load import load_transformer
+from gmd_ray.teachers.flux.latents import load_codec, pack, unpack
 from gmd_ray.teachers.flux.projection import FluxProjector, ProjectionPlan, Prompt
 from gmd_ray.teachers.flux.sampler import time_grid
 from gmd_ray.teachers.injection import injected_intervals
 from gmd_ray.teachers.prompts import load_prompts
 from gmd_ray.teachers.settings import check_teacher_tiles, device_and_dtype
-from gmd_ray.text import one_line
-
-Model = TypeVar("Model", bound=InjectingFlux)
 
 
 class FluxTeacher:
-    """`FluxTransformer2DModel` and its autoencoder as a `Teacher`.
+    """A transformer of one of FLUX's families and its autoencoder as a `Teacher`.
 
     The result for an image depends on its pixels and the settings. Between batch shapes it differs by rounding only:
     below 1e-4 in float32. In bfloat16 rounding errors grow from one evaluation to the next: up to 0.05 on the tests'
@@ -50,7 +48,8 @@ class FluxTeacher:
         """
         path = model_directory(cfg.path)
         self.device, dtype = device_and_dtype(cfg)
-        _check_class(path / "transformer")
+        family = check_directory(cfg, path)
+        refuse_step_distilled(cfg, path)
         self._files, self._budget = TeacherFiles.read(path), Budget.of(self.device, cfg.gpus_per_replica)
         self._number_bytes = dtype.itemsize
         known = load_prompts(cfg, path)
@@ -59,10 +58,11 @@ class FluxTeacher:
         self._memory_cfg = replace(cfg, max_sequence_length=text)
         modulation = modulation_home(self._files, self._memory_cfg, self._budget, dtype.itemsize)
         self._memory_cfg.modulation = modulation
-        self.model = _load_transformer(path / "transformer", dtype, self.device, cfg)
+        self.model = load_transformer(path / "transformer", family, dtype, self.device, cfg)
         self.ranks = self.model.ranks
         self.codec = load_codec(path / "vae", dtype, self.device, cfg.vae_tile_above)
         self.scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+        self._schedule = family.schedule if cfg.schedule == "auto" else cfg.schedule
         self.multiple = 2 * self.codec.factor
         self.batch_multiple = 1 if cfg.tile else self.multiple
         check_teacher_tiles(cfg, self.multiple)
@@ -75,9 +75,13 @@ class FluxTeacher:
         )
         origin, null_origin = known[cfg.prompt].origin, known[cfg.inversion_prompt].origin
         self.cfg = cfg
-        home = self.device if modulation == "device" else torch.device("cpu")
+        home = None
+        if family.tables:
+            home = self.device if modulation == "device" else torch.device("cpu")
         tables = accelerate(self.model, cfg, self.device, home)
         self.projector = FluxProjector(self.model, tables)
+        if records_forwards(cfg, self.device):
+            self.projector.graphs = ForwardGraphs(CudaRecorder(self.device))
         pixel_settings = {
             "steps": cfg.steps, "solver": cfg.solver, "strength": cfg.strength, "nudge": cfg.nudge,
             "prompt": cfg.prompt, "inversion_prompt": cfg.inversion_prompt, "guidance": cfg.guidance,
@@ -88,9 +92,15 @@ class FluxTeacher:
         }  # fmt: skip
         # These settings are newer than the first stores. They enter the fingerprint only where they are not the
         # default, so that the fingerprints of those stores stay valid.
-        for key in ("cache_dtype", "quantization", "vae_tile_above"):
+        for key in ("cache_dtype", "vae_tile_above"):
             if getattr(cfg, key) != getattr(TeacherConfig, key):
                 pixel_settings[key] = getattr(cfg, key)
+        if cfg.quantization != "none":
+            # Not `fp8`, which stood for stores whose weights alone were rounded.
+            pixel_settings["quantization"] = f"{cfg.quantization}-products"
+        # The grid of a FLUX.1 directory is in its scheduler's config, which the digest of the weights covers.
+        if self._schedule != "scheduler":
+            pixel_settings["schedule"] = self._schedule
         self.fingerprint = short_digest(weights_digest(path), json.dumps(pixel_settings, sort_keys=True))
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
@@ -99,13 +109,30 @@ class FluxTeacher:
         Nothing is random, so `ids` are not used.
         """
         assert len(ids) == restored.shape[0]
-        images = self._filled_up(restored.to(self.device, non_blocking=True))
-        return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap)[: len(ids)].cpu()
+        images = restored.to(self.device, non_blocking=True)
+        batch = self._tiles_at_once(images)
+        return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap, batch=batch).cpu()
 
-    def _filled_up(self, images: torch.Tensor) -> torch.Tensor:
-        """With compiled blocks, repeat the last image up to the pool's batch size: one shape needs one graph."""
-        missing = self.cfg.pool.batch_size - len(images) if self.cfg.compile else 0
-        return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing > 0 else images
+    def _tiles_at_once(self, images: torch.Tensor) -> int:
+        """The number of tiles that one forward takes of these images, (B, 3, H, W), together: at least B.
+
+        It is `pool.batch_size`, or fewer where so many would not fit, or would move the cache from the device. Ranks
+        that share a model take one tile of each image: one that ran out of memory alone would fall out of step.
+        """
+        count, height, width = len(images), *images.shape[-2:]
+        tile, most = self.cfg.tile, self.cfg.pool.batch_size
+        if tile == 0 or max(height, width) <= tile or most < 2 * count or self.ranks > 1:
+            return count
+        least = self.memory(count, height, width)
+        while most > count:
+            try:
+                plan = self.memory(most, height, width)
+            except ConfigError:
+                plan = None
+            if plan and (plan.cache, plan.cache_location) == (least.cache, least.cache_location):
+                return most
+            most -= count
+        return count
 
     def memory(self, batch: int, height: int, width: int) -> MemoryPlan:
         """The memory that a batch of images, or tiles, of that size in pixels needs, and where its cache goes.
@@ -123,7 +150,7 @@ class FluxTeacher:
         padded = pad_to_multiple(restored, self.multiple)
         z = self.codec.encode(padded * 2 - 1)  # (B, C, h, w)
         h, w = z.shape[-2:]
-        tokens = self.projector(pack(z), image_ids(h, w, z.device), self._plan(h * w // 4, memory))
+        tokens = self.projector(pack(z), self.model.image_ids(h, w, z.device), self._plan(h * w // 4, memory))
         pixels = self.codec.decode(unpack(tokens, h, w))
         return ((pixels + 1) / 2).clamp(0, 1)[..., :height, :width]
 
@@ -133,7 +160,7 @@ class FluxTeacher:
         location = memory.cache_location if memory else cfg.cache_location
         embeds_guidance = self.model.config.guidance_embeds
         return ProjectionPlan(
-            times=time_grid(cfg.steps, tokens, self.scheduler, cfg.strength),
+            times=time_grid(cfg.steps, tokens, self.scheduler, cfg.strength, self._schedule),
             inversion_prompt=self.inversion_prompt,
             prompt=self.prompt,
             inversion_guidance=cfg.inversion_guidance if embeds_guidance else None,
@@ -151,35 +178,3 @@ class FluxTeacher:
             resident=memory.resident if memory else 2,
             cache_dtype=cfg.cache_dtype,
         )
-
-
-def _check_class(path: Path) -> None:
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{path}: no config.json; a teacher directory holds transformer/, vae/ and scheduler/")
-    kind = read_json(path / "config.json").get("_class_name")
-    if kind not in ("FluxTransformer2DModel", "InjectingFlux"):
-        raise ModelError(f"{path}: transformer class {kind!r}; this teacher needs FluxTransformer2DModel")
-
-
-def _load_transformer(path: Path, dtype: torch.dtype, device: torch.device, cfg: TeacherConfig) -> InjectingFlux:
-    """Load the whole model, or this rank's share of it where several ranks make a replica."""
-    if cfg.gpus_per_replica == 1:
-        model = _from_pretrained(InjectingFlux, path, dtype)
-        model.use_injecting_attention()
-    elif cfg.sharding == "tensor":
-        from gmd_ray.teachers.flux.tensor_parallel import load_shard
-
-        model = load_shard(path, dtype, device)
-    else:
-        from gmd_ray.teachers.flux.ulysses import UlyssesFlux, share_tokens
-
-        model = _from_pretrained(UlyssesFlux, path, dtype)
-        share_tokens(model)
-    return model.requires_grad_(False).eval()
-
-
-def _from_pretrained(kind: type[Model], path: Path, dtype: torch.dtype) -> Model:
-    try:
-        return kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{path}: cannot load the weights ({one_line(error)})") from error

@@ -23,7 +23,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from gmd_ray.errors import ConfigError, ModelError
-from gmd_ray.teachers.flux.attention import InjectingAttention, InjectingFlux
+from gmd_ray.teachers.flux.attention import InjectingAttention
+from gmd_ray.teachers.flux.families.model import InjectingModel
 from gmd_ray.text import one_line
 
 WHOLE = TPShardSpec(None, None)
@@ -54,10 +55,11 @@ class TensorParallelAttention(InjectingAttention):
         return torch.cat(parts, dim=-1)
 
 
-def load_shard(path: Path, dtype: torch.dtype, device: torch.device) -> InjectingFlux:
+def load_shard(kind: type[InjectingModel], path: Path, dtype: torch.dtype, device: torch.device) -> InjectingModel:
     """Load this rank's share of a model directory; of split weights no other part is read.
 
     Args:
+        kind: the family's class.
         path: `transformer/` of a diffusers directory.
 
     Raises:
@@ -66,7 +68,7 @@ def load_shard(path: Path, dtype: torch.dtype, device: torch.device) -> Injectin
     """
     ranks, rank = dist.get_world_size(), dist.get_rank()
     with torch.device("meta"):
-        model = InjectingFlux.from_config(InjectingFlux.load_config(path))
+        model = kind.from_config(kind.load_config(path))
     heads = model.config.num_attention_heads
     if heads % ranks:
         raise ConfigError(f"teacher.gpus_per_replica={ranks}: must divide the model's {heads} attention heads")
@@ -82,7 +84,7 @@ def load_shard(path: Path, dtype: torch.dtype, device: torch.device) -> Injectin
     return model
 
 
-def _shrink(model: InjectingFlux, specs: dict[str, TPShardSpec], ranks: int) -> None:
+def _shrink(model: InjectingModel, specs: dict[str, TPShardSpec], ranks: int) -> None:
     """Replace the split layers by uninitialised ones of this rank's size."""
     for name, spec in specs.items():
         layer_name, _, kind = name.rpartition(".")

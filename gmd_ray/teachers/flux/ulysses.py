@@ -18,7 +18,10 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from gmd_ray.errors import ConfigError
-from gmd_ray.teachers.flux.attention import InjectingAttention, InjectingFlux
+from gmd_ray.teachers.flux.attention import InjectingAttention
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
+from gmd_ray.teachers.flux.families.flux2 import InjectingFlux2
+from gmd_ray.teachers.flux.families.model import InjectingModel
 
 
 class UlyssesAttention(InjectingAttention):
@@ -63,8 +66,8 @@ class UlyssesAttention(InjectingAttention):
         return received.view(ranks, batch, -1, heads, dim).movedim(0, 2).flatten(2, 3)
 
 
-class UlyssesFlux(InjectingFlux):
-    """An `InjectingFlux` whose ranks each hold part of the tokens; inputs and outputs are whole on every rank."""
+class SharedTokens(InjectingModel):
+    """A model whose ranks each hold part of the tokens; inputs and outputs are whole on every rank."""
 
     shares_tokens = True
 
@@ -84,7 +87,15 @@ class UlyssesFlux(InjectingFlux):
         return counts(text)[rank] + counts(image)[rank], self.inner_dim
 
 
-def share_tokens(model: UlyssesFlux) -> None:
+class UlyssesFlux(SharedTokens, InjectingFlux):
+    """FLUX.1 with its tokens divided among the ranks."""
+
+
+class UlyssesFlux2(SharedTokens, InjectingFlux2):
+    """FLUX.2 with its tokens divided among the ranks."""
+
+
+def share_tokens(model: InjectingModel) -> None:
     """Divide the tokens of this model among the ranks, each of which has loaded all weights.
 
     Raises:

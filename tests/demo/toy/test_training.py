@@ -11,9 +11,10 @@ import torch
 
 from gmd_ray.config import InjectionConfig, ScorerConfig, StudentConfig, TeacherConfig
 from gmd_ray.demo import train_models as models
+from gmd_ray.demo.flow_matching import PROMPTS
 from gmd_ray.demo.toy.train_scorer import ScorerRecipe, train_scorer
 from gmd_ray.demo.toy.train_student import StudentRecipe, train_student
-from gmd_ray.demo.toy.train_teacher import PROMPTS, TeacherRecipe, sample_batch, train_teacher
+from gmd_ray.demo.toy.train_teacher import TeacherRecipe, sample_batch, train_teacher
 from gmd_ray.quality import load_scorer
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher

@@ -17,7 +17,7 @@ from gmd_ray.teachers.cost.codec import codec_flops
 from gmd_ray.teachers.cost.dimensions import FluxDimensions, Injection, image_tokens
 from gmd_ray.teachers.cost.flops import forward_flops, projection_cost
 from gmd_ray.teachers.cost.workload import Workload, bank_bytes
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
 from tests.benchmarks.teacher import VAE
 
 TINY = {

@@ -21,7 +21,7 @@ from gmd_ray.teachers.cost.dimensions import FluxDimensions, Injection
 from gmd_ray.teachers.cost.memory import USABLE, Budget, _free_host, modulation_home, plan_memory
 from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
 from gmd_ray.teachers.flux import attention
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
 from gmd_ray.teachers.flux.modulation import ModulationTables
 from tests.benchmarks.teacher import FLUX_DEV, VAE
 from tests.teachers.cost.live_memory import LiveMemory

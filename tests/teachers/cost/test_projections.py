@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from gmd_ray.config import InjectionConfig, TeacherConfig
+from gmd_ray.config import InjectionConfig, PoolConfig, TeacherConfig
 from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.cost.dimensions import FluxDimensions
 from gmd_ray.teachers.cost.flops import projection_cost
@@ -47,7 +47,8 @@ def test_a_whole_projection(
 ) -> None:
     """FLOPs and cache of `Teacher.project`, autoencoder and tiles included, from the config.json files alone."""
     path = flux_vae_dir if autoencoder else flux_dir
-    settings = {"prompt": "a sharp photo", "injection": INJECTION, "max_sequence_length": 5, "steps": 3}
+    settings: dict[str, Any] = {"prompt": "a sharp photo", "injection": INJECTION, "max_sequence_length": 5, "steps": 3}
+    settings["pool"] = PoolConfig(batch_size=2)  # one tile of each image in a forward
     cfg = TeacherConfig(path=str(path), **{**settings, **change})
     cost = projection_cost(Workload.from_config(TeacherFiles.read(path), cfg, 2, 22, 30, number_bytes=4))
     teacher = load_teacher(cfg)

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.teachers import load_teacher
-from gmd_ray.teachers.flux.attention import Entry, InjectingFlux
+from gmd_ray.teachers.flux.attention import Entry
 from gmd_ray.teachers.flux.blocks import select_blocks
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
 from gmd_ray.teachers.flux.latents import image_ids
 from gmd_ray.teachers.flux.projection import FluxProjector, InversionState, Kept, ProjectionPlan, Prompt
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gmd_ray.teachers.flux.attention import InjectingFlux
 from gmd_ray.teachers.flux.blocks import select_blocks
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
 from gmd_ray.teachers.flux.latents import image_ids, pack, unpack
 from gmd_ray.teachers.flux.projection import FluxProjector, ProjectionPlan, Prompt
 from gmd_ray.teachers.flux.sampler import Slot, time_grid

@@ -11,7 +11,7 @@ import torch
 
 from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.cost.dimensions import FluxDimensions
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
 from gmd_ray.teachers.flux.modulation import KEPT_ROWS, Conditioning, ModulationTables
 from gmd_ray.teachers.flux.projection import FluxProjector
 from tests.teachers.conftest import make_flux

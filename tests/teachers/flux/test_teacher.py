@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.teachers import Teacher, load_teacher
-from gmd_ray.teachers.flux.attention import InjectingFlux
 from gmd_ray.teachers.flux.blocks import select_blocks
+from gmd_ray.teachers.flux.families.flux1 import InjectingFlux
 from gmd_ray.teachers.flux.latents import image_ids, load_codec, pack, unpack
 from gmd_ray.teachers.flux.sampler import time_grid
 

@@ -20,7 +20,7 @@ import torch
 from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.errors import ConfigError, ModelError, ReplicaLostError
 from gmd_ray.teachers import Teacher, load_rank, load_teacher
-from gmd_ray.teachers.cost.dimensions import FluxDimensions
+from gmd_ray.teachers.cost.dimensions import FluxDimensions, dimensions_of
 from gmd_ray.teachers.multi_gpu import teacher as sharded
 from gmd_ray.teachers.multi_gpu.process_group import RankGroup
 from gmd_ray.teachers.multi_gpu.teacher import ShardedTeacher
@@ -107,6 +107,34 @@ def test_cache_and_weights_of_a_rank(flux_dir: Path, pair: RankGroup, sharding: 
     size = FluxDimensions.from_config(json.loads((flux_dir / "transformer" / "config.json").read_text()))
     assert parameters == size.parameters()
     assert 0 < size.split_parameters() < parameters
+    assert share == (parameters - size.split_parameters() // 2 if sharding == "tensor" else parameters)
+
+
+@both
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"true_cfg": 3.0},
+        {"cache": "input", "solver": "midpoint"},
+        {"cache": "lockstep", "injection": InjectionConfig(blocks="single", tokens="image", steps=2)},
+        {"tile": 16, "tile_overlap": 4, "injection": InjectionConfig(blocks="last:0.5", tensors="v", steps=2)},
+        {"method": "sdedit", "strength": 0.5},
+    ],
+    ids=str,
+)
+def test_flux2_on_two_ranks(flux2_dir: Path, pair: RankGroup, sharding: str, change: dict) -> None:
+    assert_same(pair, config(flux2_dir, sharding=sharding, **change), images(1, 19, 27))
+
+
+@both
+def test_weights_of_a_rank_of_flux2(flux2_dir: Path, pair: RankGroup, sharding: str) -> None:
+    cfg = config(flux2_dir, sharding=sharding)
+    latents = torch.randn(2, HEIGHT * WIDTH // 4, 16, generator=torch.Generator().manual_seed(4)).numpy()
+    whole, parameters = footprint(None, cfg, latents, (HEIGHT, WIDTH))
+    half, share = pair.call(footprint, replace(cfg, gpus_per_replica=2), latents, (HEIGHT, WIDTH))
+    size = dimensions_of(json.loads((flux2_dir / "transformer" / "config.json").read_text()))
+    assert half == whole // 2
+    assert parameters == size.parameters()
     assert share == (parameters - size.split_parameters() // 2 if sharding == "tensor" else parameters)
 
 

@@ -23,18 +23,17 @@ def project(_: object, cfg: TeacherConfig, images: np.ndarray) -> np.ndarray:
 
 def footprint(_: object, cfg: TeacherConfig, latents: np.ndarray, ids: tuple[int, int]) -> tuple[int, int]:
     """(bytes that one inversion leaves, parameters) of this rank."""
-    from gmd_ray.teachers.flux.latents import image_ids
     from gmd_ray.teachers.flux.teacher import FluxTeacher
     from tests.teachers.flux.test_caches import size
 
     teacher = load_rank(cfg)
     assert isinstance(teacher, FluxTeacher)
-    assert teacher.projector.modulation is not None
     with torch.no_grad():
         _noise, kept = teacher.projector.invert(
-            torch.from_numpy(latents), image_ids(*ids), teacher._plan(len(latents[0]))
+            torch.from_numpy(latents), teacher.model.image_ids(*ids), teacher._plan(len(latents[0]))
         )
-    teacher.projector.modulation.restore()  # to count them too: every rank has them
+    if teacher.projector.modulation is not None:
+        teacher.projector.modulation.restore()  # to count them too: every rank has them
     return size(kept), sum(parameter.numel() for parameter in teacher.model.parameters())
 
 
@@ -42,13 +41,14 @@ def project_compiled(_: object, cfg: TeacherConfig, images: np.ndarray) -> tuple
     """Project twice with compiled blocks; the numbers of graphs after the first and after the second projection."""
     from torch._dynamo.utils import counters
 
+    from gmd_ray.teachers.acceleration.compilation import compile_blocks
     from gmd_ray.teachers.flux.teacher import FluxTeacher
 
     torch._dynamo.reset()
     counters.clear()
     teacher = load_rank(cfg)
     assert isinstance(teacher, FluxTeacher)
-    teacher.model.compile_repeated_blocks(fullgraph=True, dynamic=False, backend="eager")
+    compile_blocks(teacher.model, backend="eager")
     batch = torch.from_numpy(images)
     out, graphs = teacher.project(batch, ["0"]), counters["stats"]["unique_graphs"]
     teacher.project(batch.flip(-1), ["1"])

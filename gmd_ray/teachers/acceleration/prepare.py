@@ -3,46 +3,64 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, nearest
-from gmd_ray.teachers.flux.attention import InjectingFlux
+from gmd_ray.teachers.acceleration.compilation import compile_blocks
+from gmd_ray.teachers.acceleration.float8 import quantize
+from gmd_ray.teachers.acceleration.flux1_blocks import fuse_products
+from gmd_ray.teachers.acceleration.fused import trustworthy
+from gmd_ray.teachers.flux.families.model import InjectingModel
 from gmd_ray.teachers.flux.modulation import ModulationTables
 from gmd_ray.text import one_line
 
 
 def accelerate(
-    model: InjectingFlux, cfg: TeacherConfig, device: torch.device, modulation_home: torch.device
-) -> ModulationTables:
+    model: InjectingModel, cfg: TeacherConfig, device: torch.device, modulation_home: torch.device | None
+) -> ModulationTables | None:
     """Bring the model to its device as the settings say.
 
     Args:
         model: with its attention installed, on the CPU or already on `device`.
-        modulation_home: where the weights of the modulation layers stay.
+        modulation_home: where the weights of the modulation layers stay; None leaves them in the model.
 
     Returns:
-        the modulation layers, which are detached from the model.
+        the modulation layers, if they are detached from the model.
 
     Raises:
-        ConfigError: an attention backend or an optional package is not installed.
+        ConfigError: an attention backend is not installed.
     """
     if cfg.attention_backend is not None:
         use_attention_backend(model, cfg.attention_backend)
     # Detached first, so that quantization and offloading leave these layers alone: they run once per time grid.
-    tables = ModulationTables(model, device, modulation_home)
+    tables = None if modulation_home is None else ModulationTables(model, device, modulation_home)
     if cfg.quantization == "fp8":
-        quantize(model, device if cfg.offload == "none" else torch.device("cpu"))
+        place = device if cfg.offload == "none" else torch.device("cpu")
+        quantize(model, ("transformer_blocks", "single_transformer_blocks"), place)
+    if device.type == "cuda":
+        fuse(model, device, compiled=cfg.compile is True)
     if cfg.offload == "group":
         offload(model, device)
     else:
         model.to(device)
-    if cfg.compile:
-        model.compile_repeated_blocks(fullgraph=True)
+    if cfg.compile is True:
+        compile_blocks(model)
     return tables
 
 
-def use_attention_backend(model: InjectingFlux, name: str) -> None:
+def fuse(model: InjectingModel, device: torch.device, *, compiled: bool) -> None:
+    """Use kernels that do several steps at once, where a process has the whole model and they agree with plain ones.
+
+    In compiled blocks PyTorch fuses the rest: norms with modulation, residuals with gates. Uncompiled blocks gain most,
+    since each kernel saves launches too.
+    """
+    if model.ranks > 1:
+        return
+    fuse_products(model)
+    model.attention.fused = trustworthy(device, model.dtype, compiled=compiled)
+
+
+def use_attention_backend(model: InjectingModel, name: str) -> None:
     """Select one of diffusers' attention backends, except SageAttention's, which round to 8 bits.
 
     Raises:
@@ -59,27 +77,7 @@ def use_attention_backend(model: InjectingFlux, name: str) -> None:
         raise ConfigError(f"teacher.attention_backend={name}: not available here ({one_line(error)})") from error
 
 
-def quantize(model: InjectingFlux, device: torch.device) -> None:
-    """Round the weights of the blocks' Linears to float8_e4m3fn, with a scale for each output channel.
-
-    Args:
-        device: where the layers are quantized, one after the other.
-
-    Raises:
-        ConfigError: torchao is not installed.
-    """
-    try:
-        from torchao.quantization import Float8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise ConfigError("teacher.quantization=fp8 needs torchao: pip install 'gmd_ray[quantization]'") from error
-
-    def in_block(module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Linear) and name.startswith(("transformer_blocks.", "single_transformer_blocks."))
-
-    quantize_(model, Float8WeightOnlyConfig(), filter_fn=in_block, device=device)
-
-
-def offload(model: InjectingFlux, device: torch.device) -> None:
+def offload(model: InjectingModel, device: torch.device) -> None:
     """Keep the weights on the host and copy each block to the device for its turn, on CUDA while another computes."""
     from diffusers.hooks import apply_group_offloading
 

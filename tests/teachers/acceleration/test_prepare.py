@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -47,27 +44,6 @@ def test_the_host_cache_on_a_gpu(flux_dir: Path, solver: str) -> None:
     settings.injection.steps = None
     device, host = (load_teacher(replace(settings, cache_location=where)) for where in ("device", "host"))
     assert torch.equal(device.project(x, ids(x)), host.project(x, ids(x)))
-
-
-@pytest.mark.parametrize("change", [{}, {"dtype": "bfloat16"}, {"offload": "group"}], ids=str)
-def test_eight_bit_weights(flux_dir: Path, change: dict[str, Any]) -> None:
-    pytest.importorskip("torchao")
-    x = images(1, 16, 24)
-    plain, teacher = (load_teacher(config(flux_dir, quantization=q, **change)) for q in ("none", "fp8"))
-    attention = teacher.model.transformer_blocks[0].attn
-    assert attention.to_q.weight.qdata.dtype == torch.float8_e4m3fn
-    assert teacher.model.x_embedder.weight.dtype == teacher.model.dtype
-    found, exact = (t.project(x, ids(x)) for t in (teacher, plain))
-    assert 1e-5 < (found - exact).abs().mean() < 0.02
-    assert teacher.fingerprint != plain.fingerprint
-
-
-def test_eight_bit_weights_without_torchao(flux_dir: Path) -> None:
-    with (
-        mock.patch.dict(sys.modules, {"torchao": None, "torchao.quantization": None}),
-        pytest.raises(ConfigError, match=r"pip install 'gmd_ray\[quantization\]'"),
-    ):
-        load_teacher(config(flux_dir, quantization="fp8"))
 
 
 def test_an_attention_backend(flux_dir: Path) -> None:

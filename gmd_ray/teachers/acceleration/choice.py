@@ -1,0 +1,75 @@
+"""The choice to compile the teacher's blocks or not, made once for a run: `teacher.compile=auto`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gmd_ray.config import Config, TeacherConfig
+from gmd_ray.errors import GmdError
+
+COMPILE_S = 48.0
+"""Seconds that a replica spends on compiling: 24 s on one H100 for each family of graphs, one for images alone and one
+for images together (docs/decisions.md, "Memory and cost")."""
+SAVED_S_PER_FLOP = 6.4e-16
+"""Seconds that compiled blocks save for each FLOP, measured on that H100: 2.4 s of 3.7 PFLOP, for 1024 x 1024 pixels in
+bfloat16. It is the least of three measured cases, and slower GPUs save more."""
+USUAL_SIDE = 512
+"""Side in pixels of the images that are assumed where there are no tiles: the choice is made before any is read."""
+
+
+@dataclass(frozen=True)
+class CompileChoice:
+    """The answer, and the reason in words that stand behind it."""
+
+    on: bool
+    why: str
+
+    def __str__(self) -> str:
+        return f"{'on' if self.on else 'off'}: {self.why}"
+
+
+def choose_compilation(cfg: TeacherConfig, images: int, *, on_gpu: bool) -> CompileChoice:
+    """The value of `teacher.compile` for a run: as set, or for `auto` what takes less time.
+
+    Args:
+        images: number of images that the teacher's pool is to project.
+        on_gpu: whether its replicas run on GPUs.
+    """
+    if cfg.compile != "auto":
+        return CompileChoice(bool(cfg.compile), f"teacher.compile={str(cfg.compile).lower()}")
+    if not on_gpu:
+        return CompileChoice(False, "the teacher runs on a CPU")
+    if cfg.offload != "none":
+        return CompileChoice(False, f"not together with teacher.offload={cfg.offload}")
+    from gmd_ray.teachers import estimate_teacher
+
+    side = cfg.tile or USUAL_SIDE
+    try:
+        flops = estimate_teacher(cfg).image(side, side).flops
+    except GmdError:  # Stable Diffusion, a plugin, or no config file in reach
+        return CompileChoice(False, "there is no cost model for this teacher")
+    saved = flops / cfg.gpus_per_replica * SAVED_S_PER_FLOP
+    needed = math.ceil(COMPILE_S / saved)
+    share = math.ceil(images / cfg.pool.max)
+    word = "pays" if share >= needed else "would pay"
+    return CompileChoice(
+        share >= needed,
+        f"{share:,} images a replica, and compiling {word} from {needed:,} on (of {side} x {side} pixels)",
+    )
+
+
+def compilation_of_run(cfg: Config, images: int) -> CompileChoice:
+    """The choice for a run of `generate` that has to make that many images."""
+    return choose_compilation(cfg.teacher, images, on_gpu=_on_gpu(cfg.teacher, in_process=not cfg.ray.enabled))
+
+
+def _on_gpu(cfg: TeacherConfig, *, in_process: bool) -> bool:
+    """True if the replicas find a GPU. Actors see those that they reserve alone."""
+    if cfg.device != "auto":
+        return cfg.device.startswith("cuda")
+    if not in_process:
+        return cfg.pool.num_gpus > 0
+    import torch
+
+    return torch.cuda.is_available()

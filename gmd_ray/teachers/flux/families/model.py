@@ -1,0 +1,96 @@
+"""The part of an injecting transformer that all families share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import ModelMixin
+from diffusers.models.attention import AttentionModuleMixin
+
+from gmd_ray.teachers.flux.attention import Entry, InjectingAttention, Tokens
+from gmd_ray.teachers.flux.blocks import block_names
+
+if TYPE_CHECKING:
+    from gmd_ray.teachers.text_encoders import Prompt
+
+
+class InjectingModel(ModelMixin):
+    """A transformer of double and single blocks that accepts and returns keys and values of its blocks.
+
+    It comes first among the bases of a family's class, before the class of diffusers that has the weights.
+    """
+
+    ranks: int = 1
+    """Processes that share the model. Each has 1 / ranks of the heads, and of what `kv_in` and `kv_out` hold."""
+    shares_tokens: bool = False
+    """True if each rank also has 1 / ranks of the tokens outside attention."""
+
+    def use_injecting_attention(self, processor: InjectingAttention | None = None) -> None:
+        """Install one processor in all blocks; call it once after loading."""
+        self.attention = processor = processor or InjectingAttention()
+        for name, module in self.named_modules():
+            if isinstance(module, AttentionModuleMixin) and name.startswith(
+                ("transformer_blocks", "single_transformer")
+            ):
+                module.set_processor(processor)
+
+    def block_names(self) -> list[str]:
+        """`transformer_blocks.0` ... `single_transformer_blocks.0` ..., in the order of the forward pass."""
+        return block_names(len(self.transformer_blocks), len(self.single_transformer_blocks))
+
+    def conditioning(
+        self, prompt: Prompt, t: float, guidance: float | None, batch: int, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, torch.Tensor]:
+        """The arguments of `forward` through which time, guidance and pooled prompt enter the adaptive norms.
+
+        Args:
+            t: noise level in [0, 1].
+            guidance: distilled guidance, None for models without it, for which it is left out.
+        """
+        raise NotImplementedError
+
+    def image_ids(self, h: int, w: int, device: torch.device | None = None) -> torch.Tensor:
+        """RoPE positions (h/2 * w/2, axes) of the packed latents of height h and width w."""
+        raise NotImplementedError
+
+    def text_ids(self, count: int, device: torch.device | None = None) -> torch.Tensor:
+        """RoPE positions (count, axes) of the tokens of a prompt."""
+        raise NotImplementedError
+
+    def tokens_here(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, tokens, dim) -> this process's tokens; a single process has all of them."""
+        return x
+
+    def all_tokens(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        """The inverse of `tokens_here`; `count` tokens over all ranks."""
+        return x
+
+    def input_kept(self, text: int, image: int) -> tuple[int, int]:
+        """(tokens, channels) that this process keeps of an attention's input with that many text and image tokens."""
+        return text + image, self.inner_dim // self.ranks
+
+    def _routes(
+        self,
+        name: str,
+        tokens: Tokens,
+        kv_in: Mapping[str, Entry] | None,
+        kv_out: Mapping[str, Entry] | None,
+        kv_from: int,
+    ) -> dict[str, Any]:
+        """The arguments of `InjectingAttention` for one block, without those that have no part in it.
+
+        A compiled block has one graph for each set of arguments: plain, capture and replay.
+        """
+        routes: dict[str, Any] = {"tokens": tokens} if self.shares_tokens else {}
+        if kv_in is not None and name in kv_in:
+            routes["kv_in"] = kv_in[name]
+        if kv_out is not None and name in kv_out:
+            routes["kv_out"] = kv_out[name]
+        if "kv_in" in routes or "kv_out" in routes:
+            routes["kv_from"] = kv_from
+        return routes
+
+    def _blocks(self) -> list[torch.nn.Module]:
+        return [*self.transformer_blocks, *self.single_transformer_blocks]
