@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "training": {"config", "images", "pairstore", "ray_utils", "students"},
     "evaluation": {"config", "images", "pairstore", "ray_utils", "generation", *MODEL_ROOMS},
     "folders": {"config", "images", "pairstore", "ray_utils", "students"},
-    "tracking": {"config", "images", "pairstore", "evaluation"},
+    "tracking": {"config", "images", "pairstore", "evaluation", "teachers"},
     "planning": {"config", "images", "pairstore", *MODEL_ROOMS, *ENGINE_ROOMS},
     "demo": {"config", "images", *MODEL_ROOMS},
     "verbs": {

@@ -35,7 +35,7 @@ from gmd_ray.evaluation.table import (
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
 from gmd_ray.storage import read_bytes, write_bytes
-from gmd_ray.teachers.catalogue.licence import teacher_licence
+from gmd_ray.teachers import teacher_licence
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
 SIGNIFICANT = 2.0

@@ -39,7 +39,7 @@ from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.remote_errors import is_ray_error
 from gmd_ray.ray_utils.shutdown import StopRequest
 from gmd_ray.storage import open_filesystem, put, with_retries
-from gmd_ray.teachers.acceleration.choice import compilation_of_run
+from gmd_ray.teachers import compilation_of_run
 from gmd_ray.text import one_line, some
 
 log = logging.getLogger("gmd_ray.generation")

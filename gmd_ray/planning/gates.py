@@ -68,7 +68,7 @@ def check_gates(found: Findings, cfg: Config, valueless: Mapping[tuple[str, str]
 
 def check_licence(found: Findings, cfg: Config) -> None:
     """Tell the licence class of the teacher, and warn if it is one for which nothing would be promoted."""
-    from gmd_ray.teachers.catalogue.licence import teacher_licence
+    from gmd_ray.teachers import teacher_licence
 
     licence = teacher_licence(cfg.teacher)
     if cfg.tracking.enabled and cfg.tracking.require_commercial_teacher and not licence.commercial:

@@ -20,9 +20,7 @@ from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.cost import price
 from gmd_ray.planning.probe import Probe
 from gmd_ray.students import load_student
-from gmd_ray.teachers import estimate_teacher
-from gmd_ray.teachers.acceleration.choice import compilation_of_run
-from gmd_ray.teachers.catalogue.licence import teacher_licence
+from gmd_ray.teachers import compilation_of_run, estimate_teacher, teacher_licence
 
 SIZES_SHOWN = 4
 

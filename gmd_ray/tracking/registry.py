@@ -20,7 +20,7 @@ from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.progress import NullRecorder
 from gmd_ray.storage import open_filesystem
-from gmd_ray.teachers.catalogue.licence import teacher_licence
+from gmd_ray.teachers import teacher_licence
 from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
 from gmd_ray.tracking.promotion import CANDIDATE, Verdict, judge_licence, judge_promotion, read_champion
 from gmd_ray.tracking.recorder import MlflowRecorder

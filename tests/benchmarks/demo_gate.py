@@ -1,4 +1,4 @@
-"""Which threshold parts repairable from irreparable photos? `python -m tests.benchmarks.demo_gate [FOLDER]`
+"""Find the threshold that parts repairable from irreparable photos: `python -m tests.benchmarks.demo_gate [FOLDER]`.
 
 Shoots photographs that are no target of the demo with its camera, good crops and severe ones, restores and projects
 them as the demo does, and prints the quantiles of both groups' scores and the shares that thresholds put on the wrong
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from gmd_ray.config.load import load_config
-from gmd_ray.demo.photos.prepare import PHOTOGRAPHS, WorldSize, prepare
+from gmd_ray.demo.photos.prepare import PHOTOGRAPHS, PhotoWorldSize, prepare
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import to_tensor
 from gmd_ray.quality import load_scorer
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
 
-SIZE = WorldSize(seed=7, target=8, severe=4)
+SIZE = PhotoWorldSize(seed=7, target=8, severe=4)
 
 
 def main(folder: Path) -> None:

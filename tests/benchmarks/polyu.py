@@ -134,25 +134,37 @@ def folder_of(args: argparse.Namespace, name: str, ratio: float, seed: int) -> P
 def run(args: argparse.Namespace) -> None:
     """Fine-tune and measure whatever is missing and not taken by another process."""
     end = time.monotonic() + args.minutes * 60
-    work = [(None, 0.0, 0), *((name, ratio, seed) for name, ratio, seed in tasks())]
-    for name, ratio, seed in work:
-        folder = Path(args.out, "seeds", "baseline") if name is None else folder_of(args, name, ratio, seed)
-        if time.monotonic() > end or (folder / "rows.parquet").exists():
-            continue
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            os.close(os.open(folder / "rows.taken", os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            continue
-        cfg = settings(args, f"training.source_ratio={ratio}" if name else "seed=0")
-        student = str(cfg.student.path)
-        if name is not None:
-            spec = make_spec(cfg, name, seed)
-            student = str(folder / Path(spec.student).name)
-            fit(replace(spec, directory=str(folder), student=student))
-        pq.write_table(_measure_all(cfg, student), folder / "draft.parquet")
-        os.replace(folder / "draft.parquet", folder / "rows.parquet")
-        print(folder.name, flush=True)
+    cfg = settings(args)
+    _measure_once(Path(args.out, "seeds", "baseline"), cfg, str(cfg.student.path))
+    for name, ratio, seed in tasks():
+        if time.monotonic() > end:
+            return
+        folder = folder_of(args, name, ratio, seed)
+        cfg = settings(args, f"training.source_ratio={ratio}")
+        student = folder / Path(str(cfg.student.path)).name
+        if not student.exists() and _take(folder / "student.taken"):
+            fit(replace(make_spec(cfg, name, seed), directory=str(folder), student=str(student)))
+            print(f"{folder.name}: trained", flush=True)
+        if student.exists() and time.monotonic() < end:
+            _measure_once(folder, cfg, str(student))
+
+
+def _take(marker: Path) -> bool:
+    """Tell whether this process is the first to ask for a piece of work."""
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _measure_once(folder: Path, cfg: Config, student: str) -> None:
+    if (folder / "rows.parquet").exists() or not _take(folder / "rows.taken"):
+        return
+    pq.write_table(_measure_all(cfg, student), folder / "draft.parquet")
+    os.replace(folder / "draft.parquet", folder / "rows.parquet")
+    print(f"{folder.name}: measured", flush=True)
 
 
 def _measure_all(cfg: Config, student: str) -> pa.Table:

@@ -153,7 +153,7 @@ class TeacherConfig:
     quantization: str = setting(
         "none",
         "fp8: weights of the blocks in 8 bits, half their memory, and products in 8 bits on GPUs that have them; each "
-        "row has a scale. The results are not equal: docs/teachers.md has the difference.",
+        "row has a scale. The results are not equal; `python -m tests.benchmarks.precision` measures by how much.",
         choices=("none", "fp8"),
     )
     compile: Any = setting(

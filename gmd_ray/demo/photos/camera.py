@@ -3,7 +3,7 @@
 Light passes lens and anti-aliasing filter, colour filters, an RGGB mosaic with shot noise and read noise, and a 12-bit
 converter; demosaicing, white balance, a colour matrix, the sRGB curve, noise reduction, sharpening and JPEG with halved
 colour resolution make the picture of it. The noise that is left is correlated between pixels and channels, which white
-Gaussian noise is not. Docs/decisions.md, "Demo", says what its parameters were compared with.
+Gaussian noise is not. The section "Demo" of docs/decisions.md says what its parameters were compared with.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ DARK = Camera(electrons=(25.0, 60.0), read_noise=(3.0, 6.0), jpeg_quality=(12, 3
 
 
 @dataclass
-class WorldSize:
+class PhotoWorldSize:
     """Numbers per photograph and sides in pixels."""
 
     seed: int = 100
@@ -48,7 +48,7 @@ class WorldSize:
     source_test_side: int = 128
 
 
-def prepare(root: str | Path, size: WorldSize | None = None, photographs: Path = PHOTOGRAPHS) -> None:
+def prepare(root: str | Path, size: PhotoWorldSize | None = None, photographs: Path = PHOTOGRAPHS) -> None:
     """Write the demo's folders below `root`, unless an earlier call has finished.
 
     Folders: `target_lq`, the photos to adapt to; `target_hq`, their ground truth, for the report alone; the held-out
@@ -57,7 +57,7 @@ def prepare(root: str | Path, size: WorldSize | None = None, photographs: Path =
     Raises:
         DataError: `root` holds a world of another size or seed.
     """
-    root, size = Path(root), size or WorldSize()
+    root, size = Path(root), size or PhotoWorldSize()
     if is_made(root, asdict(size)):
         return
     log.info("making the photo demo's images under %s", root)
@@ -79,7 +79,7 @@ def prepare(root: str | Path, size: WorldSize | None = None, photographs: Path =
 Crop = tuple[slice, slice]
 
 
-def _target(root: Path, name: str, scene: np.ndarray, size: WorldSize) -> None:
+def _target(root: Path, name: str, scene: np.ndarray, size: PhotoWorldSize) -> None:
     rng = sample_rng(size.seed, "target", name)
     shots = [shoot(scene, rng) for _ in range(size.shots)]
     for k, crop in enumerate(_crops(shots[0].picture, size.target_side, size.target, rng)):
@@ -92,7 +92,7 @@ def _target(root: Path, name: str, scene: np.ndarray, size: WorldSize) -> None:
         _write(root / "target_hq" / f"{name}_severe{k}.png", shots[0].truth[crop])
 
 
-def _target_test(root: Path, name: str, scene: np.ndarray, size: WorldSize) -> None:
+def _target_test(root: Path, name: str, scene: np.ndarray, size: PhotoWorldSize) -> None:
     rng = sample_rng(size.seed, "target test", name)
     shots = [shoot(scene, rng) for _ in range(size.target_test)]
     crops = _crops(shots[0].picture, size.target_test_side, size.target_test, rng)

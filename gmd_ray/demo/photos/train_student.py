@@ -79,7 +79,8 @@ def fit_student(photographs: list[np.ndarray], recipe: PhotoStudentRecipe) -> tu
     rng = np.random.default_rng(recipe.seed)
     shares = np.array([min(x.shape[0] * x.shape[1], LARGEST_SHARE) for x in photographs], float)
     shares /= shares.sum()
-    model = build_denoiser(recipe.channels, recipe.layers).to(memory_format=torch.channels_last)
+    model = build_denoiser(recipe.channels, recipe.layers)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in no overload of torch's own types
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     average = [parameter.detach().clone() for parameter in model.parameters()]
     losses: list[float] = []

@@ -17,7 +17,7 @@ Run = Callable[[Sequence[torch.Tensor]], torch.Tensor]
 """The work: inputs, whose shapes and types never change -> output."""
 
 
-class Recorder(Protocol):
+class ForwardRecorder(Protocol):
     """Records work once, and repeats it on the same memory."""
 
     def record(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
@@ -59,8 +59,8 @@ class CudaRecorder:
 class ForwardGraphs:
     """Keeps the recording of the last shape: its memory, that of all activations, is taken beside everything else."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder: Recorder | None = recorder
+    def __init__(self, recorder: ForwardRecorder) -> None:
+        self._recorder: ForwardRecorder | None = recorder
         self._key: Hashable = None
         self._fixed: list[torch.Tensor] = []
         self._replay: Callable[[], torch.Tensor] | None = None

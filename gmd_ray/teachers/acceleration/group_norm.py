@@ -29,7 +29,8 @@ def split_group_norm(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
     each = channels // groups
     scale = norm.weight.float() * rate.repeat_interleave(each, dim=1)  # (B, C)
     shift = norm.bias.float() - mean.repeat_interleave(each, dim=1) * scale
-    return torch.addcmul(shift[..., None, None], x, scale[..., None, None]).to(x.dtype)
+    # Written in the type of `x`: a whole activation in float32 would be more than the memory plan knows of.
+    return torch.addcmul(shift[..., None, None], x, scale[..., None, None], out=torch.empty_like(x))
 
 
 def use_split_group_norm(model: nn.Module) -> None:

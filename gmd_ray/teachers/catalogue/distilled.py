@@ -57,7 +57,7 @@ def step_distilled(cfg: TeacherConfig, folder: Path | None = None) -> str | None
 
 
 def _sign(path: Path) -> str | None:
-    """What in the config files of a directory says that its model is step-distilled; None if nothing does."""
+    """The sign in the config files of a directory that its model is step-distilled; None if there is none."""
     if read_config(path / "model_index.json").get("is_distilled") is True:
         return "model_index.json says is_distilled: true"
     schedule = read_config(path / "scheduler" / "scheduler_config.json")

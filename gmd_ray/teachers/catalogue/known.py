@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gmd_ray.teachers.flux.families.family import FAMILIES as INJECTING
 
 COMMERCIAL, NON_COMMERCIAL, UNKNOWN = "commercial", "non-commercial", "unknown"
 """Licence classes: the licence lets a company use the model and what it makes; it does not; nobody has said."""
@@ -18,7 +19,7 @@ FAMILIES = {
     "UNet2DConditionModel": "Stable Diffusion",
 }
 """Class of the network in its config.json -> family."""
-SUPPORTED = ("FluxTransformer2DModel", "UNet2DConditionModel")
+SUPPORTED = ("FluxTransformer2DModel", "Flux2Transformer2DModel", "UNet2DConditionModel")
 """Classes that a teacher can be loaded from."""
 
 FLUX1 = {
@@ -168,8 +169,13 @@ def named_teacher(path: Path) -> KnownTeacher | None:
     return next((known for known in KNOWN if known.name.lower() == path.name.lower()), None)
 
 
+def network_class(config: Mapping[str, Any]) -> str:
+    """The class of diffusers that a network's config.json names, itself or by the class with injection."""
+    name = str(config.get("_class_name"))
+    return next((family.transformer for family in INJECTING if name == family.ours), name)
+
+
 def layout(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells the transformers of the FLUX families apart: class, depth, width, text and guidance embedding."""
+    """The features that tell FLUX transformers apart: class, depth, width, text and guidance embedding."""
     keys = ("num_layers", "num_single_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim")
-    kind = re.sub("^InjectingFlux$", "FluxTransformer2DModel", str(config.get("_class_name")))
-    return (kind, *(config.get(key) for key in keys), bool(config.get("guidance_embeds")))
+    return (network_class(config), *(config.get(key) for key in keys), bool(config.get("guidance_embeds")))

@@ -31,7 +31,7 @@ _ALLOWING = re.compile(
     r"apache-2\.0|mit|bsd.*|isc|unlicense|cc0-1\.0|cc-by(-sa)?-\d\.\d|(creativeml-)?openrail(-m|\+\+)?"
 )
 _FORBIDDING = re.compile(r"non[-_ ]?commercial|\bnc\b|-nc-|research[-_ ]only|research[-_ ]licen[sc]e", re.IGNORECASE)
-_TEXTS = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "LICENCE.md", "LICENCE.txt")
+_TEXTS = [f"{name}{ending}" for name in ("LICENSE", "LICENCE") for ending in ("", ".md", ".txt")]
 _OPENINGS = {"Apache License": "apache-2.0", "MIT License": "mit", "CreativeML Open RAIL": "openrail"}
 """Words at the head of a licence's text -> the licence."""
 _HEAD = 2000

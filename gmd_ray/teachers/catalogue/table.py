@@ -13,9 +13,10 @@ from typing import Any
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.teachers.catalogue.distilled import step_distilled
-from gmd_ray.teachers.catalogue.known import FAMILIES, KNOWN, SUPPORTED, KnownTeacher
+from gmd_ray.teachers.catalogue.known import FAMILIES, KNOWN, SUPPORTED, KnownTeacher, network_class
 from gmd_ray.teachers.catalogue.licence import directory_licence
 from gmd_ray.teachers.directory import local_directory, read_config
+from gmd_ray.teachers.flux.families.family import FLUX2
 
 SIDE = 512
 """Side in pixels of the image whose cost the table gives."""
@@ -109,8 +110,7 @@ def _directory(path: str) -> Row:
         raise ModelError(
             f"{path}: no {part}/config.json with a vae/config.json; give a teacher in the diffusers layout"
         )
-    kind = str(network.get("_class_name"))
-    kind = "FluxTransformer2DModel" if kind == "InjectingFlux" else kind
+    kind = network_class(network)
     licence = directory_licence(folder)
     remarks = [licence.source]
     if (refusal := step_distilled(TeacherConfig(path=path))) is not None:
@@ -148,6 +148,8 @@ def _planned(path: str) -> tuple[int, int] | None:
 
     # A share of depth selects blocks in a model of any depth; on FLUX.1-dev it is late_single, as `gmd` has it.
     cfg = TeacherConfig(path=path)
+    if network_class(read_config(Path(path) / "transformer" / "config.json")) == FLUX2.transformer:
+        cfg.prompt = "a prompt"  # klein is refused without one; its length counts alone, and that is the setting's
     cfg.injection.blocks, cfg.pool.batch_size = "last:0.316", 1
     try:
         fastest, least = estimate_teacher(cfg).replica_bytes(SIDE, SIDE)
@@ -159,21 +161,21 @@ def _planned(path: str) -> tuple[int, int] | None:
 def _count(network: Mapping[str, Any], codec: Mapping[str, Any]) -> tuple[int, int] | None:
     """Parameters of both models and FLOPs of a forward of the network; None for a class that cannot be counted.
 
-    FLUX.1's are the cost model's formulas; of another class one forward runs without memory, on the meta device.
+    FLUX's are the cost model's formulas; of another class one forward runs without memory, on the meta device.
     """
     return _counted(json.dumps(dict(network)), json.dumps(dict(codec)))
 
 
 @lru_cache
 def _counted(network_text: str, codec_text: str) -> tuple[int, int] | None:
-    from gmd_ray.teachers.cost.dimensions import FluxDimensions
+    from gmd_ray.teachers.cost.dimensions import dimensions_of
     from gmd_ray.teachers.cost.flops import forward_flops
 
     network, codec = json.loads(network_text), json.loads(codec_text)
     try:
         factor, codec_parameters = _codec(codec)
         try:
-            size = FluxDimensions.from_config(network)
+            size = dimensions_of(network)
         except KeyError:
             parameters, flops = _on_meta(network, SIDE // factor)
         else:

@@ -47,8 +47,7 @@ class TeacherEstimate:
         _check_method(cfg)
         transformer, vae = (_config(cfg.path, f"{part}/config.json") for part in ("transformer", "vae"))
         scheduler = _file(cfg.path, "scheduler/scheduler_config.json")
-        index = _file(cfg.path, "model_index.json")
-        check_model(cfg, str(cfg.path), transformer, _read(index) if index else {})
+        check_model(cfg, str(cfg.path), transformer)
         try:
             size = dimensions_of(transformer)
             self._files = TeacherFiles(size, vae, _read(scheduler) if scheduler else {})

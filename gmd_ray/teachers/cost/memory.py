@@ -222,10 +222,7 @@ def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: 
         resident=2,
         weights=weight_bytes(size, cfg, number_bytes, home) + codec_parameters(work.codec) * number_bytes,
         tables=rows * size.modulation_columns() * number_bytes if size.family.tables else 0,
-        # A recording of a forward (`acceleration.graphs`) keeps the transformer's activations to itself.
-        activations=max(work.activation_bytes(), codec_peak)
-        + 3 * images
-        + (work.activation_bytes() if recorded else 0),
+        activations=max(work.activation_bytes(), codec_peak) + 3 * images + recorded,
         cached=work.cache_bytes() // ranks,
         host=0,
     )

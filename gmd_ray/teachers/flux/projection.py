@@ -165,21 +165,19 @@ class FluxProjector:
         # Where keys and values of all tokens are replaced in all blocks, no image token sees the text. Leaving the text
         # out then changes nothing, but its positions stay, since the replaced keys include the text tokens'.
         text = prompt.embeds[:0] if self._text_is_dead(kv_in, kv_from) else prompt.embeds
-        inputs: dict[str, Any]
         if self.modulation is not None:
-            rows = self.modulation.rows(Conditioning(t, guidance, prompt))
-            if self.graphs is not None and repeated and kv_in is None and kv_out is None:
-                tensors = [z.to(dtype), text.to(z.device, dtype), img_ids, *rows.values()]
-                return self.graphs(tuple(rows), partial(self._plain, tuple(rows)), tensors)
-            inputs = {"modulation": rows}
+            given = self.modulation.rows(Conditioning(t, guidance, prompt))
         else:
-            inputs = self.model.conditioning(prompt, t, guidance, batch, dtype, z.device)
+            given = self.model.conditioning(prompt, t, guidance, batch, dtype, z.device)
+        if self.graphs is not None and repeated and kv_in is None and kv_out is None:
+            tensors = [z.to(dtype), text.to(z.device, dtype), img_ids, *given.values()]
+            return self.graphs(tuple(given), partial(self._plain, tuple(given)), tensors)
         out = self.model(
             hidden_states=z.to(dtype),
             encoder_hidden_states=text.to(z.device, dtype).expand(batch, -1, -1),
             img_ids=img_ids,
             txt_ids=self.model.text_ids(prompt.embeds.shape[0], z.device),
-            **inputs,
+            **self._conditioned(given),
             kv_in=kv_in,
             kv_out=kv_out,
             kv_from=kv_from,
@@ -188,17 +186,21 @@ class FluxProjector:
         return out.float()
 
     def _plain(self, names: Sequence[str], inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The velocity without banks, all of whose inputs are tensors: latents, text, positions, modulation rows."""
-        z, text, img_ids, *rows = inputs
+        """The velocity without banks, all of whose inputs are tensors: latents, text, positions, conditioning."""
+        z, text, img_ids, *given = inputs
         out = self.model(
             hidden_states=z,
             encoder_hidden_states=text.expand(len(z), -1, -1),
             img_ids=img_ids,
             txt_ids=self.model.text_ids(len(text), z.device),
-            modulation=dict(zip(names, rows, strict=True)),
+            **self._conditioned(dict(zip(names, given, strict=True))),
             return_dict=False,
         )[0]
         return out.float()
+
+    def _conditioned(self, given: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """The model's arguments for modulation rows, or for what it makes its modulation from."""
+        return given if self.modulation is None else {"modulation": given}
 
     def __call__(self, x0: torch.Tensor, img_ids: torch.Tensor, plan: ProjectionPlan) -> torch.Tensor:
         """Project clean packed latents, (B, S, D) float32 -> the same shape."""

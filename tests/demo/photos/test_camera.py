@@ -93,7 +93,7 @@ def test_without_noise_the_picture_is_the_truth_and_the_truth_is_the_scene() -> 
 
 
 def luma_weights() -> np.ndarray:
-    """What each of 5 x 5 sensor pixels adds to the luma of a green one in their middle: (5, 5)."""
+    """The share of each of 5 x 5 sensor pixels in the luma of the green one in their middle: (5, 5)."""
     weights = np.zeros((5, 5))
     for i, j in np.ndindex(5, 5):
         impulse = np.zeros((9, 9))

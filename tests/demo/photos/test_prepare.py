@@ -15,11 +15,11 @@ import pytest
 
 import gmd_ray
 from gmd_ray.demo.photos import collect
-from gmd_ray.demo.photos.prepare import PHOTOGRAPHS, WorldSize, prepare, shake
+from gmd_ray.demo.photos.prepare import PHOTOGRAPHS, PhotoWorldSize, prepare, shake
 from gmd_ray.errors import DataError
 from gmd_ray.images.files.decode import decode_8bit
 
-SMALL = WorldSize(seed=1, shots=2, target=4, severe=1, target_test=2, source=3, source_test=2)
+SMALL = PhotoWorldSize(seed=1, shots=2, target=4, severe=1, target_test=2, source=3, source_test=2)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_it_writes_its_folders_once(world: Path, photographs: Path) -> None:
     prepare(world, SMALL, photographs)
     assert (world / "target_lq").stat().st_mtime_ns == stamp
     with pytest.raises(DataError, match="other settings"):
-        prepare(world, WorldSize(seed=2), photographs)
+        prepare(world, PhotoWorldSize(seed=2), photographs)
 
 
 def test_pairs_show_the_same_place(world: Path) -> None:

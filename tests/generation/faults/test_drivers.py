@@ -21,6 +21,8 @@ from tests.generation.world import World, wait_for
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
+CROWDED_S = 400
+"""A ceiling for crowded machines, in seconds."""
 
 
 @contextmanager
@@ -41,36 +43,32 @@ def parts(world: World) -> int:
     return len(list(Path(world.store, "rows").glob("part-*")))
 
 
-@contextmanager
-def held_driver(world: World) -> Iterator[subprocess.Popen[str]]:
-    """One whose first block is stored and whose teacher waits in the next."""
-    done, held = parts(world), world.held()
-    with driver(world) as process:
-        wait_for(  # a ceiling for crowded machines
-            lambda: (parts(world) > done and world.held() > held) or process.poll() is not None, 400
-        )
-        assert process.poll() is None, process.communicate()[0]
-        yield process
+def wait_until_held(world: World, process: subprocess.Popen[str], stored: int = 0, held: int = 0) -> None:
+    """Wait for a driver's first block, after `stored` others, and until its teacher waits in the next."""
+    wait_for(lambda: (parts(world) > stored and world.held() > held) or process.poll() is not None, CROWDED_S)
+    assert process.poll() is None, process.communicate()[0]
 
 
 def test_doubled_then_killed_then_stopped_then_finished(fresh_on_ray: World) -> None:
     lock = Path(fresh_on_ray.store, "lock.json")
-    with held_driver(fresh_on_ray) as first:
-        killed_at, held_since = set(fresh_on_ray.rows()), time.monotonic()
+    with driver(fresh_on_ray) as first:
+        wait_for(lambda: lock.exists() or first.poll() is not None, CROWDED_S)
         with driver(fresh_on_ray) as double:
-            output = double.communicate(timeout=400)[0]
+            output = double.communicate(timeout=CROWDED_S)[0]
         assert double.returncode == 1
         assert f"StoreLockedError: {fresh_on_ray.store}: process {first.pid} on " in output
         assert "Traceback" not in output
-        # Until the first has reserved the cluster, which must not stay its own for long.
-        time.sleep(max(0.0, 12 - (time.monotonic() - held_since)))
+        wait_until_held(fresh_on_ray, first)
+        killed_at = set(fresh_on_ray.rows())
+        time.sleep(12)  # until it has reserved the cluster, which must not stay its own for long
         first.kill()
     assert lock.exists()  # left behind; its process is dead, so it is taken over
     assert len(killed_at) == 6
     made = Counter({key: fresh_on_ray.projected()[key] for key in killed_at})
 
-    before = fresh_on_ray.projected()
-    with held_driver(fresh_on_ray) as second:
+    before, stored, held = fresh_on_ray.projected(), parts(fresh_on_ray), fresh_on_ray.held()
+    with driver(fresh_on_ray) as second:
+        wait_until_held(fresh_on_ray, second, stored, held)
         begun = fresh_on_ray.projected()
         second.send_signal(signal.SIGTERM)
         assert any("SIGTERM: finishing what is in flight" in line for line in second.stdout or ())

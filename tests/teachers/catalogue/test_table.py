@@ -39,6 +39,17 @@ def test_flux_dev_is_counted_by_the_cost_model() -> None:
     assert row.cells()[:6] == ("black-forest-labs/FLUX.1-dev", "inversion", "FLUX.1", "non-commercial", "12 G", "21.5")
 
 
+def test_klein_is_a_teacher() -> None:
+    row = table._known(known("FLUX.2-klein-base-4B"))
+    assert row.parameters == 3_875_544_576 + 84_046_115
+    assert row.flops == pytest.approx(10.17e12, rel=1e-3)
+    assert row.planned
+    assert row.memory is not None
+    assert 8e9 < row.memory[0] <= row.memory[1] < 12e9
+    assert (row.method, row.family, row.licence) == ("inversion", "FLUX.2", "commercial")
+    assert table._known(known("FLUX.2-klein-4B")).method == "-"
+
+
 def test_a_network_without_formulas_is_counted_on_the_meta_device() -> None:
     """The published file of klein's transformer has 7.75 GB in bfloat16; 859.5 million is Stable Diffusion 1.5's."""
     parameters, flops = table._on_meta(KLEIN_4B, 64)

@@ -57,22 +57,18 @@ def check_directory(cfg: TeacherConfig, path: Path) -> Family:
         raise ModelError(
             f"{path / 'transformer'}: no config.json; a teacher directory holds transformer/, vae/ and scheduler/"
         )
-    index = path / "model_index.json"
-    return check_model(
-        cfg, str(path), read_json(path / "transformer" / "config.json"), read_json(index) if index.is_file() else {}
-    )
+    return check_model(cfg, str(path), read_json(path / "transformer" / "config.json"))
 
 
-def check_model(cfg: TeacherConfig, path: str, config: Mapping[str, Any], index: Mapping[str, Any]) -> Family:
+def check_model(cfg: TeacherConfig, path: str, config: Mapping[str, Any]) -> Family:
     """The family of a model, once it and the settings are known to fit each other.
 
     Args:
         path: of the model, for messages.
         config: the content of `transformer/config.json`.
-        index: the content of `model_index.json`, empty if there is none.
 
     Raises:
-        ModelError: a transformer of no family that a FLUX teacher can have, or a step-distilled one for an inversion.
+        ModelError: a transformer of no family that a FLUX teacher can have.
         ConfigError: a method that the family does not have, or prompts that would restore nothing.
     """
     family = family_of(config)
@@ -86,11 +82,6 @@ def check_model(cfg: TeacherConfig, path: str, config: Mapping[str, Any], index:
         raise ConfigError(f"teacher.method=kontext: needs the weights of FLUX.1 Kontext, and {path} holds FLUX.2")
     if cfg.modulation == "host":
         raise ConfigError("teacher.modulation=host: is for FLUX.1; the blocks of FLUX.2 share one small modulation")
-    if index.get("is_distilled") and cfg.method == "inversion":
-        raise ModelError(
-            f"{path}: is distilled to 4 steps (is_distilled in model_index.json): it was not trained on the velocities "
-            "between them, which an inversion integrates; use the base model, FLUX.2-klein-base-4B"
-        )
     inverts = cfg.method == "inversion"
     same = cfg.prompt == cfg.inversion_prompt
     if not config.get("guidance_embeds", True) and same and (inverts or cfg.true_cfg is not None):

@@ -25,13 +25,11 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
 
     def conditioning(
         self, prompt: Prompt, t: float, guidance: float | None, batch: int, dtype: torch.dtype, device: torch.device
-    ) -> dict[str, torch.Tensor | None]:
+    ) -> dict[str, torch.Tensor]:
         """Time, guidance and pooled prompt, each with the batch as its first dimension."""
-        return {
-            "pooled_projections": prompt.pooled.to(device, dtype).expand(batch, -1),
-            "timestep": torch.full((batch,), t, dtype=dtype, device=device),
-            "guidance": None if guidance is None else torch.full((batch,), guidance, dtype=dtype, device=device),
-        }
+        given = {"timestep": t} if guidance is None else {"timestep": t, "guidance": guidance}
+        numbers = {name: torch.full((batch,), x, dtype=dtype, device=device) for name, x in given.items()}
+        return {"pooled_projections": prompt.pooled.to(device, dtype).expand(batch, -1), **numbers}
 
     def image_ids(self, h: int, w: int, device: torch.device | None = None) -> torch.Tensor:
         """RoPE positions (h/2 * w/2, 3): (0, row, column)."""

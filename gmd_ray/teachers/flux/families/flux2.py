@@ -81,12 +81,10 @@ class InjectingFlux2(InjectingModel, Flux2Transformer2DModel):
 
     def conditioning(
         self, prompt: Prompt, t: float, guidance: float | None, batch: int, dtype: torch.dtype, device: torch.device
-    ) -> dict[str, torch.Tensor | None]:
+    ) -> dict[str, torch.Tensor]:
         """Time and guidance, each (1,): one modulation serves the whole batch, and there is no pooled prompt."""
-        return {
-            "timestep": torch.full((1,), t, dtype=dtype, device=device),
-            "guidance": None if guidance is None else torch.full((1,), guidance, dtype=dtype, device=device),
-        }
+        given = {"timestep": t} if guidance is None else {"timestep": t, "guidance": guidance}
+        return {name: torch.full((1,), x, dtype=dtype, device=device) for name, x in given.items()}
 
     def image_ids(self, h: int, w: int, device: torch.device | None = None) -> torch.Tensor:
         """RoPE positions (h/2 * w/2, 4): (0, row, column, 0)."""

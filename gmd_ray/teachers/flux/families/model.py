@@ -42,12 +42,12 @@ class InjectingModel(ModelMixin):
 
     def conditioning(
         self, prompt: Prompt, t: float, guidance: float | None, batch: int, dtype: torch.dtype, device: torch.device
-    ) -> dict[str, torch.Tensor | None]:
+    ) -> dict[str, torch.Tensor]:
         """The arguments of `forward` through which time, guidance and pooled prompt enter the adaptive norms.
 
         Args:
             t: noise level in [0, 1].
-            guidance: distilled guidance, None for models without it.
+            guidance: distilled guidance, None for models without it, for which it is left out.
         """
         raise NotImplementedError
 

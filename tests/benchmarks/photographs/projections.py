@@ -1,6 +1,6 @@
-"""What inversion depth and injection do to photographs, against the truth: a table for any teacher and folder pair.
+"""The effect of inversion depth and injection on photographs, against the truth, for any teacher and folder pair.
 
-    python -m tests.benchmarks.projections --lq DIR --hq DIR [--grid 25:1 ...] [--teacher DIR --student FILE]
+    python -m tests.benchmarks.photographs.projections --lq DIR --hq DIR [--grid 25:1] [--teacher DIR] [--student FILE]
 
 The first crops of two folders with equal names are restored by the student, and its output is projected by the teacher
 with each setting. The teacher and the student default to those of the photographs in `gmd_ray/demo`. A cell is the mean
@@ -23,6 +23,8 @@ from gmd_ray.images.files.decode import decode_8bit
 from gmd_ray.images.listing import list_images, read_file
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
+from gmd_ray.teachers.directory import read_json
+from gmd_ray.teachers.flux.blocks import block_names
 
 PHOTOS = Path(gmd_ray.__file__).parent / "demo" / "photos" / "weights"
 GRIDS = ("4:0.3", "6:0.6", "12:0.5", "12:1", "25:1")
@@ -61,8 +63,8 @@ def teacher_settings(path: str, prompt: str, given: list[str]) -> TeacherConfig:
 
 def late_single_half(path: str) -> str:
     """The setting that names the later half of the single blocks of the model in a directory."""
-    model = load_teacher(teacher_settings(path, "", ["teacher.injection.steps=0", "teacher.steps=1"])).model  # type: ignore[attr-defined]
-    single = [name for name in model.block_names() if name.startswith("single_")]
+    network = read_json(Path(path) / "transformer" / "config.json")
+    single = block_names(network["num_layers"], network["num_single_layers"])[network["num_layers"] :]
     return f"teacher.injection.blocks=[{','.join(single[len(single) // 2 :])}]"
 
 
