@@ -1,6 +1,7 @@
 """Errors of the two calibration rules where they are known: in a run of the demo, whose last photos are beyond repair.
 
-`python -m tests.quality.calibration.labelled_runs DIR [key=value ...]`, DIR being a run of `preset=demo` or `preset=toy`.
+`python -m tests.quality.calibration.labelled_runs DIR [key=value ...]`, DIR being a run of `preset=demo` or of
+`preset=toy`.
 """
 
 from __future__ import annotations
