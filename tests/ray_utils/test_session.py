@@ -20,54 +20,24 @@ from gmd_ray.ray_utils.session import ray_session
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SMALL_MACHINE = """
+SESSION = """
 import logging
 import os
-os.cpu_count = lambda: 1
+import sys
 import ray
 from gmd_ray.config import Config
 from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.session import ray_session
-
-told = []
-logging.getLogger("gmd_ray").setLevel(logging.INFO)
-logging.getLogger("gmd_ray").addFilter(lambda record: told.append(record.getMessage()) or True)
-logging.getLogger("gmd_ray.generation").addFilter(lambda record: told.append(record.getMessage()) or True)
-
-cfg = Config()
-cfg.ray.object_store_memory = 80_000_000
-with ray_session(cfg):
-    assert not any("shared" in line for line in told), "said where no pool is at work, as in import"
-    check_capacity(cfg)
-    assert "1 CPUs shared by pools that want 4; ray.num_cpus says otherwise" in told, told
-    print("CPUs", ray.cluster_resources()["CPU"])
-assert not ray.is_initialized()
-cfg.ray.num_cpus = 2
-with ray_session(cfg):
-    print("CPUs", ray.cluster_resources()["CPU"])
-    try:
-        check_capacity(cfg)
-    except ValueError as error:
-        print(error)
-"""
-
-
-@pytest.mark.slow
-def test_default_pools_fit_on_a_machine_with_too_few_cpus() -> None:
-    done = subprocess.run([sys.executable, "-c", SMALL_MACHINE], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    first, second, refusal = done.stdout.splitlines()
-    assert first == "CPUs 4.0", "three pools of one, reading and writing"
-    assert second == "CPUs 2.0", "what was asked for"
-    assert "the smallest pools need 3.4" in refusal
-
-
-LISTENS = """
-import os, sys
-import ray
-from gmd_ray.config import Config
-from gmd_ray.ray_utils.session import ray_session
 from tests.ray_utils.sockets import LOOPBACK, listening
+
+class Told(logging.Handler):
+    def emit(self, record):
+        lines.append(record.getMessage())
+
+lines = []
+logging.getLogger("gmd_ray").setLevel(logging.INFO)
+logging.getLogger("gmd_ray").addHandler(Told())
+os.cpu_count = lambda: 1
 
 @ray.remote(max_restarts=-1)
 class Worker:
@@ -78,26 +48,45 @@ class Worker:
         return os.getpid()
 
 cfg = Config()
-cfg.ray.num_cpus, cfg.ray.object_store_memory = 1, 80_000_000
+cfg.ray.num_cpus, cfg.ray.object_store_memory = int(sys.argv[1]) or None, 80_000_000
 with ray_session(cfg):
+    print("CPUs", ray.cluster_resources()["CPU"], any("shared" in line for line in lines))
+    try:
+        check_capacity(cfg)
+        print("1 CPUs shared by pools that want 4; ray.num_cpus says otherwise" in lines)
+    except ValueError as error:
+        print(error)
     worker = Worker.remote(ray.put(bytes(1_000_000)))  # of which Ray's core would warn on the terminal
     ray.get(worker.pid.remote())
     found = list(listening(os.getpid()))
     print(len({name for name, _, _ in found}), [place for place in found if place[1] not in LOOPBACK])
+assert not ray.is_initialized()
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [None, "disabled"])
-def test_a_private_session_listens_on_loopback_alone(mode: str | None) -> None:
+@pytest.mark.parametrize(
+    ("mode", "num_cpus", "cpus", "capacity"),
+    [
+        (None, 0, "CPUs 4.0 False", "True"),  # three pools of one, reading and writing
+        ("disabled", 2, "CPUs 2.0 False", "the smallest pools need 3.4"),  # what was asked for
+    ],
+)
+def test_a_private_session_has_the_cpus_that_pools_need_and_listens_on_loopback_alone(
+    mode: str | None, num_cpus: int, cpus: str, capacity: str
+) -> None:
+    """On a machine of one CPU. That CPUs are shared is said where pools are at work, not as the session starts."""
     environment = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
     if mode is not None:
         environment["RAY_AUTH_MODE"] = mode
-    code = [sys.executable, "-c", LISTENS]
+    code = [sys.executable, "-c", SESSION, str(num_cpus)]
     done = subprocess.run(code, capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
-    processes, beyond = done.stdout.strip().split(" ", 1)
     assert done.stderr == ""
+    first, second, last = done.stdout.splitlines()
+    assert first == cpus
+    assert capacity in second
+    processes, beyond = last.split(" ", 1)
     assert int(processes) >= 5, "driver, gcs_server, raylet, agents and worker"
     assert beyond == "[]"
 
