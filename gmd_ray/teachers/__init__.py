@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gmd_ray.config import TeacherConfig
-from gmd_ray.teachers.acceleration.choice import compilation_of_run
-from gmd_ray.teachers.catalogue.licence import Licence, teacher_licence
+from gmd_ray.config import Config, TeacherConfig
 from gmd_ray.teachers.contents import missing_parts
 from gmd_ray.teachers.directory import has_unet, model_directory
 from gmd_ray.teachers.prompts import encode_prompts, find_prompts
 from gmd_ray.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
+    from gmd_ray.teachers.acceleration.choice import CompileChoice
+    from gmd_ray.teachers.catalogue.licence import Licence
     from gmd_ray.teachers.cost.estimate import TeacherEstimate
 
 __all__ = [
-    "Licence",
     "Teacher",
     "compilation_of_run",
     "encode_prompts",
@@ -38,6 +37,20 @@ def estimate_teacher(cfg: TeacherConfig) -> TeacherEstimate:
     from gmd_ray.teachers.cost.estimate import TeacherEstimate
 
     return TeacherEstimate(cfg)
+
+
+def teacher_licence(cfg: TeacherConfig) -> Licence:
+    """The licence class of the settings' teacher: `teacher.licence`, what is known of the model, or its files."""
+    from gmd_ray.teachers.catalogue import licence
+
+    return licence.teacher_licence(cfg)
+
+
+def compilation_of_run(cfg: Config, images: int) -> CompileChoice:
+    """The answer to `teacher.compile` for a run of `generate` that has to make that many images, and its reason."""
+    from gmd_ray.teachers.acceleration import choice
+
+    return choice.compilation_of_run(cfg, images)
 
 
 def load_teacher(cfg: TeacherConfig) -> Teacher:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from gmd_ray.evaluation import Difference, Evaluation
-    from gmd_ray.teachers import Licence
+    from gmd_ray.teachers.catalogue.licence import Licence
 
 CANDIDATE = "adapted"
 """Name of the student that is registered and may be promoted."""

@@ -42,11 +42,11 @@ def choose_compilation(cfg: TeacherConfig, images: int, *, on_gpu: bool) -> Comp
         return CompileChoice(False, "the teacher runs on a CPU")
     if cfg.offload != "none":
         return CompileChoice(False, f"not together with teacher.offload={cfg.offload}")
-    from gmd_ray.teachers import estimate_teacher
+    from gmd_ray.teachers.cost.estimate import TeacherEstimate
 
     side = cfg.tile or USUAL_SIDE
     try:
-        flops = estimate_teacher(cfg).image(side, side).flops
+        flops = TeacherEstimate(cfg).image(side, side).flops
     except GmdError:  # Stable Diffusion, a plugin, or no config file in reach
         return CompileChoice(False, "there is no cost model for this teacher")
     saved = flops / cfg.gpus_per_replica * SAVED_S_PER_FLOP
