@@ -71,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", help="directory of an evaluated run")
     parser.add_argument("-o", "--output", type=Path, required=True, help="image to write: .webp or .png")
     parser.add_argument("--count", type=int, default=3, help="rows, 3 by default")
+    parser.add_argument("--quality", type=int, help="of a lossy .webp, 0 to 100; lossless without it")
     args = parser.parse_args(argv)
     strip = make_strip(load_evaluation(args.run), count=args.count)
-    strip.save(args.output, lossless=True)
+    strip.save(args.output, lossless=args.quality is None, quality=80 if args.quality is None else args.quality)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,14 @@ def test_the_command_writes_a_saved_evaluation_without_loss(tmp_path: Path) -> N
     assert (np.asarray(Image.open(tmp_path / "strip.webp").convert("RGB")) == np.asarray(expected)).all()
 
 
+def test_a_quality_makes_a_smaller_file(tmp_path: Path) -> None:
+    evaluation([0.1, 0.2, 0.3]).save(str(tmp_path / "run"))
+    for name, more in (("lossless", []), ("lossy", ["--quality", "50"])):
+        main([str(tmp_path / "run"), "-o", str(tmp_path / f"{name}.webp"), "--count", "1", *more])
+    exact, close = (np.asarray(Image.open(tmp_path / f"{name}.webp"), float) for name in ("lossless", "lossy"))
+    assert 0 < np.abs(exact - close).mean() < 10
+
+
 def test_an_evaluation_without_pictures_says_which_setting_keeps_them() -> None:
     found = Evaluation(ROWS.empty_table(), PICTURES.empty_table(), ("baseline",), ("psnr",), "")
     with pytest.raises(DataError, match=r"evaluation\.report_images"):
