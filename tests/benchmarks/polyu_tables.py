@@ -97,6 +97,9 @@ def print_tables(cfg: Config, base: pa.Table, rows: Mapping[Key, pa.Table]) -> N
             cells = []
             for column in columns:
                 per_seed = [values(rows[name, ratio, seed], *column) for seed in seeds]
+                if not all(per_seed):
+                    cells.append("–")
+                    continue
                 mean = {key: float(np.mean([one[key] for one in per_seed])) for key in per_seed[0]}
                 change, error, _ = gap(mean, values(base, *column))
                 cells.append(f"{np.mean(list(mean.values())):.4g} ({change:+.3f} ± {error:.3f})")
@@ -123,7 +126,9 @@ def _print_leads(rows: Mapping[Key, pa.Table], base: pa.Table) -> None:
                     mean, error, scenes = gap(values(ours, "target", metric), values(reference, "target", metric))
                     cells.append(f"{mean:+.4f} ± {error:.4f} ± {scenes:.4f}")
                     means.append(mean)
-                mean, error = mean_and_error(means) if means else (float("nan"), float("nan"))
+                if not means:
+                    continue
+                mean, error = mean_and_error(means)
                 print(f"| {ratio} | {other} | {metric} | {' | '.join(cells)} | {mean:+.4f} ± {error:.4f} |")
 
 
