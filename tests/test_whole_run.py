@@ -26,7 +26,7 @@ SECRETS = ("planted-folder", "planted-password", "planted/slash", "planted-signa
 
 @pytest.fixture
 def results(monkeypatch: pytest.MonkeyPatch) -> list[Adapted]:
-    """What each `adapt` of the command line has returned."""
+    """Keep the result of each `adapt` of the command line."""
     found: list[Adapted] = []
     adapt = adapt_module.adapt
 
