@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, ModelError
-from gmd_ray.evaluation import Evaluation, evaluate, load_evaluation
+from gmd_ray.evaluation import Evaluation, evaluate
 from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import held_out_items, spread
@@ -22,7 +21,7 @@ from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.quality.frechet import FrechetDistance, frechet_distance
 from gmd_ray.students import load_student
-from tests.evaluation.conftest import save_student, write_store
+from tests.evaluation.conftest import save_student
 
 
 def judged(cfg: Config, students: dict[str, str]) -> Evaluation:
@@ -46,32 +45,6 @@ def read(path: Path) -> np.ndarray:
 
 def restored(cfg: Config, path: str, lq: np.ndarray) -> np.ndarray:
     return to_images(load_student(replace(cfg.student, path=path)).restore(to_tensor([lq])))[0]
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_values_are_those_of_a_plain_loop(run: Config, students: dict[str, str], tmp_path: Path) -> None:
-    write_store(tmp_path / "out", [5.0, 4.5, 4.0, None])
-    found = evaluate(run, students)
-    for dataset, count in (("target", 6), ("source", 4)):
-        assert len(found.images(dataset)) == count
-        for image in found.images(dataset):
-            lq, hq = (read(tmp_path / dataset / side / image) for side in ("lq", "hq"))
-            expected = {name: restored(run, path, lq) for name, path in students.items()} | {"lq": lq}
-            for name, output in expected.items():
-                assert found.values(name, dataset, "psnr")[image] == pytest.approx(psnr(output, hq), abs=1e-6)
-    assert found.students == ("lq", "baseline", "adapted")
-
-    # What is on disk is the same, complete, and pictures are kept of the images that the report will show.
-    rows = pq.read_table(tmp_path / "out" / "evaluation" / "metrics.parquet")
-    assert rows.num_rows == (6 + 4) * 3 * 2
-    assert rows["error"].null_count == rows.num_rows
-    assert markdown(load_evaluation(run.out)) == markdown(found)
-    assert found.pictured("target") == ["00.png", "02.png", "05.png"]
-    shown = decode_png(found.picture("target", "02.png", "adapted") or b"")
-    assert np.array_equal(
-        levels(shown), levels(restored(run, students["adapted"], read(tmp_path / "target/lq/02.png")))
-    )
-    assert found.pictured("pairs") == ["00.png", "01.png", "02.png"]
 
 
 def test_without_ground_truth_only_no_reference_metrics_are_measured(run: Config, students: dict[str, str]) -> None:

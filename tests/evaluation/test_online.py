@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from gmd_ray.evaluation import evaluate, load_evaluation
 from gmd_ray.evaluation.table import markdown
 from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.teachers import load_teacher
+from tests.evaluation.conftest import write_store
 from tests.evaluation.test_evaluate import judged, levels, psnr, read, restored
 from tests.teachers.conftest import make_flux, make_sd
 from tests.teachers.text_encoders import write_text_encoders
@@ -55,21 +57,44 @@ def expected(cfg: Config, path: str, lq: np.ndarray, image: str) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_row_is_the_student_and_then_the_teacher(online: Config, students: dict[str, str], tmp_path: Path) -> None:
+def test_values_are_those_of_a_plain_loop_of_the_student_and_then_the_teacher(
+    online: Config, students: dict[str, str], tmp_path: Path
+) -> None:
+    online.evaluation.limit = None
+    write_store(tmp_path / "out", [5.0, 4.5, 4.0, None])
     found = evaluate(online, students)
+    for dataset, count in (("target", 6), ("source", 4)):
+        assert len(found.images(dataset)) == count
+        for image in found.images(dataset):
+            lq, hq = (read(tmp_path / dataset / side / image) for side in ("lq", "hq"))
+            outputs = {name: restored(online, path, lq) for name, path in students.items()} | {"lq": lq}
+            for name, output in outputs.items():
+                assert found.values(name, dataset, "psnr")[image] == pytest.approx(psnr(output, hq), abs=1e-6)
     assert found.students == ("lq", "baseline", "baseline+teacher", "adapted")
-    assert "| baseline+teacher |" in markdown(found)
-    assert load_evaluation(online.out).students == found.students
-    for image in found.images("target"):
+    for image in found.images("target")[:3]:
         lq, hq = (read(tmp_path / "target" / side / image) for side in ("lq", "hq"))
         output = expected(online, students["baseline"], lq, image)
         assert found.values("baseline+teacher", "target", "psnr")[image] == pytest.approx(psnr(output, hq), abs=0.01)
-        picture = decode_png(found.picture("target", image, "baseline+teacher") or b"")
-        assert np.abs(levels(picture) - levels(output)).max() <= 1
+        if image in found.pictured("target"):
+            picture = decode_png(found.picture("target", image, "baseline+teacher") or b"")
+            assert np.abs(levels(picture) - levels(output)).max() <= 1
     difference = found.difference("baseline+teacher", "target", "psnr")
     assert difference is not None
     assert abs(difference.mean) > 0.1
     assert len(list((tmp_path / "out" / "prompts").iterdir())) == 1, "encoded once, not by each actor"
+
+    # What is on disk is the same, complete, and pictures are kept of the images that the report will show.
+    rows = pq.read_table(tmp_path / "out" / "evaluation" / "metrics.parquet")
+    assert rows.num_rows == (6 + 4) * len(found.students) * 2
+    assert rows["error"].null_count == rows.num_rows
+    assert "| baseline+teacher |" in markdown(found)
+    assert markdown(load_evaluation(online.out)) == markdown(found)
+    assert load_evaluation(online.out).students == found.students
+    assert found.pictured("target") == ["00.png", "02.png", "05.png"]
+    shown = decode_png(found.picture("target", "02.png", "adapted") or b"")
+    adapted = restored(online, students["adapted"], read(tmp_path / "target/lq/02.png"))
+    assert np.array_equal(levels(shown), levels(adapted))
+    assert found.pictured("pairs") == ["00.png", "01.png", "02.png"]
 
 
 @pytest.mark.parametrize("method", ["inversion", "sdedit", "kontext", "ddim"])
