@@ -53,17 +53,18 @@ def size(kept: Kept) -> int:
     return total
 
 
-@pytest.mark.parametrize("cache", ["input", "lockstep"])
 @pytest.mark.parametrize("change", [{}, {"true_cfg": 3.0}, {"solver": "midpoint"}, {"solver": "fireflow"}], ids=str)
 @pytest.mark.parametrize(("blocks", "tokens", "tensors"), SETTINGS)
 @torch.no_grad()
 def test_caches_equal_stored_keys_and_values(
-    flux_dir: Path, latents: torch.Tensor, cache: str, change: dict, blocks: str, tokens: str, tensors: str
+    flux_dir: Path, latents: torch.Tensor, change: dict, blocks: str, tokens: str, tensors: str
 ) -> None:
     projector, plan = prepare(flux_dir, blocks, tokens, tensors, **change)
     expected = projector(latents, IDS, plan)
     assert not torch.allclose(expected, projector(latents, IDS, replace(plan, inject_steps=0)), atol=1e-3)
-    torch.testing.assert_close(projector(latents, IDS, replace(plan, cache=cache)), expected, atol=1e-5, rtol=0)
+    for cache in ("input", "lockstep"):
+        found = projector(latents, IDS, replace(plan, cache=cache))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=lambda told, cache=cache: f"{cache}: {told}")
 
 
 @torch.no_grad()
@@ -102,6 +103,15 @@ def test_what_is_replaced_is_not_projected(
     assert bool(own.isnan().any()) == (blocks != "single" or tokens == "all")
 
 
+@pytest.fixture(scope="module")
+def flux_dev() -> InjectingFlux:
+    """FLUX.1-dev without weights: shapes alone."""
+    with torch.device("meta"):
+        model = InjectingFlux(guidance_embeds=True)  # the class's defaults are FLUX.1-dev's sizes
+    model.use_injecting_attention()
+    return model
+
+
 @pytest.mark.parametrize(
     ("blocks", "tokens", "tensors", "cache", "tera"),
     [
@@ -113,11 +123,11 @@ def test_what_is_replaced_is_not_projected(
     ],
 )
 @torch.no_grad()
-def test_work_of_a_replay_of_flux_dev(blocks: str, tokens: str, tensors: str, cache: str, tera: float) -> None:
+def test_work_of_a_replay_of_flux_dev(
+    flux_dev: InjectingFlux, blocks: str, tokens: str, tensors: str, cache: str, tera: float
+) -> None:
     """At 512 x 512 with 512 text tokens, where a plain forward takes 21.5 TFLOP: docs/method.md, "Injection"."""
     with torch.device("meta"):
-        model = InjectingFlux(guidance_embeds=True)  # the class's defaults are FLUX.1-dev's sizes
-        model.use_injecting_attention()
         prompt = Prompt(torch.empty(512, 4096), torch.empty(768))
         z, ids = torch.empty(1, 1024, 64), torch.empty(1024, 3)
         plan = ProjectionPlan(
@@ -127,13 +137,13 @@ def test_work_of_a_replay_of_flux_dev(blocks: str, tokens: str, tensors: str, ca
             inversion_guidance=1.0,
             guidance=2.0,
             true_cfg=None,
-            blocks=select_blocks(model.block_names(), blocks),
+            blocks=select_blocks(flux_dev.block_names(), blocks),
             inject_keys=tensors == "kv",
             inject_text=tokens == "all",
             inject_steps=1,
             cache=cache,
         )
-        projector = FluxProjector(model)
+        projector = FluxProjector(flux_dev)
         with FlopCounterMode(display=False) as inversion:
             noise, kept = projector.invert(z, ids, plan)
         with FlopCounterMode(display=False) as reconstruction:
