@@ -123,8 +123,11 @@ def _print_leads(rows: Mapping[Key, pa.Table], base: pa.Table) -> None:
                     ours = rows.get(("adapted", ratio, seed))
                     if ours is None or reference is None:
                         continue
-                    mean, error, scenes = gap(values(ours, "target", metric), values(reference, "target", metric))
-                    cells.append(f"{mean:+.4f} ± {error:.4f} ± {scenes:.4f}")
+                    left, right = values(ours, "target", metric), values(reference, "target", metric)
+                    mean, error, scenes = gap(left, right)
+                    names = {scene(key) for key in left}
+                    ahead = sum(np.mean([left[k] - right[k] for k in left if scene(k) == name]) > 0 for name in names)
+                    cells.append(f"{mean:+.4f} ± {error:.4f} ± {scenes:.4f}, {ahead} of {len(names)} scenes")
                     means.append(mean)
                 if not means:
                     continue
