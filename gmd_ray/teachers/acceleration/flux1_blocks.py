@@ -20,12 +20,12 @@ class GeluLinear(nn.Module):
 
     def __init__(self, proj: nn.Linear) -> None:
         super().__init__()
-        self.proj = proj
+        self.proj: nn.Module = proj  # a linear layer until it is quantized
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if isinstance(self.proj, nn.Linear):
             return linear_gelu(self.proj, x)
-        return F.gelu(self.proj(x), approximate="tanh")  # quantized since
+        return F.gelu(self.proj(x), approximate="tanh")
 
 
 class SplitSingleBlock(FluxSingleTransformerBlock):
@@ -53,6 +53,7 @@ class SplitSingleBlock(FluxSingleTransformerBlock):
 
 def fuse_products(model: nn.Module) -> None:
     """Let the blocks of a FLUX.1 transformer work so; quantized layers and those of several ranks stay as they are."""
+    block: Any  # diffusers does not annotate its blocks
     for block in model.modules():
         if type(block) is FluxTransformerBlock:
             for feed_forward in (block.ff, block.ff_context):

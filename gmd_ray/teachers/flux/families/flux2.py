@@ -31,6 +31,8 @@ class SplitParallelAttention(nn.Module, AttentionModuleMixin):
     parallelism they are this rank's rows.
     """
 
+    processor: Any
+
     def __init__(self, fused: Flux2ParallelSelfAttention) -> None:
         """Take over the layers of `fused`, whose weights are loaded or on the meta device."""
         super().__init__()
@@ -47,7 +49,7 @@ class SplitParallelAttention(nn.Module, AttentionModuleMixin):
         assert bias is None, "FLUX.2 has no biases"
         rows = [size * len(weight) // sum(whole) for size in whole]
         self.to_q, self.to_k, self.to_v, self.proj_mlp = (_linear(part) for part in weight.detach().split(rows))
-        self.set_processor(fused.processor)
+        AttentionModuleMixin.set_processor(self, fused.processor)
 
     def forward(
         self,
@@ -57,7 +59,8 @@ class SplitParallelAttention(nn.Module, AttentionModuleMixin):
     ) -> torch.Tensor:
         """(B, T + S, dim) -> the same shape; `routes` are arguments of `InjectingAttention`."""
         attended = self.processor(self, hidden_states, image_rotary_emb=image_rotary_emb, **routes)
-        return self.to_out(torch.cat([attended, self.mlp_act_fn(self.proj_mlp(hidden_states))], dim=-1))
+        out: torch.Tensor = self.to_out(torch.cat([attended, self.mlp_act_fn(self.proj_mlp(hidden_states))], dim=-1))
+        return out
 
 
 def _linear(weight: torch.Tensor) -> nn.Linear:
