@@ -94,6 +94,7 @@ class InjectingAttention(FluxAttnProcessor):
             queries.insert(0, (heads(attn.add_q_proj(text)), attn.norm_added_q))
         query = self.positioned(queries, image_rotary_emb, tokens.query_text, tokens.image, from_end=True)
         assert query is not None
+        del queries  # the projections before the norm, as large as what they became
 
         # Given keys and values are used as they are; a given input takes the place of the block's own, so that the
         # projections below make the other pass's keys and values from it.
@@ -117,6 +118,7 @@ class InjectingAttention(FluxAttnProcessor):
         keys = own(attn.to_k, lambda x: attn.add_k_proj(x), given_key)  # a single block has no add_k_proj
         norms = [attn.norm_k] if text is None else [attn.norm_added_k, attn.norm_k]
         key = self.positioned(list(zip(keys, norms, strict=False)), image_rotary_emb, *counts(given_key))
+        del keys
         values = own(attn.to_v, lambda x: attn.add_v_proj(x), given_value)
         value = self.collect(concatenated(values), *counts(given_value)) if values else None
 

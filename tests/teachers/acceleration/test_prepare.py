@@ -74,7 +74,7 @@ def test_the_autoencoder_takes_one_image_at_a_time_and_tiles_large_ones(flux_vae
     seen: list[int] = []
     vae.decoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     z = codec.encode(x)
-    torch.testing.assert_close(z, (mean - codec.shift) * codec.scale, atol=1e-5, rtol=0)
+    torch.testing.assert_close(z, (mean - vae.config.shift_factor) * vae.config.scaling_factor, atol=1e-5, rtol=0)
     torch.testing.assert_close(codec.decode(z), whole, atol=1e-4, rtol=0)
     assert seen == [1, 1, 1]
     tiles = AutoencoderCodec(vae, tile_above=48 * 64 - 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import gmd_ray
-from gmd_ray.config import TeacherConfig
+from gmd_ray.config import InjectionConfig, TeacherConfig
 from gmd_ray.errors import ModelError
 from gmd_ray.planning import Findings
 from gmd_ray.planning.models import check_teacher
@@ -96,7 +96,7 @@ def test_the_teacher_is_refused_before_its_weights_are_read(flux_dir: Path, sd_d
     (tmp_path / "flux" / "model_index.json").write_text('{"is_distilled": true}')
     for weights in (tmp_path / "flux" / "transformer").glob("*.safetensors"):
         weights.unlink()
-    cfg = TeacherConfig(path=str(tmp_path / "flux"), device="cpu")
+    cfg = TeacherConfig(path=str(tmp_path / "flux"), device="cpu", injection=InjectionConfig(blocks="all"))
     with pytest.raises(ModelError, match="is_distilled: true, and its few large steps"):
         load_teacher(cfg)
     with pytest.raises(ModelError, match="cannot load the weights"):
