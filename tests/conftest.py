@@ -37,6 +37,7 @@ import gc
 import logging
 import re
 import shutil
+import signal
 import tempfile
 from functools import cache
 
@@ -48,6 +49,10 @@ from gmd_ray.config import secrets
 
 # An exit hook that logs would find pytest's captured stream closed, and its complaint would follow the summary line.
 logging.raiseExceptions = False
+
+# A shell that runs the tests in the background lets them ignore Ctrl-C, and the processes that they start would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RAY_FIXTURE = re.compile(r"(?<![.\w])(ray_session|fresh_on_ray)(: |\")")
 """An argument or a mark of a test by which it gets a fixture that needs the Ray session."""
