@@ -101,7 +101,8 @@ def _calibrate(args: argparse.Namespace) -> int:
     if result.proposal is None:
         say("apply     nothing: choose another scorer (`gmd-ray ls metrics` lists them), and calibrate it in this way")
         return 1
-    words = [*settings, f"scorer.threshold={result.proposal:g}"]
+    kept = [word for word in settings if not word.startswith("scorer.threshold=")]
+    words = [*kept, f"scorer.threshold={result.proposal:g}"]
     say(f"apply     gmd-ray adapt {' '.join(map(shlex.quote, words))}")
     return 0
 

@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
-from gmd_ray.training.spec import TrainingSpec, make_spec
+from gmd_ray.training.spec import make_spec
+from tests.benchmarks.demo_seeds import fit
 from tests.benchmarks.polyu_tables import NAMES, RATIOS, SEEDS, Key, gap, gaps_by_sigma, print_tables, scene, values
 
 DEV_SCENES = slice(2, None, 5)
@@ -39,23 +40,6 @@ def settings(args: argparse.Namespace, *more: str) -> Config:
     given = [f"out={args.out}", f"data.root={args.root}", f"student.path={args.student}"]
     one_thread = ["training.cpus_per_worker=1", "evaluation.pool.num_cpus=1", "evaluation.report_images=0"]
     return load_config(["preset=denoise_polyu", *given, *one_thread, *args.settings, *more])
-
-
-def fit(spec: TrainingSpec) -> None:
-    """Train in this process, with the loop that Ray Train's workers run."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from gmd_ray.ray_utils.remote_errors import raise_if_error
-    from gmd_ray.training.worker.loop import train
-
-    trainer = TorchTrainer(
-        train,
-        train_loop_config={"spec": spec},
-        scaling_config=ScalingConfig(num_workers=0),
-        run_config=RunConfig(name="train", storage_path=spec.directory),
-    )
-    raise_if_error(trainer.fit().return_value)
 
 
 def measure(cfg: Config, student: str, items: Sequence[dict[str, object]]) -> pa.Table:

@@ -77,7 +77,7 @@ class GateCheck:
         except Exception as error:  # noqa: BLE001 -- a scorer of a team's own may raise anything, and the run goes on
             self._scorer = None
             kind = "" if isinstance(error, GmdError) else f"{type(error).__name__}: "
-            log.info("the gate is not checked: %s%s", kind, one_line(error))
+            log.warning("the gate is not checked: %s%s", kind, one_line(error))
 
     def _score_pairs(self, photos: Sequence[ImageFile]) -> None:
         self._scorer = self._load(replace(self._cfg.scorer, device="cpu", fidelity="none"))
