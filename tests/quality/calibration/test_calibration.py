@@ -139,6 +139,9 @@ def test_without_a_store(drawn: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "gmd-ray adapt source.hq=" in out
     assert main(["gate", settings[0], "--calibrate", *settings[1:], "--limit", "10"]) == 0, "settings go anywhere"
     assert capsys.readouterr().out == out
+    assert main(["gate", "--calibrate", *settings, "scorer.threshold=5", "--limit", "10"]) == 0
+    [apply] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("apply")]
+    assert apply.count("scorer.threshold=") == 1, "the proposal takes the place of the one that was given"
 
 
 def test_another_scorer_than_the_store_s(drawn: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
