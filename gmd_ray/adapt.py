@@ -42,8 +42,9 @@ def adapt(cfg: Config) -> Adapted:
     inputs = ready(cfg, "adapt", save=False)
 
     # These imports take seconds, so that errors in the settings are reported before them.
-    from gmd_ray.evaluation import evaluate, markdown, write_report
+    from gmd_ray.evaluation import evaluate, markdown
     from gmd_ray.generation import generate
+    from gmd_ray.report import write_report
     from gmd_ray.tracking import Decision, TrackingError, promote, register, start_run
     from gmd_ray.training import finetune
 

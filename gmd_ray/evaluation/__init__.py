@@ -1,8 +1,7 @@
-"""Stage 3: measuring students on held-out images, with tables and a report."""
+"""Stage 3: measuring students on held-out images, with tables."""
 
 from gmd_ray.evaluation.evaluate import evaluate
-from gmd_ray.evaluation.report import write_report
 from gmd_ray.evaluation.results import Difference, Evaluation, load_evaluation
 from gmd_ray.evaluation.table import markdown
 
-__all__ = ["Difference", "Evaluation", "evaluate", "load_evaluation", "markdown", "write_report"]
+__all__ = ["Difference", "Evaluation", "evaluate", "load_evaluation", "markdown"]

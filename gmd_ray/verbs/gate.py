@@ -53,7 +53,7 @@ def run_gate(args: argparse.Namespace) -> int:
     view = read_gate(find_store(args.store), args.threshold, args.fidelity_bound)
     show(view.text())
     if args.html:
-        from gmd_ray.evaluation.gate_page import gate_page
+        from gmd_ray.report.gate_page import gate_page
         from gmd_ray.storage import write_bytes
 
         with writing("--html", args.html, folder=False):

@@ -129,9 +129,10 @@ def run_pretrain(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     cfg = load_settings(args, "evaluate")
-    from gmd_ray.evaluation import evaluate, markdown, write_report
+    from gmd_ray.evaluation import evaluate, markdown
     from gmd_ray.ray_utils.session import ray_session
     from gmd_ray.ready import ready
+    from gmd_ray.report import write_report
     from gmd_ray.tracking import start_run
     from gmd_ray.training import finetuned_path
 

@@ -65,8 +65,8 @@ def run_status(args: argparse.Namespace) -> int:
 
 
 def run_sheet(args: argparse.Namespace) -> int:
-    from gmd_ray.evaluation.sheet import make_sheet
     from gmd_ray.pairstore.store import find_store
+    from gmd_ray.report.sheet import make_sheet
     from gmd_ray.storage import write_bytes
 
     page = make_sheet(find_store(args.store), args.threshold, args.fidelity_bound, args.count)

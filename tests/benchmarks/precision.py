@@ -19,7 +19,7 @@ import torch
 
 import gmd_ray
 from gmd_ray.config import InjectionConfig, TeacherConfig
-from gmd_ray.images.files.decode import decode_8bit
+from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import to_tensor
 from gmd_ray.teachers import load_teacher
 
@@ -35,7 +35,7 @@ def crops(folder: Path, count: int, side: int) -> torch.Tensor:
     """Squares from the middle of the first photos, (count, 3, side, side)."""
     found = []
     for file in sorted(folder.iterdir())[:count]:
-        image = to_tensor([decode_8bit(file.read_bytes())])
+        image = to_tensor([decode_image(file.read_bytes())])
         top, left = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
         found.append(image[..., top : top + side, left : left + side])
     return torch.cat(found)

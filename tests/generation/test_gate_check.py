@@ -12,13 +12,13 @@ import torch
 from torch.nn import functional as F
 
 from gmd_ray.config import ScorerConfig
-from gmd_ray.evaluation.gate_page import gate_page
 from gmd_ray.generation import generate
 from gmd_ray.generation.checks.gate import GateCheck
 from gmd_ray.pairstore.audit.verify import verify
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.thresholds import GATE_CHECK_FILE, read_gate
 from gmd_ray.quality.calibration import orders
+from gmd_ray.report.gate_page import gate_page
 from tests.generation.world import World, write_photos
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from gmd_ray.errors import DataError
-from gmd_ray.evaluation.gallery import PictureRow, pair_row
-from gmd_ray.evaluation.pages import render
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.view import StoreView
+from gmd_ray.report.gallery import PictureRow, pair_row
+from gmd_ray.report.pages import render
 
 SHOWN = ("restored", "pseudo_target", "lq")
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from gmd_ray.config import Config
-from gmd_ray.evaluation import gallery, write_report
 from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import Item, held_out_items
@@ -20,6 +19,7 @@ from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.images.sets.run_inputs import RunInputs
+from gmd_ray.report import gallery, write_report
 from tests.evaluation.conftest import draw, write_store
 
 HOSTILE = "<script>alert(1)</script>&\"'{:02d}.png".replace("/", "⁄")

@@ -10,9 +10,9 @@ import pytest
 
 from gmd_ray.cli import main
 from gmd_ray.errors import DataError
-from gmd_ray.evaluation.sheet import make_sheet
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.pairstore.store import PairStore
+from gmd_ray.report.sheet import make_sheet
 from tests.generation.shelf import failed_row, fill, finish, ok_row, png
 
 

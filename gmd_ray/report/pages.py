@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of `evaluation/templates`. Values are escaped, and a value that is missing is an error."""
-    loader = PackageLoader("gmd_ray.evaluation")
+    """Fill a template of `report/templates`. Values are escaped, and a value that is missing is an error."""
+    loader = PackageLoader("gmd_ray.report")
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return pages.get_template(template).render(**values)

@@ -12,8 +12,8 @@ from PIL import Image
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation import Evaluation
 from gmd_ray.evaluation.results import PICTURES, ROWS
-from gmd_ray.evaluation.strip import GAP, TEXT, main, make_strip, typical
 from gmd_ray.images.files.encode import encode_png
+from gmd_ray.report.strip import GAP, TEXT, main, make_strip, typical
 
 LEVELS = {"lq": 10, "baseline": 20, "adapted": 30, "hq": 40}
 

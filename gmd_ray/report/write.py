@@ -15,13 +15,9 @@ import yaml
 from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
 from gmd_ray.config.secrets import redact
-from gmd_ray.evaluation import svg
 from gmd_ray.evaluation.actor import ADAPTED
-from gmd_ray.evaluation.gallery import held_out_rows, pair_rows
-from gmd_ray.evaluation.pages import render
 from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, StoreSummary, open_store
-from gmd_ray.evaluation.strip import typical
 from gmd_ray.evaluation.table import (
     BASELINE,
     COST_COLUMNS,
@@ -34,6 +30,10 @@ from gmd_ray.evaluation.table import (
 )
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
+from gmd_ray.report import svg
+from gmd_ray.report.gallery import held_out_rows, pair_rows
+from gmd_ray.report.pages import render
+from gmd_ray.report.strip import typical
 from gmd_ray.storage import read_bytes, write_bytes
 from gmd_ray.teachers import teacher_licence
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gmd_ray.evaluation import svg
-from gmd_ray.evaluation.pages import render
 from gmd_ray.pairstore.thresholds import PAPER_PASS_RATES, PAPER_THRESHOLD, GateView
+from gmd_ray.report import svg
+from gmd_ray.report.pages import render
 
 POINTS = 101
 """Number of points of the yield curve."""

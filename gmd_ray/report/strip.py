@@ -1,4 +1,4 @@
-"""Draw a before/after strip of an evaluated run: `python -m gmd_ray.evaluation.strip RUN -o strip.webp`."""
+"""Draw a before/after strip of an evaluated run: `python -m gmd_ray.report.strip RUN -o strip.webp`."""
 
 from __future__ import annotations
 
