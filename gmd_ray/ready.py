@@ -20,7 +20,7 @@ ANYWHERE = ("generate", "plan", "encode-prompts")
 """Verbs that write neither models nor reports, so that `out` may be any URL."""
 
 
-WITHOUT_RAY = ("generate", "plan", "encode-prompts")
+WITHOUT_RAY = ("ablate", "generate", "plan", "encode-prompts")
 """Verbs that work in their own process with `ray.enabled=false`."""
 
 
@@ -31,7 +31,7 @@ def check_ray(cfg: Config, verb: str) -> None:
         ConfigError: naming the verbs that run without it.
     """
     if not cfg.ray.enabled and verb not in WITHOUT_RAY:
-        raise ConfigError(f"ray.enabled=false: {verb} needs Ray; `generate` and `plan` run without it")
+        raise ConfigError(f"ray.enabled=false: {verb} needs Ray; `ablate`, `generate` and `plan` run without it")
 
 
 def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) -> RunInputs:

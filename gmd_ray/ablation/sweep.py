@@ -59,13 +59,14 @@ def sweep_names() -> list[str]:
     return sorted((path.stem for path in _PRESETS.glob("*.yaml")), key=lambda name: (len(name), name))
 
 
-def load_sweep(name: str, given: Mapping[str, str] | None = None) -> Sweep:
+def load_sweep(name: str, given: Mapping[str, str] | None = None, *, complete: bool = True) -> Sweep:
     """Load a sweep.
 
     Args:
         name: one of `sweep_names`, or the path of a YAML file.
         given: values of the sweep's parameters, which stand for `{parameter}` in its settings. A row that needs one
             which is not given is left out.
+        complete: refuse a sweep that has no row left.
 
     Raises:
         ConfigError: no such sweep, or a file that does not describe one.
@@ -104,7 +105,8 @@ def load_sweep(name: str, given: Mapping[str, str] | None = None) -> Sweep:
         latency=bool(document.get("latency", False)),
         left_out=left_out,
     )
-    _check(sweep)
+    if complete:
+        _check(sweep)
     return sweep
 
 
