@@ -11,7 +11,9 @@ from scipy.special import ndtri, stdtrit
 from gmd_ray.evaluation.statistics import LEVEL, MIN_IMAGES, RESAMPLES, SEED
 
 
-def two_way_interval(values: np.ndarray, groups: Sequence[str] | None = None) -> tuple[float, float, float] | None:
+def two_way_interval(
+    values: np.ndarray, groups: Sequence[str] | None = None, *, resamples: int = RESAMPLES
+) -> tuple[float, float, float] | None:
     """Interval at `LEVEL` of the mean of values that vary over training seeds and over images; two-sided p of zero.
 
     Each resample draws seeds with replacement and, independently, images, or whole groups of them, and takes the mean
@@ -26,6 +28,7 @@ def two_way_interval(values: np.ndarray, groups: Sequence[str] | None = None) ->
         values: (seeds, images). The draws are seeded, so that the same values always give the same interval.
         groups: name of the group of each image, such as the photograph that a crop comes from; None takes each image
             for itself.
+        resamples: number of resampled means.
 
     Returns:
         (low, high, p); None for fewer than `MIN_IMAGES` groups, or for a value that is not finite.
@@ -39,8 +42,8 @@ def two_way_interval(values: np.ndarray, groups: Sequence[str] | None = None) ->
     sizes = np.bincount(member, minlength=len(names)).astype(np.float64)
     mean = float(values.mean())
     rng = np.random.default_rng(SEED)
-    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
-    columns = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES).astype(np.float64)
+    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
+    columns = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples).astype(np.float64)
     drawn = columns @ sizes  # images in a resample: groups may differ in size
     of_images = (columns @ sums.mean(0)) / drawn - mean
     of_seeds = rows @ values.mean(1) - mean
@@ -48,7 +51,7 @@ def two_way_interval(values: np.ndarray, groups: Sequence[str] | None = None) ->
     means = mean + _widening(seeds) * of_seeds + _widening(len(names)) * of_images + rest
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     beyond = min(float((means <= 0).mean()), float((means >= 0).mean()))
-    return float(low), float(high), min(1.0, 2 * max(beyond, 0.5 / RESAMPLES))
+    return float(low), float(high), min(1.0, 2 * max(beyond, 0.5 / resamples))
 
 
 def _widening(n: int) -> float:

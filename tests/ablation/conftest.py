@@ -1,0 +1,71 @@
+"""A small world for sweeps: a real DnCNN, a real NIMA-form scorer, and an unsharp mask for a teacher that keeps a log."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation.conftest import draw, save_student
+from tests.generation.world import write_scorer
+
+
+@dataclass(frozen=True)
+class SweepWorld:
+    """Folders of images and models, and the settings that name them."""
+
+    root: Path
+
+    @property
+    def out(self) -> str:
+        return str(self.root / "sweeps")
+
+    @property
+    def args(self) -> list[str]:
+        """The base run, as on a command line."""
+        images, settings = self.root / "images", {
+            "out": self.out,
+            "ray.enabled": "false",
+            "tracking.enabled": "false",
+            "student.path": self.root / "student.safetensors",
+            "teacher.method": "tests.generation.world:load_sharpen_teacher",
+            "teacher.path": self.root / "log",
+            "scorer.path": self.root / "scorer",
+            "scorer.threshold": "5.47",
+            "target.path": images / "lq",
+            "source.hq": images / "hq",
+            "source.degradation": "noise",
+            "training.steps": "2",
+            "training.batch_size": "4",
+            "training.patch": "16",
+            "training.warmup_steps": "0",
+            "evaluation.target_lq": images / "test_lq",
+            "evaluation.target_hq": images / "test_hq",
+            "evaluation.metrics": "[psnr]",
+        }  # fmt: skip
+        return [f"{key}={value}" for key, value in settings.items()]
+
+    def projected(self) -> Counter[str]:
+        """Number of times that each photo was handed to a teacher."""
+        return Counter(key for file in (self.root / "log").glob("[0-9]*") for key in file.read_text().splitlines())
+
+
+@pytest.fixture(scope="session")
+def sweep_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images and models, which no test changes."""
+    root = tmp_path_factory.mktemp("sweep-models")
+    save_student(root / "student.safetensors", 0, 0.3)
+    write_scorer(root / "scorer")
+    draw(root / "images", "lq", "hq", 6)
+    draw(root / "images", "test_lq", "test_hq", 7, "test_{:02d}.png")
+    return root
+
+
+@pytest.fixture
+def sweep_world(sweep_models: Path, tmp_path: Path) -> SweepWorld:
+    for name in ("student.safetensors", "scorer", "images"):
+        (tmp_path / name).symlink_to(sweep_models / name)
+    (tmp_path / "log").mkdir()
+    return SweepWorld(tmp_path)
