@@ -34,8 +34,10 @@ ROOMS: dict[str, set[str]] = {
     "folders": {"config", "images", "pairstore", "ray_utils", "students"},
     "tracking": {"config", "images", "pairstore", "evaluation", "teachers"},
     "planning": {"config", "images", "pairstore", *MODEL_ROOMS, *ENGINE_ROOMS},
+    "ablation": {"config", "images", "pairstore", "planning", *ENGINE_ROOMS},
     "demo": {"config", "images", *MODEL_ROOMS},
     "verbs": {
+        "ablation",
         "config",
         "demo",
         "folders",

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ _PRESETS = Path(__file__).parent / "presets"
 KINDS = ("baseline", "adapted", "source_only", "median", "supervised", "pairs")
 """The student of a row. baseline: `student.path` as it is. adapted and the three controls: fine-tunes by those names.
 pairs: none; the row is about the pair store alone."""
+_READ_PAIRS = ("adapted", "median", "supervised", "pairs")
 _KEYS = {"title", "published", "reference", "latency", "parameters", "rows"}
 _ROW_KEYS = {"name", "set", "grid", "student", "online", "published"}
 
@@ -110,6 +111,12 @@ def load_sweep(name: str, given: Mapping[str, str] | None = None, *, complete: b
     return sweep
 
 
+def of_pairs(sweep: Sweep) -> Sweep:
+    """The rows of a sweep that make pairs, without their fine-tunes; its name gets the ending `-pairs`."""
+    rows = tuple(replace(row, student="pairs", online=False) for row in sweep.rows if row.student in _READ_PAIRS)
+    return replace(sweep, name=f"{sweep.name}-pairs", rows=rows, reference=None, latency=False)
+
+
 def _check(sweep: Sweep) -> None:
     names = [row.name for row in sweep.rows]
     if not names:
@@ -153,7 +160,7 @@ def _expanded(entry: Mapping[str, Any], where: str) -> Sequence[SweepRow]:
 
 def _filled(row: SweepRow, given: Mapping[str, str]) -> SweepRow:
     overrides = tuple(_replaced(text, given) for text in row.overrides)
-    return SweepRow(row.name, overrides, row.student, row.online, row.published)
+    return replace(row, overrides=overrides)
 
 
 def _replaced(text: str, values: Mapping[str, str]) -> str:

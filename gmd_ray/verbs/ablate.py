@@ -25,6 +25,8 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--list", action="store_true", help="print the sweeps that come with the package")
     parser.add_argument("--plan", action="store_true", help="print what the sweep will take, and stop")
     parser.add_argument("--table", action="store_true", help="print the table of the finished cells, and stop")
+    text = "make the pairs of every row and measure them, train nothing: a cheap first look at settings of the teacher"
+    parser.add_argument("--pairs-only", action="store_true", help=text)
     parser.add_argument("--seeds", type=count, default=3, metavar="N", help="training seeds 0 to N - 1; 3")
     parser.add_argument(
         "--with", dest="given", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the sweep"
@@ -37,7 +39,7 @@ def register(verbs: Verbs) -> None:
 
 
 def run_ablate(args: argparse.Namespace) -> int:
-    from gmd_ray.ablation.sweep import load_sweep, sweep_names
+    from gmd_ray.ablation.sweep import load_sweep, of_pairs, sweep_names
 
     if args.list:
         for name in sweep_names():
@@ -46,6 +48,7 @@ def run_ablate(args: argparse.Namespace) -> int:
     if args.sweep is None or "=" in args.sweep:
         raise ConfigError(f"ablate needs a sweep before the settings: {', '.join(sweep_names())}, or a YAML file")
     sweep = load_sweep(args.sweep, _parameters(args.given))
+    sweep = of_pairs(sweep) if args.pairs_only else sweep
     cfg = load_settings(args, "ablate")
 
     from gmd_ray.ablation.cells import make_cells

@@ -25,7 +25,8 @@ class SweepWorld:
     @property
     def args(self) -> list[str]:
         """The base run, as on a command line."""
-        images, settings = self.root / "images", {
+        images = self.root / "images"
+        settings = {
             "out": self.out,
             "ray.enabled": "false",
             "tracking.enabled": "false",
@@ -44,7 +45,7 @@ class SweepWorld:
             "evaluation.target_lq": images / "test_lq",
             "evaluation.target_hq": images / "test_hq",
             "evaluation.metrics": "[psnr]",
-        }  # fmt: skip
+        }
         return [f"{key}={value}" for key, value in settings.items()]
 
     def projected(self) -> Counter[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gmd_ray.ablation.sweep import load_sweep, sweep_names
+from gmd_ray.ablation.sweep import load_sweep, of_pairs, sweep_names
 from gmd_ray.errors import ConfigError
 
 
@@ -101,3 +101,9 @@ def test_an_unknown_sweep_names_the_nearest() -> None:
 def test_an_unknown_parameter_is_refused() -> None:
     with pytest.raises(ConfigError, match="no parameter 'teacher3'; did you mean 'teacher2'"):
         load_sweep("table13", {"teacher3": "x"})
+
+
+def test_a_sweep_of_pairs_has_the_rows_that_make_some() -> None:
+    sweep = of_pairs(load_sweep("table11"))
+    assert [(row.name, row.student) for row in sweep.rows] == [("SDEdit", "pairs"), ("inversion", "pairs")]
+    assert sweep.name == "table11-pairs"
