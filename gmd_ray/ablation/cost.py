@@ -10,6 +10,7 @@ from pathlib import Path
 from gmd_ray.ablation.cells import Cell
 from gmd_ray.ablation.run import read_facts
 from gmd_ray.config import Config
+from gmd_ray.config.sections.checks import teacher_plugin
 from gmd_ray.errors import DataError
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.pairstore.manifest import read_manifest
@@ -74,20 +75,18 @@ def sweep_cost(cells: Sequence[Cell], inputs: RunInputs | None = None) -> SweepC
     todo = list({cell.folder: cell for cell in cells if not cell.done}.values())
     stores = {cell.store: cell.cfg for cell in cells if cell.store is not None}
     needed = {cell.store for cell in todo if cell.store is not None}
-    counts, flops, speeds = {}, {}, []
+    counts, work, speeds = {}, {}, []
     for key, cfg in stores.items():
-        jobs, _ = survey(cfg, inputs)
-        counts[key] = len(jobs)
+        counts[key], flops = _photos(cfg, inputs)
+        made = min(_rows(cfg), counts[key])
+        work[key] = None if flops is None else flops * (counts[key] - made) / counts[key]
         manifest = read_manifest(PairStore(store_url(cfg.out)))
-        made = 0 if manifest is None else _rows(cfg)
-        flops[key] = sum(job.flops for job in jobs) * max(0, counts[key] - made) / counts[key]
-        if manifest is not None and made:
+        if manifest is not None and made and flops:
             seconds = manifest.document.get("seconds_by_stage", {}).get("project", 0.0)
-            speeds.append(seconds / (sum(job.flops for job in jobs) * made / counts[key]))
-    left = {key: counts[key] - _rows(stores[key]) for key in needed if key is not None}
-    work = sum(flops[key] for key in left)
+            speeds.append(seconds / (flops * made / counts[key]))
+    left = {key: max(0, counts[key] - _rows(stores[key])) for key in needed if key is not None}
     first = next(iter(stores.values()), None)
-    projection, basis = _projection_seconds(work, speeds, first)
+    projection, basis = _projection_hours([work[key] for key, photos in left.items() if photos], speeds, first)
     trained = [read_facts(cell) for cell in cells if cell.done and cell.trains]
     crops = [facts["train_seconds"] / facts["crops"] for facts in trained if facts.get("crops")]
     trains = [cell for cell in todo if cell.trains]
@@ -98,7 +97,7 @@ def sweep_cost(cells: Sequence[Cell], inputs: RunInputs | None = None) -> SweepC
         cells=len({cell.folder for cell in cells}),
         cells_done=len({cell.folder for cell in cells if cell.done}),
         stores=len(stores),
-        projections=sum(max(0, n) for n in left.values()),
+        projections=sum(left.values()),
         projections_unshared=sum(counts[cell.store] for cell in cells if cell.store is not None),
         projection_hours=projection,
         projection_basis=basis,
@@ -121,14 +120,27 @@ def _rows(cfg: Config) -> int:
         return 0
 
 
-def _projection_seconds(work: float, speeds: Sequence[float], cfg: Config | None) -> tuple[float | None, str]:
-    """Hours of so many FLOPs of the teacher, and their basis."""
-    if not work:
+def _photos(cfg: Config, inputs: RunInputs) -> tuple[int, float | None]:
+    """Photos of a store, and the FLOPs of projecting them; None for a plugin, which has no cost model."""
+    if teacher_plugin(cfg.teacher.method) is None:  # the name of a plugin, with nothing wrong about it
+        return len(inputs.images(cfg.target.path or "", cfg.target.limit)), None
+    jobs, _ = survey(cfg, inputs)
+    return len(jobs), float(sum(job.flops for job in jobs))
+
+
+def _projection_hours(
+    work: Sequence[float | None], speeds: Sequence[float], cfg: Config | None
+) -> tuple[float | None, str]:
+    """Hours of so many FLOPs of the teacher, one figure a store, and their basis."""
+    known = [flops for flops in work if flops is not None]
+    if len(known) < len(work):
+        return None, "a teacher of one's own has no cost model"
+    if not known:
         return 0.0, ""
     if speeds:
-        return work * statistics.median(speeds) / 3600, "the teacher's FLOPs at the speed of this folder's stores"
+        return sum(known) * statistics.median(speeds) / 3600, "the teacher's FLOPs at the speed of this folder's stores"
     if cfg is not None and cfg.plan.tflops is not None:
-        return work / (cfg.plan.tflops * 1e12) / 3600, f"the teacher's FLOPs at plan.tflops={cfg.plan.tflops:g}"
+        return sum(known) / (cfg.plan.tflops * 1e12) / 3600, f"the teacher's FLOPs at plan.tflops={cfg.plan.tflops:g}"
     return None, "give plan.tflops=..., or let the first store tell"
 
 

@@ -119,7 +119,9 @@ def json_table(figures: SweepFigures) -> dict[str, Any]:
                 "seeds_planned": row.seeds,
                 "published": row.row.published,
                 "means": {"/".join(column): row.mean(*column) for column in row.columns},
-                "means_by_seed": {"/".join(c): [statistics.fmean(v.values()) for v in row.values(*c)] for c in row.columns},
+                "means_by_seed": {
+                    "/".join(c): [statistics.fmean(v.values()) for v in row.values(*c)] for c in row.columns
+                },
                 "minus_unadapted": _documents(figures.to_baseline, row),
                 "minus_reference": _documents(figures.to_reference, row),
                 "pairs": row.facts[0].get("pairs") if row.facts else None,
@@ -199,8 +201,8 @@ def _more_cells(figures: SweepFigures, row: RowFigures) -> list[str]:
         cells += [_mean((pairs or {}).get(name)) for name in ("restored", "pseudo_target", "fidelity")]
     if figures.sweep.latency:
         cost = row.cost
-        known = cost is not None and cost.parameters is not None
-        cells += [f"{cost.parameters:,}" if cost is not None and known else "", _mean(cost and cost.seconds)]
+        parameters = None if cost is None else cost.parameters
+        cells += ["" if parameters is None else f"{parameters:,}", _mean(None if cost is None else cost.seconds)]
     return cells
 
 

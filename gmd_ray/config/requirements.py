@@ -43,7 +43,8 @@ def require(cfg: Config, verb: str) -> None:
         missing = [key for key in missing if key != "teacher.path=..."]
     elif verb == "evaluate" and cfg.evaluation.online and not cfg.teacher.path:
         missing.append("teacher.path=... (or evaluation.online=false)")
-    trains = verb in ("finetune", "adapt", "ablate") and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls)
+    adapts = verb in ("finetune", "adapt", "ablate")
+    trains = adapts and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls)
     if trains or verb == "pretrain":
         if not cfg.source.hq:
             missing.append("source.hq=...")

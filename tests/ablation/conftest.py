@@ -1,4 +1,4 @@
-"""A small world for sweeps: a real DnCNN, a real NIMA-form scorer, and an unsharp mask for a teacher that keeps a log."""
+"""A small world for sweeps: a real DnCNN, a real scorer, and an unsharp mask for a teacher that keeps a log."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class SweepWorld:
             "training.batch_size": "4",
             "training.patch": "16",
             "training.warmup_steps": "0",
-            "evaluation.target_lq": images / "test_lq",
-            "evaluation.target_hq": images / "test_hq",
+            "evaluation.target_lq": self.root / "held_out" / "lq",
+            "evaluation.target_hq": self.root / "held_out" / "hq",
             "evaluation.metrics": "[psnr]",
         }
         return [f"{key}={value}" for key, value in settings.items()]
@@ -60,13 +60,13 @@ def sweep_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_student(root / "student.safetensors", 0, 0.3)
     write_scorer(root / "scorer")
     draw(root / "images", "lq", "hq", 6)
-    draw(root / "images", "test_lq", "test_hq", 7, "test_{:02d}.png")
+    draw(root / "held_out", "lq", "hq", 7)
     return root
 
 
 @pytest.fixture
 def sweep_world(sweep_models: Path, tmp_path: Path) -> SweepWorld:
-    for name in ("student.safetensors", "scorer", "images"):
+    for name in ("student.safetensors", "scorer", "images", "held_out"):
         (tmp_path / name).symlink_to(sweep_models / name)
     (tmp_path / "log").mkdir()
     return SweepWorld(tmp_path)

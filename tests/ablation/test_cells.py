@@ -49,7 +49,7 @@ def test_what_stages_0_and_1_do_not_read_leaves_the_store_the_same(sweep_world: 
         "teacher.injection.blocks: all",
         "scorer.fidelity: psnr",
         "target.limit: 3",
-        "teacher.path: /elsewhere",
+        "teacher.path: tests/ablation",
     ],
 )
 def test_what_they_read_makes_another(sweep_world: SweepWorld, change: str) -> None:
@@ -66,7 +66,9 @@ def test_another_gate_or_ratio_is_another_cell(sweep_world: SweepWorld) -> None:
 def test_ratio_1_is_the_control_of_source_pairs_and_reads_no_store(sweep_world: SweepWorld) -> None:
     rows = by_row(sweep_world, "{name: a, set: {training.source_ratio: 1.0}}", "{name: b, student: source_only}")
     [a], [b] = rows["a"], rows["b"]
-    assert a.folder == b.folder and a.store is None and a.kind == "source_only"
+    assert a.folder == b.folder
+    assert a.store is None
+    assert a.kind == "source_only"
 
 
 def test_a_control_of_source_pairs_is_the_same_under_any_teacher_and_gate(sweep_world: SweepWorld) -> None:

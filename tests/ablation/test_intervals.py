@@ -52,7 +52,8 @@ def test_images_that_go_together_taken_for_single_ones_cover_too_little() -> Non
 def test_one_seed_is_the_interval_over_images() -> None:
     values = np.random.default_rng(1).normal(0.2, 1, 80)
     ours, theirs = two_way_interval(values[None]), mean_interval(list(values))
-    assert ours is not None and theirs is not None
+    assert ours is not None
+    assert theirs is not None
     assert np.allclose(ours[:2], theirs[:2], atol=0.03)
     assert (ours[2] < 0.05) == (theirs[2] < 0.05)
 
@@ -60,7 +61,8 @@ def test_one_seed_is_the_interval_over_images() -> None:
 def test_equal_seeds_add_nothing() -> None:
     values = np.random.default_rng(2).normal(0.2, 1, (1, 80))
     one, three = two_way_interval(values), two_way_interval(np.repeat(values, 3, axis=0))
-    assert one is not None and three is not None
+    assert one is not None
+    assert three is not None
     assert np.allclose(one, three, atol=0.02)
 
 
@@ -68,7 +70,8 @@ def test_it_is_repeatable_and_follows_p() -> None:
     values = np.random.default_rng(3).normal(0, 1, (3, 40)) + 0.8
     assert two_way_interval(values) == two_way_interval(values)
     low, _, p = two_way_interval(values) or (0, 0, 1)
-    assert low > 0 and p < 0.05
+    assert low > 0
+    assert p < 0.05
 
 
 def test_too_few_groups_and_values_that_are_not_finite_get_none() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -43,21 +41,24 @@ def test_gates_and_ratios_project_each_photo_once_and_a_second_call_does_nothing
     cells = make_cells(sweep, sweep_world.args, sweep_world.out, range(2))
     before = sweep_cost(cells)
     assert (before.cells, before.stores, before.projections, before.finetunes) == (9, 1, 6, 8)
-    assert before.projections_unshared == 6 * 6 and before.hours is None  # three rows that read pairs, two seeds each
+    assert before.projections_unshared == 6 * 6
+    assert before.hours is None
     run_sweep(sweep, cells)
     assert sweep_world.projected() == Counter({f"{i:02d}.png": 1 for i in range(6)})
     assert all(cell.done for cell in cells)
 
     done = stamps(cells)
     run_sweep(sweep, make_cells(sweep, sweep_world.args, sweep_world.out, range(2)))
-    assert stamps(cells) == done and sum(sweep_world.projected().values()) == 6
+    assert stamps(cells) == done
+    assert sum(sweep_world.projected().values()) == 6
     after = sweep_cost(cells)
     assert (after.cells_done, after.projections, after.finetunes, after.hours) == (9, 0, 0, 0.0)
 
     more = sweep_of(sweep_world.root, *ROWS, "{name: other teacher, set: {teacher.steps: 7}}")
     cells = make_cells(more, sweep_world.args, sweep_world.out, range(2))
     cost = sweep_cost(cells)
-    assert (cost.projections, cost.finetunes) == (6, 2) and cost.finetune_hours is not None
+    assert (cost.projections, cost.finetunes) == (6, 2)
+    assert cost.finetune_hours is not None
     run_sweep(more, cells)
     assert set(sweep_world.projected().values()) == {2}, "another teacher projects once more"
     assert done.items() <= stamps(cells).items()
@@ -68,11 +69,15 @@ def test_gates_and_ratios_project_each_photo_once_and_a_second_call_does_nothing
     assert [len(rows[name].values("target", "psnr")) for name in ("unadapted", "gate")] == [1, 2]
     gate = figures.to_baseline["gate", ("target", "psnr")]
     base, ours = rows["unadapted"].mean("target", "psnr"), rows["gate"].mean("target", "psnr")
-    assert base is not None and ours is not None and gate.mean == pytest.approx(ours - base)
-    assert "untouched photo" in text and "6 of 6 (100.0 %)" in text
+    assert base is not None
+    assert ours is not None
+    assert gate.mean == pytest.approx(ours - base)
+    assert "untouched photo" in text
+    assert "6 of 6 (100.0 %)" in text
     values = pq.read_table(Path(sweep_world.out, "values.parquet")).to_pylist()
     mine = [row["value"] for row in values if row["row"] == "gate" and row["metric"] == "psnr"]
-    assert len(mine) == 2 * 7 and sum(mine) / 14 == pytest.approx(ours)
+    assert len(mine) == 2 * 7
+    assert sum(mine) / 14 == pytest.approx(ours)
     document = json.loads(Path(sweep_world.out, "table.json").read_text())
     assert [row["name"] for row in document["rows"]] == [row.row.name for row in figures.rows]
     assert Path(sweep_world.out, "table.tex").read_text().count(r"\\") == 1 + len(figures.rows)
@@ -83,11 +88,11 @@ def test_a_killed_sweep_goes_on_and_redoes_no_finished_cell(sweep_world: SweepWo
     path = str(sweep_world.root / "sweep.yaml")
     command = [sys.executable, "-m", "gmd_ray.cli", "ablate", path, *sweep_world.args, "--seeds", "2"]
     cells = make_cells(sweep, sweep_world.args, sweep_world.out, range(2))
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: sum(cell.done for cell in cells) >= 3 or process.poll() is not None, 300)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
     done = stamps(cells)
     assert 3 <= len(done) < len(cells), "killed in the middle"
@@ -100,8 +105,10 @@ def test_a_killed_sweep_goes_on_and_redoes_no_finished_cell(sweep_world: SweepWo
 def test_the_command_plans_without_starting(sweep_world: SweepWorld, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate", "table7", *sweep_world.args, "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert "cells                    19" in printed and "projections               6" in printed
-    assert not sweep_world.projected() and not Path(sweep_world.out, "cells").exists()
+    assert "cells                    19" in printed
+    assert "projections               6" in printed
+    assert not sweep_world.projected()
+    assert not Path(sweep_world.out, "cells").exists()
 
 
 def test_the_command_lists_its_sweeps(capsys: pytest.CaptureFixture[str]) -> None:

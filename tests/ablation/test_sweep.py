@@ -22,15 +22,11 @@ def test_the_papers_ablation_tables_are_there() -> None:
 
 @pytest.mark.parametrize("name", sweep_names())
 def test_a_sweep_of_the_package_loads_with_every_parameter_given(name: str) -> None:
-    given = {key: "somewhere" for key in ("kontext", "student2", "teacher2")}
-    for key in list(given):
-        try:
-            load_sweep(name, {key: given[key]})
-        except ConfigError as error:
-            assert f"no parameter {key!r}" in str(error)
-            del given[key]
+    known = {"table5": ["kontext"], "table12": ["student2"], "table13": ["teacher2"]}
+    given = dict.fromkeys(known.get(name, []), "somewhere")
     sweep = load_sweep(name, given)
-    assert sweep.rows and not sweep.left_out
+    assert sweep.rows
+    assert not sweep.left_out
     assert not any("{" in text for row in sweep.rows for text in (row.name, *row.overrides))
 
 

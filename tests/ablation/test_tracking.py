@@ -21,8 +21,10 @@ def test_a_sweep_is_one_parent_with_a_child_for_each_cell(
     [experiment] = client.search_experiments(filter_string="name = 'gmd_ray'")
     runs = client.search_runs([experiment.experiment_id])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert len(parents) == 1 and parents[0].info.status == "FINISHED"
+    assert len(parents) == 1
+    assert parents[0].info.status == "FINISHED"
     children = {run.info.run_name: run for run in runs if run not in parents}
     cells = {name for name in children if not name.startswith("generate-")}
-    assert cells == {"unadapted", "gate, seed 0", "gate, seed 1"} and len(children) == 4
+    assert cells == {"unadapted", "gate, seed 0", "gate, seed 1"}
+    assert len(children) == 4
     assert "target/psnr" in children["gate, seed 1"].data.metrics
