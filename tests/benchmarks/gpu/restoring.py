@@ -94,6 +94,26 @@ class RestoringTable:
             f"{len(pairs)} pairs | {rate / 1e12:.3g} TFLOP/s | {peak:.1f} GB |"
         )
 
+    def own_masks(self) -> None:
+        """Time a photo with the attention masks that spandrel computes on the CPU, for a student that has such."""
+        student, photo = self.students[0], torch.rand(1, 3, self.side, self.side)
+        student._dtype = "float32"  # type: ignore[attr-defined]
+        ours = student.restore(photo, ["0"])
+        fast = _seconds(student, photo, ["0"])
+        kept = {part: vars(part).pop("calculate_mask") for part in student.module.modules() if _masks(part)}
+        if not kept:
+            return
+        theirs = student.restore(photo, ["0"])
+        slow = _seconds(student, photo, ["0"])
+        for part, masks in kept.items():
+            part.calculate_mask = masks
+        gap, threads = (ours - theirs).abs().max().item(), torch.get_num_threads()
+        self.sections.keep(f"{self.name}: masks", device_s=fast, cpu_s=slow, threads=threads, gap=gap)
+        self.sections.say(
+            f"{self.name}: masks computed on the device {1e3 * fast:.0f} ms a photo, by {threads} threads of the CPU "
+            f"{1e3 * slow:.0f} ms; pixels differ by {gap:.1e} at most"
+        )
+
     def files(self, batch: int, dtype: str) -> None:
         """Time the worker of `gmd-ray restore`: PNG files read, restored by the adapted student, and written."""
         student = self.students[1]
@@ -119,6 +139,10 @@ class RestoringTable:
         found = statistics.median(times)
         self.sections.keep(f"{self.name}: files", batch=batch, dtype=dtype, side=self.side, seconds=times)
         self.sections.say(f"{self.name}: PNG to PNG, batch {batch}, {dtype}: {batch / found:.3g} images/s")
+
+
+def _masks(part: torch.nn.Module) -> bool:
+    return "calculate_mask" in vars(part)
 
 
 def _seconds(student: Student, photos: torch.Tensor, ids: list[str]) -> float:

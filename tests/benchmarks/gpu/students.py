@@ -103,6 +103,7 @@ class Run:
                 for dtype in ("float32", "bfloat16"):
                     for batch in (1, self.sizes.photos):
                         table.row(batch, dtype)
+                table.own_masks()
                 table.files(self.sizes.photos, "bfloat16")
         _free()
 
@@ -143,7 +144,7 @@ def run_all(run: Run, scale: int, tiny: bool, only: list[str]) -> None:
         for recipe in (swinir, ldm):
             run.compiled(recipe.cut(), 15)
     if "restoring" in only:
-        run.restoring(swinir, 14)
+        run.restoring(swinir, 20)
         run.restoring(ldm, 30)
     if "whole" in only and not tiny:
         for recipe in (swinir, ldm):
