@@ -46,8 +46,8 @@ PAPER = {
     "dists": MetricInfo("DISTS", needs_reference=True, higher_is_better=False),
     "nima": MetricInfo("NIMA", needs_reference=False, higher_is_better=True),
     "musiq": MetricInfo("MUSIQ", needs_reference=False, higher_is_better=True),
-    "niqe": MetricInfo("NIQE", needs_reference=False, higher_is_better=False),
-    "brisque": MetricInfo("BRISQUE", needs_reference=False, higher_is_better=False),
+    "niqe": MetricInfo("NIQE", needs_reference=False, higher_is_better=False, channels="Y of YIQ"),
+    "brisque": MetricInfo("BRISQUE", needs_reference=False, higher_is_better=False, channels="Y of YIQ"),
     "clipiqa": MetricInfo("CLIPIQA", needs_reference=False, higher_is_better=True),
     "maniqa": MetricInfo("MANIQA", needs_reference=False, higher_is_better=True),
 }

@@ -15,6 +15,7 @@ from gmd_ray.evaluation import Evaluation, evaluate
 from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import held_out_items, spread
+from gmd_ray.evaluation.methods import find_outputs, plan_methods
 from gmd_ray.evaluation.summaries import markdown
 from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
 from gmd_ray.images.files.decode import decode_image
@@ -28,6 +29,7 @@ from tests.evaluation.conftest import save_student
 def judged(cfg: Config, students: dict[str, str]) -> Evaluation:
     """Evaluate without Ray."""
     items = held_out_items(cfg)
+    find_outputs(plan_methods(cfg, students), items)
     table = pa.Table.from_pylist(items)
     return collect(cfg, students, items, [EvaluationActor(cfg, students)(table)])
 

@@ -108,10 +108,8 @@ def test_table_shows_what_ground_truth_is_missing_for_and_what_students_cost() -
     assert "| baseline | – | 6.000 | 57,281 | 0.0125 |" in lines
     assert "| adapted | – | 5.000 (-1.000) | – | 12.50 |" in lines
     assert "- psnr: unavailable: needs ground truth, which this test set lacks" in lines
-    assert (
-        "- s/image: median over the test set, one image at a time, without the first one of each worker, on CPU (1 thread)"
-        in lines
-    )
+    note = "- s/image: median over the test set, one image at a time, without the first one of each worker, on "
+    assert f"{note}CPU (1 thread)" in lines
     assert found.failures("target") == []
     assert found.unavailable == {}
     assert found.why_missing("target", "psnr") == NO_TRUTH
