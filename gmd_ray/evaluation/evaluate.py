@@ -21,7 +21,8 @@ from gmd_ray.evaluation.methods import find_outputs, plan_methods
 from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, TRUTH, UNTOUCHED, Evaluation, InferenceCost
 from gmd_ray.evaluation.set_metrics import SetMetrics
 from gmd_ray.evaluation.store import open_store, pair_items
-from gmd_ray.evaluation.summaries import save_tables
+from gmd_ray.evaluation.summaries import FILES, save_tables
+from gmd_ray.evaluation.summaries.published import published_rows
 from gmd_ray.evaluation.table import source_loss
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.hashing import content_digest
@@ -86,7 +87,7 @@ def record(cfg: Config, evaluation: Evaluation, recorder: Recorder | None = None
     recorder = recorder or NullRecorder()
     save_tables(evaluation, cfg.out)
     recorder.metrics(_figures(evaluation))
-    for name in ("table.md", "table.tex", "summary.json", "metrics.parquet"):
+    for name in (*FILES, "metrics.parquet"):
         recorder.artifact(f"{cfg.out}/evaluation/{name}", "evaluation")
     for metric, reason in evaluation.unavailable.items():
         log.warning("metric %s is unavailable: %s", metric, reason)
@@ -104,6 +105,8 @@ def _check(cfg: Config, students: Mapping[str, str]) -> None:
         raise ConfigError(f"a student cannot be called {name!r}: that is the name of the photo or of its ground truth")
     if not cfg.evaluation.metrics:
         raise ConfigError("evaluation.metrics is empty: name at least one metric")
+    if cfg.evaluation.published is not None:
+        published_rows(cfg.evaluation.published)
     known = known_metrics()
     for name in cfg.evaluation.metrics:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Rows beside the run's students: other checkpoints, ready outputs, teachers at test time; truth and untouched photo."""
+"""Rows beside the run's students: other checkpoints, ready outputs, teachers; the truth and the untouched photo."""
 
 from __future__ import annotations
 

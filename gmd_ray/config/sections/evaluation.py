@@ -100,12 +100,13 @@ class PromotionGate:
     dataset: str = setting("target", "Test set.", choices=TEST_SETS)
     against: str = setting(
         "baseline",
-        "Reference: baseline, a control, or champion, the version that would be replaced (which the candidate must not "
-        "fall behind in any case).",
+        "Reference: baseline, a control, lq (the untouched photo), a row of `evaluation.methods`, or champion, the "
+        "version that would be replaced (which the candidate must not fall behind in any case).",
     )
     min_gain: float = setting(
         0.0,
-        "Smallest improvement, in the direction of the metric; a negative one allows a loss.",
+        "Smallest improvement of the mean, in the direction of the metric; a negative one allows a loss. For a "
+        "no-reference metric on images with ground truth it is the distance to the truth's value that shrinks.",
         gt=float("-inf"),
     )
 
