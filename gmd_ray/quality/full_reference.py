@@ -83,7 +83,7 @@ def _window(x: torch.Tensor) -> torch.Tensor:
     return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
 
 
-_COMPARE: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], float]] = {
+_COMPARE: dict[str, Callable[..., float]] = {
     "psnr": peak_signal_to_noise,
     "ssim": structural_similarity,
 }
@@ -123,4 +123,6 @@ class FullReference:
         x, y = (torch.round(side.double() * 255) for side in pair)
         if self._on_luma:
             x, y = luma(x), luma(y)
-        return self._compare(x, y, None if mask is None else crop_mask(mask, self._device, self._crop_border))
+        if mask is None:
+            return self._compare(x, y)
+        return self._compare(x, y, crop_mask(mask, self._device, self._crop_border))
