@@ -65,8 +65,8 @@ RESIZES = {
     "maniqa": "20 crops of 224x224",
     "maniqa-pipal": "20 crops of 224x224",
 }
-"""What a metric does to the size of an image before it looks at it; the others measure it as it is, or in a way that
-its name says."""
+"""Changes of an image's size before a metric looks at it; the others measure it as it is, or in a way that their names
+say."""
 
 NOT_PER_IMAGE = ("fid", "sfid", "fid_dinov2", "inception_score", "clipscore")
 

@@ -1,4 +1,4 @@
-"""What is written of an evaluation: the verdict in words, Markdown, LaTeX and JSON, and the paper's rows."""
+"""Texts of an evaluation: the verdict in words, Markdown, LaTeX and JSON, and the paper's rows."""
 
 from __future__ import annotations
 
