@@ -207,13 +207,13 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = TIMEOUT_S
     server_version, sys_version = "gmd_ray", ""
 
-    def do_GET(self) -> None:  # noqa: N802 -- the names that the base class looks for
+    def do_GET(self) -> None:
         self._answer("GET")
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._answer("GET")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self._answer("POST")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the base class's name for it

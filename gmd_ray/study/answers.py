@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.serving.server import new_token, token_hash

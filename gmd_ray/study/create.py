@@ -152,12 +152,13 @@ def _written(
     if left.shape != right.shape:
         sizes = " and ".join(f"{maker} {images[maker].shape[1]}x{images[maker].shape[0]}" for maker in makers)
         raise DataError(f"{printable(facts.photo)}: {sizes}; a pair needs one size, for the size would tell the method")
-    names = tuple(f"{_digits(rng)}.png" for _ in makers)
-    for name, image in sorted(zip(names, (left, right), strict=True), key=lambda both: both[0]):
+    files = {f"{_digits(rng)}.png": image for image in (left, right)}
+    left_name, right_name = files
+    for name, image in sorted(files.items(), key=lambda file: file[0]):
         path = pictures / name
         path.write_bytes(encode_png(image, 6))
         os.utime(path, (_TIME, _TIME))
-    return StudyPair(pair, *names, width=left.shape[1], height=left.shape[0])
+    return StudyPair(pair, left_name, right_name, width=left.shape[1], height=left.shape[0])
 
 
 def _images(methods: Methods, facts: KeyPair, crop: int | None) -> Iterator[tuple[str, np.ndarray]]:

@@ -33,7 +33,7 @@ TEXTS = {
     "restoration": Instructions(
         "Which picture looks better?",
         (
-            "You will see two versions, A and B, of the same photo. Both were made by a program from one damaged photo.",
+            "You will see two versions, A and B, of the same photo. A program made both from one damaged photo.",
             "Choose the version that looks better to you: clear and natural, with believable detail, and without "
             "leftover damage or odd patterns.",
             _ANSWERS,
@@ -42,7 +42,7 @@ TEXTS = {
     "deblurring": Instructions(
         "Which picture looks better?",
         (
-            "You will see two versions, A and B, of the same photo. Both were made by a program from one blurred photo.",
+            "You will see two versions, A and B, of the same photo. A program made both from one blurred photo.",
             "Choose the version that looks better to you: sharp and natural, with clean edges and readable detail, and "
             "without leftover blur, double edges or odd patterns.",
             _ANSWERS,
@@ -51,8 +51,7 @@ TEXTS = {
     "super-resolution": Instructions(
         "Which picture looks better?",
         (
-            "You will see two versions, A and B, of the same photo. Both were made by a program from one small photo, "
-            "which it enlarged.",
+            "You will see two versions, A and B, of the same photo. A program made both by enlarging one small photo.",
             "Choose the version that looks better to you: detailed and natural, with believable texture, and without "
             "noise, smeared surfaces or invented patterns.",
             _ANSWERS,

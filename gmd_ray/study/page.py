@@ -35,7 +35,7 @@ def rater_page(
         "answers": dict(answers or {}),
         "pictures": None if embedded is None else embedded["pictures"],
     }
-    marked = {name: Markup((embedded or {}).get(name, "")) for name in ("style", "script", "policy")}  # noqa: S704
+    marked = {name: Markup((embedded or {}).get(name, "")) for name in ("style", "script", "policy")}
     return render_page(
         PACKAGE, "rater.html.j2", study=study, data=data_block(data), alone=embedded is not None, **marked
     )
