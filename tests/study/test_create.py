@@ -35,9 +35,7 @@ def test_every_pair_shows_what_the_key_says(study: Study, key: StudyKey) -> None
 def test_every_two_methods_meet_once_on_every_photo(tmp_path: Path) -> None:
     study = create_study(pictures(("a", "b", "c"), 5), tmp_path, PLAN)
     pairs = load_key(study).pairs.values()
-    meetings = Counter(
-        (*sorted((facts.left, facts.right)), facts.photo) for facts in pairs if facts.kind == COMPARISON
-    )
+    meetings = Counter((*sorted((facts.left, facts.right)), facts.photo) for facts in pairs if facts.kind == COMPARISON)
     expected = {(*two, f"photo{i}") for two in (("a", "b"), ("a", "c"), ("b", "c")) for i in range(5)}
     assert meetings == dict.fromkeys(expected, 1)
 
@@ -47,7 +45,9 @@ def test_sides_are_balanced_between_methods(tmp_path: Path, seed: int) -> None:
     study = create_study(pictures(("a", "b", "c"), 9), tmp_path, StudyPlan(seed=seed))
     pairs = load_key(study).pairs.values()
     for one, other in (("a", "b"), ("a", "c"), ("b", "c")):
-        lefts = [facts.left for facts in pairs if facts.kind == COMPARISON and {facts.left, facts.right} == {one, other}]
+        lefts = [
+            facts.left for facts in pairs if facts.kind == COMPARISON and {facts.left, facts.right} == {one, other}
+        ]
         assert sorted(Counter(lefts).values()) == [4, 5]
 
 
@@ -135,7 +135,10 @@ def test_folders_of_results(tmp_path: Path) -> None:
         suffix = ".png" if method == "baseline" else ".bmp"
         Image.fromarray(image).save(tmp_path / method / "city" / f"one{suffix}")
     methods = read_methods([f"{name}={tmp_path / name}" for name in ("baseline", "adapted")])
-    assert {name: list(photos) for name, photos in methods.items()} == {"baseline": ["city/one"], "adapted": ["city/one"]}
+    assert {name: list(photos) for name, photos in methods.items()} == {
+        "baseline": ["city/one"],
+        "adapted": ["city/one"],
+    }
     assert np.array_equal(methods["adapted"]["city/one"](), pictures(("adapted",), 1)["adapted"]["photo0"]())
     for words, line in (
         (["baseline"], "give NAME=FOLDER"),

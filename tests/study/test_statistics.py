@@ -89,7 +89,9 @@ def test_the_clustered_interval_covers_where_raters_differ_and_wilsons_does_not(
 def test_alpha_has_the_published_value() -> None:
     """Krippendorff (2011), section C: four observers, twelve units, missing values; nominal alpha is 0.743."""
     table = ("1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 .")
-    units = [[value for value in column if value != "."] for column in zip(*(row.split() for row in table), strict=True)]
+    units = [
+        [value for value in column if value != "."] for column in zip(*(row.split() for row in table), strict=True)
+    ]
     alpha = krippendorff_alpha(units)
     assert alpha is not None
     assert alpha == pytest.approx(0.743, abs=5e-4)
