@@ -46,15 +46,22 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[OpenPage]:
-    """A function that opens an empty page; an error in the console of any such page fails the test."""
+    """A function that opens an empty page.
+
+    An error in its console fails the test, unless it is opened with `faults_expected`.
+    """
     faults: list[str] = []
     contexts = []
 
-    def open_one(width: int = WIDE[0], height: int = WIDE[1], **options: object) -> Page:
+    def open_one(
+        width: int = WIDE[0], height: int = WIDE[1], *, faults_expected: bool = False, **options: object
+    ) -> Page:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)  # type: ignore[arg-type]
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
+        if faults_expected:
+            return page
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
         return page

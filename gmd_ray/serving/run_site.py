@@ -16,7 +16,7 @@ from gmd_ray.serving.pair_list import ORDERS, PICTURES, STATES, PairList, PairRo
 from gmd_ray.serving.server import Refusal, Request, Response, not_found, token_hash
 
 PACKAGE = "gmd_ray.serving"
-NAMES = {"lq": "photo", "restored": "restored by the student", "pseudo_target": "pseudo-target"}
+NAMES = {"lq": "photo", "restored": "restored", "pseudo_target": "pseudo-target"}
 _OWN_FILE = {
     # The report is one file with its own styles and scripts: it runs as a stranger to this site, and loads nothing.
     "Content-Security-Policy": "sandbox allow-scripts allow-popups; default-src 'none'; img-src data: blob:; "

@@ -14,6 +14,7 @@ from gmd_ray.verbs.arguments import Verbs
 if TYPE_CHECKING:
     from gmd_ray.config import Config
     from gmd_ray.serving.drop_zone import RestorePhoto
+    from gmd_ray.serving.run_site import RunSite
     from gmd_ray.serving.server import PageServer
 
 
@@ -44,30 +45,45 @@ def serving(server: PageServer, line: str) -> int:
 
 
 def run_serve(args: argparse.Namespace) -> int:
+    from gmd_ray.serving.server import PageServer, is_loopback, new_token
+
+    token = "" if is_loopback(args.host) else new_token()
+    site = run_site(args.run_dir, token, args.device)
+    server = PageServer(site, args.host, args.port)
+    for part, what in ((site.pairs, "pair store"), (site.photos, "adapted student")):
+        if part is None:
+            say(f"{args.run_dir} has no {what} yet: left out")
+    return serving(server, f"run      {server.url}/{f'{token}/' if token else ''}")
+
+
+def run_site(run_dir: str, token: str = "", device: str | None = None) -> RunSite:
+    """The site of a run directory.
+
+    Args:
+        run_dir: on this machine; it may have been copied there from another one.
+        token: begins every path; none for an empty one.
+        device: `student.device`; None takes the run's.
+
+    Raises:
+        ConfigError: it is no run directory.
+    """
     from gmd_ray.config.load import load_config
     from gmd_ray.pairstore.store import PairStore, store_url
     from gmd_ray.serving.drop_zone import DropZone
     from gmd_ray.serving.pair_list import PairList
     from gmd_ray.serving.run_site import RunSite
-    from gmd_ray.serving.server import PageServer, is_loopback, new_token, token_hash
+    from gmd_ray.serving.server import token_hash
 
-    run = Path(args.run_dir).expanduser().absolute()
+    run = Path(run_dir).expanduser().absolute()
     if not (run / "config.yaml").is_file():
-        raise ConfigError(f"{args.run_dir}: no run directory, as it holds no config.yaml; give out= of a run")
-    # A run that was copied here is served from here.
-    settings = [f"config={run / 'config.yaml'}", f"out={run}"]
-    cfg = load_config([*settings, *([f"student.device={args.device}"] if args.device else [])], check_paths=False)
+        raise ConfigError(f"{run_dir}: no run directory, as it holds no config.yaml; give out= of a run")
+    settings = [f"config={run / 'config.yaml'}", f"out={run}", *([f"student.device={device}"] if device else [])]
+    cfg = load_config(settings, check_paths=False)
     store = PairStore(store_url(str(run)))
     pairs = PairList(store, cfg.scorer.threshold, cfg.scorer.fidelity_bound) if store.exists() else None
     adapted = _adapted(cfg)
     photos = None if adapted is None else DropZone(lambda: _restorer(cfg, adapted), cfg.target.max_pixels)
-    token = None if is_loopback(args.host) else new_token()
-    site = RunSite(run.name, run / "report.html", pairs, photos, None if token is None else token_hash(token))
-    server = PageServer(site, args.host, args.port)
-    for part, what in ((pairs, "no pair store"), (photos, "no adapted student")):
-        if part is None:
-            say(f"{what} in {run}: left out")
-    return serving(server, f"run      {server.url}/{f'{token}/' if token else ''}")
+    return RunSite(run.name, run / "report.html", pairs, photos, token_hash(token) if token else None)
 
 
 def _adapted(cfg: Config) -> str | None:

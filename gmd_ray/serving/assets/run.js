@@ -4,6 +4,8 @@
   for (const slider of document.querySelectorAll('[data-slider]')) {
     const range = slider.querySelector('input');
     range.addEventListener('input', () => slider.style.setProperty('--at', `${range.value}%`));
+    for (const image of slider.querySelectorAll('img')) // small pictures are shown pixel by pixel
+      image.addEventListener('load', () => image.classList.toggle('small', image.naturalWidth < 300));
   }
 
   const drop = document.getElementById('drop');
