@@ -152,6 +152,6 @@ def _reason(row: dict[str, Any], view: StoreView, state: str) -> str:
     side = "below" if view.higher_is_better else "above"
     short = row["score"] < view.threshold if view.higher_is_better else row["score"] > view.threshold
     if short or view.bound is None:
-        return f"score {side} {view.threshold:g}"
+        return f"{side} {view.threshold:g}"
     closer = HIGHER_IS_CLOSER[view.bound.metric]
     return f"{view.bound.metric} {row['fidelity']:.4g}, {'below' if closer else 'above'} {view.bound.limit:g}"

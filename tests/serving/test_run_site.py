@@ -89,8 +89,8 @@ def test_pairs_by_state_and_order(server: PageServer) -> None:
     expected = [
         (name(4), "accepted", ""),
         (name(0), "accepted", ""),
-        (name(1), "rejected", "score below 4.5"),
-        (name(2), "rejected", "score below 4.5"),
+        (name(1), "rejected", "below 4.5"),
+        (name(2), "rejected", "below 4.5"),
         (name(3), "failed", "read: DataError"),
     ]
     assert listed(get(server, "/pairs")[1]) == expected
