@@ -175,8 +175,10 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Address of the first page, without a final slash."""
+        """Address of the first page, without a final slash; this machine's name where it listens on every address."""
         host = str(self.server_address[0])
+        if host in ("0.0.0.0", "::"):
+            host = socket.gethostname()
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def server_bind(self) -> None:

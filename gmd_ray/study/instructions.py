@@ -1,6 +1,6 @@
 """The words that a rater reads.
 
-The design is the paper's (section 6, figure 7): two anonymous pictures side by side, and a third answer, "Equally
+The design is the paper's (figure 7): two anonymous pictures side by side, and a third answer, "Equally
 Good/Bad". The wording is ours, one text for each of the paper's two tasks and one for any other; `--instructions` takes
 another one.
 """

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.images.files.photo import Photo
@@ -290,3 +291,28 @@ def test_a_run_without_an_adapted_student_shows_the_rest(run: Path) -> None:
     with serving(site) as server:
         assert b"has no adapted student yet" in get(server, "/")[1]
         assert get(server, "/pairs")[0] == 200
+
+
+def test_the_command_makes_a_token_where_others_can_reach_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+
+    def asked(server: PageServer, line: str) -> int:
+        lines.append(line)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        path = line.rpartition(f":{server.port}")[2]
+        found.append([get(server, each)[0] for each in ("/", path, f"{path}pairs")])
+        server.shutdown()
+        server.server_close()
+        return 0
+
+    found: list[list[int]] = []
+    monkeypatch.setattr("gmd_ray.verbs.serve.serving", asked)
+    assert main(["serve", str(run), "--port", "0"]) == 0
+    assert main(["serve", str(run), "--port", "0", "--host", "0.0.0.0"]) == 0
+    assert re.fullmatch(r"run      http://127\.0\.0\.1:\d+/", lines[0])
+    assert re.fullmatch(r"run      http://[^/:]+:\d+/[\w-]{32}/", lines[1])
+    assert found == [[200, 200, 200], [404, 200, 200]]
+    assert capsys.readouterr().out == ""
