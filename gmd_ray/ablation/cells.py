@@ -22,7 +22,7 @@ DONE_FILE = "cell.json"
 """Written last: a folder with this file is a finished cell."""
 STUDENT = "student"
 """Name of the measured student in the evaluation of a cell."""
-_SHOWN_ONLY = {"pool", "remark", "report_images", "pairs_hq", "allow_overlap", "device", "online"}
+_SHOWN_ONLY = {"pool", "remark", "report_images", "pairs_hq", "allow_overlap", "device", "online", "methods", "published"}
 """Fields of `evaluation` that change no figure; `online` counts by the row."""
 
 
@@ -151,16 +151,16 @@ def _identity(cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "run seed": cfg.seed,
         "student": digest_of_path(str(cfg.student.path)),
-        "inference": {k: v for k, v in asdict(cfg.student).items() if k not in ("path", "pool", "device")},
+        "inference": {k: v for k, v in _given(cfg.student).items() if k not in ("path", "pool", "device")},
     }
     if cell.measures:
-        facts["evaluation"] = {k: v for k, v in asdict(cfg.evaluation).items() if k not in _SHOWN_ONLY}
-        facts["source"] = asdict(cfg.source)
+        facts["evaluation"] = {k: v for k, v in _given(cfg.evaluation).items() if k not in _SHOWN_ONLY}
+        facts["source"] = _given(cfg.source)
     if cell.store is not None:
         facts["pairs"] = [cell.store, cfg.scorer.threshold, cfg.scorer.fidelity_bound]
     if cell.trains:
         chosen_by = ("export", "validate_every", "validation_images")
-        training = {k: v for k, v in asdict(cfg.training).items() if k not in NO_EFFECT or k in chosen_by}
+        training = {k: v for k, v in _given(cfg.training).items() if k not in NO_EFFECT or k in chosen_by}
         if cell.kind == "source_only":
             training["source_ratio"] = 1.0
         facts["training"] = training
@@ -171,3 +171,9 @@ def _identity(cell: Cell) -> dict[str, Any]:
         teacher = {k: v for k, v in run_settings.relevant(cfg).items() if k.startswith("teacher.")}
         facts["online"] = [teacher, cfg.teacher.path]
     return dict(digested_values(json.loads(json.dumps(facts, default=str))))
+
+
+def _given(section: Any) -> dict[str, Any]:
+    """The settings of a section that differ from their defaults: a later version with more settings finds its cells."""
+    defaults = asdict(type(section)())
+    return {key: value for key, value in asdict(section).items() if value != defaults[key]}

@@ -93,7 +93,7 @@ def run_cell(cell: Cell, recorder: Recorder, inputs: RunInputs) -> dict[str, Any
     if cell.measures:
         started = time.monotonic()
         online: bool | list[str] = [STUDENT] if cell.row.online else False
-        kept = replace(cell.cfg.evaluation, online=online, report_images=0)
+        kept = replace(cell.cfg.evaluation, online=online, report_images=0, methods={}, published=None)
         measured = measure(replace(cell.cfg, out=cell.folder, evaluation=kept), student, recorder, inputs)
         facts["evaluate_seconds"] = time.monotonic() - started
         recorder.metrics(_means(measured, cell.measured))

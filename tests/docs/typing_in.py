@@ -130,6 +130,16 @@ def verbs() -> tuple[str, ...]:
 
 
 @cache
+def actions() -> tuple[tuple[str, str], ...]:
+    """(verb, action) of the verbs that have actions of their own, such as `study create`."""
+    found = [
+        (verb, name) for verb in verbs() for name in re.findall(r"^ {4}([a-z][a-z-]*)\b", help_of(verb), re.MULTILINE)
+    ]
+    return tuple(words for words in found if help_of(*words) not in ("", help_of(words[0])))
+
+
+@cache
 def options() -> set[str]:
-    """Every option of every verb."""
-    return {option for verb in ("", *verbs()) for option in re.findall(r"--[\w-]+", help_of(*filter(None, [verb])))}
+    """Every option of every verb and its actions."""
+    words = [(), *((verb,) for verb in verbs()), *actions()]
+    return {option for each in words for option in re.findall(r"--[\w-]+", help_of(*each))}
