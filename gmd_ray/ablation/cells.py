@@ -22,7 +22,17 @@ DONE_FILE = "cell.json"
 """Written last: a folder with this file is a finished cell."""
 STUDENT = "student"
 """Name of the measured student in the evaluation of a cell."""
-_SHOWN_ONLY = {"pool", "remark", "report_images", "pairs_hq", "allow_overlap", "device", "online", "methods", "published"}
+_SHOWN_ONLY = {
+    "pool",
+    "remark",
+    "report_images",
+    "pairs_hq",
+    "allow_overlap",
+    "device",
+    "online",
+    "methods",
+    "published",
+}
 """Fields of `evaluation` that change no figure; `online` counts by the row."""
 
 

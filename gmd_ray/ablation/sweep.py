@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from gmd_ray.errors import ConfigError, nearest
+from gmd_ray.evaluation.summaries.published import published_rows
 
 _PRESETS = Path(__file__).parent / "presets"
 KINDS = ("baseline", "adapted", "source_only", "median", "supervised", "pairs")
@@ -20,7 +21,7 @@ KINDS = ("baseline", "adapted", "source_only", "median", "supervised", "pairs")
 pairs: none; the row is about the pair store alone."""
 _READ_PAIRS = ("adapted", "median", "supervised", "pairs")
 _KEYS = {"title", "published", "reference", "latency", "parameters", "rows"}
-_ROW_KEYS = {"name", "set", "grid", "student", "online", "published"}
+_ROW_KEYS = {"name", "set", "grid", "student", "online"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,6 @@ class SweepRow:
     """One of `KINDS`."""
     online: bool = False
     """The teacher projects the student's output at test time (`evaluation.online`)."""
-    published: str | None = None
-    """Name of the paper's row that stands for the same method; None if the paper has none."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Sweep:
     title: str
     rows: tuple[SweepRow, ...]
     published: str | None = None
-    """The paper's table, such as `7`; None for a table of one's own."""
+    """The paper's table whose rows stand below ours, as `evaluation.published`: `7/REDS`; None for no table."""
     reference: str | None = None
     """Name of the row that all others are also compared with; None compares with the baseline alone."""
     latency: bool = False
@@ -82,6 +81,8 @@ def load_sweep(name: str, given: Mapping[str, str] | None = None, *, complete: b
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{name}: cannot be read as YAML ({str(error).splitlines()[0]})") from error
     _check_keys(document, _KEYS, name)
+    if document.get("published") is not None:
+        published_rows(str(document["published"]))
     parameters = document.get("parameters") or {}
     for key in given:
         if key not in parameters:
@@ -150,9 +151,6 @@ def _expanded(entry: Mapping[str, Any], where: str) -> Sequence[SweepRow]:
                 overrides=tuple(f"{key}={_text(value)}" for key, value in {**settings, **point}.items()),
                 student=kind,
                 online=bool(entry.get("online", False)),
-                published=_replaced(str(entry["published"]), {key: _text(value) for key, value in point.items()})
-                if entry.get("published") is not None
-                else None,
             )
         )
     return rows

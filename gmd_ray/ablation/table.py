@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from gmd_ray.ablation.figures import Column, RowFigures, SweepFigures
 from gmd_ray.evaluation import Difference
+from gmd_ray.evaluation.summaries.published import published_note, published_rows
 from gmd_ray.evaluation.table import change, number
 from gmd_ray.storage import replacing
 
@@ -67,7 +68,22 @@ def markdown_table(figures: SweepFigures) -> str:
             if any(found):
                 cells = [_verdict(row, c, d) for c, d in zip(figures.columns, found, strict=True)]
                 lines.append(_line([row.row.name, *cells]))
+    if sweep.published is not None:
+        lines += ["", *published_lines(sweep.published)]
     return "\n".join([*lines, "", *notes(figures)]) + "\n"
+
+
+def published_lines(table: str) -> list[str]:
+    """The paper's rows, as a table of their own: its metrics and images are others than ours."""
+    rows = published_rows(table)
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row.values))
+    costs = [name for name in ("parameters", "seconds") if any(getattr(row, name) for row in rows)]
+    heads = [f"{published_note(table).partition(':')[0]}", *(metric.upper() for metric in metrics), *costs]
+    lines = [_line(heads), _line(["---"] * len(heads))]
+    for row in rows:
+        cells = [number(row.values[metric]) if metric in row.values else "" for metric in metrics]
+        lines.append(_line([f"{row.method} (published)", *cells, *(getattr(row, name) for name in costs)]))
+    return [*lines, "", f"{published_note(table)[0].upper()}{published_note(table)[1:]}."]
 
 
 def notes(figures: SweepFigures) -> list[str]:
@@ -108,7 +124,7 @@ def json_table(figures: SweepFigures) -> dict[str, Any]:
     return {
         "name": figures.sweep.name,
         "title": figures.sweep.title,
-        "published": figures.sweep.published,
+        "published": _published_document(figures.sweep.published),
         "images": {dataset: figures.images(dataset) for dataset, _ in figures.columns},
         "untouched": {"/".join(column): mean for column, mean in figures.untouched.items()},
         "rows": [
@@ -117,7 +133,6 @@ def json_table(figures: SweepFigures) -> dict[str, Any]:
                 "settings": list(row.row.overrides),
                 "seeds": [cell.seed for cell in row.cells],
                 "seeds_planned": row.seeds,
-                "published": row.row.published,
                 "means": {"/".join(column): row.mean(*column) for column in row.columns},
                 "means_by_seed": {
                     "/".join(c): [statistics.fmean(v.values()) for v in row.values(*c)] for c in row.columns
@@ -132,6 +147,10 @@ def json_table(figures: SweepFigures) -> dict[str, Any]:
         "reference": figures.sweep.reference,
         "left_out": dict(figures.sweep.left_out),
     }
+
+
+def _published_document(table: str | None) -> dict[str, Any] | None:
+    return None if table is None else {"table": table, "rows": [asdict(row) for row in published_rows(table)]}
 
 
 def _documents(found: dict[tuple[str, Column], Difference], row: RowFigures) -> dict[str, Any]:
