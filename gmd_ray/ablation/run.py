@@ -16,7 +16,7 @@ from gmd_ray.ablation.cells import DONE_FILE, STUDENT, Cell
 from gmd_ray.ablation.pairs import pair_figures
 from gmd_ray.ablation.sweep import Sweep
 from gmd_ray.config import Config
-from gmd_ray.evaluation import Evaluation, evaluate
+from gmd_ray.evaluation import Evaluation, evaluate, load_evaluation
 from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import held_out_items, students_with_teacher
@@ -57,6 +57,10 @@ def run_sweep(
     made: set[str] = set()
     todo = [cell for cell in cells if not cell.done]
     log.info("%s: %d cells, %d of them are finished already", sweep.name, len(cells), len(cells) - len(todo))
+    for cell in cells:
+        if cell.done:  # by an earlier call, or for another table
+            with recorder.stage(cell.label) as child:
+                _tell(cell, child)
     for number, cell in enumerate(todo, start=1):
         if cell.done:  # another row of this table is the same
             continue
@@ -66,9 +70,8 @@ def run_sweep(
                 log.info("%s", generate(cell.cfg, child, inputs=inputs))
             made.add(cell.store)
         with recorder.stage(cell.label) as child:
-            child.params({"row": cell.row.name, "settings": list(cell.row.overrides), "seed": cell.seed})
-            facts = run_cell(cell, child, inputs)
-        _write_done(cell, facts)
+            _write_done(cell, run_cell(cell, child, inputs))
+            _tell(cell, child)
         log.info("%d of %d: %s: %.0f s", number, len(todo), cell.label, time.monotonic() - started)
         after()
 
@@ -94,9 +97,8 @@ def run_cell(cell: Cell, recorder: Recorder, inputs: RunInputs) -> dict[str, Any
         started = time.monotonic()
         online: bool | list[str] = [STUDENT] if cell.row.online else False
         kept = replace(cell.cfg.evaluation, online=online, report_images=0, methods={}, published=None)
-        measured = measure(replace(cell.cfg, out=cell.folder, evaluation=kept), student, recorder, inputs)
+        measure(replace(cell.cfg, out=cell.folder, evaluation=kept), student, recorder, inputs)
         facts["evaluate_seconds"] = time.monotonic() - started
-        recorder.metrics(_means(measured, cell.measured))
     return facts
 
 
@@ -127,6 +129,13 @@ def _write_done(cell: Cell, facts: dict[str, Any]) -> None:
     Path(cell.folder).mkdir(parents=True, exist_ok=True)
     with replacing(Path(cell.folder, DONE_FILE)) as draft:
         draft.write_text(json.dumps({**about, "student": str(cell.cfg.student.path), **facts}, indent=2))
+
+
+def _tell(cell: Cell, recorder: Recorder) -> None:
+    """Give the settings and the means of a finished cell to its run."""
+    recorder.params({"row": cell.row.name, "settings": list(cell.row.overrides), "seed": cell.seed})
+    if cell.measures and not isinstance(recorder, NullRecorder):
+        recorder.metrics(_means(load_evaluation(cell.folder), cell.measured))
 
 
 def _at_ratio_one(cfg: Config) -> Config:

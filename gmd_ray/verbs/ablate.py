@@ -59,6 +59,7 @@ def run_ablate(args: argparse.Namespace) -> int:
     from gmd_ray.ray_utils.session import ray_session
     from gmd_ray.ready import ready
     from gmd_ray.tracking import start_run
+    from gmd_ray.tracking.client import default_uri
 
     inputs = ready(cfg, "ablate", save=not args.table)
     cells = make_cells(sweep, args.settings, cfg.out, range(args.seeds))
@@ -78,7 +79,7 @@ def run_ablate(args: argparse.Namespace) -> int:
     # The parent run of a sweep is one of its own, also where several sweeps share a folder.
     tracked = replace(cfg, out=folder)
     if cfg.tracking.enabled and cfg.tracking.uri is None:
-        tracked = replace(tracked, tracking=replace(cfg.tracking, uri=f"sqlite:///{cfg.out}/mlflow.db"))
+        tracked = replace(tracked, tracking=replace(cfg.tracking, uri=default_uri(cfg.out)))
     with ray_session(cfg), start_run(tracked, resolved(cfg)) as run:
         run_sweep(sweep, cells, run, inputs=inputs, after=save)
         text = save_tables(collect_figures(sweep, cells, args.group), folder)
