@@ -113,7 +113,7 @@ def measure(cfg: Config, student: str, recorder: Recorder, inputs: RunInputs) ->
     if students_with_teacher(cfg, students):
         cfg = with_prompts(cfg)
     items = held_out_items(cfg, inputs)
-    evaluation = collect(cfg, students, items, EvaluationActor(cfg, students)(pa.Table.from_pylist(items)))
+    evaluation = collect(cfg, students, items, [EvaluationActor(cfg, students)(pa.Table.from_pylist(items))])
     evaluation.save(cfg.out)
     return evaluation
 
