@@ -208,7 +208,10 @@ def _raise_failure(table: pa.Table) -> None:
 
 
 def _figures(evaluation: Evaluation) -> dict[str, float]:
-    """Means as `<dataset>/<student>/<metric>`, and differences to the baseline with their intervals below that name."""
+    """Means as `<dataset>/<student>/<metric>`; the same with `.difference`, `.low`, `.high` compares with the baseline.
+
+    A dot and no slash, because MLflow's file store keeps a metric in a file of its name, which cannot be a folder too.
+    """
     figures = {}
     for dataset in evaluation.datasets:
         for student in (*evaluation.students, TRUTH):
@@ -220,5 +223,5 @@ def _figures(evaluation: Evaluation) -> dict[str, float]:
                 difference = evaluation.difference(student, dataset, metric)
                 if difference is not None and difference.low is not None and difference.high is not None:
                     ends = {"difference": difference.mean, "low": difference.low, "high": difference.high}
-                    figures |= {f"{key}/{name}": value for name, value in ends.items()}
+                    figures |= {f"{key}.{name}": value for name, value in ends.items()}
     return figures
