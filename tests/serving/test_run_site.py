@@ -14,6 +14,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +25,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.images.files.photo import Photo
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.serving import drop_zone
+from gmd_ray.serving import drop_zone, pair_list
 from gmd_ray.serving.drop_zone import DropZone
 from gmd_ray.serving.pair_list import PER_PAGE, PairList
 from gmd_ray.serving.run_site import RunSite
@@ -175,7 +177,23 @@ def test_pages_of_many_pairs(tmp_path: Path) -> None:
 def test_a_pair_that_breaks_the_fidelity_bound_says_so(tmp_path: Path) -> None:
     write_store(tmp_path, [5.0, 5.0], fidelity=[30.0, 20.0])
     pairs = PairList(PairStore(str(tmp_path / "pairs")), 4.0, 25.0)
-    assert [(row.state, row.reason) for row in pairs.rows()] == [("accepted", ""), ("rejected", "psnr 20, below 25")]
+    assert [(row.state, row.reason) for row in pairs.rows().values()] == [
+        ("accepted", ""),
+        ("rejected", "psnr 20, below 25"),
+    ]
+
+
+def test_the_list_follows_a_run_that_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_store(tmp_path, [5.0])
+    pairs = PairList(PairStore(str(tmp_path / "pairs")), 4.0)
+    assert list(pairs.rows()) == ["00.png"]
+    rows = tmp_path / "pairs" / "rows"
+    table = pq.read_table(rows / "part-0.parquet")
+    more = table.set_column(table.schema.get_field_index("id"), "id", pa.array(["01.png"]))
+    pq.write_table(more, rows / "part-1.parquet")
+    assert list(pairs.rows()) == ["00.png"]  # held
+    monkeypatch.setattr(pair_list, "HELD_S", 0.0)
+    assert list(pairs.rows()) == ["00.png", "01.png"]
 
 
 def test_a_dropped_photo_is_restored_by_the_adapted_student(server: PageServer, run: Path) -> None:

@@ -55,6 +55,7 @@ def test_create_says_what_is_for_whom(folders: list[str], tmp_path: Path, capsys
         (["baseline=BASELINE", "adapted=ADAPTED", "--checks", "-1"], "--checks -1: give 0 or more"),
         (["baseline=BASELINE", "adapted=ADAPTED", "--instructions", "none.txt"], "no such file"),
         (["baseline=BASELINE", "adapted=ADAPTED", "--run", "none"], "evaluate this run first"),
+        (["baseline=BASELINE", "adapted=ADAPTED", "-o", "s3://bucket/study"], "a folder of this machine"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -62,7 +63,7 @@ def test_a_mistake_is_one_line(
 ) -> None:
     places = {"BASELINE": str(tmp_path / "baseline"), "ADAPTED": str(tmp_path / "adapted")}
     words = [re.sub("BASELINE|ADAPTED", lambda found: places[found[0]], word) for word in words]
-    assert main(["study", "create", *words, "-o", str(tmp_path / "study")]) == 2
+    assert main(["study", "create", "-o", str(tmp_path / "study"), *words]) == 2
     assert line in capsys.readouterr().err
     assert not (tmp_path / "study" / "public").exists()
 
