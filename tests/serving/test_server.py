@@ -133,6 +133,10 @@ def test_other_methods_are_unknown(server: PageServer) -> None:
         assert ask(server, "/", method)[0] == 501
 
 
+def test_an_address_that_is_none_is_refused(server: PageServer) -> None:
+    assert ask(server, "http://[bad/")[0] == 400
+
+
 def test_a_bug_shows_no_trace_to_the_client(server: PageServer) -> None:
     status, text, _ = ask(server, "/broken")
     assert status == 500
