@@ -18,7 +18,7 @@ from gmd_ray.config import Config
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import ConfigError, GmdError
 from gmd_ray.evaluation.items import Item, students_with_teacher, with_teacher_row
-from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE
+from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, TRUTH, UNAVAILABLE
 from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
@@ -50,9 +50,6 @@ SCHEMA = pa.schema(
 Values fill `metric`; features for set metrics such as FID fill `features` too (float32 as bytes); pictures fill `png`
 and `name`; the digest of a test image fills `content`; and the time that a student took for it fills `seconds`.
 """
-
-REFERENCE = "hq"
-"""Value of `student` in rows with features of the ground truth."""
 
 FAILURE = "failure"
 """Value of `dataset` in a row that ends the evaluation, whose `error` is from `remote_errors.as_text`."""
@@ -224,7 +221,7 @@ class EvaluationActor:
         for name, metric in self.metrics.items():
             if isinstance(metric, SetMetric):
                 with contextlib.suppress(GmdError):
-                    yield {"student": REFERENCE, "metric": name, "features": metric.features(reference).tobytes()}
+                    yield {"student": TRUTH, "metric": name, "features": metric.features(reference).tobytes()}
 
     def _failed(self, student: str, error: Exception, has_truth: bool) -> Iterator[dict[str, Any]]:
         """Rows for an image on which a student failed."""

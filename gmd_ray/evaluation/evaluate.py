@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, GmdError, nearest
-from gmd_ray.evaluation.actor import ADAPTED, FAILURE, REFERENCE, SCHEMA, EvaluationActor
+from gmd_ray.evaluation.actor import ADAPTED, FAILURE, SCHEMA, EvaluationActor
 from gmd_ray.evaluation.items import Item, held_out_items, students_with_teacher, with_teacher_row
-from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, WHOLE_SET, Evaluation, InferenceCost
+from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, TRUTH, WHOLE_SET, Evaluation, InferenceCost
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.evaluation.table import save_table, source_loss
 from gmd_ray.generation.prompts import with_prompts
@@ -158,9 +158,9 @@ def _set_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
         key = (row["dataset"], row["student"], row["metric"])
         features.setdefault(key, []).append(np.frombuffer(row["features"], np.float32))
     for (dataset, student, metric), vectors in sorted(features.items()):
-        if student == REFERENCE:
+        if student == TRUTH:
             continue
-        truths = features.get((dataset, REFERENCE, metric), [])
+        truths = features.get((dataset, TRUTH, metric), [])
         higher = known_metrics()[metric].higher_is_better
         row = {"dataset": dataset, "id": WHOLE_SET, "student": student, "metric": metric, "higher_is_better": higher}
         try:

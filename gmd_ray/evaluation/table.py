@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation, evaluation_folder
+from gmd_ray.evaluation.differences import Difference
+from gmd_ray.evaluation.results import NO_TRUTH, Evaluation, evaluation_folder
 from gmd_ray.storage import write_bytes
 
 BASELINE = "baseline"
@@ -44,25 +45,28 @@ def number(value: float) -> str:
 
 
 def change(difference: Difference, unit: float) -> str:
-    """The difference as text, `+0.42 ± 0.03`, with as many decimals as `number(unit)`."""
+    """The difference as text, `+0.42 [+0.36, +0.48]`, with as many decimals as `number(unit)`."""
     decimals = len(number(unit).rsplit(".", 1)[1])
-    spread = "" if difference.standard_error is None else f" ± {difference.standard_error:.{decimals}f}"
-    return f"{difference.mean:+.{decimals}f}{spread}"
+    mean = f"{difference.mean:+.{decimals}f}"
+    if difference.low is None or difference.high is None:
+        return mean
+    return f"{mean} [{difference.low:+.{decimals}f}, {difference.high:+.{decimals}f}]"
 
 
 def source_loss(evaluation: Evaluation) -> str:
     """A note for a run whose control `source_only` loses PSNR on the source; empty for any other.
 
     That control trains on nothing but the source, so its loss is the work of the fine-tune and not of the photos. The
-    note appears if the loss is larger than its standard error.
+    note appears if the interval of the loss leaves zero out.
     """
     difference = evaluation.difference("source_only", "source", "psnr", against=BASELINE)
-    if difference is None or difference.standard_error is None or difference.mean >= -difference.standard_error:
+    if difference is None or difference.low is None or difference.high is None or difference.high >= 0:
         return ""
     return (
-        f"source_only loses {-difference.mean:.2f} ± {difference.standard_error:.2f} dB PSNR on the source itself: the "
-        f"fine-tune harms a student that was trained to its end, whatever the photos are; try a lower training.lr, "
-        f"training.loss=l2, a larger training.batch_size or training.ema nearer to 1 (docs/training.md)"
+        f"source_only loses {-difference.mean:.2f} dB PSNR on the source itself (95 % interval "
+        f"{-difference.high:.2f} to {-difference.low:.2f}): the fine-tune harms a student that was trained to its "
+        f"end, whatever the photos are; try a lower training.lr, training.loss=l2, a larger training.batch_size or "
+        f"training.ema nearer to 1 (docs/training.md)"
     )
 
 
@@ -88,7 +92,7 @@ def markdown(evaluation: Evaluation) -> str:
         if lines[-1]:
             lines.append("")
     if BASELINE in evaluation.students:
-        lines += [f"In brackets: difference to {BASELINE} ± its standard error over images. ↑ higher is better.", ""]
+        lines += [f"In brackets: difference to {BASELINE} with its 95 % interval over images. ↑ higher is better.", ""]
     lines += [f"- {metric}: unavailable: {reason}" for metric, reason in evaluation.unavailable.items()]
     return "\n".join(lines).rstrip() + "\n"
 

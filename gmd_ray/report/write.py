@@ -16,7 +16,8 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
 from gmd_ray.config.secrets import redact
 from gmd_ray.evaluation.actor import ADAPTED
-from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation
+from gmd_ray.evaluation.differences import BETTER, WORSE, Difference
+from gmd_ray.evaluation.results import NO_TRUTH, Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, StoreSummary, open_store
 from gmd_ray.evaluation.table import (
     BASELINE,
@@ -38,8 +39,6 @@ from gmd_ray.storage import read_bytes, write_bytes
 from gmd_ray.teachers import teacher_licence
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
-SIGNIFICANT = 2.0
-"""Number of standard errors beyond which a difference is coloured."""
 
 
 class PromotionOutcome(Protocol):
@@ -126,23 +125,21 @@ def _headline(evaluation: Evaluation, datasets: Sequence[str]) -> dict[str, Any]
                 continue
             unit = " dB" if metric.startswith("psnr") else ""
             means = [evaluation.mean(student, dataset, metric) for student in (BASELINE, ADAPTED)]
-            gain, _, error = change(difference, 10.0 if unit else 0.1).partition(" ± ")
+            gain, _, interval = change(difference, 10.0 if unit else 0.1).partition(" ")
             return {
                 "gain": f"{gain.replace('-', '−')}{unit}",
                 "metric": metric.upper(),
                 "where": f"{difference.n} {dataset} test images",
                 "means": " → ".join(number(mean) for mean in means if mean is not None),
-                "spread": f"± {error}{unit} standard error" if error else "",
-                "verdict": _verdict(difference, evaluation.directions[metric]),
+                "spread": f"95 % interval {interval}" if interval else "",
+                "verdict": _verdict(difference),
             }
     return None
 
 
-def _verdict(difference: Difference, higher_is_better: bool) -> str:
-    """Classify a difference as better, worse, or unclear (within `SIGNIFICANT` standard errors)."""
-    if difference.standard_error is None or abs(difference.mean) <= SIGNIFICANT * difference.standard_error:
-        return "unclear"
-    return "better" if (difference.mean > 0) == higher_is_better else "worse"
+def _verdict(difference: Difference) -> str:
+    """Class of a difference in the style sheet: better, worse, or unclear."""
+    return difference.word if difference.word in (BETTER, WORSE) else "unclear"
 
 
 def _counts(store: StoreSummary) -> dict[str, Any]:
@@ -204,7 +201,7 @@ def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
                 {
                     "mean": "–" if mean is None else number(mean),
                     "change": "" if difference is None or mean is None else change(difference, mean).replace("-", "−"),
-                    "verdict": "" if difference is None else _verdict(difference, evaluation.directions[metric]),
+                    "verdict": "" if difference is None else _verdict(difference),
                     "best": mean is not None and mean == best[metric],
                 }
             )

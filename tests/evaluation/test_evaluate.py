@@ -155,7 +155,7 @@ def test_a_metric_of_sets_has_one_value_for_each_student(
     assert found.directions["fid"] is False
     difference = found.difference("adapted", "target", "fid")
     assert difference is not None
-    assert (difference.n, difference.standard_error) == (1, None)
+    assert (difference.n, difference.low, difference.lower_is_better) == (1, None, True)
     assert ("adapted", "fid") in {(student, metric) for student, metric, _, _ in found.failures("target")}
     assert "| student | psnr ↑ | fid ↓ |" in markdown(found)
 

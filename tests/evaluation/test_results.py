@@ -41,16 +41,19 @@ def evaluation(
     return Evaluation(table, PICTURES.empty_table(), students, metrics, "crop_border=0")
 
 
-def test_difference_is_paired_by_image_with_the_standard_error_of_the_mean() -> None:
+def test_difference_is_paired_by_image_with_an_interval_of_its_mean() -> None:
     rng = np.random.default_rng(0)
     baseline, gains = rng.normal(24, 5, 50), rng.normal(0.4, 0.2, 50)
     found = evaluation({("baseline", "psnr"): list(baseline), ("adapted", "psnr"): list(baseline + gains)})
     difference = found.difference("adapted", "target", "psnr")
     assert difference is not None
+    assert difference.low is not None
+    assert difference.high is not None
     assert difference.mean == pytest.approx(gains.mean(), abs=1e-12)
     # Far below the spread of the images themselves: the pairing is what makes a small gain visible.
-    assert difference.standard_error == pytest.approx(gains.std(ddof=1) / math.sqrt(50), abs=1e-12)
-    assert (difference.n, difference.only_reference) == (50, 0)
+    error = gains.std(ddof=1) / math.sqrt(50)
+    assert difference.high - difference.low == pytest.approx(2 * 2.01 * error, rel=0.05)
+    assert (difference.n, difference.only_reference, difference.word) == (50, 0, "better")
 
 
 def test_difference_uses_the_images_that_both_have_and_counts_the_others() -> None:
@@ -62,11 +65,11 @@ def test_difference_uses_the_images_that_both_have_and_counts_the_others() -> No
     assert found.failures("target") == [("adapted", "psnr", "no luck", 1), ("baseline", "psnr", "no luck", 1)]
 
 
-def test_a_single_image_has_no_standard_error_and_a_stranger_no_difference() -> None:
+def test_a_single_image_has_no_interval_and_a_stranger_no_difference() -> None:
     found = evaluation({("baseline", "psnr"): [20], ("adapted", "psnr"): [21]})
     difference = found.difference("adapted", "target", "psnr")
     assert difference is not None
-    assert difference.standard_error is None
+    assert (difference.low, difference.high, difference.p, difference.word) == (None, None, None, "too few images")
     assert found.difference("adapted", "target", "psnr", against="median") is None
     assert found.mean("adapted", "source", "psnr") is None
 
@@ -74,12 +77,12 @@ def test_a_single_image_has_no_standard_error_and_a_stranger_no_difference() -> 
 def test_table_shows_means_differences_directions_and_what_is_unavailable() -> None:
     unavailable = {"dataset": "target", "id": "0.png", "student": "adapted", "metric": "lpips"}
     extra = [{**unavailable, "error": f"{UNAVAILABLE}no weights at hand"}]
-    values = {("baseline", "niqe"): [6.0, 8.0], ("adapted", "niqe"): [5.0, 6.5]}
+    values = {("baseline", "niqe"): [6.0] * 8, ("adapted", "niqe"): [5.0] * 4 + [4.5] * 4}
     found = evaluation(values, higher=False, extra=extra, metrics=("niqe", "lpips"))
     lines = markdown(found).splitlines()
     assert "| student | niqe ↓ |" in lines
-    assert "| baseline | 7.000 |" in lines
-    assert "| adapted | 5.750 (-1.250 ± 0.250) |" in lines
+    assert "| baseline | 6.000 |" in lines
+    assert "| adapted | 4.750 (-1.250 [-1.500, -1.062]) |" in lines
     assert "- lpips: unavailable: no weights at hand" in lines
     assert found.unavailable == {"lpips": "no weights at hand"}
 
@@ -112,10 +115,10 @@ def test_table_shows_what_ground_truth_is_missing_for_and_what_students_cost() -
 
 
 def test_a_fine_tune_that_harms_the_source_by_itself_is_named_with_its_remedies() -> None:
-    baseline = {("baseline", "psnr"): [30.0, 32.0]}
-    harmed = evaluation(baseline | {("source_only", "psnr"): [29.5, 31.7]}, dataset="source")
+    baseline = {("baseline", "psnr"): [30.0, 32.0] * 4}
+    harmed = evaluation(baseline | {("source_only", "psnr"): [29.5, 31.7] * 4}, dataset="source")
     note = source_loss(harmed)
-    assert note.startswith("source_only loses 0.40 ± 0.10 dB PSNR on the source itself")
+    assert note.startswith("source_only loses 0.40 dB PSNR on the source itself (95 % interval 0.3")
     assert all(key in note for key in ("training.lr", "training.loss=l2", "training.batch_size", "training.ema"))
     assert "\n" not in note
     assert f"- {note}" in markdown(harmed).splitlines()
@@ -124,15 +127,15 @@ def test_a_fine_tune_that_harms_the_source_by_itself_is_named_with_its_remedies(
 @pytest.mark.parametrize(
     ("dataset", "student", "values"),
     [
-        ("source", "source_only", [30.1, 32.1]),  # it gains
-        ("source", "source_only", [29.0, 32.8]),  # -0.1 on average, within the standard error of 0.9
-        ("source", "adapted", [29.5, 31.7]),  # the price of the photos, not of the fine-tune
-        ("target", "source_only", [29.5, 31.7]),
-        ("source", "source_only", [29.5, None]),  # one image alone has no standard error
+        ("source", "source_only", [30.1, 32.1] * 4),  # it gains
+        ("source", "source_only", [29.0, 32.8] * 4),  # -0.1 on average, within the interval
+        ("source", "adapted", [29.5, 31.7] * 4),  # the price of the photos, not of the fine-tune
+        ("target", "source_only", [29.5, 31.7] * 4),
+        ("source", "source_only", [29.5, 31.7] + [None] * 6),  # two images alone have no interval
     ],
 )
 def test_other_losses_are_not_put_down_to_the_fine_tune(dataset: str, student: str, values: list[float | None]) -> None:
-    found = evaluation({("baseline", "psnr"): [30.0, 32.0], (student, "psnr"): values}, dataset=dataset)
+    found = evaluation({("baseline", "psnr"): [30.0, 32.0] * 4, (student, "psnr"): values}, dataset=dataset)
     assert source_loss(found) == ""
     assert "loses" not in markdown(found)
 
