@@ -6,7 +6,7 @@ import io
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -21,6 +21,7 @@ MOST_POINTS = 1500
 MOST_STEPS = 400
 """Points of a line at most."""
 BINS = 30
+YIELD_POINTS = 101
 
 # Colours that stand for variables of the style sheet, so that a chart follows the reader's light or dark page.
 _COLOURS = {
@@ -111,6 +112,27 @@ def histogram(accepted: Sequence[float], rejected: Sequence[float], threshold: f
                       f"{threshold:g}")  # fmt: skip
 
 
+def score_charts(
+    accepted: Sequence[float], rejected: Sequence[float], threshold: float, share: Callable[[float], float] | None
+) -> list[dict[str, Any]]:
+    """The histogram of the scores and the yield curve, as `title`, `svg` and `note` for the macro `chart`.
+
+    Args:
+        accepted: scores of accepted pairs.
+        rejected: scores of the others.
+        threshold: the gate's.
+        share: the share of pairs in [0, 1] that a threshold accepts; None leaves the curve out.
+    """
+    note = f"{len(accepted):,} accepted, {len(rejected):,} rejected."
+    made = [{"title": "Scores", "svg": histogram(accepted, rejected, threshold), "note": note}]
+    if share is not None:
+        low, high = min([*accepted, *rejected]), max([*accepted, *rejected])
+        line = [(x, 100 * share(x)) for x in np.linspace(low, high, YIELD_POINTS).tolist()]
+        note = f"The threshold accepts {100 * share(threshold):.1f} % of the scored pairs."
+        made.append({"title": "Yield of each threshold", "svg": yield_curve(line, threshold), "note": note})
+    return made
+
+
 def yield_curve(points: Sequence[tuple[float, float]], threshold: float) -> Markup:
     """Plot points (threshold, per cent accepted) as a line, with a mark at the given threshold."""
 
@@ -151,7 +173,7 @@ def _svg(draw: Callable[[Axes], None], words: str) -> Markup:
 
     rc = {
         "svg.fonttype": "none",
-        "font.size": 12,
+        "font.size": 13,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.spines.left": False,

@@ -67,6 +67,8 @@ class Gallery:
     photos: list[Photo]
     empty: str = ""
     """Sentence that stands where no photograph does; without one the gallery is left out."""
+    folded: bool = False
+    """True where the reader has to open it."""
 
 
 def label(name: str) -> str:
@@ -102,7 +104,8 @@ def held_out_galleries(evaluation: Evaluation, gains: Gains | None, count: int) 
 def source_gallery(evaluation: Evaluation, gains: Gains | None) -> Gallery:
     """The gallery of the source test set."""
     photos = _test_photos(evaluation, "source", evaluation.pictured("source"), gains)
-    return Gallery("Source test photos", "the domain that the student was trained on; evenly over the set", photos)
+    note = "the domain that the student was trained on; evenly over the set"
+    return Gallery("Source test photos", note, photos, folded=True)
 
 
 def _test_photos(

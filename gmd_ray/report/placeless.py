@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from markupsafe import escape
+
 _PLACE = re.compile(r"(?<![\w.:/~…*])(?:[a-z][a-z0-9+.-]*:/)?(?:~|file:)?/(?:[^/\s\"'<>,;()=]+/)+(?=[^\s/]|\b|$)")
 """The folders of an absolute path or a URL, up to its last name."""
-_WEB = re.compile(r"https?://")
+_PICTURE = re.compile(r"(;base64,[A-Za-z0-9+/=]+)")
 
 
 def short_place(place: str) -> str:
@@ -18,9 +20,9 @@ def short_place(place: str) -> str:
 
 def last_name(place: str) -> str:
     """The last name of a path or a URL, without the query of a URL."""
-    return re.sub(r"[?#].*", "", place).rstrip("/").rsplit("/", 1)[-1] if "://" in place else place.rstrip("/").rsplit(
-        "/", 1
-    )[-1]
+    if "://" in place:
+        place = re.sub(r"[?#].*", "", place)
+    return place.rstrip("/").rsplit("/", 1)[-1]
 
 
 def without_places(value: Any) -> Any:
@@ -41,8 +43,16 @@ def without_places(value: Any) -> Any:
 
 
 def hide(page: str, places: Iterable[str]) -> str:
-    """Shorten what is left of known places in a page, whatever characters their names have."""
-    for place in sorted({place.rstrip("/") for place in places}, key=len, reverse=True):
-        if place.startswith(("/", "~")) and place.count("/") > 1 or ("://" in place and not _WEB.match(place)):
-            page = page.replace(place, short_place(place))
-    return page
+    """Shorten what is left of known places in a page, whatever characters their names have; pictures stay.
+
+    Args:
+        page: HTML.
+        places: paths and URLs. Relative paths and web addresses are no places of a server.
+    """
+    known = {place.rstrip("/") for place in places}
+    known = {p for p in known if re.match(r"[/~].*/" if "://" not in p else r"(?!https?:)", p)}
+    parts = _PICTURE.split(page)
+    for i in range(0, len(parts), 2):
+        for place in sorted(known, key=len, reverse=True):
+            parts[i] = parts[i].replace(str(escape(place)), str(escape(short_place(place))))
+    return "".join(parts)

@@ -70,7 +70,7 @@ def _second(evaluation: Evaluation, gains: Gains, others: list[Gains]) -> str:
     parts = []
     interval = _interval(gains)
     if interval:
-        parts.append(f"With 95 % confidence the average change on photos like these lies between {interval}")
+        parts.append(f"With 95 % confidence the average change on photos like these lies between {interval}")
     untouched = _untouched(evaluation, gains)
     if untouched:
         parts.append(untouched)
@@ -102,7 +102,7 @@ def _interval(gains: Gains) -> str:
     ends = [difference.low, difference.high]
     if difference.lower_is_better:
         ends = [-difference.high, -difference.low]
-    return f"{signed(ends[0])} and {signed(ends[1])}{gains.unit}" if gains.unit else " and ".join(map(signed, ends))
+    return f"{signed(ends[0], gains.unit).removesuffix(gains.unit)} and {signed(ends[1], gains.unit)}"
 
 
 def _untouched(evaluation: Evaluation, gains: Gains) -> str:
