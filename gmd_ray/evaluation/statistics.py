@@ -48,7 +48,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
     n = len(x)
     if n < MIN_IMAGES or not np.isfinite(x).all():
         return None
-    mean = math.fsum(x) / n
+    mean = float(x.mean())
     if np.ptp(x) <= 1e-12 * max(1.0, abs(mean)):  # no spread: nothing to resample
         return mean, mean, 1.0 if mean == 0 else 0.0
     means = resampled_means(x)

@@ -82,7 +82,7 @@ def test_table_shows_means_differences_directions_and_what_is_unavailable() -> N
     lines = markdown(found).splitlines()
     assert "| student | niqe ↓ |" in lines
     assert "| baseline | 6.000 |" in lines
-    assert "| adapted | 4.750 (-1.250 [-1.500, -1.062]) |" in lines
+    assert "| adapted | 4.750 (-1.250 [-1.438, -1.062]) |" in lines
     assert "- lpips: unavailable: no weights at hand" in lines
     assert found.unavailable == {"lpips": "no weights at hand"}
 
