@@ -17,6 +17,7 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError, DataError, GmdError, nearest
 from gmd_ray.evaluation.actor import ADAPTED, FAILURE, SCHEMA, EvaluationActor
 from gmd_ray.evaluation.items import Item, held_out_items, students_with_teacher, with_teacher_row
+from gmd_ray.evaluation.pictures import KeptPictures
 from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, TRUTH, WHOLE_SET, Evaluation, InferenceCost
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.evaluation.table import save_table, source_loss
@@ -102,6 +103,7 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
     from ray.exceptions import RayError
 
     pool = cfg.evaluation.pool
+    pictures = KeptPictures(items, cfg.evaluation.metrics, cfg.evaluation.report_images)
     blocks = math.ceil(len(items) / pool.batch_size)
     with restarting_pool(pool) as options:
         stream = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
@@ -118,14 +120,14 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
             for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
                 table = batch.select(SCHEMA.names).cast(SCHEMA)
                 _raise_failure(table)
-                tables.append(table)
+                tables.append(pictures.take(table))
                 values = table.filter(pc.field("metric").is_valid())
                 progress.update(len(values.group_by(["dataset", "id"]).aggregate([])))
     except RayError as error:
         raise GmdError(
             f"the evaluation stopped on a Ray error: {type(error).__name__}: {one_line(error, 300)}"
         ) from error
-    return pa.concat_tables([SCHEMA.empty_table(), *tables])
+    return pa.concat_tables([pictures.pictures, *tables])
 
 
 def collect(cfg: Config, students: Mapping[str, str], items: list[Item], table: pa.Table) -> Evaluation:

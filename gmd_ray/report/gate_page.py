@@ -7,6 +7,7 @@ from gmd_ray.report.charts import score_charts
 from gmd_ray.report.pages import render
 from gmd_ray.report.placeless import last_name, without_places
 
+
 def gate_page(view: GateView) -> str:
     """Make the page; it refers to no other file."""
     passes, total = view.passes(view.threshold), len(view.scores)

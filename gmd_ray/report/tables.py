@@ -10,7 +10,16 @@ from gmd_ray.config import Config
 from gmd_ray.evaluation.differences import Difference
 from gmd_ray.evaluation.results import NO_TRUTH, Evaluation
 from gmd_ray.evaluation.store import StoreSummary
-from gmd_ray.evaluation.table import BASELINE, COST_COLUMNS, change, cost_cells, cost_note, measured, number, source_loss
+from gmd_ray.evaluation.table import (
+    BASELINE,
+    COST_COLUMNS,
+    change,
+    cost_cells,
+    cost_note,
+    measured,
+    number,
+    source_loss,
+)
 from gmd_ray.report.gallery import label
 from gmd_ray.report.placeless import without_places
 from gmd_ray.report.verdict import style_of

@@ -108,13 +108,12 @@ def _interval(gains: Gains) -> str:
 def _untouched(evaluation: Evaluation, gains: Gains) -> str:
     """A clause for untouched photos that beat both students; empty where they do not."""
     pair = [
-        evaluation.difference(student, gains.dataset, gains.metric, against=UNTOUCHED) for student in (BASELINE, ADAPTED)
+        evaluation.difference(student, gains.dataset, gains.metric, against=UNTOUCHED)
+        for student in (BASELINE, ADAPTED)
     ]
     mean = evaluation.mean(UNTOUCHED, gains.dataset, gains.metric)
     if mean is None or any(difference is None or difference.gain >= 0 for difference in pair):
         return ""
     ours = evaluation.mean(ADAPTED, gains.dataset, gains.metric)
     assert ours is not None
-    return (
-        f"yet the untouched photos are better than both students ({number(mean)}{gains.unit} against {number(ours)})"
-    )
+    return f"yet the untouched photos are better than both students ({number(mean)}{gains.unit} against {number(ours)})"

@@ -117,7 +117,7 @@ def make_report(cfg: Config, evaluation: Evaluation, decision: PromotionOutcome 
         manifest="" if store is None else _cut(json.dumps(without_places(store.manifest.to_json()), indent=2)),
         versions=_versions(),
     )
-    # Settings, manifest and reasons of failures may contain passwords and places, and people send reports to each other.
+    # Settings, manifest and reasons of failures may contain passwords and places, and people send reports on.
     return hide(redact(page), _places(cfg))
 
 
