@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 
 import cv2
 import numpy as np
 
 BUDGET = 10_500_000
 """Bytes of all pictures of a report in base64, which leaves room for the rest of its 15 MB."""
-LOSSLESS = 101
-"""Value of OpenCV's WebP quality that stands for lossless."""
-QUALITIES = (LOSSLESS, 95, 88, 75, 55)
-"""Qualities in the order in which they are tried."""
+QUALITIES = (96, 92, 85, 72, 50)
+"""JPEG qualities in the order in which they are tried, after lossless WebP."""
 
 
 def encode_pictures(pngs: Collection[bytes], budget: int = BUDGET) -> dict[bytes, str] | None:
-    """Encode pictures as WebP `data:` URIs: without loss where they fit, else at the best quality at which they do.
+    """Encode pictures as `data:` URIs: as lossless WebP where they fit, else as JPEG of the best quality that fits.
 
     Args:
         pngs: 8-bit PNGs.
@@ -27,14 +26,32 @@ def encode_pictures(pngs: Collection[bytes], budget: int = BUDGET) -> dict[bytes
         The URI of each PNG; None where they do not fit at the lowest quality.
     """
     images = {png: cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) for png in dict.fromkeys(pngs)}
-    for quality in QUALITIES:
-        uris, size = {}, 0
-        for png, image in images.items():
-            _, code = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, quality])
-            uris[png] = "data:image/webp;base64," + base64.b64encode(code.tobytes()).decode()
-            size += len(uris[png])
-            if size > budget:
-                break
-        if size <= budget:
+    for encode in (_lossless, *(partial(_jpeg, quality=quality) for quality in QUALITIES)):
+        uris = _within(images, encode, budget)
+        if uris is not None:
             return uris
     return None
+
+
+def _within(images: dict[bytes, np.ndarray], encode: Callable[..., str], budget: int) -> dict[bytes, str] | None:
+    uris, left = {}, budget
+    for png, image in images.items():
+        uris[png] = encode(image)
+        left -= len(uris[png])
+        if left < 0:
+            return None
+    return uris
+
+
+def _lossless(image: np.ndarray) -> str:
+    return _uri("webp", image, [cv2.IMWRITE_WEBP_QUALITY, 101])  # above 100 is OpenCV's sign for lossless
+
+
+def _jpeg(image: np.ndarray, quality: int) -> str:
+    full_colour = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return _uri("jpeg", image, [cv2.IMWRITE_JPEG_QUALITY, quality, *full_colour])
+
+
+def _uri(kind: str, image: np.ndarray, options: list[int]) -> str:
+    _, code = cv2.imencode(f".{kind}", image, options)
+    return f"data:image/{kind};base64," + base64.b64encode(code.tobytes()).decode()

@@ -11,7 +11,7 @@ from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.view import StoreView
 from gmd_ray.report.gallery import Gallery, Photo, fit, label, pair_photo
 from gmd_ray.report.pages import render
-from gmd_ray.report.placeless import last_name
+from gmd_ray.report.placeless import hide_places, last_name
 
 SHOWN = ("restored", "pseudo_target", "lq")
 
@@ -55,7 +55,7 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
             for title, (note, pairs) in chosen.items()
         ]
     )
-    return render(
+    page = render(
         "sheet.html.j2",
         name=last_name(store.url.rstrip("/").removesuffix("/pairs")),
         threshold=f"{'≥' if gate.higher_is_better else '≤'} {gate.threshold:g}",
@@ -64,6 +64,7 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
         uris=uris,
         label=label,
     )
+    return hide_places(page, [store.url])
 
 
 def _photo(row: dict[str, Any], taken: bool) -> Photo:

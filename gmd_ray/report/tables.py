@@ -21,7 +21,6 @@ from gmd_ray.evaluation.table import (
     source_loss,
 )
 from gmd_ray.report.gallery import label
-from gmd_ray.report.placeless import without_places
 from gmd_ray.report.verdict import style_of
 
 REASONS_SHOWN = 20
@@ -56,7 +55,7 @@ def metric_table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
         "note": note,
         "warning": source_loss(evaluation) if dataset == "source" else "",
         "rows": rows,
-        "failures": [(label(s), m, without_places(why), n) for s, m, why, n in failures[:REASONS_SHOWN]],
+        "failures": [(label(s), m, why, n) for s, m, why, n in failures[:REASONS_SHOWN]],
         "more_failures": max(0, len(failures) - REASONS_SHOWN),
     }  # fmt: skip
 
@@ -94,7 +93,7 @@ def pair_counts(store: StoreSummary) -> dict[str, Any]:
         "pass_rate": f"{100 * accepted / scored:.1f} %" if scored else "",
         "threshold": f"{'≥' if store.higher_is_better else '≤'} {store.threshold:g}",
         "fidelity": "" if store.fidelity is None else str(store.fidelity),
-        "warnings": [without_places(warning) for warning in store.gate_warnings],
+        "warnings": store.gate_warnings,
     }
 
 

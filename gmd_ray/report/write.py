@@ -15,7 +15,6 @@ import yaml
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
-from gmd_ray.config.secrets import redact
 from gmd_ray.evaluation.actor import ADAPTED
 from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, StoreSummary, open_store
@@ -26,7 +25,7 @@ from gmd_ray.report import charts
 from gmd_ray.report.gains import Gains, find_gains
 from gmd_ray.report.gallery import fit, held_out_galleries, label, pair_galleries, source_gallery
 from gmd_ray.report.pages import render
-from gmd_ray.report.placeless import hide, last_name, without_places
+from gmd_ray.report.placeless import hide_places, last_name, short_places
 from gmd_ray.report.tables import cost_table, metric_table, pair_counts, throughput
 from gmd_ray.report.verdict import find_verdict
 from gmd_ray.storage import read_bytes, write_bytes
@@ -89,7 +88,6 @@ def make_report(cfg: Config, evaluation: Evaluation, decision: PromotionOutcome 
     galleries = held_out_galleries(evaluation, gains.get("target"), cfg.evaluation.report_images)
     galleries += pair_galleries(cfg, store, evaluation, inputs) if store is not None else []
     galleries, uris = fit([*galleries, source_gallery(evaluation, gains.get("source"))])
-    failed = [] if store is None else [{**row, "error": without_places(row["error"])} for row in store.failed]
     page = render(
         "report.html.j2",
         name=last_name(cfg.out),
@@ -105,20 +103,19 @@ def make_report(cfg: Config, evaluation: Evaluation, decision: PromotionOutcome 
         tables=[metric_table(evaluation, dataset) for dataset in evaluation.datasets],
         label=label,
         baseline=label(BASELINE),
-        unavailable={name: without_places(reason) for name, reason in evaluation.unavailable.items()},
+        unavailable=evaluation.unavailable,
         image_charts=_image_charts(evaluation, [found for found in gains.values() if found is not None]),
         pair_charts=_pair_charts(store),
         loss_charts=_loss_charts(logs),
         speeds=throughput(store, logs),
         costs=None if store is None else cost_table(cfg, store.manifest.cost),
-        failed=failed,
+        failed=[] if store is None else store.failed,
         failed_shown=FAILED_SHOWN,
-        config=_cut(yaml.safe_dump(without_places(resolved(cfg)), sort_keys=False, allow_unicode=True)),
-        manifest="" if store is None else _cut(json.dumps(without_places(store.manifest.to_json()), indent=2)),
+        config=_cut(yaml.safe_dump(short_places(resolved(cfg)), sort_keys=False, allow_unicode=True)),
+        manifest="" if store is None else _cut(json.dumps(short_places(store.manifest.to_json()), indent=2)),
         versions=_versions(),
     )
-    # Settings, manifest and reasons of failures may contain passwords and places, and people send reports on.
-    return hide(redact(page), _places(cfg))
+    return hide_places(page, _places(cfg))
 
 
 def _image_charts(evaluation: Evaluation, found: Sequence[Gains]) -> list[dict[str, Any]]:
