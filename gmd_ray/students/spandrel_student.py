@@ -20,6 +20,7 @@ from gmd_ray.students.checkpoints.layout import Checkpoint, Layout, map_keys, re
 from gmd_ray.students.common import say_once
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.rgb_network import RgbNetwork
+from gmd_ray.students.window_masks import masks_on_device
 from gmd_ray.text import one_line
 
 
@@ -93,6 +94,7 @@ def load_spandrel(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Span
         for module in descriptor.model.modules():
             if type(module).__name__ == "DropPath":
                 module.drop_prob = 0.0
+    masks_on_device(descriptor.model)
     network = RgbNetwork(descriptor)
     if network.output_channels == 1:
         say_once(

@@ -16,7 +16,11 @@ PIECES = 64
 
 
 def split_group_norm(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
-    """The output of a group norm with weight and bias, (B, C, H, W) contiguous; sums are taken in float32."""
+    """The output of a group norm with weight and bias for a dense tensor; sums are taken in float32.
+
+    Args:
+        x: (B, C, ...), in an autoencoder (B, C, H, W), and (B, C, pixels) before its attention.
+    """
     batch, channels = x.shape[:2]
     groups = norm.num_groups
     count = x[0].numel() // groups
@@ -30,7 +34,8 @@ def split_group_norm(norm: nn.GroupNorm, x: torch.Tensor) -> torch.Tensor:
     scale = norm.weight.float() * rate.repeat_interleave(each, dim=1)  # (B, C)
     shift = norm.bias.float() - mean.repeat_interleave(each, dim=1) * scale
     # Written in the type of `x`: a whole activation in float32 would be more than the memory plan knows of.
-    return torch.addcmul(shift[..., None, None], x, scale[..., None, None], out=torch.empty_like(x))
+    shape = (batch, channels, *[1] * (x.ndim - 2))
+    return torch.addcmul(shift.view(shape), x, scale.view(shape), out=torch.empty_like(x))
 
 
 def use_split_group_norm(model: nn.Module) -> None:

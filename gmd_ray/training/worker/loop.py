@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import inspect
 import math
 import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import ray.train
 import ray.train.torch
 import torch
-from torch import Tensor, nn
 
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
 from gmd_ray.ray_utils.remote_errors import as_value
@@ -26,9 +22,10 @@ from gmd_ray.training.data.mixing import Mixture, Stream
 from gmd_ray.training.run_files import SCORE, SNAPSHOT, STATE, checkpoint_name
 from gmd_ray.training.spec import TrainingSpec
 from gmd_ray.training.worker.meter import Meter
-from gmd_ray.training.worker.optim import Ema, learning_rate, make_optimizer
-from gmd_ray.training.worker.parallel import first_failure, gathered, gathering, gradient_norm, load_optimizer, wrap
+from gmd_ray.training.worker.optim import learning_rate
+from gmd_ray.training.worker.parallel import first_failure, gathered, load_optimizer, wrap
 from gmd_ray.training.worker.state import load_state
+from gmd_ray.training.worker.step import TrainingStep, memory_layout
 from gmd_ray.training.worker.validation import Validation
 
 
@@ -69,9 +66,7 @@ class _Worker:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self._spec, self._cfg = spec, spec.cfg.training
         self._device = _device()
-        self._layout = torch.channels_last if self._cfg.channels_last else torch.contiguous_format
         self._student = self._load_student()
-        self._takes_keys = "keys" in inspect.signature(self._student.training_loss).parameters
         self.batches = self._batches(self._student.scale)
         self._state = _last_checkpoint()
         self.start = 0 if self._state is None else int(self._state["step"])
@@ -87,16 +82,22 @@ class _Worker:
     def wrap(self) -> None:
         """Move the model to its device, join it with those of the other workers, and load the checkpoint's state."""
         module = self._student.module.train()
-        module.to(memory_format=self._layout)  # type: ignore[call-overload]
+        module.to(memory_format=memory_layout(self._cfg))  # type: ignore[call-overload]
         if self._state is not None:
             module.load_state_dict(self._state["module"])
-        self._joined = wrap(module, self._cfg.strategy, self._device)
-        self._model = cast(nn.Module, torch.compile(self._joined)) if self._cfg.compile else self._joined
-        self._ema = Ema(module, self._cfg.ema)
-        self._optimizer = make_optimizer(module, self._cfg)
+        self._step = TrainingStep(
+            self._student,
+            wrap(module, self._cfg.strategy, self._device),
+            self._mixture,
+            self._cfg,
+            seed=self._spec.seed,
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self._device,
+        )
         if self._state is not None:
-            self._ema.load(self._state["ema"])
-            load_optimizer(self._optimizer, self._state["optimizer"])
+            self._step.ema.load(self._state["ema"])
+            load_optimizer(self._step.optimizer, self._state["optimizer"])
         self._state = None
 
     def run(self, prefetcher: Prefetcher) -> GmdError | None:
@@ -147,7 +148,7 @@ class _Worker:
 
     def export(self) -> None:
         """Write the student with the averaged weights of the last or the best step, in the layout of `student.path`."""
-        state = gathered(self._ema.state, keep=self.rank == 0)
+        state = gathered(self._step.ema.state, keep=self.rank == 0)
         if self.rank == 0:
             _, step = self._best
             if self._cfg.export == "best" and step not in (0, self._cfg.steps):
@@ -168,49 +169,9 @@ class _Worker:
             perceptual_weights=cfg.perceptual_weights,
         )
 
-    def _step(self, step: int, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
-        """Take one optimiser step.
-
-        Returns:
-            (sums, norm). `sums` has shape (3,): this worker's part of the global loss, the sum of its source crops'
-            losses, and the sum of its target crops' losses. `norm` is the norm of the global gradient, a scalar.
-        """
-        cfg = self._cfg
-        torch.manual_seed(_step_seed(self._spec.seed, step, self.rank))  # a resumed run repeats DropPath
-        weights = self._mixture.weights(step)
-        self._optimizer.zero_grad()
-        sums = torch.zeros(3, device=self._device)
-        parts = list(zip(*(side.tensor_split(cfg.accumulate) for side in batch), strict=True))
-        for number, (lq, hq, source, keys) in enumerate(parts, start=1):
-            drawn = {"keys": keys} if self._takes_keys else {}
-            lq, hq = (side.to(self._device, non_blocking=True, memory_format=self._layout) for side in (lq, hq))
-            source = source.to(self._device, non_blocking=True)
-            with gathering(self._joined, last=number == len(parts)):
-                with _autocast(self._device, cfg.bf16):
-                    losses, _ = self._student.training_loss(lq, hq, self._model, reduce=False, **drawn)
-                part = (losses * torch.where(source, weights.source, weights.target)).sum()
-                # DDP and FSDP average gradients over the workers. Multiplying by their number gives the sum, which is
-                # the gradient of the global loss even if the workers' parts are of unequal size. A loss that is not
-                # finite becomes a NaN gradient here: the gradient of |NaN| alone would be 0, and go unnoticed.
-                (part * torch.where(part.isfinite(), self.world_size, torch.nan)).backward()
-            losses = losses.detach()
-            # torch.where and not a product with the mask: 0 * NaN would carry a NaN from one stream to the other.
-            streams = [torch.where(mask, losses, 0).sum() for mask in (source, ~source)]
-            sums += torch.stack([part.detach(), *streams])
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        norm = gradient_norm(parameters)
-        if torch.isfinite(norm):
-            if cfg.clip_grad_norm > 0:
-                torch.nn.utils.clip_grads_with_norm_(parameters, cfg.clip_grad_norm, norm)
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
-            self._optimizer.step()
-            self._ema.update()
-        return sums, norm
-
     def _validate(self) -> float:
         assert self._validation is not None
-        with self._ema.in_place():
+        with self._step.ema.in_place():
             return self._validation(self._student, self._device)
 
     def _report(self, figures: dict[str, float], save: bool) -> None:
@@ -224,8 +185,8 @@ class _Worker:
             "sampler": self._mixture.state(step),
             "best": self._best,
             "module": self._student.module.state_dict(),
-            "ema": self._ema.state,
-            "optimizer": self._optimizer.state_dict(),
+            "ema": self._step.ema.state,
+            "optimizer": self._step.optimizer.state_dict(),
         }
         state = gathered(state, keep=self.rank == 0)
         if self.rank > 0:
@@ -277,13 +238,3 @@ def _device() -> torch.device:
     device = ray.train.torch.get_device()
     assert isinstance(device, torch.device)
     return device
-
-
-def _autocast(device: torch.device, wanted: bool) -> contextlib.AbstractContextManager[Any]:
-    if wanted and device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()
-
-
-def _step_seed(*key: int) -> int:
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1

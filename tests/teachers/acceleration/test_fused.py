@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn import functional as F
 
 from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.acceleration.flux1_blocks import fuse_products
 from gmd_ray.teachers.acceleration.fused import is_dense, linear_gelu, split_linear
-from gmd_ray.teachers.acceleration.group_norm import split_group_norm
+from gmd_ray.teachers.acceleration.group_norm import split_group_norm, use_split_group_norm
 from gmd_ray.teachers.flux.teacher import FluxTeacher
 from tests.teachers.acceleration.interpreted import greatest_gap
 from tests.teachers.flux.test_teacher import config, ids, images
@@ -62,7 +63,7 @@ def test_a_split_product_is_the_product_of_both() -> None:
     assert not is_dense(nn.Identity())
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 16, 12), (1, 8, 5, 7), (1, 32, 8, 8)])
+@pytest.mark.parametrize("shape", [(2, 8, 16, 12), (1, 8, 5, 7), (1, 32, 8, 8), (2, 8, 30)])
 @torch.no_grad()
 def test_group_norm_in_two_steps(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -71,6 +72,17 @@ def test_group_norm_in_two_steps(shape: tuple[int, ...]) -> None:
     nn.init.normal_(norm.bias)
     x = torch.randn(shape) * 3 + 5
     torch.testing.assert_close(split_group_norm(norm, x), norm(x), atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_an_autoencoder_with_attention_keeps_its_output() -> None:
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    vae = AutoencoderKL(**blocks, block_out_channels=[8, 16], latent_channels=4, norm_num_groups=4).eval()
+    x = torch.rand(2, 3, 16, 24)
+    plain = vae(x).sample
+    use_split_group_norm(vae)
+    torch.testing.assert_close(vae(x).sample, plain, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
