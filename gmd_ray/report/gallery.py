@@ -162,20 +162,20 @@ def pair_photo(
     *,
     adapted: bytes | None = None,
     truth: np.ndarray | None = None,
-    style: str = "",
+    after: str = "pseudo_target",
 ) -> Photo:
     """Make the photo of one row of the pair store, its images cut to the same centre.
 
     Args:
         image: id of the row.
-        pngs: PNGs by column, `lq` and `pseudo_target` among them, in the order of the page.
+        pngs: PNGs by column, `lq` and `after` among them, in the order of the page.
         note: text beside the id.
         adapted: PNG of the adapted student's output, cut already.
         truth: ground truth, (H, W, 3) in [0, 1].
-        style: see `Photo.style`.
+        after: the version that stands on the right at first.
     """
     parts = {name: decode_png(png) for name, png in pngs.items()}
-    scale = parts["pseudo_target"].shape[1] // parts["lq"].shape[1]
+    scale = parts[after].shape[1] // parts["lq"].shape[1]
     parts = {name: centre(part, PICTURE_SIDE // (scale if name == "lq" else 1)) for name, part in parts.items()}
     if adapted is not None:
         parts[ADAPTED] = decode_png(adapted)
@@ -184,7 +184,7 @@ def pair_photo(
     marks = {name: _psnr(part, parts.get(TRUTH)) for name, part in parts.items()}
     versions = {name: encode_png(part, 6) for name, part in parts.items()}
     before = "restored" if "restored" in versions else UNTOUCHED
-    return Photo(image, versions, before, "pseudo_target", note, {k: v for k, v in marks.items() if v}, style)
+    return Photo(image, versions, before, after, note, {name: mark for name, mark in marks.items() if mark})
 
 
 def fit(galleries: Sequence[Gallery], budget: int = BUDGET) -> tuple[list[Gallery], dict[bytes, str]]:

@@ -186,7 +186,7 @@ def test_many_large_pictures_stay_under_the_limit(run: Config, students: dict[st
     """The worst case: noise, which no codec shrinks, in every gallery that a user may ask for."""
     evaluation = judge(run, students)
     noise = np.random.default_rng(0)
-    count, names = 60, ("lq", "baseline", "adapted", "source_only", "median", "hq")
+    count, names = 30, ("lq", "baseline", "adapted", "source_only", "median", "hq")
     rows, pictures = [], []
     for i in range(count):
         known = {"dataset": "target", "id": f"{i:03}.png"}
