@@ -77,7 +77,7 @@ class Evaluation:
     pictures: pa.Table
     """A table of schema `PICTURES`."""
     students: tuple[str, ...]
-    """Names of the students in the order given to `evaluate`, after `lq` if the input was measured."""
+    """Names of the methods in the order of the table, after `lq`, the untouched photo."""
     metrics: tuple[str, ...]
     """The metrics of the settings, available or not."""
     settings: str
@@ -86,6 +86,10 @@ class Evaluation:
     """Digest of the images of each test set, and of the degradation that makes its inputs; part of `test_set`."""
     costs: Mapping[str, Mapping[str, InferenceCost]] = field(default_factory=dict)
     """Costs by test set and student."""
+    variants: Mapping[str, str] = field(default_factory=dict)
+    """Variant of each metric in words: channels, border, resize."""
+    published: str | None = None
+    """The paper's table and data set whose rows stand below ours, `evaluation.published`."""
 
     @cached_property
     def _values(self) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -138,6 +142,17 @@ class Evaluation:
         """The image ids of a test set, sorted, failed ones included."""
         pairs = zip(self.rows["dataset"].to_pylist(), self.rows["id"].to_pylist(), strict=True)
         return sorted({image for name, image in pairs if name == dataset and image != WHOLE_SET})
+
+    def present(self, dataset: str) -> set[str]:
+        """The values of `student` in the rows of a test set."""
+        return self._present.get(dataset, set())
+
+    @cached_property
+    def _present(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for dataset, student in zip(self.rows["dataset"].to_pylist(), self.rows["student"].to_pylist(), strict=True):
+            found.setdefault(dataset, set()).add(student)
+        return found
 
     def mean(self, student: str, dataset: str, metric: str) -> float | None:
         """The mean over the images that have a value; None if none has."""
@@ -221,6 +236,8 @@ class Evaluation:
             "settings": self.settings,
             "contents": dict(self.contents),
             "costs": costs,
+            "variants": dict(self.variants),
+            "published": self.published,
         }
         rows = self.rows.replace_schema_metadata({"gmd_ray": json.dumps(about)})
         for name, table in (("metrics", rows), ("pictures", self.pictures)):
@@ -255,6 +272,8 @@ def load_evaluation(out: str) -> Evaluation:
             name: {key: InferenceCost(**cost) for key, cost in line.items()}
             for name, line in about.get("costs", {}).items()
         },
+        about.get("variants", {}),
+        about.get("published"),
     )
 
 

@@ -54,7 +54,7 @@ def parse_grid(text: str, teacher: TeacherConfig) -> list[GridPoint]:
         axes[name] = tuple(value.strip() for value in values.split("/")) if sign else AXES[name]
     points = [_point(dict(zip(axes, values, strict=True)), teacher) for values in itertools.product(*axes.values())]
     if len(points) > MOST:
-        raise ConfigError(f"--sweep: {len(points)} combinations, {MOST} at most; name fewer values, as strength=0.3/0.6")
+        raise ConfigError(f"--sweep: {len(points)} combinations, {MOST} at most; name fewer, as strength=0.3/0.6")
     return points
 
 

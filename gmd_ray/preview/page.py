@@ -175,9 +175,10 @@ def _gpu(found: Preview) -> str:
     share = 100 * stages["project"] / (sum(stages.values()) or 1.0)
     seconds = statistics.fmean([stages["restore"], stages["score"]])
     return (
-        f"A GPU is needed for the teacher, which takes {share:.0f} % of the time: {plan.flops / 1e15:,.3g} PFLOP for all "
-        f"photos, and {fastest / GB:.2g} GB of memory for each replica ({least / GB:.2g} GB at least). The student and "
-        f"the scorer take about {seconds:.2g} s a photo each, which CPUs can do; the fine-tune trains the student alone."
+        f"A GPU is needed for the teacher, which takes {share:.0f} % of the time: {plan.flops / 1e15:,.3g} PFLOP for "
+        f"all photos, and {fastest / GB:.2g} GB of memory for each replica ({least / GB:.2g} GB at least). The student "
+        f"and the scorer take about {seconds:.2g} s a photo each, which CPUs can do; the fine-tune trains the student "
+        "alone."
     )
 
 

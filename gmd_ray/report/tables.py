@@ -10,6 +10,7 @@ from gmd_ray.config import Config
 from gmd_ray.evaluation.differences import Difference
 from gmd_ray.evaluation.results import NO_TRUTH, Evaluation
 from gmd_ray.evaluation.store import StoreSummary
+from gmd_ray.evaluation.summaries.published import published_note, published_rows
 from gmd_ray.evaluation.table import (
     BASELINE,
     COST_COLUMNS,
@@ -18,7 +19,10 @@ from gmd_ray.evaluation.table import (
     cost_note,
     measured,
     number,
+    shown_rows,
     source_loss,
+    variant_notes,
+    word_note,
 )
 from gmd_ray.report.gallery import label
 from gmd_ray.report.verdict import style_of
@@ -40,11 +44,17 @@ def metric_table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
     metrics, note = measured(evaluation, dataset), cost_note(evaluation, dataset)
     best = {metric: _best(evaluation, dataset, metric) for metric in metrics}
     rows = []
-    for student in evaluation.students:
+    for student in shown_rows(evaluation, dataset):
         cells = [_cell(evaluation, student, dataset, metric, best[metric]) for metric in metrics]
         costs = cost_cells(evaluation, dataset, student) if note else []
         cells += [BLANK | {"mean": text.replace(UNKNOWN, "")} for text in costs]
         rows.append({"student": student, "label": label(student), "cells": cells})
+    if evaluation.published is not None:
+        for row in published_rows(evaluation.published):
+            texts = [f"{row.values[metric]:g}" if metric in row.values else "" for metric in metrics]
+            texts += [row.parameters, row.seconds] if note else []
+            cells = [BLANK | {"mean": text} for text in texts]
+            rows.append({"student": "", "label": f"{row.method} (published)", "cells": cells})
     failures = evaluation.failures(dataset)
     return {
         "dataset": dataset,
@@ -52,12 +62,22 @@ def metric_table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
         "columns": [(metric, "higher is better" if evaluation.directions[metric] else "lower is better")
                     for metric in metrics] + [(name, "") for name in COST_COLUMNS if note],
         "lacking": [(metric, NO_TRUTH) for metric in evaluation.lacking(dataset)],
-        "note": note,
-        "warning": source_loss(evaluation) if dataset == "source" else "",
+        "notes": _notes(evaluation, dataset, metrics),
         "rows": rows,
         "failures": [(label(s), m, why, n) for s, m, why, n in failures[:REASONS_SHOWN]],
         "more_failures": max(0, len(failures) - REASONS_SHOWN),
     }  # fmt: skip
+
+
+def _notes(evaluation: Evaluation, dataset: str, metrics: list[str]) -> list[str]:
+    """Sentences below the table: its small figures, what each metric measures, the seconds, and published rows."""
+    words, seconds = word_note(evaluation, dataset), cost_note(evaluation, dataset)
+    notes = [f"Small: {words}. Bold: best of the column."] if words else []
+    notes += [f"{line}." for line in variant_notes(evaluation, metrics)]
+    notes += [f"{seconds}."] if seconds else []
+    notes += [f"{published_note(evaluation.published)}."] if evaluation.published is not None else []
+    notes += [f"{loss}."] if dataset == "source" and (loss := source_loss(evaluation)) else []
+    return notes
 
 
 def _best(evaluation: Evaluation, dataset: str, metric: str) -> float:

@@ -107,13 +107,11 @@ def _interval(gains: Gains) -> str:
 
 def _untouched(evaluation: Evaluation, gains: Gains) -> str:
     """A clause for untouched photos that beat both students; empty where they do not."""
-    pair = [
-        evaluation.difference(student, gains.dataset, gains.metric, against=UNTOUCHED)
-        for student in (BASELINE, ADAPTED)
-    ]
-    mean = evaluation.mean(UNTOUCHED, gains.dataset, gains.metric)
-    if mean is None or any(difference is None or difference.gain >= 0 for difference in pair):
+    pair = [evaluation.difference(UNTOUCHED, gains.dataset, gains.metric, against=name) for name in (BASELINE, ADAPTED)]
+    known = [difference for difference in pair if difference is not None]
+    if len(known) < 2 or any(difference.gain <= 0 for difference in known):
         return ""
-    ours = evaluation.mean(ADAPTED, gains.dataset, gains.metric)
-    assert ours is not None
-    return f"yet the untouched photos are better than both students ({number(mean)}{gains.unit} against {number(ours)})"
+    means = [evaluation.mean(name, gains.dataset, gains.metric) for name in (UNTOUCHED, ADAPTED)]
+    own, ours = (number(mean) for mean in means if mean is not None)
+    clearly = "" if all(difference.word == BETTER for difference in known) else ", though not clearly so"
+    return f"yet the untouched photos are better than both students ({own}{gains.unit} against {ours}){clearly}"

@@ -102,7 +102,6 @@ def make_report(cfg: Config, evaluation: Evaluation, decision: PromotionOutcome 
         pairs=None if store is None else pair_counts(store),
         tables=[metric_table(evaluation, dataset) for dataset in evaluation.datasets],
         label=label,
-        baseline=label(BASELINE),
         unavailable=evaluation.unavailable,
         image_charts=_image_charts(evaluation, [found for found in gains.values() if found is not None]),
         pair_charts=_pair_charts(store),

@@ -163,7 +163,7 @@ def _interval(pairs: Difference | None) -> str:
     if pairs is None or pairs.low is None or pairs.high is None:
         return ""
     low, high = (-pairs.high, -pairs.low) if pairs.lower_is_better else (pairs.low, pairs.high)
-    return f" [{low:+.2g}, {high:+.2g}]"
+    return f" [{low:+.3g}, {high:+.3g}]"
 
 
 def _kept_values(client: MlflowClient, version: ModelVersion) -> dict[tuple[str, str], dict[str, float]]:

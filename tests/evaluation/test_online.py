@@ -16,7 +16,7 @@ from gmd_ray.config.load import load_config
 from gmd_ray.config.requirements import require
 from gmd_ray.errors import ConfigError, ModelError
 from gmd_ray.evaluation import evaluate, load_evaluation
-from gmd_ray.evaluation.table import markdown
+from gmd_ray.evaluation.summaries import markdown
 from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.teachers import load_teacher
 from tests.evaluation.conftest import write_store

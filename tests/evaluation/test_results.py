@@ -11,7 +11,8 @@ import pytest
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation import Evaluation, load_evaluation
 from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE, InferenceCost
-from gmd_ray.evaluation.table import markdown, number, save_table, source_loss
+from gmd_ray.evaluation.summaries import markdown, save_tables
+from gmd_ray.evaluation.table import number, source_loss
 
 
 def evaluation(
@@ -80,9 +81,9 @@ def test_table_shows_means_differences_directions_and_what_is_unavailable() -> N
     values = {("baseline", "niqe"): [6.0] * 8, ("adapted", "niqe"): [5.0] * 4 + [4.5] * 4}
     found = evaluation(values, higher=False, extra=extra, metrics=("niqe", "lpips"))
     lines = markdown(found).splitlines()
-    assert "| student | niqe ↓ |" in lines
+    assert "| method | niqe ↓ |" in lines
     assert "| baseline | 6.000 |" in lines
-    assert "| adapted | 4.750 (-1.250 [-1.438, -1.062]) |" in lines
+    assert "| adapted | 4.750 (-1.250 [-1.438, -1.062] better) |" in lines
     assert "- lpips: unavailable: no weights at hand" in lines
     assert found.unavailable == {"lpips": "no weights at hand"}
 
@@ -103,11 +104,12 @@ def test_table_shows_what_ground_truth_is_missing_for_and_what_students_cost() -
     }
     found = replace(found, costs={"target": costs})
     lines = markdown(found).splitlines()
-    assert "| student | psnr ↑ | niqe ↓ | parameters | s/image |" in lines
+    assert "| method | psnr ↑ | niqe ↓ | parameters | s/image |" in lines
     assert "| baseline | – | 6.000 | 57,281 | 0.0125 |" in lines
     assert "| adapted | – | 5.000 (-1.000) | – | 12.50 |" in lines
     assert "- psnr: unavailable: needs ground truth, which this test set lacks" in lines
-    assert "- s/image: median over the test set, one image at a time, on CPU (1 thread)" in lines
+    note = "- s/image: median over the test set, one image at a time, without the first one of each worker, on "
+    assert f"{note}CPU (1 thread)" in lines
     assert found.failures("target") == []
     assert found.unavailable == {}
     assert found.why_missing("target", "psnr") == NO_TRUTH
@@ -145,7 +147,7 @@ def test_save_and_load_give_the_same_evaluation(tmp_path: Path) -> None:
     costs = {"target": {"baseline": InferenceCost(3, 0.5, "CPU (1 thread)")}}
     found = replace(found, contents={"target": "ab12"}, costs=costs)
     found.save(str(tmp_path))
-    save_table(found, str(tmp_path))
+    save_tables(found, str(tmp_path))
     again = load_evaluation(str(tmp_path))
     assert again.rows.equals(found.rows)
     assert (again.students, again.metrics, again.settings) == (found.students, found.metrics, found.settings)

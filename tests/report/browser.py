@@ -66,7 +66,8 @@ CONTRAST = """() => {
     const [a, b] = [light(text), light(below)].sort((x, y) => y - x);
     const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
     const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < (large ? 3 : 4.5)) found.push(`${ratio.toFixed(2)}: ${walker.currentNode.textContent.trim().slice(0, 60)}`);
+    const words = walker.currentNode.textContent.trim().slice(0, 60);
+    if (ratio < (large ? 3 : 4.5)) found.push(`${ratio.toFixed(2)}: ${words}`);
   }
   return [count, found];
 }"""

@@ -40,7 +40,7 @@ def judge(cfg: Config, students: dict[str, str]) -> Evaluation:
     store = open_store(cfg)
     if store is not None and "adapted" in students:
         items += pair_items(store, cfg.evaluation.report_images)
-    return collect(cfg, students, items, EvaluationActor(cfg, students)(pa.Table.from_pylist(items)))
+    return collect(cfg, students, items, [EvaluationActor(cfg, students)(pa.Table.from_pylist(items))])
 
 
 def page(cfg: Config, students: dict[str, str], decision: Decision | None = None) -> Page:
