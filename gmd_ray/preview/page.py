@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from gmd_ray.evaluation.differences import BETTER, WORSE
+from gmd_ray.images.files.encode import decode_png
 from gmd_ray.pairstore.thresholds import GateView
 from gmd_ray.planning.plan import later_stages
 from gmd_ray.preview.run import Preview
@@ -101,7 +102,8 @@ def _grid_galleries(sweep: Sweep) -> list[Gallery]:
                 continue
             after = best.point.name if best.point.name in projections else next(iter(projections))
             pngs = {"lq": start["lq"], "restored": start["restored"], **projections}
-            photos.append(pair_photo(image, pngs, "", truth=start.get("hq"), after=after))
+            truth = decode_png(start["hq"]) if "hq" in start else None
+            photos.append(pair_photo(image, pngs, "", truth=truth, after=after))
         note = "the truth is known here" if inputs is sweep.source_inputs else "the photos that the run is for"
         groups.append(Gallery(title, note, photos))
     return groups

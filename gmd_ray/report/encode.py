@@ -25,15 +25,18 @@ def encode_pictures(pngs: Collection[bytes], budget: int = BUDGET) -> dict[bytes
     Returns:
         The URI of each PNG; None where they do not fit at the lowest quality.
     """
-    images = {png: cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) for png in dict.fromkeys(pngs)}
-    for encode in (_lossless, *(partial(_jpeg, quality=quality) for quality in QUALITIES)):
+    images = {png: _pixels(png) for png in dict.fromkeys(pngs)}
+    encoders: list[Callable[[np.ndarray], str]] = [_lossless, *(partial(_jpeg, quality=q) for q in QUALITIES)]
+    for encode in encoders:
         uris = _within(images, encode, budget)
         if uris is not None:
             return uris
     return None
 
 
-def _within(images: dict[bytes, np.ndarray], encode: Callable[..., str], budget: int) -> dict[bytes, str] | None:
+def _within(
+    images: dict[bytes, np.ndarray], encode: Callable[[np.ndarray], str], budget: int
+) -> dict[bytes, str] | None:
     uris, left = {}, budget
     for png, image in images.items():
         uris[png] = encode(image)
@@ -41,6 +44,12 @@ def _within(images: dict[bytes, np.ndarray], encode: Callable[..., str], budget:
         if left < 0:
             return None
     return uris
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None, "a picture that this program encoded"
+    return image
 
 
 def _lossless(image: np.ndarray) -> str:

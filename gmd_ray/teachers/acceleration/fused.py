@@ -6,35 +6,14 @@ to rounding. The kernels run in Triton's interpreter too (`TRITON_INTERPRET=1`),
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import os
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gmd_ray.text import one_line
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-# Where no kernel can run, Triton is not imported: it takes a second.
-if TYPE_CHECKING or ((torch.cuda.is_available() or INTERPRETED) and importlib.util.find_spec("triton") is not None):
-    import triton
-    import triton.language as tl
-else:
-    triton = None
-
-log = logging.getLogger("gmd_ray")
+from gmd_ray.teachers.acceleration.kernels import agrees, available, power_of_2, tl, triton
 
 Rope = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines, (tokens, head_dim) float32 each, every value twice in a row."""
-
-
-def available(device: torch.device) -> bool:
-    """True if the kernels can run on that device."""
-    return triton is not None and (device.type == "cuda" or INTERPRETED)
 
 
 def joined_norm_rope(parts: list[tuple[torch.Tensor, nn.RMSNorm]], rope: Rope) -> torch.Tensor:
@@ -78,17 +57,13 @@ def trustworthy(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> 
     parts = [(noise(2, tokens, 24, 128).to(dtype), norm) for tokens in (5, 9)]
     angles = noise(14, 64).repeat_interleave(2, dim=1)
     rope = (angles.cos(), angles.sin())
-    try:
-        with torch.no_grad():
-            run = torch.compile(joined_norm_rope, fullgraph=True, dynamic=True) if compiled else joined_norm_rope
-            gap = (run(parts, rope).float() - plain_norm_rope(parts, rope).float()).abs().max().item()
-    except Exception as error:  # noqa: BLE001 -- a compiler may raise anything, and the plain path remains
-        log.warning("the Triton kernel for norm and rotation does not run here (%s); left out", one_line(error))
-        return False
-    if gap > 8 * torch.finfo(dtype).eps:  # the largest numbers are about 4
-        log.warning("the Triton kernel for norm and rotation is off by %.1e here; left out", gap)
-        return False
-    return True
+    return agrees(
+        "norm and rotation",
+        lambda: joined_norm_rope(parts, rope),
+        lambda: plain_norm_rope(parts, rope),
+        8 * torch.finfo(dtype).eps,  # the largest numbers are about 4
+        compiled=compiled,
+    )
 
 
 def plain_norm_rope(parts: list[tuple[torch.Tensor, nn.RMSNorm]], rope: Rope) -> torch.Tensor:
@@ -113,13 +88,8 @@ def _launch(
     x = x if x.stride()[2:] == (dim, 1) else x.contiguous()
     _norm_rope_kernel[(tokens, batch)](
         x, weight, cos, sin, out, x.stride(0), x.stride(1), out.stride(0), out.stride(1), cos.stride(0), first, eps,
-        heads=heads, dim=dim, heads_up=_power_of_2(heads), pairs=_power_of_2(dim // 2),
+        heads=heads, dim=dim, heads_up=power_of_2(heads), pairs=power_of_2(dim // 2),
     )  # fmt: skip
-
-
-def _power_of_2(n: int) -> int:
-    """The next power of two from `n` on."""
-    return 1 << (n - 1).bit_length()
 
 
 if triton is not None:

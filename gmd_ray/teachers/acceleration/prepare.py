@@ -8,8 +8,9 @@ from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.teachers.acceleration.compilation import compile_blocks
 from gmd_ray.teachers.acceleration.float8 import quantize
-from gmd_ray.teachers.acceleration.flux1_blocks import fuse_products
+from gmd_ray.teachers.acceleration.flux1_blocks import fuse_blocks
 from gmd_ray.teachers.acceleration.fused import trustworthy
+from gmd_ray.teachers.acceleration.modulated_norm import trustworthy_norm
 from gmd_ray.teachers.flux.families.model import InjectingModel
 from gmd_ray.teachers.flux.modulation import ModulationTables
 from gmd_ray.text import one_line
@@ -56,7 +57,7 @@ def fuse(model: InjectingModel, device: torch.device, *, compiled: bool) -> None
     """
     if model.ranks > 1:
         return
-    fuse_products(model)
+    fuse_blocks(model, kernel=trustworthy_norm(device, model.dtype, compiled=compiled))
     model.attention.fused = trustworthy(device, model.dtype, compiled=compiled)
 
 

@@ -42,6 +42,7 @@ def forward_flops(
     *,
     cache: str = "kv",
     tables: bool = False,
+    embeds_text: bool = True,
 ) -> int:
     """FLOPs of one forward pass.
 
@@ -52,6 +53,7 @@ def forward_flops(
             docs/method.md, "Injection".
         cache: `input` projects keys and values from the inversion's attention input; kv takes them as they are.
         tables: the modulation comes from tables, see `modulation_flops`.
+        embeds_text: the text is embedded in this forward; a projection does it once, see `text_flops`.
     """
     d, replay = size.width, replay or NO_INJECTION
     # Keys cover all tokens; queries, and the rows of every other product, leave dead text out.
@@ -59,7 +61,7 @@ def forward_flops(
     text = 0 if replay.kills_text(size) else text
     rows = image + text
     # Multiply-adds from here on. The ends: latents and text are embedded to width d, and the image is projected out.
-    ends = image * size.in_channels * d + text * size.text_width * d + image * d * size.out_channels
+    ends = image * (size.in_channels + size.out_channels) * d + (text * size.text_width * d if embeds_text else 0)
     # A replay need not project what the bank replaces; each projection of K or V is d^2 for a token.
     if cache == "input" and replay.keys:
         # Keys and values are projected from the bank's input for all tokens. Where the text is dead, `rows` does not
@@ -80,6 +82,11 @@ def modulation_flops(size: FluxDimensions, rows: int) -> int:
     return 2 * rows * size.modulation_products()
 
 
+def text_flops(size: FluxDimensions, text: int) -> int:
+    """FLOPs of the embedding of a prompt of that many tokens."""
+    return 2 * text * size.text_width * size.width
+
+
 def projection_cost(work: Workload) -> ProjectionCost:
     """The cost of an inversion and a reconstruction, or of a reconstruction alone.
 
@@ -97,13 +104,14 @@ def projection_cost(work: Workload) -> ProjectionCost:
     replays = len(injected) + sum(slot in injected for slot in guided)
     shape = (work.size, work.batch, work.image_tokens, work.text)
     tables = work.size.family.tables
-    plain = forward_flops(*shape, tables=tables)
-    replay = forward_flops(*shape, work.injection, cache=work.cache, tables=tables)
+    plain = forward_flops(*shape, tables=tables, embeds_text=False)
+    replay = forward_flops(*shape, work.injection, cache=work.cache, tables=tables, embeds_text=False)
+    prompts = work.prompts * text_flops(work.size, work.text)
     tiles = work.tiles.number
     codec = 0 if work.codec is None else codec_flops(work.codec, *work.padded_tile)
     return ProjectionCost(
         forwards=tiles * forwards,
-        flops=tiles * ((forwards - replays) * plain + replays * replay),
+        flops=tiles * ((forwards - replays) * plain + replays * replay + prompts),
         weight_bytes=work.size.parameters() * work.number_bytes,
         cache_bytes=work.cache_bytes(),
         activation_bytes=work.activation_bytes(),

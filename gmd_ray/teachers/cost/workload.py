@@ -192,6 +192,12 @@ class Workload:
         """The evaluations of the inversion that leave a bank for the reconstruction."""
         return injected_slots(self.solver, self.steps, self.injection.steps)
 
+    @property
+    def prompts(self) -> int:
+        """Different prompts of all evaluations."""
+        of_inversion = {self.inversion_prompt} if self.inversion or self.guided else set()
+        return len(of_inversion | {self.prompt})
+
     def modulation_rows(self) -> int:
         """Rows of the modulation tables: the different (time, guidance, prompt) of all evaluations."""
         rows = {(t, self.inversion_guidance, self.inversion_prompt) for _, t in self.inversion}

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from gmd_ray.errors import ModelError
-from gmd_ray.teachers.acceleration.group_norm import use_split_group_norm
+from gmd_ray.teachers.acceleration.group_norm import speed_up_autoencoder, trustworthy_group_norm
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderKLFlux2
@@ -154,8 +154,8 @@ def load_codec(path: Path, dtype: torch.dtype, device: torch.device, tile_above:
         codec = (PatchNormCodec if kind == "AutoencoderKLFlux2" else AutoencoderCodec)(
             vae.requires_grad_(False).eval(), tile_above
         )
-        if device.type == "cuda":
-            use_split_group_norm(vae)
+        if device.type == "cuda" and trustworthy_group_norm(device, dtype):
+            speed_up_autoencoder(vae)
         # Module.to casts in silence, where diffusers' own `to` warns of what loading in that type does as well.
         torch.nn.Module.to(vae, device, dtype)
         return codec

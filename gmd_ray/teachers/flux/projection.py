@@ -23,11 +23,14 @@ from gmd_ray.teachers.flux.cache import (
     StreamCopies,
     empty_packed,
 )
-from gmd_ray.teachers.flux.families.model import InjectingModel
+from gmd_ray.teachers.flux.families.model import Constants, InjectingModel
 from gmd_ray.teachers.flux.modulation import Conditioning, ModulationTables
 from gmd_ray.teachers.flux.sampler import Slot, injected_slots, integrate, schedule
 from gmd_ray.teachers.guidance import guide
 from gmd_ray.teachers.text_encoders import Prompt as Prompt
+
+KEPT_PROMPTS = 4
+"""Most prompts whose constants are kept; a projection has one or two."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class FluxProjector:
         self._dtype = model.dtype  # diffusers walks every module for it: 5 ms on FLUX.1-dev
         self.graphs: ForwardGraphs | None = None
         """Recordings of the forwards without banks, where the host is not to issue each of them."""
+        self._kept_constants: dict[Prompt, tuple[torch.Tensor, Constants]] = {}
         self._host: HostMemory | None = None
         self._copies: Copies | None = None
 
@@ -162,21 +166,21 @@ class FluxProjector:
             (B, S, D) float32.
         """
         batch, dtype = z.shape[0], self._dtype
+        constants = self._constants(prompt, img_ids)
         # Where keys and values of all tokens are replaced in all blocks, no image token sees the text. Leaving the text
         # out then changes nothing, but its positions stay, since the replaced keys include the text tokens'.
-        text = prompt.embeds[:0] if self._text_is_dead(kv_in, kv_from) else prompt.embeds
+        if self._text_is_dead(kv_in, kv_from):
+            constants = constants._replace(text=constants.text[:0])
         if self.modulation is not None:
             given = self.modulation.rows(Conditioning(t, guidance, prompt))
         else:
             given = self.model.conditioning(prompt, t, guidance, batch, dtype, z.device)
         if self.graphs is not None and repeated and kv_in is None and kv_out is None:
-            tensors = [z.to(dtype), text.to(z.device, dtype), img_ids, *given.values()]
+            tensors = [z.to(dtype), *constants, *given.values()]
             return self.graphs(tuple(given), partial(self._plain, tuple(given)), tensors)
         out = self.model(
             hidden_states=z.to(dtype),
-            encoder_hidden_states=text.to(z.device, dtype).expand(batch, -1, -1),
-            img_ids=img_ids,
-            txt_ids=self.model.text_ids(prompt.embeds.shape[0], z.device),
+            constants=constants,
             **self._conditioned(given),
             kv_in=kv_in,
             kv_out=kv_out,
@@ -186,17 +190,21 @@ class FluxProjector:
         return out.float()
 
     def _plain(self, names: Sequence[str], inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The velocity without banks, all of whose inputs are tensors: latents, text, positions, conditioning."""
-        z, text, img_ids, *given = inputs
-        out = self.model(
-            hidden_states=z,
-            encoder_hidden_states=text.expand(len(z), -1, -1),
-            img_ids=img_ids,
-            txt_ids=self.model.text_ids(len(text), z.device),
-            **self._conditioned(dict(zip(names, given, strict=True))),
-            return_dict=False,
-        )[0]
+        """The velocity without banks, all of whose inputs are tensors: latents, constants, conditioning."""
+        z, text, cos, sin, *given = inputs
+        conditioned = self._conditioned(dict(zip(names, given, strict=True)))
+        out = self.model(hidden_states=z, constants=Constants(text, cos, sin), **conditioned, return_dict=False)[0]
         return out.float()
+
+    def _constants(self, prompt: Prompt, img_ids: torch.Tensor) -> Constants:
+        """Embedded text and RoPE tables, made once for a prompt and the positions of a projection."""
+        positions, constants = self._kept_constants.get(prompt, (None, None))
+        if constants is None or positions is not img_ids:
+            constants = self.model.constants(prompt.embeds.to(img_ids.device, self._dtype), img_ids)
+            if len(self._kept_constants) >= KEPT_PROMPTS:
+                self._kept_constants.clear()
+            self._kept_constants[prompt] = (img_ids, constants)
+        return constants
 
     def _conditioned(self, given: dict[str, torch.Tensor]) -> dict[str, Any]:
         """The model's arguments for modulation rows, or for what it makes its modulation from."""

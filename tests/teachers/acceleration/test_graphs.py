@@ -81,7 +81,7 @@ def test_a_cuda_graph_gives_the_forwards_pixels(flux_dir: Path) -> None:
     plain, teacher = load_teacher(settings), load_teacher(replace(settings, compile=True))
     assert isinstance(teacher, FluxTeacher)
     assert teacher.projector.graphs is not None
-    x = images(3, 16, 24)
-    for batch in (x, x[:1], x.flip(-1)):
+    x = images(1, 16, 24)  # each number of images would take its own minute of compiling
+    for batch in (x, x.flip(-1)):
         found = teacher.project(batch, ids(batch))
         torch.testing.assert_close(found, plain.project(batch, ids(batch)), atol=1e-4, rtol=0)

@@ -148,7 +148,7 @@ def test_the_preset_costs_less_than_four_fifths_of_flux_dev(side: int) -> None:
     klein, dev = tera(FILES, GMD_KLEIN), tera(DEV, GMD)
     assert klein / dev < 0.8
     if side == 512:
-        assert (klein, dev) == pytest.approx((762, 1074), abs=1)
+        assert (klein, dev) == pytest.approx((760, 1073), abs=1)
 
 
 def test_the_preset_injects_as_deep_as_gmd() -> None:

@@ -70,8 +70,10 @@ def test_it_does_what_the_pipeline_does_at_the_images_own_size(flux_vae_dir: Pat
 def test_the_layout_of_the_tokens(flux_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = teacher(flux_dir, steps=1)
     calls: list[dict] = []
-    forward = found.model.forward
+    forward, constants = found.model.forward, found.model.constants
     monkeypatch.setattr(found.model, "forward", lambda **kwargs: (calls.append(kwargs), forward(**kwargs))[1])
+    made: list[tuple[torch.Tensor, torch.Tensor]] = []
+    monkeypatch.setattr(found.model, "constants", lambda *args: (made.append(args), constants(*args))[1])
     x = images(1, 8, 12)
     out = found.project(x, ["a"])
     assert out.shape == x.shape
@@ -84,12 +86,14 @@ def test_the_layout_of_the_tokens(flux_dir: Path, monkeypatch: pytest.MonkeyPatc
         for part in (noise, z)
     ]
     torch.testing.assert_close(call["hidden_states"][0], torch.cat(expected), atol=1e-6, rtol=0)
-    assert call["img_ids"].tolist() == [[k, i, j] for k in range(2) for i in range(2) for j in range(3)]
+    [(embeds, img_ids)] = made
+    assert img_ids.tolist() == [[k, i, j] for k in range(2) for i in range(2) for j in range(3)]
+    assert torch.equal(embeds, found.prompt.embeds)
     assert found.projector.modulation is not None  # time, guidance and pooled prompt come as rows of its tables
     rows = found.projector.modulation.rows(Conditioning(1.0, 2.5, found.prompt))
     assert call.get("timestep") is call.get("guidance") is None
     assert all(call["modulation"][name] is row for name, row in rows.items())
-    assert torch.equal(call["encoder_hidden_states"][0], found.prompt.embeds)
+    assert all(torch.equal(a, b) for a, b in zip(call["constants"], constants(embeds, img_ids), strict=True))
 
 
 def test_it_depends_on_image_and_noise_but_not_on_the_batch(flux_dir: Path) -> None:

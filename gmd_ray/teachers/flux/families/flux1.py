@@ -9,8 +9,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
-from gmd_ray.teachers.flux.attention import Entry, Tokens
-from gmd_ray.teachers.flux.families.model import InjectingModel
+from gmd_ray.teachers.flux.attention import Entry
+from gmd_ray.teachers.flux.families.model import Constants, InjectingModel
 from gmd_ray.teachers.flux.latents import image_ids
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
         pooled_projections: torch.Tensor | None = None,
         timestep: torch.Tensor | None = None,
         img_ids: torch.Tensor | None = None,
@@ -52,6 +52,7 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
         kv_in: Mapping[str, Entry] | None = None,
         kv_out: Mapping[str, Entry] | None = None,
         kv_from: int = 0,
+        constants: Constants | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """The velocity of packed latents.
@@ -69,14 +70,12 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
             kv_in: block name -> entry that replaces the block's own keys and values, from token `kv_from` on.
             kv_out: block name -> buffers that receive the block's own, from token `kv_from` on.
             kv_from: 0 for all tokens, T for image tokens alone.
+            constants: see `InjectingModel.constants`. With them, text embeddings and positions are None.
 
         Returns:
             (B, S, out_channels * patch_size**2).
         """
-        assert img_ids is not None
-        assert txt_ids is not None
-        tokens = Tokens(encoder_hidden_states.shape[1], txt_ids.shape[0], hidden_states.shape[1])
-        x = self.x_embedder(self.tokens_here(hidden_states))
+        x, text, rope, tokens = self._opening(hidden_states, encoder_hidden_states, img_ids, txt_ids, constants)
         if modulation is None:
             assert timestep is not None
             # Time and guidance are cast to the model's dtype in [0, 1] and scaled afterwards, as in
@@ -84,15 +83,14 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
             t = timestep.to(x.dtype) * 1000
             scale = () if guidance is None else (guidance.to(x.dtype) * 1000,)
             temb = self.time_text_embed(t, *scale, pooled_projections)
-        text = self.context_embedder(self.tokens_here(encoder_hidden_states))
-        rope = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
         # The text stream has T rows, or none where it is dead; RoPE always covers the keys of all T + S tokens.
-        first_single = len(self.transformer_blocks)
+        count, first_single = text.shape[1], len(self.transformer_blocks)
         for i, (name, block) in enumerate(zip(self.block_names(), self._blocks(), strict=True)):
             if i == first_single:
-                # The first single block gets slices of one tensor, as those after it do: other strides would be another
-                # graph where blocks are compiled.
-                text, x = torch.cat([text, x], dim=1).tensor_split([text.shape[1]], dim=1)
+                # Single blocks work on [text, image] as one sequence. It goes from block to block whole, as an image
+                # without text, where stock code cuts it after each block and joins it before the next.
+                x = torch.cat([text, x], dim=1)
+                text = x[:, :0]
             text, x = block(
                 hidden_states=x,
                 encoder_hidden_states=text,
@@ -100,6 +98,7 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
                 image_rotary_emb=rope,
                 joint_attention_kwargs=self._routes(name, tokens, kv_in, kv_out, kv_from),
             )
+        x = x[:, count:] if self.single_transformer_blocks else x
         last = temb if modulation is None else modulation["norm_out"]
         out = self.all_tokens(self.proj_out(self.norm_out(x, last)), tokens.image)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)

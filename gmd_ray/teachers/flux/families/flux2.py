@@ -15,8 +15,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_flux2 import Flux2ParallelSelfAttention
 from torch import nn
 
-from gmd_ray.teachers.flux.attention import Entry, InjectingAttention, Tokens
-from gmd_ray.teachers.flux.families.model import InjectingModel
+from gmd_ray.teachers.flux.attention import Entry, InjectingAttention
+from gmd_ray.teachers.flux.families.model import Constants, InjectingModel
 from gmd_ray.teachers.flux.latents import image_ids
 
 if TYPE_CHECKING:
@@ -100,14 +100,15 @@ class InjectingFlux2(InjectingModel, Flux2Transformer2DModel):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        timestep: torch.Tensor,
-        img_ids: torch.Tensor,
-        txt_ids: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        timestep: torch.Tensor | None = None,
+        img_ids: torch.Tensor | None = None,
+        txt_ids: torch.Tensor | None = None,
         guidance: torch.Tensor | None = None,
         kv_in: Mapping[str, Entry] | None = None,
         kv_out: Mapping[str, Entry] | None = None,
         kv_from: int = 0,
+        constants: Constants | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """The velocity of packed latents.
@@ -122,20 +123,19 @@ class InjectingFlux2(InjectingModel, Flux2Transformer2DModel):
             kv_in: block name -> entry that replaces the block's own keys and values, from token `kv_from` on.
             kv_out: block name -> buffers that receive the block's own, from token `kv_from` on.
             kv_from: 0 for all tokens, T for image tokens alone.
+            constants: see `InjectingModel.constants`. With them, text embeddings and positions are None.
 
         Returns:
             (B, S, out_channels * patch_size**2).
         """
-        tokens = Tokens(encoder_hidden_states.shape[1], txt_ids.shape[0], hidden_states.shape[1])
-        x = self.x_embedder(self.tokens_here(hidden_states))
+        assert timestep is not None
+        x, text, rope, tokens = self._opening(hidden_states, encoder_hidden_states, img_ids, txt_ids, constants)
         # Cast to the model's dtype in [0, 1] and scaled afterwards, as in Flux2Transformer2DModel.forward.
         scale = None if guidance is None else guidance.to(x.dtype) * 1000
         temb = self.time_guidance_embed(timestep.to(x.dtype) * 1000, scale)
         # Three layers make the shifts, scales and gates of all blocks.
         of_image, of_text = self.double_stream_modulation_img(temb), self.double_stream_modulation_txt(temb)
         of_both = self.single_stream_modulation(temb)
-        text = self.context_embedder(self.tokens_here(encoder_hidden_states))
-        rope = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
         names = iter(self.block_names())
         for block in self.transformer_blocks:
             text, x = block(

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from diffusers import ModelMixin
 from diffusers.models.attention import AttentionModuleMixin
+from torch.func import functional_call
 
 from gmd_ray.teachers.flux.attention import Entry, InjectingAttention, Tokens
 from gmd_ray.teachers.flux.blocks import block_names
 
 if TYPE_CHECKING:
     from gmd_ray.teachers.text_encoders import Prompt
+
+
+class Constants(NamedTuple):
+    """Inputs of a forward pass that depend on the prompt and the size of the image alone."""
+
+    text: torch.Tensor
+    """(T, inner_dim) text tokens as the first block takes them; no rows where no image token attends to the text."""
+    cos: torch.Tensor
+    """(T + S, head_dim) float32: RoPE's cosines of all tokens, text first."""
+    sin: torch.Tensor
+    """Its sines."""
 
 
 class InjectingModel(ModelMixin):
@@ -59,6 +71,19 @@ class InjectingModel(ModelMixin):
         """RoPE positions (count, axes) of the tokens of a prompt."""
         raise NotImplementedError
 
+    def constants(self, embeds: torch.Tensor, img_ids: torch.Tensor) -> Constants:
+        """Embed a prompt and the positions, which all forwards of a projection share.
+
+        Args:
+            embeds: (T, joint_attention_dim) text embeddings.
+            img_ids: (S, axes) positions of the image tokens.
+        """
+        # Offloaded weights are on the host between forwards; those that are here are not copied.
+        weights = {name: p.to(img_ids.device) for name, p in self.context_embedder.named_parameters()}
+        text = functional_call(self.context_embedder, weights, (embeds[None],))[0]
+        txt_ids = self.text_ids(embeds.shape[0], img_ids.device)
+        return Constants(text, *self.pos_embed(torch.cat((txt_ids, img_ids), dim=0)))
+
     def tokens_here(self, x: torch.Tensor) -> torch.Tensor:
         """(B, tokens, dim) -> this process's tokens; a single process has all of them."""
         return x
@@ -70,6 +95,32 @@ class InjectingModel(ModelMixin):
     def input_kept(self, text: int, image: int) -> tuple[int, int]:
         """(tokens, channels) that this process keeps of an attention's input with that many text and image tokens."""
         return text + image, self.inner_dim // self.ranks
+
+    def _opening(
+        self,
+        latents: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None,
+        img_ids: torch.Tensor | None,
+        txt_ids: torch.Tensor | None,
+        constants: Constants | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor], Tokens]:
+        """Prepare the inputs of the first block: (B, S, dim) image, (B, T, dim) text, RoPE tables and token counts.
+
+        Text and tables are the constants, or else made of the other arguments.
+        """
+        image = self.x_embedder(self.tokens_here(latents))
+        if constants is not None:
+            # Dense, since other strides would be another graph of the first block where blocks are compiled.
+            text = constants.text.expand(len(latents), -1, -1).contiguous()
+            rope = (constants.cos, constants.sin)
+            tokens = Tokens(text.shape[1], len(constants.cos) - latents.shape[1], latents.shape[1])
+            return image, self.tokens_here(text), rope, tokens
+        assert encoder_hidden_states is not None
+        assert img_ids is not None
+        assert txt_ids is not None
+        tokens = Tokens(encoder_hidden_states.shape[1], txt_ids.shape[0], latents.shape[1])
+        rope = self.pos_embed(torch.cat((txt_ids, img_ids), dim=0))
+        return image, self.context_embedder(self.tokens_here(encoder_hidden_states)), rope, tokens
 
     def _routes(
         self,
