@@ -67,7 +67,8 @@ def _point(values: dict[str, str], teacher: TeacherConfig) -> GridPoint:
             found = INJECTIONS[value]
             teacher = replace(teacher, injection=found)
             steps = "null" if found.steps is None else f"{found.steps:g}"
-            words.append(f"'teacher.injection={{blocks: {found.blocks}, tokens: {found.tokens}, steps: {steps}}}'")
+            keys = {"blocks": found.blocks, "tokens": found.tokens, "steps": steps}
+            words += [f"teacher.injection.{key}={setting}" for key, setting in keys.items()]
         elif axis == "strength":
             teacher = replace(teacher, strength=_number(axis, value, 0, 1))
             words.append(f"teacher.strength={value}")

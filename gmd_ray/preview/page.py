@@ -12,7 +12,7 @@ from gmd_ray.planning.plan import later_stages
 from gmd_ray.preview.run import Preview
 from gmd_ray.preview.sweep import Outcome, Sweep
 from gmd_ray.report.charts import score_charts
-from gmd_ray.report.gallery import Gallery, Photo, fit, label, pair_photo
+from gmd_ray.report.gallery import Gallery, ShownPhoto, fit, label, pair_photo
 from gmd_ray.report.pages import render
 from gmd_ray.report.placeless import hide_places, last_name
 
@@ -76,7 +76,7 @@ def _second(found: Preview) -> str:
 
 def _pair_galleries(found: Preview) -> list[Gallery]:
     sign = 1 if found.gate.higher_is_better else -1
-    groups: dict[bool, list[Photo]] = {True: [], False: []}
+    groups: dict[bool, list[ShownPhoto]] = {True: [], False: []}
     for row in sorted(found.rows, key=lambda row: -sign * (row["score"] or 0)):
         if row["status"] == "ok":
             pngs = {name: row[name] for name in ("lq", "restored", "pseudo_target")}
@@ -146,7 +146,7 @@ def _style(outcome: Outcome) -> str:
 
 
 def _costs(found: Preview) -> list[tuple[str, str]]:
-    """What all photos will take; what is not known is left out."""
+    """Predicted cost of all photos; figures that are not known are left out."""
     plan = found.plan
     busy = "accelerator-hours" if _on_gpu(found) else "hours of the teacher, on CPUs"
     wall = f"wall time, hours, with {plan.accelerators} working at once"

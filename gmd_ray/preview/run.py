@@ -45,7 +45,7 @@ class Preview:
     """The scores of these photos."""
     probe: Probe
     plan: Plan
-    """What all photos will take at the speed of this machine."""
+    """The predicted cost of all photos at the speed of this machine."""
     sweep: Sweep | None
 
 

@@ -32,7 +32,7 @@ log = logging.getLogger("gmd_ray")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one point of the grid makes of the photos and of the source pairs."""
+    """The result of one point of the grid, made of the photos and of the source pairs."""
 
     point: GridPoint
     fidelity: float | None

@@ -36,7 +36,7 @@ SHOWN = ("lq", "restored", "pseudo_target")
 
 
 @dataclass(frozen=True)
-class Photo:
+class ShownPhoto:
     """One photograph in its versions."""
 
     id: str
@@ -64,7 +64,7 @@ class Gallery:
 
     title: str
     note: str
-    photos: list[Photo]
+    photos: list[ShownPhoto]
     empty: str = ""
     """Sentence that stands where no photograph does; without one the gallery is left out."""
     folded: bool = False
@@ -110,7 +110,7 @@ def source_gallery(evaluation: Evaluation, gains: Gains | None) -> Gallery:
 
 def _test_photos(
     evaluation: Evaluation, dataset: str, images: Iterable[str], gains: Gains | None = None
-) -> list[Photo]:
+) -> list[ShownPhoto]:
     photos = []
     for image in images:
         names = [UNTOUCHED, *(name for name in evaluation.students if name not in (UNTOUCHED, ADAPTED)), ADAPTED, TRUTH]
@@ -125,7 +125,7 @@ def _test_photos(
         gain = None if gains is None else gains.by_image.get(image)
         style = "" if gain is None else "better" if gain > 0 else "worse" if gain < 0 else ""
         note = "" if gains is None else gains.text(image)
-        photos.append(Photo(image, versions, before, after, note, marks, style))
+        photos.append(ShownPhoto(image, versions, before, after, note, marks, style))
     return photos
 
 
@@ -163,7 +163,7 @@ def pair_photo(
     adapted: bytes | None = None,
     truth: np.ndarray | None = None,
     after: str = "pseudo_target",
-) -> Photo:
+) -> ShownPhoto:
     """Make the photo of one row of the pair store, its images cut to the same centre.
 
     Args:
@@ -184,7 +184,7 @@ def pair_photo(
     marks = {name: _psnr(part, parts.get(TRUTH)) for name, part in parts.items()}
     versions = {name: encode_png(part, 6) for name, part in parts.items()}
     before = "restored" if "restored" in versions else UNTOUCHED
-    return Photo(image, versions, before, after, note, {name: mark for name, mark in marks.items() if mark})
+    return ShownPhoto(image, versions, before, after, note, {name: mark for name, mark in marks.items() if mark})
 
 
 def fit(galleries: Sequence[Gallery], budget: int = BUDGET) -> tuple[list[Gallery], dict[bytes, str]]:

@@ -9,7 +9,7 @@ import numpy as np
 from gmd_ray.errors import DataError
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.view import StoreView
-from gmd_ray.report.gallery import Gallery, Photo, fit, label, pair_photo
+from gmd_ray.report.gallery import Gallery, ShownPhoto, fit, label, pair_photo
 from gmd_ray.report.pages import render
 from gmd_ray.report.placeless import hide_places, last_name
 
@@ -67,7 +67,7 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
     return hide_places(page, [store.url])
 
 
-def _photo(row: dict[str, Any], taken: bool) -> Photo:
+def _photo(row: dict[str, Any], taken: bool) -> ShownPhoto:
     closeness = "" if row["fidelity"] is None else f", fidelity {row['fidelity']:.3g}"
     note = f"score {row['score']:.3g}{closeness}, {'accepted' if taken else 'rejected'}"
     return pair_photo(row["id"], {name: row[name] for name in SHOWN if row[name] is not None}, note)

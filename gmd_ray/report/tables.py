@@ -30,7 +30,7 @@ from gmd_ray.report.verdict import style_of
 REASONS_SHOWN = 20
 """Reasons for missing values that a table tells at most."""
 UNKNOWN = "–"
-"""What the tables of the evaluation write for a value that is not known; a page leaves the cell empty."""
+"""The mark of the evaluation's tables for a value that is not known; a page leaves the cell empty."""
 
 BLANK: dict[str, Any] = {"mean": "", "best": False, "change": "", "word": "", "style": ""}
 """A cell without a value."""

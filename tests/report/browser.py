@@ -114,7 +114,7 @@ def opened(browser: Any, path: Path, *, allowed: tuple[str, ...] = (), **context
 
 
 def audit(page: Any) -> list[str]:
-    """What an audit of names, structure and contrast finds on a page as it is shown."""
+    """Findings of an audit of names, structure and contrast on a page as it is shown."""
     count, faint = page.evaluate(CONTRAST)
     assert count > 20, "texts were looked at"
     return [*page.evaluate(AUDIT), *faint]

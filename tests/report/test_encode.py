@@ -6,7 +6,7 @@ import numpy as np
 
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.report.encode import encode_pictures
-from gmd_ray.report.gallery import Gallery, Photo, fit
+from gmd_ray.report.gallery import Gallery, ShownPhoto, fit
 from tests.report.page import picture
 
 RNG = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def test_the_best_quality_that_fits_is_taken() -> None:
 
 
 def test_long_galleries_are_cut_until_all_fit() -> None:
-    photos = [Photo(str(i), {"lq": png}, "lq", "lq") for i, png in enumerate(PNGS)]
+    photos = [ShownPhoto(str(i), {"lq": png}, "lq", "lq") for i, png in enumerate(PNGS)]
     galleries = [Gallery("long", "", photos[:5]), Gallery("short", "", photos[5:]), Gallery("none", "", []),
                  Gallery("says", "", [], "Nothing.")]  # fmt: skip
     assert encode_pictures(PNGS, 16_000) is None

@@ -121,7 +121,7 @@ def test_images_that_have_left_the_inputs_are_not_counted(
 
 
 def test_predicted_and_actual_cost(run: Config, students: dict[str, str], tmp_path: Path) -> None:
-    """What nobody knows is left out: no row of dashes, and no column without a figure."""
+    """Unknown figures are left out: no row of dashes, and no column without a figure."""
     write_store(tmp_path / "out", [5.0, 4.0])
     assert "images projected" not in page(run, students).text
     manifest = tmp_path / "out" / "pairs" / "manifest.json"
