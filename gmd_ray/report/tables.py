@@ -72,6 +72,7 @@ def metric_table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
 def _notes(evaluation: Evaluation, dataset: str, metrics: list[str]) -> list[str]:
     """Sentences below the table: its small figures, what each metric measures, the seconds, and published rows."""
     words, seconds = word_note(evaluation, dataset), cost_note(evaluation, dataset)
+    words = words.replace(f"difference to {BASELINE}", f"difference to “{label(BASELINE)}”")
     notes = [f"Small: {words}. Bold: best of the column."] if words else []
     notes += [f"{line}." for line in variant_notes(evaluation, metrics)]
     notes += [f"{seconds}."] if seconds else []

@@ -19,6 +19,7 @@ from gmd_ray.preview.grid import parse_grid
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
 from tests.planning.conftest import config
+from tests.report.browser import PHONE, WIDER, audit, chromium, opened
 from tests.report.page import Page
 
 CHECKED = 3
@@ -127,6 +128,18 @@ def test_the_page(cfg: Config, found: Preview) -> None:
     assert "teacher.strength=" in page.text
     assert str(Path(cfg.out).parent) not in html
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", html)
+
+
+def test_the_page_in_a_browser(found: Preview, tmp_path: Path) -> None:
+    path = tmp_path / "preview.html"
+    path.write_text(make_page(found))
+    with chromium() as browser, opened(browser, path, viewport=PHONE) as page:
+        page.eval_on_selector_all("details", "all => all.forEach((e) => { e.open = true; })")
+        assert page.evaluate(WIDER) == []
+        assert audit(page) == []
+        page.evaluate("[...document.querySelectorAll('.thumb')].at(-1).click()")
+        labels = page.eval_on_selector_all("#closer .pick-right option", "all => all.map((e) => e.label)")
+        assert "strength 1, injection all-always" in labels, "every setting can be compared"
 
 
 def test_the_verb_without_source_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str], cfg: Config) -> None:
