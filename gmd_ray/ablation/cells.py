@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gmd_ray.ablation.sweep import Sweep, SweepRow
+from gmd_ray.ablation.sweep import Ablation, SweepRow
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
 from gmd_ray.config.secrets import digested_values
@@ -78,7 +78,7 @@ class Cell:
         return self.row.name if self.seed is None else f"{self.row.name}, seed {self.seed}"
 
 
-def make_cells(sweep: Sweep, args: Sequence[str], out: str, seeds: Sequence[int]) -> list[Cell]:
+def make_cells(sweep: Ablation, args: Sequence[str], out: str, seeds: Sequence[int]) -> list[Cell]:
     """Load the settings of every cell: all rows with the first seed, then with the next.
 
     The unadapted students that rows are compared with have cells too, whether the table shows them or not.

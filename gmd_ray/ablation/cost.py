@@ -20,7 +20,7 @@ from gmd_ray.planning.plan import survey
 
 @dataclass(frozen=True)
 class SweepCost:
-    """What a sweep will take. Hours are of one process that does one thing after the other; None where unknown."""
+    """Work that a sweep will take. Hours are of one process that does one thing after the other; None where unknown."""
 
     cells: int
     cells_done: int

@@ -14,7 +14,7 @@ import numpy as np
 from gmd_ray.ablation.cells import Cell, baseline_cell
 from gmd_ray.ablation.intervals import two_way_interval
 from gmd_ray.ablation.run import read_facts
-from gmd_ray.ablation.sweep import Sweep, SweepRow
+from gmd_ray.ablation.sweep import Ablation, SweepRow
 from gmd_ray.evaluation import Difference, Evaluation, load_evaluation
 from gmd_ray.evaluation.results import UNTOUCHED, InferenceCost
 from gmd_ray.evaluation.statistics import holm
@@ -70,7 +70,7 @@ class RowFigures:
 class SweepFigures:
     """The figures of all rows."""
 
-    sweep: Sweep
+    sweep: Ablation
     rows: tuple[RowFigures, ...]
     group: str | None = None
     """Regular expression; images whose ids have the same first group are drawn together."""
@@ -160,7 +160,7 @@ def corrected(found: dict[tuple[str, Column], Difference]) -> dict[tuple[str, Co
     return found
 
 
-def collect_figures(sweep: Sweep, cells: Sequence[Cell], group: str | None = None) -> SweepFigures:
+def collect_figures(sweep: Ablation, cells: Sequence[Cell], group: str | None = None) -> SweepFigures:
     """Load the finished cells of a sweep.
 
     Args:

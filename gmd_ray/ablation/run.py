@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from gmd_ray.ablation.cells import DONE_FILE, STUDENT, Cell
 from gmd_ray.ablation.pairs import pair_figures
-from gmd_ray.ablation.sweep import Sweep
+from gmd_ray.ablation.sweep import Ablation
 from gmd_ray.config import Config
 from gmd_ray.evaluation import Evaluation, evaluate, load_evaluation
 from gmd_ray.evaluation.actor import EvaluationActor
@@ -31,7 +31,7 @@ log = logging.getLogger("gmd_ray.ablation")
 
 
 def run_sweep(
-    sweep: Sweep,
+    sweep: Ablation,
     cells: Sequence[Cell],
     recorder: Recorder | None = None,
     *,

@@ -38,7 +38,7 @@ class SweepRow:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Ablation:
     """A table to be made."""
 
     name: str
@@ -59,7 +59,7 @@ def sweep_names() -> list[str]:
     return sorted((path.stem for path in _PRESETS.glob("*.yaml")), key=lambda name: (len(name), name))
 
 
-def load_sweep(name: str, given: Mapping[str, str] | None = None, *, complete: bool = True) -> Sweep:
+def load_sweep(name: str, given: Mapping[str, str] | None = None, *, complete: bool = True) -> Ablation:
     """Load a sweep.
 
     Args:
@@ -98,7 +98,7 @@ def load_sweep(name: str, given: Mapping[str, str] | None = None, *, complete: b
                 left_out[row.name] = ", ".join(f"--with {key}=... ({parameters[key]})" for key in missing)
             else:
                 rows.append(_filled(row, given))
-    sweep = Sweep(
+    sweep = Ablation(
         name=path.stem,
         title=str(document.get("title", path.stem)),
         rows=tuple(rows),
@@ -112,13 +112,13 @@ def load_sweep(name: str, given: Mapping[str, str] | None = None, *, complete: b
     return sweep
 
 
-def of_pairs(sweep: Sweep) -> Sweep:
+def of_pairs(sweep: Ablation) -> Ablation:
     """The rows of a sweep that make pairs, without their fine-tunes; its name gets the ending `-pairs`."""
     rows = tuple(replace(row, student="pairs", online=False) for row in sweep.rows if row.student in _READ_PAIRS)
     return replace(sweep, name=f"{sweep.name}-pairs", rows=rows, reference=None, latency=False)
 
 
-def _check(sweep: Sweep) -> None:
+def _check(sweep: Ablation) -> None:
     names = [row.name for row in sweep.rows]
     if not names:
         needed = "".join(f"; {row} needs {what}" for row, what in sweep.left_out.items())

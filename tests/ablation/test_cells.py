@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.ablation.cells import Cell, make_cells
-from gmd_ray.ablation.sweep import Sweep, load_sweep
+from gmd_ray.ablation.sweep import Ablation, load_sweep
 from gmd_ray.errors import ConfigError
 from tests.ablation.conftest import SweepWorld
 
 
-def sweep_of(tmp_path: Path, *rows: str) -> Sweep:
+def sweep_of(tmp_path: Path, *rows: str) -> Ablation:
     path = tmp_path / "sweep.yaml"
     path.write_text("rows:\n" + "".join(f"  - {row}\n" for row in rows), encoding="utf-8")
     return load_sweep(str(path))

@@ -12,7 +12,7 @@ import pytest
 
 from gmd_ray.ablation.cells import DONE_FILE, STUDENT, Cell, make_cells
 from gmd_ray.ablation.figures import SweepFigures, collect_figures, group_of
-from gmd_ray.ablation.sweep import Sweep
+from gmd_ray.ablation.sweep import Ablation
 from gmd_ray.ablation.table import json_table, latex_table, markdown_table
 from gmd_ray.evaluation import Evaluation
 from gmd_ray.evaluation.results import PICTURES, ROWS
@@ -121,6 +121,6 @@ def test_latex_and_json_have_every_row(table: SweepFigures) -> None:
 
 
 def test_a_sweep_without_a_finished_cell_has_a_table_too(sweep_world: SweepWorld) -> None:
-    sweep: Sweep = sweep_of(sweep_world.root, "{name: one}")
+    sweep: Ablation = sweep_of(sweep_world.root, "{name: one}")
     cells = make_cells(sweep, sweep_world.args, sweep_world.out, range(2))
     assert "Not finished: one (0 of 2)." in markdown_table(collect_figures(sweep, cells))
