@@ -156,6 +156,13 @@ class TeacherConfig:
         "row has a scale. The results are not equal; `python -m tests.benchmarks.precision` measures by how much.",
         choices=("none", "fp8"),
     )
+    step_cache: float | None = setting(
+        None,
+        "Skip all of FLUX's blocks but the first in evaluations where that block does nearly what it did at the last "
+        "full one: below this relative change. null skips nothing. The results are not equal, see "
+        'docs/teachers.md, "Speed".',
+        gt=0,
+    )
     compile: Any = setting(
         "auto",
         "Compile the blocks of the transformer, which takes a GPU half a minute for images alone and as long for "

@@ -15,6 +15,7 @@ from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.acceleration.graphs import CudaRecorder, ForwardGraphs, records_forwards
 from gmd_ray.teachers.acceleration.prepare import accelerate
+from gmd_ray.teachers.acceleration.step_cache import StepCache
 from gmd_ray.teachers.catalogue.distilled import refuse_step_distilled
 from gmd_ray.teachers.cost.memory import Budget, MemoryPlan, modulation_home, plan_memory
 from gmd_ray.teachers.cost.workload import TeacherFiles
@@ -80,6 +81,7 @@ class FluxTeacher:
             home = self.device if modulation == "device" else torch.device("cpu")
         tables = accelerate(self.model, cfg, self.device, home)
         self.projector = FluxProjector(self.model, tables)
+        self.step_cache = self.projector.step_cache = None if cfg.step_cache is None else StepCache(cfg.step_cache)
         if records_forwards(cfg, self.device):
             self.projector.graphs = ForwardGraphs(CudaRecorder(self.device))
         pixel_settings = {
@@ -92,7 +94,7 @@ class FluxTeacher:
         }  # fmt: skip
         # These settings are newer than the first stores. They enter the fingerprint only where they are not the
         # default, so that the fingerprints of those stores stay valid.
-        for key in ("cache_dtype", "vae_tile_above"):
+        for key in ("cache_dtype", "vae_tile_above", "step_cache"):
             if getattr(cfg, key) != getattr(TeacherConfig, key):
                 pixel_settings[key] = getattr(cfg, key)
         if cfg.quantization != "none":
