@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -68,7 +67,7 @@ class StepCache:
         self._kept.clear()
         if not self._told:
             self._told = True
-            log.info("teacher.step_cache=%g: in the first projection %s", self.threshold, self.count)
+            log.info("teacher.step_cache=%g: in the first projection %s", self.threshold, str(self.count))
 
     def take_count(self) -> EvaluationCount:
         """The evaluations since the last call."""
@@ -116,9 +115,3 @@ def relative_change(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
 def images_at(x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     """The images of (B, ...) at these indices, or all where `rows` is None; (1, ...) stands for any number of them."""
     return x if rows is None or len(x) == 1 else x.index_select(0, rows)
-
-
-def step_cache_of(teacher: Any) -> StepCache | None:
-    """The step cache of a teacher that has one switched on."""
-    cache = getattr(teacher, "step_cache", None)
-    return cache if isinstance(cache, StepCache) else None

@@ -250,8 +250,8 @@ class FluxProjector:
             def run(prompt: Prompt) -> torch.Tensor:
                 kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
                 finish = self.finish(prompt, full=bank is not None)
-                velocity = partial(self.velocity, z, t, img_ids, repeated=plan.repeated)
-                return velocity(prompt, plan.guidance, kv_in=bank, kv_from=kv_from, finish=finish)
+                evaluate = partial(self.velocity, z, t, img_ids, repeated=plan.repeated)
+                return evaluate(prompt, plan.guidance, kv_in=bank, kv_from=kv_from, finish=finish)
 
             return plan.guided_velocity(t, run)
 
@@ -283,8 +283,8 @@ class FluxProjector:
         """The inversion's velocity (B, S, D); its keys and values go to the bank, if there is one."""
         prompt = plan.inversion_prompt
         kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
-        velocity = partial(self.velocity, z, t, img_ids, repeated=plan.repeated)
-        return velocity(prompt, plan.inversion_guidance, kv_out=bank, kv_from=kv_from, finish=finish)
+        evaluate = partial(self.velocity, z, t, img_ids, repeated=plan.repeated)
+        return evaluate(prompt, plan.inversion_guidance, kv_out=bank, kv_from=kv_from, finish=finish)
 
     def _text_is_dead(self, kv_in: Bank | None, kv_from: int) -> bool:
         """True if every block takes the keys and values of all tokens from the bank."""

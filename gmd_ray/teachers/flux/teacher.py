@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -114,6 +114,10 @@ class FluxTeacher:
         images = restored.to(self.device, non_blocking=True)
         batch = self._tiles_at_once(images)
         return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap, batch=batch).cpu()
+
+    def take_counts(self) -> dict[str, int]:
+        """See `Teacher`: evaluations of one image or tile, and those in which the step cache skipped most blocks."""
+        return {} if self.step_cache is None else asdict(self.step_cache.take_count())
 
     def _tiles_at_once(self, images: torch.Tensor) -> int:
         """The number of tiles that one forward takes of these images, (B, 3, H, W), together: at least B.
