@@ -31,7 +31,7 @@ VARIANTS = {
     "bfloat16": {"dtype": "bfloat16"},
     "fp8 products over float32": {"quantization": "fp8"},
     "fp8 products over bfloat16": {"dtype": "bfloat16", "quantization": "fp8"},
-    **{f"step cache {threshold:g}": {"step_cache": threshold} for threshold in (0.05, 0.1, 0.2, 0.3)},
+    **{f"step cache {threshold:g}": {"step_cache": threshold} for threshold in (0.05, 0.07, 0.1, 0.2)},
 }
 
 

@@ -130,7 +130,7 @@ def test_each_image_is_decided_by_itself(family: tuple[Path, dict[str, Any]]) ->
     x[1] = 0.5 + (x[1] - 0.5) * 0.05
     x[2] = x[2].mean()
     mixed = 0
-    for threshold in (0.05, 0.1, 0.2, 0.4):
+    for threshold in (0.43, 0.7, 0.93, 1.4):
         teacher = load(path, **settings, steps=8, injection=NONE, step_cache=threshold)
         calls = BlockCalls(teacher)
         together, count = teacher.project(x, ids(x)), teacher.take_counts()
