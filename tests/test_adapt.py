@@ -77,8 +77,8 @@ def without_ray(cfg: Config, database: str, request: pytest.FixtureRequest, monk
         write_store(Path(cfg.out), [5.0, 4.5, 4.0, 0.5, None])
         return "5 images"
 
-    def stream(cfg: Config, students: dict[str, str], items: list[Item], measured: int) -> pa.Table:
-        return EvaluationActor(cfg, students)(pa.Table.from_pylist(items))
+    def stream(cfg: Config, students: dict[str, str], items: list[Item], measured: int) -> list[pa.Table]:
+        return [EvaluationActor(cfg, students)(pa.Table.from_pylist(items))]
 
     monkeypatch.setattr("gmd_ray.adapt.ray_session", lambda cfg: contextlib.nullcontext())
     stand_in = create_autospec(gmd_ray.generation.generate, side_effect=generate)

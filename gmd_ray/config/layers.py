@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from gmd_ray.config import values
-from gmd_ray.config.keys import SETTINGS
+from gmd_ray.config.keys import SETTINGS, section_at
 from gmd_ray.config.references import PACKAGE
 from gmd_ray.config.sections.run import Config
 from gmd_ray.config.sections.setting import types_of
@@ -82,6 +82,25 @@ def teacher_preset(name: str, where: str) -> Sequence[Assignment]:
         head = f"{key}={name}" if where.startswith(f"{key}=") else f"{where}: {key}={name}"
         raise ConfigError(f"{head}: {nearest(name, known)}")
     return known[name]
+
+
+def with_teacher_preset(teacher: TeacherConfig, name: str) -> TeacherConfig:
+    """The settings of a teacher with those of a preset laid over them.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    found = Config(teacher=copy.deepcopy(teacher))
+    for one in teacher_preset(name, f"teacher.preset={name}"):
+        node, field = section_at(found, one.key)
+        setattr(node, field, copy.deepcopy(one.value))
+    found.teacher.preset = name
+    return found.teacher
+
+
+def teacher_preset_names() -> list[str]:
+    """The names that `teacher.preset` takes."""
+    return list(_teacher_presets())
 
 
 @functools.cache

@@ -234,7 +234,7 @@ def _check_students(cfg: Config) -> None:
         for name in cfg.evaluation.online:
             if name not in students:
                 raise ConfigError(f"evaluation.online: no student {name!r}; {nearest(name, students)}")
-    references = ("baseline", "champion", *cfg.controls)
+    references = ("baseline", "champion", "lq", *cfg.controls, *cfg.evaluation.methods)
     for i, gate in enumerate(cfg.tracking.gates):
         if gate.against not in references:
             raise ConfigError(f"tracking.gates[{i}].against={gate.against}: {nearest(gate.against, references)}")

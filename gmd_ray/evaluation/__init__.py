@@ -1,7 +1,8 @@
 """Stage 3: measuring students on held-out images, with tables."""
 
-from gmd_ray.evaluation.evaluate import evaluate
-from gmd_ray.evaluation.results import Difference, Evaluation, load_evaluation
-from gmd_ray.evaluation.table import markdown
+from gmd_ray.evaluation.differences import Difference
+from gmd_ray.evaluation.evaluate import evaluate, record
+from gmd_ray.evaluation.results import Evaluation, load_evaluation
+from gmd_ray.evaluation.summaries import markdown, verdict
 
-__all__ = ["Difference", "Evaluation", "evaluate", "load_evaluation", "markdown"]
+__all__ = ["Difference", "Evaluation", "evaluate", "load_evaluation", "markdown", "record", "verdict"]

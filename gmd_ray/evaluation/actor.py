@@ -1,4 +1,4 @@
-"""The Ray actor of an evaluation, which runs all students and metrics on one image after the other."""
+"""The Ray actor of an evaluation, which runs all methods and metrics on one image after the other."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import torch
 
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import redact
-from gmd_ray.errors import ConfigError, GmdError
-from gmd_ray.evaluation.items import Item, students_with_teacher, with_teacher_row
-from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE
+from gmd_ray.errors import ConfigError, DataError, GmdError
+from gmd_ray.evaluation.alignment import align_to
+from gmd_ray.evaluation.items import Item
+from gmd_ray.evaluation.methods import Runner, StudentRunner, load_methods, plan_methods
+from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, TRUTH, UNAVAILABLE, UNTOUCHED
 from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.files.decode import decode_image
-from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
+from gmd_ray.images.files.encode import decode_png, encode_png, to_tensor
 from gmd_ray.images.listing import read_file
 from gmd_ray.images.sets.pairs import PairFile, load_pair
 from gmd_ray.quality import MetricUnavailable, load_metric, load_set_metric
 from gmd_ray.quality.protocol import Metric, SetMetric
 from gmd_ray.ray_utils.remote_errors import as_text
-from gmd_ray.students import load_student
-from gmd_ray.students.protocol import Student
-from gmd_ray.teachers import load_teacher
 from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray.evaluation")
@@ -43,16 +42,15 @@ SCHEMA = pa.schema(
         pa.field("seconds", pa.float64()),
         pa.field("parameters", pa.int64()),
         pa.field("device", pa.string()),
+        pa.field("warm", pa.bool_()),
     ]
 )
 """Schema of the stream, which has five kinds of rows.
 
 Values fill `metric`; features for set metrics such as FID fill `features` too (float32 as bytes); pictures fill `png`
-and `name`; the digest of a test image fills `content`; and the time that a student took for it fills `seconds`.
+and `name`; the digest of a test image fills `content`; and the time that a method took for it fills `seconds`
+(`warm` is false for an actor's first image, which pays for what the first use of a network costs).
 """
-
-REFERENCE = "hq"
-"""Value of `student` in rows with features of the ground truth."""
 
 FAILURE = "failure"
 """Value of `dataset` in a row that ends the evaluation, whose `error` is from `remote_errors.as_text`."""
@@ -62,26 +60,27 @@ PICTURE_SIDE = 320
 
 ADAPTED = "adapted"
 
+Pair = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Arguments of a full-reference metric: output, ground truth, and the pixels that count (None: all)."""
+
 
 class EvaluationActor:
-    """Restores each image with every student, projects it where asked to, and measures what comes out.
+    """Makes the output of every method for each image, and measures it.
 
     Restored images are rounded to 8 bits first, as in a saved file. Images are processed one at a time, so that a value
     does not depend on the batch, and a failure costs one value.
 
     Args:
         cfg: the settings.
-        students: paths of checkpoints by name.
+        students: paths of checkpoints by name; `methods.plan_methods` adds the rows that the settings ask for.
     """
 
     def __init__(self, cfg: Config, students: Mapping[str, str]) -> None:
         self.cfg = cfg
-        self.students: dict[str, Student] = {}
-        self.with_teacher = {with_teacher_row(name): name for name in students_with_teacher(cfg, students)}
+        self.methods: dict[str, Runner] = {}
         self.metrics: dict[str, Metric | SetMetric | str] = {}
-        self.parameters: dict[str, int] = {}
-        self.device = ""
         self.failure: GmdError | None = None
+        self._warm: set[str] = set()
         torch.set_num_threads(max(1, int(cfg.evaluation.pool.num_cpus)))
         try:
             self._load(students)
@@ -90,15 +89,7 @@ class EvaluationActor:
 
     def _load(self, students: Mapping[str, str]) -> None:
         cfg = self.cfg.evaluation
-        for name, path in students.items():
-            student = load_student(replace(self.cfg.student, path=path, device=cfg.device))
-            self.students[name] = student
-            self.parameters[name] = sum(parameter.numel() for parameter in student.module.parameters())
-            self.device = _device_name(student.module)
-        if self.with_teacher:
-            # It gets one image at a time, or as many tiles of one as the pool's batch size says.
-            pool = self.cfg.teacher.pool if self.cfg.teacher.tile else replace(self.cfg.teacher.pool, batch_size=1)
-            self.teacher = load_teacher(replace(self.cfg.teacher, device=cfg.device, pool=pool))
+        self.methods = load_methods(self.cfg, plan_methods(self.cfg, students))
         for name in cfg.metrics:
             try:
                 weights, directory = cfg.weights.get(name), cfg.weights_dir
@@ -121,7 +112,7 @@ class EvaluationActor:
 
     @property
     def scale(self) -> int:
-        return next(iter(self.students.values())).scale
+        return next(runner.student.scale for runner in self.methods.values() if isinstance(runner, StudentRunner))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.failure is not None:
@@ -138,12 +129,11 @@ class EvaluationActor:
         if item["dataset"] == "pairs":
             yield from self._show_pair(item)
             return
-        names = [*(["lq"] if self.scale == 1 else []), *self.students]
-        rows = [*names, *self.with_teacher]
+        methods = {name: runner for name, runner in self.methods.items() if runner.serves(item)}
         try:
             lq, hq = self._read(item)
         except Exception as error:  # noqa: BLE001 -- an unreadable image must not end the evaluation
-            for name in rows:
+            for name in (UNTOUCHED, *methods):
                 yield from self._failed(name, error, bool(item["hq"]))
             return
         yield {"content": _digest([part for part in (lq if item["lq"] else None, hq) if part is not None])}
@@ -151,33 +141,32 @@ class EvaluationActor:
             yield {"name": "lq", "png": self._picture(lq, self.scale)}
             if hq is not None:
                 yield {"name": "hq", "png": self._picture(hq, 1)}
-        reference = None if hq is None else to_tensor([hq])[0]
-        if reference is not None:
-            yield from self._reference_features(reference)
-        images: dict[str, np.ndarray] = {"lq": lq}
+        if hq is not None:
+            yield from self._measure_truth(to_tensor([hq])[0])
+        yield from self._measure(UNTOUCHED, _enlarged(lq, self.scale), hq)
+        images: dict[str, np.ndarray] = {}
         seconds: dict[str, float] = {}
-        for name in rows:
+        for name, runner in methods.items():
             start = time.perf_counter()
             try:
-                if name in self.students:
-                    images[name] = self._restore(name, lq, item["id"])
-                elif name in self.with_teacher:
-                    images[name] = self._project(images.get(self.with_teacher[name]), item["id"])
-            except Exception as error:  # noqa: BLE001 -- one student that fails on one image must not end it either
+                images[name] = runner(item, lq, images.get(runner.of))
+            except Exception as error:  # noqa: BLE001 -- one method that fails on one image must not end it either
                 yield from self._failed(name, error, hq is not None)
                 continue
-            if name != "lq":  # the image is on the host by now, so that GPU work is included in the time
-                seconds[name] = time.perf_counter() - start + seconds.get(self.with_teacher.get(name, ""), 0)
-                cost = {"parameters": self.parameters.get(name), "device": self.device}
+            # The image is on the host by now, so that GPU work is included in the time.
+            seconds[name] = time.perf_counter() - start + seconds.get(runner.of, 0)
+            if runner.device:
+                cost = {"parameters": runner.parameters, "device": runner.device, "warm": name in self._warm}
                 yield {"student": name, "seconds": seconds[name], **cost}
-            if item["picture"] and name != "lq":
+            self._warm.add(name)
+            if item["picture"]:
                 yield {"name": name, "png": self._picture(images[name], 1)}
-            yield from self._measure(name, to_tensor([images[name]])[0], reference)
+            yield from self._measure(name, images[name], hq)
 
     def _show_pair(self, item: Item) -> Iterator[dict[str, Any]]:
         """Show the adapted student's output for a row of the pair store."""
         try:
-            restored = self._restore(ADAPTED, decode_png(item["data"]), item["id"])
+            restored = self.methods[ADAPTED](item, decode_png(item["data"]), None)
         except Exception:  # the report can do without this picture
             log.warning("%s: the adapted student cannot restore it", item["id"], exc_info=True)
             return
@@ -192,42 +181,61 @@ class EvaluationActor:
         key = ("source-test", self.cfg.seed, item["id"])
         return load_pair(pair, None if pair.lq else self.degradation, gray, key, self.scale)
 
-    def _restore(self, name: str, lq: np.ndarray, image_id: str) -> np.ndarray:
-        return _rounded(self.students[name].restore(to_tensor([lq]), [image_id]), "restored")
-
-    def _project(self, restored: np.ndarray | None, image: str) -> np.ndarray:
-        """Project a student's output with the teacher, both rounded to 8 bits as in a pair store."""
-        if restored is None:
-            raise ValueError("the student failed, so that there is nothing to project")
-        return _rounded(self.teacher.project(to_tensor([restored]), [image]), "projected")
-
-    def _measure(self, student: str, image: torch.Tensor, reference: torch.Tensor | None) -> Iterator[dict[str, Any]]:
-        for name, metric in self.metrics.items():
+    def _measure(self, name: str, image: np.ndarray, truth: np.ndarray | None) -> Iterator[dict[str, Any]]:
+        """Measure an output, aligned to the truth first where that is asked for and the metric compares the two."""
+        tensor = to_tensor([image])[0]
+        pair: Pair | Exception | None = None if truth is None else self._pair(image, truth)
+        for metric_name, metric in self.metrics.items():
             if isinstance(metric, str):
-                yield {"student": student, "metric": name, "error": UNAVAILABLE + metric}
+                yield {"student": name, "metric": metric_name, "error": UNAVAILABLE + metric}
                 continue
-            row: dict[str, Any] = {"student": student, "metric": name, "higher_is_better": metric.higher_is_better}
-            if reference is None and metric.needs_reference:
+            row = {"student": name, "metric": metric_name, "higher_is_better": metric.higher_is_better}
+            if pair is None and metric.needs_reference:
                 yield {**row, "error": NO_TRUTH}
                 continue
             try:
                 if isinstance(metric, SetMetric):
-                    row["features"] = metric.features(image).tobytes()
+                    row["features"] = metric.features(tensor).tobytes()
+                elif not metric.needs_reference:
+                    row["value"] = float(metric(tensor))
+                elif isinstance(pair, Exception):
+                    raise pair
                 else:
-                    row["value"] = float(metric(image, reference if metric.needs_reference else None))
+                    assert pair is not None
+                    row["value"] = float(metric(*pair))
             except Exception as error:  # noqa: BLE001 -- for example NIQE on a small image, or a shape that differs
                 row["error"] = _reason(error)
             yield row
 
-    def _reference_features(self, reference: torch.Tensor) -> Iterator[dict[str, Any]]:
-        """Features of the ground truth for set metrics. Without them, those metrics report the failure themselves."""
+    def _pair(self, image: np.ndarray, truth: np.ndarray) -> Pair | Exception:
+        """The arguments of a full-reference metric, or the reason why the two cannot be aligned."""
+        if self.cfg.evaluation.align == "none":
+            return to_tensor([image])[0], to_tensor([truth])[0], None
+        try:
+            moved, covered = align_to(image, truth)
+        except DataError as error:
+            return error
+        return to_tensor([moved])[0], to_tensor([truth])[0], torch.from_numpy(covered)
+
+    def _measure_truth(self, truth: torch.Tensor) -> Iterator[dict[str, Any]]:
+        """Values of the ground truth itself: no-reference metrics, which are judged by them, and features for FID.
+
+        Without its features, a metric of sets reports the failure itself.
+        """
         for name, metric in self.metrics.items():
             if isinstance(metric, SetMetric):
                 with contextlib.suppress(GmdError):
-                    yield {"student": REFERENCE, "metric": name, "features": metric.features(reference).tobytes()}
+                    yield {"student": TRUTH, "metric": name, "features": metric.features(truth).tobytes()}
+            elif not isinstance(metric, str) and not metric.needs_reference:
+                row: dict[str, Any] = {"student": TRUTH, "metric": name, "higher_is_better": metric.higher_is_better}
+                try:
+                    row["value"] = float(metric(truth))
+                except Exception as error:  # noqa: BLE001 -- as for an output
+                    row["error"] = _reason(error)
+                yield row
 
     def _failed(self, student: str, error: Exception, has_truth: bool) -> Iterator[dict[str, Any]]:
-        """Rows for an image on which a student failed."""
+        """Rows for an image on which a method failed."""
         for name, metric in self.metrics.items():
             row: dict[str, Any] = {"student": student, "metric": name}
             if isinstance(metric, str):
@@ -240,12 +248,12 @@ class EvaluationActor:
         return encode_png(centre(image, PICTURE_SIDE // scale), level=6)
 
 
-def _rounded(images: torch.Tensor, what: str) -> np.ndarray:
-    """Round the only image of a batch (1, 3, H, W) to 8-bit levels: float32 (H, W, 3) in [0, 1]."""
-    [image] = to_images(images)
-    if not np.isfinite(image).all():
-        raise ValueError(f"the {what} image has values that are not finite")
-    return (np.rint(np.clip(image, 0, 1) * 255) / 255).astype(np.float32)
+def _enlarged(image: np.ndarray, scale: int) -> np.ndarray:
+    """The photo as it is, (h, w, 3), enlarged by bicubic interpolation to the size of an output."""
+    if scale == 1:
+        return image
+    size = (image.shape[1] * scale, image.shape[0] * scale)
+    return np.clip(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), 0, 1)
 
 
 def centre(image: np.ndarray, side: int) -> np.ndarray:
@@ -261,14 +269,6 @@ def _digest(images: Sequence[np.ndarray]) -> str:
         digest.update(f"{image.shape}".encode())
         digest.update(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8).tobytes())
     return digest.hexdigest()
-
-
-def _device_name(module: torch.nn.Module) -> str:
-    parameter = next(module.parameters(), None)
-    if parameter is not None and parameter.device.type == "cuda":
-        return torch.cuda.get_device_name(parameter.device)
-    threads = torch.get_num_threads()
-    return f"CPU ({threads} thread{'s' if threads > 1 else ''})"
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 import pyarrow as pa
@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gmd_ray.errors import DataError
+from gmd_ray.evaluation.differences import Difference, paired
+from gmd_ray.evaluation.statistics import holm
 from gmd_ray.hashing import short_digest
 from gmd_ray.storage import read_bytes, write_bytes
 
@@ -44,6 +46,12 @@ PICTURES = pa.schema([("dataset", pa.string()), ("id", pa.string()), ("name", pa
 UNAVAILABLE = "unavailable: "
 """Prefix of `error` in rows of a metric that could not be loaded."""
 
+TRUTH = "hq"
+"""Value of `student` in rows about the ground truth: its values of no-reference metrics, its features for FID."""
+
+UNTOUCHED = "lq"
+"""Value of `student` in rows about the input as it is."""
+
 WHOLE_SET = ""
 """Value of `id` in rows about a whole test set, such as those of FID."""
 
@@ -61,29 +69,6 @@ class InferenceCost:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The mean difference between a student and a reference, over the images on which both have a value."""
-
-    mean: float
-    standard_error: float | None
-    """Standard error of `mean`: sample standard deviation / sqrt(n); None for a single image."""
-    n: int
-    only_reference: int
-    """Number of images on which the reference has a value and the student has none."""
-
-
-def paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference | None:
-    """`ours` minus `theirs`, paired by image; None if no image has both."""
-    gaps = [ours[image] - theirs[image] for image in sorted(ours.keys() & theirs.keys())]
-    if not gaps:
-        return None
-    n = len(gaps)
-    mean = math.fsum(gaps) / n
-    error = math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps) / (n - 1) / n) if n > 1 else None
-    return Difference(mean, error, n, len(theirs.keys() - ours.keys()))
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """The values of an evaluation and the pictures kept for the report."""
 
@@ -92,7 +77,7 @@ class Evaluation:
     pictures: pa.Table
     """A table of schema `PICTURES`."""
     students: tuple[str, ...]
-    """Names of the students in the order given to `evaluate`, after `lq` if the input was measured."""
+    """Names of the methods in the order of the table, after `lq`, the untouched photo."""
     metrics: tuple[str, ...]
     """The metrics of the settings, available or not."""
     settings: str
@@ -101,6 +86,10 @@ class Evaluation:
     """Digest of the images of each test set, and of the degradation that makes its inputs; part of `test_set`."""
     costs: Mapping[str, Mapping[str, InferenceCost]] = field(default_factory=dict)
     """Costs by test set and student."""
+    variants: Mapping[str, str] = field(default_factory=dict)
+    """Variant of each metric in words: channels, border, resize."""
+    published: str | None = None
+    """The paper's table and data set whose rows stand below ours, `evaluation.published`."""
 
     @cached_property
     def _values(self) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -154,14 +143,60 @@ class Evaluation:
         pairs = zip(self.rows["dataset"].to_pylist(), self.rows["id"].to_pylist(), strict=True)
         return sorted({image for name, image in pairs if name == dataset and image != WHOLE_SET})
 
+    def present(self, dataset: str) -> set[str]:
+        """The values of `student` in the rows of a test set."""
+        return self._present.get(dataset, set())
+
+    @cached_property
+    def _present(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for dataset, student in zip(self.rows["dataset"].to_pylist(), self.rows["student"].to_pylist(), strict=True):
+            found.setdefault(dataset, set()).add(student)
+        return found
+
     def mean(self, student: str, dataset: str, metric: str) -> float | None:
         """The mean over the images that have a value; None if none has."""
         values = self.values(student, dataset, metric)
         return math.fsum(values.values()) / len(values) if values else None
 
+    def truth(self, dataset: str, metric: str) -> dict[str, float]:
+        """Values of the ground truth by image: of no-reference metrics, where a test set has ground truth."""
+        return self.values(TRUTH, dataset, metric)
+
     def difference(self, student: str, dataset: str, metric: str, against: str = "baseline") -> Difference | None:
-        """`student` minus `against`, paired by image; None if no image has both."""
-        return paired(self.values(student, dataset, metric), self.values(against, dataset, metric))
+        """`student` minus `against`, paired by image; None if no image has both.
+
+        Its `adjusted_p` is corrected for all comparisons with `against` on this test set, of every student and metric.
+        A no-reference metric is judged by its distance to the ground truth's value where there is one.
+        """
+        return self._differences(dataset, against).get((student, metric))
+
+    def compare(
+        self, dataset: str, metric: str, ours: Mapping[str, float], theirs: Mapping[str, float]
+    ) -> Difference | None:
+        """Compare values by image as `difference` does, without a correction; None if no image has both."""
+        higher, truth = self.directions.get(metric, True), self.truth(dataset, metric)
+        return paired(ours, theirs, higher_is_better=higher, truth=truth)
+
+    def _differences(self, dataset: str, against: str) -> dict[tuple[str, str], Difference]:
+        """All differences to `against` on a test set by student and metric, corrected for their number."""
+        if (dataset, against) not in self._compared:
+            found = {}
+            for student in self.students:
+                for metric in self.metrics if student != against else ():
+                    ours, theirs = (self.values(name, dataset, metric) for name in (student, against))
+                    difference = self.compare(dataset, metric, ours, theirs)
+                    if difference is not None:
+                        found[student, metric] = difference
+            judged = [(key, difference.p) for key, difference in found.items() if difference.p is not None]
+            for (key, _), p in zip(judged, holm([p for _, p in judged]), strict=True):
+                found[key] = replace(found[key], adjusted_p=p)
+            self._compared[dataset, against] = found
+        return self._compared[dataset, against]
+
+    @cached_property
+    def _compared(self) -> dict[tuple[str, str], dict[tuple[str, str], Difference]]:
+        return {}
 
     def failures(self, dataset: str) -> list[tuple[str, str, str, int]]:
         """Missing values as (student, metric, reason, number of images), without metrics that this set cannot have."""
@@ -201,6 +236,8 @@ class Evaluation:
             "settings": self.settings,
             "contents": dict(self.contents),
             "costs": costs,
+            "variants": dict(self.variants),
+            "published": self.published,
         }
         rows = self.rows.replace_schema_metadata({"gmd_ray": json.dumps(about)})
         for name, table in (("metrics", rows), ("pictures", self.pictures)):
@@ -235,6 +272,8 @@ def load_evaluation(out: str) -> Evaluation:
             name: {key: InferenceCost(**cost) for key, cost in line.items()}
             for name, line in about.get("costs", {}).items()
         },
+        about.get("variants", {}),
+        about.get("published"),
     )
 
 

@@ -1,9 +1,9 @@
-"""The figures of an evaluation as a Markdown table."""
+"""The rows, columns and texts that the tables of an evaluation have in common, in every format."""
 
 from __future__ import annotations
 
-from gmd_ray.evaluation.results import NO_TRUTH, Difference, Evaluation, evaluation_folder
-from gmd_ray.storage import write_bytes
+from gmd_ray.evaluation.differences import Difference
+from gmd_ray.evaluation.results import TRUTH, UNTOUCHED, Evaluation
 
 BASELINE = "baseline"
 COST_COLUMNS = ["parameters", "s/image"]
@@ -35,7 +35,12 @@ def cost_cells(evaluation: Evaluation, dataset: str, student: str) -> list[str]:
 def cost_note(evaluation: Evaluation, dataset: str) -> str:
     """A note that explains the seconds; empty if there are none."""
     devices = list(dict.fromkeys(cost.device for cost in evaluation.costs.get(dataset, {}).values()))
-    return f"s/image: median over the test set, one image at a time, on {' and '.join(devices)}" if devices else ""
+    if not devices:
+        return ""
+    return (
+        "s/image: median over the test set, one image at a time, without the first one of each worker, on "
+        f"{' and '.join(devices)}"
+    )
 
 
 def number(value: float) -> str:
@@ -44,65 +49,73 @@ def number(value: float) -> str:
 
 
 def change(difference: Difference, unit: float) -> str:
-    """The difference as text, `+0.42 ± 0.03`, with as many decimals as `number(unit)`."""
+    """The difference as text, `+0.42 [+0.36, +0.48]`, with as many decimals as `number(unit)`."""
+    mean = signed(difference.mean, unit)
+    if difference.low is None or difference.high is None:
+        return mean
+    return f"{mean} [{signed(difference.low, unit)}, {signed(difference.high, unit)}]"
+
+
+def signed(value: float, unit: float) -> str:
+    """A number with its sign and as many decimals as `number(unit)`."""
     decimals = len(number(unit).rsplit(".", 1)[1])
-    spread = "" if difference.standard_error is None else f" ± {difference.standard_error:.{decimals}f}"
-    return f"{difference.mean:+.{decimals}f}{spread}"
+    return f"{value:+.{decimals}f}"
 
 
 def source_loss(evaluation: Evaluation) -> str:
     """A note for a run whose control `source_only` loses PSNR on the source; empty for any other.
 
     That control trains on nothing but the source, so its loss is the work of the fine-tune and not of the photos. The
-    note appears if the loss is larger than its standard error.
+    note appears if the interval of the loss leaves zero out.
     """
     difference = evaluation.difference("source_only", "source", "psnr", against=BASELINE)
-    if difference is None or difference.standard_error is None or difference.mean >= -difference.standard_error:
+    if difference is None or difference.low is None or difference.high is None or difference.high >= 0:
         return ""
     return (
-        f"source_only loses {-difference.mean:.2f} ± {difference.standard_error:.2f} dB PSNR on the source itself: the "
-        f"fine-tune harms a student that was trained to its end, whatever the photos are; try a lower training.lr, "
-        f"training.loss=l2, a larger training.batch_size or training.ema nearer to 1 (docs/training.md)"
+        f"source_only loses {-difference.mean:.2f} dB PSNR on the source itself (95 % interval "
+        f"{-difference.high:.2f} to {-difference.low:.2f}): the fine-tune harms a student that was trained to its "
+        f"end, whatever the photos are; try a lower training.lr, training.loss=l2, a larger training.batch_size or "
+        f"training.ema nearer to 1 (docs/training.md)"
     )
 
 
-def markdown(evaluation: Evaluation) -> str:
-    """A Markdown table for each test set, followed by the values that are missing and the reasons."""
-    lines = ["# Evaluation", ""]
-    for dataset in evaluation.datasets:
-        metrics, note = columns(evaluation, dataset), cost_note(evaluation, dataset)
-        lines += [f"## {dataset} ({len(evaluation.images(dataset))} images)", ""]
-        arrows = [f"{metric} {'↑' if evaluation.directions[metric] else '↓'}" for metric in metrics]
-        heads = ["student", *arrows, *(COST_COLUMNS if note else [])]
-        lines += [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-        for student in evaluation.students:
-            cells = [_cell(evaluation, student, dataset, metric) for metric in metrics]
-            cells += cost_cells(evaluation, dataset, student) if note else []
-            lines.append(f"| {' | '.join([student, *cells])} |")
-        lines.append("")
-        lines += [f"- {metric}: unavailable: {NO_TRUTH}" for metric in evaluation.lacking(dataset)]
-        lines += [f"- {note}"] if note else []
-        lines += [f"- {loss}"] if dataset == "source" and (loss := source_loss(evaluation)) else []
-        for student, metric, reason, n in evaluation.failures(dataset):
-            lines.append(f"- {student}, {metric}: no value on {n} images: {reason}")
-        if lines[-1]:
-            lines.append("")
-    if BASELINE in evaluation.students:
-        lines += [f"In brackets: difference to {BASELINE} ± its standard error over images. ↑ higher is better.", ""]
-    lines += [f"- {metric}: unavailable: {reason}" for metric, reason in evaluation.unavailable.items()]
-    return "\n".join(lines).rstrip() + "\n"
+def label(name: str) -> str:
+    """The name of a row as people read it."""
+    return {UNTOUCHED: "untouched photo", TRUTH: "ground truth"}.get(name, name)
 
 
-def save_table(evaluation: Evaluation, out: str) -> None:
-    """Write the Markdown table to `<out>/evaluation/table.md`."""
-    write_bytes(f"{evaluation_folder(out)}/table.md", markdown(evaluation).encode())
+def shown_rows(evaluation: Evaluation, dataset: str) -> list[str]:
+    """The rows of a table: the untouched photo, every method with a value or a reason, and the ground truth.
+
+    The ground truth is a row if it has a value of a no-reference metric.
+    """
+    present = evaluation.present(dataset)
+    rows = [name for name in evaluation.students if name in present]
+    has_truth = any(evaluation.truth(dataset, metric) for metric in evaluation.metrics)
+    return [*rows, TRUTH] if has_truth else rows
 
 
-def _cell(evaluation: Evaluation, student: str, dataset: str, metric: str) -> str:
-    mean = evaluation.mean(student, dataset, metric)
-    if mean is None:
-        return "–"
-    difference = evaluation.difference(student, dataset, metric, against=BASELINE)
-    if student == BASELINE or difference is None:
-        return number(mean)
-    return f"{number(mean)} ({change(difference, mean)})"
+def variant_notes(evaluation: Evaluation, metrics: list[str]) -> list[str]:
+    """One line for each metric: what is measured of an image, and in which direction it is better."""
+    lines = []
+    for metric in metrics:
+        better = "higher is better" if evaluation.directions[metric] else "lower is better"
+        variant = evaluation.variants.get(metric)
+        lines.append(f"{metric}: {better}" + (f"; {variant}" if variant else ""))
+    return lines
+
+
+def word_note(evaluation: Evaluation, dataset: str) -> str:
+    """The note that explains differences, intervals and words; empty without a baseline to compare with."""
+    if BASELINE not in evaluation.students:
+        return ""
+    note = (
+        f"difference to {BASELINE} with its 95 % interval (BCa bootstrap over images); better or worse after Holm's "
+        "correction for all differences of this table"
+    )
+    if any(evaluation.truth(dataset, metric) for metric in evaluation.metrics):
+        note += (
+            "; a no-reference metric is judged by its distance to the ground truth's value, image by image: closer is "
+            "better"
+        )
+    return note

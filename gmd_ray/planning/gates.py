@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from gmd_ray.config import Config
 from gmd_ray.images.sets.listed import SOURCE_TEST, TARGET_TEST
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.planning.data_sets import DataSet
 from gmd_ray.planning.findings import Findings
+from gmd_ray.planning.models import check_teacher
 from gmd_ray.quality import MIN_SIDE, known_metrics
 
 _SETS = {"target": TARGET_TEST, "source": SOURCE_TEST}
@@ -41,6 +44,31 @@ def check_metrics(
         if metric not in lacking:
             found.warn("metrics", "evaluation.metrics", f"evaluation.metrics: {metric} will have no value: {why}")
     return valueless
+
+
+def check_methods(found: Findings, cfg: Config, inputs: RunInputs, level: str) -> None:
+    """Look for what the further rows of the table need: checkpoints, teachers, and an output for every test image.
+
+    Args:
+        level: level of the findings about teachers; a warning if another machine may be the one that projects.
+    """
+    e = cfg.evaluation
+    if not e.methods and e.published is None:
+        return
+    from gmd_ray.evaluation.items import held_out_items
+    from gmd_ray.evaluation.methods import find_outputs, plan_methods
+    from gmd_ray.evaluation.summaries.published import published_rows
+
+    with found.errors_of("methods", "evaluation.methods"):
+        methods = plan_methods(cfg, dict.fromkeys(("baseline", "adapted", *cfg.controls), ""))
+        for method in methods:
+            if method.name in e.methods and method.teacher is not None:
+                check_teacher(found, replace(cfg, teacher=method.teacher), level, weights=True)
+        if any(method.folder for method in methods):
+            find_outputs(methods, held_out_items(cfg, inputs))
+    with found.errors_of("methods", "evaluation.published"):
+        if e.published is not None:
+            published_rows(e.published)
 
 
 def check_gates(found: Findings, cfg: Config, valueless: Mapping[tuple[str, str], str]) -> None:

@@ -12,7 +12,7 @@ from gmd_ray.planning.bursts import check_bursts
 from gmd_ray.planning.data_sets import read_data_sets
 from gmd_ray.planning.earlier_runs import check_finetunes, check_pretraining, check_store
 from gmd_ray.planning.findings import ERROR, WARNING, Findings
-from gmd_ray.planning.gates import check_gates, check_licence, check_metrics
+from gmd_ray.planning.gates import check_gates, check_licence, check_methods, check_metrics
 from gmd_ray.planning.images import check_images
 from gmd_ray.planning.machine import check_machine, describe_fleet
 from gmd_ray.planning.models import WeightCheck, check_teacher, check_weights, find_scale
@@ -107,6 +107,7 @@ class Preflight:
         check_images(found, cfg, sets, self._scale)
         check_overlap(found, cfg, sets, generates="generate" in stages, evaluates="evaluate" in stages)
         if "evaluate" in stages:
+            check_methods(found, cfg, self.inputs, ERROR if self._here else WARNING)
             valueless = check_metrics(found, cfg, sets, self._scale, self._unmeasured)
             if self.verb in ("adapt", "plan"):
                 check_gates(found, cfg, valueless)

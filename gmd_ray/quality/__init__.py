@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from gmd_ray.config import Config, ScorerConfig
 from gmd_ray.errors import ConfigError
-from gmd_ray.quality.catalogue import MIN_SIDE, MetricUnavailable, known_metrics, metric_info
+from gmd_ray.quality.catalogue import MIN_SIDE, MetricUnavailable, known_metrics, metric_info, metric_variant
+from gmd_ray.quality.feature_sets import FeatureSet, frechet_distance
 from gmd_ray.quality.missing_weights import (
     MissingWeights,
     fetch_command,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MIN_SIDE",
+    "FeatureSet",
     "Metric",
     "MetricUnavailable",
     "MissingWeights",
@@ -41,6 +43,7 @@ __all__ = [
     "load_scorer",
     "load_set_metric",
     "loads_repository",
+    "metric_variant",
     "missing_scorer_weights",
     "missing_weights",
     "paired_orders",
@@ -97,14 +100,12 @@ def load_set_metric(
     return load_fid(weights, device, crop_border, directory)
 
 
-def compare_sets(name: str, images: np.ndarray, references: np.ndarray) -> float:
-    """Compare two sets of images by their features, (N, D) and (M, D), with the set metric `name`.
+def compare_sets(name: str, images: FeatureSet, references: FeatureSet) -> float:
+    """Compare two sets of images by their features with the set metric `name`.
 
     Raises:
         DataError: sets that are too small.
     """
-    from gmd_ray.quality.frechet import frechet_distance
-
     assert name == "fid", name
     return frechet_distance(images, references)
 

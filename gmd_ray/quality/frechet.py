@@ -15,7 +15,6 @@ from PIL import Image
 from torch import nn
 
 from gmd_ray.devices import choose_device
-from gmd_ray.errors import DataError
 from gmd_ray.quality.catalogue import MetricUnavailable
 from gmd_ray.quality.inputs import prepare
 from gmd_ray.quality.missing_weights import local_weights, missing_weights
@@ -26,28 +25,6 @@ SIDE = 299
 """Side of the network's input in pixels."""
 LOGITS = 1008
 """Outputs of the network's last layer, which FID does not use but its weight file holds."""
-
-
-def frechet_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Compute the squared Frechet distance of the Gaussians fitted to two sets of features, (N, D) and (M, D).
-
-    It is |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64 (Heusel et al. 2017, equation 6).
-
-    Raises:
-        DataError: a set of fewer than two images, which has no covariance.
-    """
-    if min(len(ours), len(theirs)) < 2:
-        raise DataError("it compares sets of two images or more")
-    # Let A be the features less their mean, divided by sqrt(N - 1), so that S = A'A. The eigenvalues of S1 S2 are then
-    # the squared singular values of A1 A2', an (N, M) matrix, and tr((S1 S2)^(1/2)) is the sum of the singular values.
-    # The usual square root of a (D, D) matrix loses its digits when there are fewer images than features.
-    means, spreads = [], []
-    for features in (ours.astype(np.float64), theirs.astype(np.float64)):
-        means.append(features.mean(axis=0))
-        spreads.append((features - means[-1]) / np.sqrt(len(features) - 1))
-    traces = sum(float((spread**2).sum()) for spread in spreads)
-    cross = float(np.linalg.svd(spreads[0] @ spreads[1].T, compute_uv=False).sum())
-    return float(((means[0] - means[1]) ** 2).sum()) + traces - 2 * cross
 
 
 class FrechetDistance:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from gmd_ray.devices import choose_device
 from gmd_ray.errors import DataError
 from gmd_ray.images.luma import BT601_STUDIO
-from gmd_ray.quality.inputs import prepare_pair
+from gmd_ray.quality.inputs import crop_mask, prepare_pair
 
 MAX_PSNR = 100.0
 """PSNR in dB of (nearly) identical images: the true value is infinite and would make every mean infinite."""
@@ -33,22 +33,29 @@ def luma(levels: torch.Tensor) -> torch.Tensor:
     return 16 + (levels * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def peak_signal_to_noise(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Compute the PSNR in dB of two float64 tensors on the 0..255 scale, over all channels; at most MAX_PSNR."""
-    error = torch.mean((x - y) ** 2).item()
+def peak_signal_to_noise(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor | None = None) -> float:
+    """Compute the PSNR in dB of two float64 tensors (B, C, H, W) on the 0..255 scale; at most MAX_PSNR.
+
+    The mean is over all channels, and over the pixels of the mask, bool (H, W), if there is one.
+    """
+    squares = (x - y) ** 2
+    error = torch.mean(squares if mask is None else squares[..., mask]).item()
     if error == 0:
         return MAX_PSNR
     return min(MAX_PSNR, 10 * math.log10(255**2 / error))
 
 
-def structural_similarity(x: torch.Tensor, y: torch.Tensor) -> float:
+def structural_similarity(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor | None = None) -> float:
     """Compute the mean SSIM of two float64 tensors (B, C, H, W) on the 0..255 scale.
 
     As in Wang et al. 2004: 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, L = 255, biased covariance. The
     values are averaged over the region where the window fits ("valid"), then over channels; nothing is downsampled.
 
+    Args:
+        mask: bool (H, W); windows are averaged whose centre is in it.
+
     Raises:
-        DataError: a side shorter than the window.
+        DataError: a side shorter than the window, or a mask that leaves nothing.
     """
     height, width = x.shape[-2:]
     if min(height, width) < WINDOW:
@@ -58,6 +65,11 @@ def structural_similarity(x: torch.Tensor, y: torch.Tensor) -> float:
     var_y = _window(y * y) - mean_y**2
     cov = _window(x * y) - mean_x * mean_y
     similarity = (2 * mean_x * mean_y + C1) * (2 * cov + C2) / ((mean_x**2 + mean_y**2 + C1) * (var_x + var_y + C2))
+    if mask is not None:
+        inner = mask[WINDOW // 2 : height - WINDOW // 2, WINDOW // 2 : width - WINDOW // 2]
+        if not inner.any():
+            raise DataError("SSIM: no window lies where the aligned image does")
+        similarity = similarity[..., inner]
     return similarity.mean().item()
 
 
@@ -71,7 +83,7 @@ def _window(x: torch.Tensor) -> torch.Tensor:
     return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
 
 
-_COMPARE: dict[str, Callable[[torch.Tensor, torch.Tensor], float]] = {
+_COMPARE: dict[str, Callable[..., float]] = {
     "psnr": peak_signal_to_noise,
     "ssim": structural_similarity,
 }
@@ -96,8 +108,13 @@ class FullReference:
         self._device = choose_device(device, "evaluation.device")
         self._crop_border = crop_border
 
-    def __call__(self, image: torch.Tensor, reference: torch.Tensor | None = None) -> float:
+    def __call__(
+        self, image: torch.Tensor, reference: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> float:
         """Compare two RGB images in [0, 1], (3, H, W); returns dB for PSNR, a value of at most 1 for SSIM.
+
+        Args:
+            mask: bool (H, W), the pixels that count; None: all.
 
         Raises:
             DataError: no reference, one of another size, or an image that is too small or holds NaN.
@@ -106,4 +123,6 @@ class FullReference:
         x, y = (torch.round(side.double() * 255) for side in pair)
         if self._on_luma:
             x, y = luma(x), luma(y)
-        return self._compare(x, y)
+        if mask is None:
+            return self._compare(x, y)
+        return self._compare(x, y, crop_mask(mask, self._device, self._crop_border))

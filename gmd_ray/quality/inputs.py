@@ -48,3 +48,16 @@ def prepare_pair(
             f"metric {name!r}: image {tuple(image.shape)} and reference {tuple(reference.shape)} differ in size"
         )
     return prepare(image, device, crop_border), prepare(reference, device, crop_border)
+
+
+def crop_mask(mask: torch.Tensor, device: torch.device, crop_border: int = 0) -> torch.Tensor:
+    """Crop a mask, bool (H, W), as `prepare` crops images, and move it to `device`.
+
+    Raises:
+        DataError: nothing is left of it.
+    """
+    height, width = mask.shape
+    cropped = mask[crop_border : height - crop_border, crop_border : width - crop_border].to(device)
+    if not cropped.any():
+        raise DataError("the aligned image and its ground truth have no pixel in common")
+    return cropped

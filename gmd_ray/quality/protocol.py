@@ -40,11 +40,15 @@ class Metric(Protocol):
     higher_is_better: bool
     needs_reference: bool
 
-    def __call__(self, image: torch.Tensor, reference: torch.Tensor | None = None) -> float:
+    def __call__(
+        self, image: torch.Tensor, reference: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> float:
         """Measure one float32 RGB image in [0, 1], (3, H, W).
 
         Args:
             reference: the ground truth, of the same shape; required if `needs_reference`.
+            mask: bool (H, W), the pixels that count, for an image that was aligned to its reference: PSNR and SSIM are
+                means over them, and other metrics see both images black elsewhere. None: all pixels.
 
         Raises:
             DataError: an image that cannot be measured: too small, of another size than its reference, or NaN.

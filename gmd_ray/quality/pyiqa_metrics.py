@@ -29,7 +29,7 @@ from torch import nn
 from gmd_ray.devices import choose_device
 from gmd_ray.errors import DataError
 from gmd_ray.quality.catalogue import MIN_SIDE, MetricUnavailable, metric_info
-from gmd_ray.quality.inputs import prepare, prepare_pair
+from gmd_ray.quality.inputs import crop_mask, prepare, prepare_pair
 from gmd_ray.quality.missing_weights import local_weights, missing_weights
 from gmd_ray.quality.weight_files import FILES, WeightFile
 
@@ -96,11 +96,14 @@ class PyiqaMetric:
         self._model = self._load()
         self.fingerprint = self._digest()
 
-    def __call__(self, image: torch.Tensor, reference: torch.Tensor | None = None) -> float:
+    def __call__(
+        self, image: torch.Tensor, reference: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> float:
         """Measure one RGB image in [0, 1], (3, H, W), on pyiqa's scale for this metric.
 
         Args:
             reference: the ground truth, of the same shape; required if `needs_reference`.
+            mask: bool (H, W); pixels outside of it are black in both images. None: all count.
 
         Raises:
             DataError: an image that this metric cannot measure.
@@ -108,6 +111,9 @@ class PyiqaMetric:
         inputs: tuple[torch.Tensor, ...]
         if self.needs_reference:
             inputs = prepare_pair(self.name, image, reference, self._device, self._crop_border)
+            if mask is not None:
+                counts = crop_mask(mask, self._device, self._crop_border)
+                inputs = tuple(side * counts for side in inputs)
         else:
             inputs = (prepare(image, self._device, self._crop_border),)
         height, width = inputs[0].shape[-2:]

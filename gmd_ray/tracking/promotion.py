@@ -126,40 +126,44 @@ def _judge(gate: PromotionGate, evaluation: Evaluation, champion: Champion | Non
         return False, f"refused: {what}: no value of {gate.against} to compare with"
     if missing := pairs.only_reference:
         return False, f"refused: {what}: {CANDIDATE} has no value on {missing} images where {gate.against} has one"
-    return _verdict(gate, mean, _gain(evaluation, gate, pairs.mean), gate.against, pairs)
+    return _verdict(gate, mean, pairs.gain, gate.against, pairs)
 
 
 def _against_champion(gate: PromotionGate, evaluation: Evaluation, champion: Champion) -> Verdict | str:
     """Compare a figure with the champion's: the verdict, or the reason why they cannot be compared."""
     mean, theirs = evaluation.mean(CANDIDATE, gate.dataset, gate.metric), champion.mean(gate.dataset, gate.metric)
     assert mean is not None
-    from gmd_ray.evaluation.results import paired  # a heavy import, and workers import this file
-
     if theirs is None:
         return f"{champion.name} has no value to compare with"
     if champion.tags.get(f"test_set.{gate.dataset}") != evaluation.test_set(gate.dataset):
         return f"{champion.name} was measured on another test set"
     ours, images = evaluation.values(CANDIDATE, gate.dataset, gate.metric), champion.images(gate.dataset, gate.metric)
-    pairs = paired(ours, images)
+    pairs = evaluation.compare(gate.dataset, gate.metric, ours, images)
     if pairs is not None and pairs.only_reference:
         lacking = f"{CANDIDATE} has no value on {pairs.only_reference} images where {champion.name} has one"
         return False, f"refused: {gate.dataset} {gate.metric}: {lacking}"
-    gain = mean - theirs if pairs is None else pairs.mean
-    return _verdict(gate, mean, _gain(evaluation, gate, gain), f"{champion.name} {theirs:.4g}", pairs)
-
-
-def _gain(evaluation: Evaluation, gate: PromotionGate, difference: float) -> float:
-    return difference if evaluation.directions[gate.metric] else -difference
+    if pairs is None and evaluation.truth(gate.dataset, gate.metric):
+        return f"{champion.name} no longer has the values by image, which are held against the ground truth's"
+    gain = (mean - theirs) * (1 if evaluation.directions[gate.metric] else -1) if pairs is None else pairs.gain
+    return _verdict(gate, mean, gain, f"{champion.name} {theirs:.4g}", pairs)
 
 
 def _verdict(gate: PromotionGate, mean: float, gain: float, reference: str, pairs: Difference | None) -> Verdict:
     # Two infinite means give a gain of NaN, which has to refuse: `>=` is False then, `not <` would be True.
     holds = gain >= gate.min_gain
     word, sign = ("holds", ">=") if holds else ("refused", "is not >=")
-    spread = "" if pairs is None or pairs.standard_error is None else f" ± {pairs.standard_error:.2g}"
     count = "" if pairs is None else f" (n={pairs.n})"
     what = f"{gate.dataset} {gate.metric} {mean:.4g}"
-    return holds, f"{word}: {what}: gain {gain:+.4g}{spread} over {reference}{count} {sign} {gate.min_gain:g}"
+    gained = f"gain {gain:+.4g}{_interval(pairs)}{' towards the ground truth' if pairs and pairs.to_truth else ''}"
+    return holds, f"{word}: {what}: {gained} over {reference}{count} {sign} {gate.min_gain:g}"
+
+
+def _interval(pairs: Difference | None) -> str:
+    """The 95 % interval of a gain as text, `[+0.36, +0.48]` with a space before it; empty where there is none."""
+    if pairs is None or pairs.low is None or pairs.high is None:
+        return ""
+    low, high = (-pairs.high, -pairs.low) if pairs.lower_is_better else (pairs.low, pairs.high)
+    return f" [{low:+.3g}, {high:+.3g}]"
 
 
 def _kept_values(client: MlflowClient, version: ModelVersion) -> dict[tuple[str, str], dict[str, float]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import gmd_ray
 from gmd_ray.config import Config
+from gmd_ray.config.places import sqlite_path
 from gmd_ray.hashing import path_digest
 from gmd_ray.pairstore.manifest import read_manifest
 from gmd_ray.pairstore.schema import rows_dataset
@@ -21,9 +22,17 @@ from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.progress import NullRecorder
 from gmd_ray.storage import open_filesystem
 from gmd_ray.teachers import teacher_licence
-from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
+from gmd_ray.tracking.client import (
+    TrackingError,
+    connect,
+    default_uri,
+    is_remote,
+    local_path,
+    tracking_errors,
+)
 from gmd_ray.tracking.promotion import CANDIDATE, Verdict, judge_licence, judge_promotion, read_champion
 from gmd_ray.tracking.recorder import MlflowRecorder
+from gmd_ray.tracking.runs import run_id_of
 from gmd_ray.tracking.turns import turn
 
 if TYPE_CHECKING:
@@ -129,6 +138,41 @@ def promote(
         log.info("promotion gate: %s", reason)
     log.info("%s version %s %s", model, version, "is champion now" if promoted else "stays challenger")
     return Decision(promoted, reasons, version)
+
+
+def judge(cfg: Config, evaluation: Evaluation) -> Decision:
+    """Judge a student by the gates of the settings as `promote` would, and change nothing.
+
+    `promoted` says whether the run's own version is the champion now, which the verdicts do not change.
+
+    Raises:
+        TrackingError: MLflow refuses, or cannot be reached.
+    """
+    champion, own = None, None
+    if cfg.tracking.enabled:
+        uri, model = cfg.tracking.uri or default_uri(cfg.out), cfg.tracking.model
+        database = sqlite_path(uri)
+        if database is None or Path(database).is_file():  # a database is not made for this
+            client = connect(uri)
+            with tracking_errors(uri, f"reading the versions of {model}"):
+                if client.search_registered_models(f"name='{model}'"):
+                    found = _champion(client, model)
+                    champion = found and read_champion(client, found)
+                    own = _version_of(client, model, cfg.out)
+    is_champion = champion is not None and champion.version == own
+    verdicts = judge_promotion(cfg.tracking.gates, evaluation, None if is_champion else champion)
+    if cfg.tracking.require_commercial_teacher:
+        verdicts = [*verdicts, judge_licence(teacher_licence(cfg.teacher))]
+    return Decision(is_champion, [reason for _, reason in verdicts], own)
+
+
+def _version_of(client: MlflowClient, model: str, out: str) -> str | None:
+    """The newest version of a model that the run at `out` has registered."""
+    run_id = run_id_of(out)
+    if run_id is None:
+        return None
+    versions = client.search_model_versions(f"run_id='{run_id}'")
+    return max((str(found.version) for found in versions if found.name == model), key=int, default=None)
 
 
 def _outcome(verdicts: Sequence[Verdict]) -> str:

@@ -89,6 +89,11 @@ def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecord
         outbox.close()
 
 
+def run_id_of(out: str) -> str | None:
+    """The id of the MLflow run of a run directory; None if it has none."""
+    return _read_memo(out).get("run_id")
+
+
 def _open_run(cfg: Config, outbox: Outbox) -> tuple[str, Before | None]:
     """Find or make the run; return its id, and its earlier state if it existed."""
     client = outbox.client

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from gmd_ray.config.explain import explain
-from gmd_ray.config.load import config_text, resolved
+from gmd_ray.config.load import config_text, load_config, resolved
 from gmd_ray.errors import ConfigError
 from gmd_ray.terminal import say, show
 from gmd_ray.verbs.arguments import Verbs, count
@@ -33,7 +34,9 @@ def register(verbs: Verbs) -> None:
     text = "train a student on the source pairs, from scratch or from a checkpoint"
     verbs.add("pretrain", run_pretrain, text, [settings])
     text = "measure the baseline and the adapted student, write table and report"
-    verbs.add("evaluate", run_evaluate, text, [settings])
+    evaluate = verbs.add("evaluate", run_evaluate, text, [settings])
+    text = "restore nothing: judge the gates and write tables and report anew, from what RUN has measured"
+    evaluate.add_argument("--from-metrics", nargs="?", const="", metavar="RUN", help=text)
     config = verbs.add("config", run_config, "print the resolved settings and stop", [settings])
     text = "print every setting, or a section or a single one, with its description, range and default"
     config.add_argument("--explain", nargs="?", const="", metavar="KEY", help=text)
@@ -128,6 +131,8 @@ def run_pretrain(args: argparse.Namespace) -> int:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
+    if args.from_metrics is not None:
+        return _from_metrics(args)
     cfg = load_settings(args, "evaluate")
     from gmd_ray.evaluation import evaluate, markdown
     from gmd_ray.ray_utils.session import ray_session
@@ -148,6 +153,34 @@ def run_evaluate(args: argparse.Namespace) -> int:
         evaluation = evaluate(cfg, students, recorder, inputs=inputs)
         show(markdown(evaluation))
         say(f"report   {write_report(cfg, evaluation, recorder, inputs=inputs)}")
+    return 0
+
+
+def _from_metrics(args: argparse.Namespace) -> int:
+    """Judge and report the figures of an earlier evaluation; settings are those of its run, and others given."""
+    run, settings = str(args.from_metrics), list(args.settings)
+    if "=" in run and not Path(run).exists():  # `evaluate --from-metrics out=runs/a`
+        run, settings = "", [run, *settings]
+    saved = Path(run, "config.yaml")
+    if run:
+        if not saved.is_file():
+            raise ConfigError(f"evaluate --from-metrics {run}: no config.yaml there; give the directory of a run")
+        settings = [*([] if any(word.startswith("config=") for word in settings) else [f"config={saved}"]), *settings]
+        settings.append(f"out={run}")
+    from gmd_ray.quality import known_metrics
+
+    cfg = load_config(settings, check_paths=False, known_metrics=known_metrics)  # the photos may be elsewhere by now
+    from gmd_ray.evaluation import load_evaluation, markdown, record
+    from gmd_ray.report import write_report
+    from gmd_ray.tracking import judge
+
+    evaluation = replace(load_evaluation(cfg.out), published=cfg.evaluation.published)
+    record(cfg, evaluation)
+    show(markdown(evaluation))
+    decision = judge(cfg, evaluation)
+    for reason in decision.reasons:
+        say(reason)
+    say(f"report   {write_report(cfg, evaluation, decision=decision)}")
     return 0
 
 

@@ -106,7 +106,7 @@ def main() -> None:
         print(f"other processes still make {', '.join(missing)} (of one that was killed, remove the .taken file)")
         return
     items = held_out_items(cfg)
-    evaluation = collect(cfg, students, items, EvaluationActor(cfg, students)(pa.Table.from_pylist(items)))
+    evaluation = collect(cfg, students, items, [EvaluationActor(cfg, students)(pa.Table.from_pylist(items))])
 
     print("| student | target PSNR | target SSIM | source PSNR | source SSIM |\n| --- | --- | --- | --- | --- |")
     for name in evaluation.students:

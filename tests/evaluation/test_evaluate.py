@@ -15,11 +15,13 @@ from gmd_ray.evaluation import Evaluation, evaluate
 from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import held_out_items, spread
-from gmd_ray.evaluation.table import markdown
+from gmd_ray.evaluation.methods import find_outputs, plan_methods
+from gmd_ray.evaluation.summaries import markdown
 from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
-from gmd_ray.quality.frechet import FrechetDistance, frechet_distance
+from gmd_ray.quality.feature_sets import feature_set, frechet_distance
+from gmd_ray.quality.frechet import FrechetDistance
 from gmd_ray.students import load_student
 from tests.evaluation.conftest import save_student
 
@@ -27,8 +29,9 @@ from tests.evaluation.conftest import save_student
 def judged(cfg: Config, students: dict[str, str]) -> Evaluation:
     """Evaluate without Ray."""
     items = held_out_items(cfg)
+    find_outputs(plan_methods(cfg, students), items)
     table = pa.Table.from_pylist(items)
-    return collect(cfg, students, items, EvaluationActor(cfg, students)(table))
+    return collect(cfg, students, items, [EvaluationActor(cfg, students)(table)])
 
 
 def levels(image: np.ndarray) -> np.ndarray:
@@ -117,7 +120,7 @@ def test_parameters_and_median_seconds_of_each_student(
     run: Config, students: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.evaluation.source_hq = run.evaluation.source_lq = None
-    monkeypatch.setattr("gmd_ray.evaluation.actor.load_student", lambda cfg: Slow())
+    monkeypatch.setattr("gmd_ray.evaluation.methods.load_student", lambda cfg: Slow())
     found = judged(run, students)
     cost = found.costs["target"]["adapted"]
     assert cost.parameters == 3 * 3 + 3
@@ -150,14 +153,14 @@ def test_a_metric_of_sets_has_one_value_for_each_student(
 
     truths = features([read(tmp_path / "target" / "hq" / image) for image in images])
     outputs = features([restored(run, students["adapted"], read(tmp_path / "target" / "lq" / i)) for i in images])
-    expected = frechet_distance(outputs, truths)
+    expected = frechet_distance(feature_set(outputs), feature_set(truths))
     assert found.mean("adapted", "target", "fid") == pytest.approx(expected, rel=1e-4)
     assert found.directions["fid"] is False
     difference = found.difference("adapted", "target", "fid")
     assert difference is not None
-    assert (difference.n, difference.standard_error) == (1, None)
+    assert (difference.n, difference.low, difference.lower_is_better) == (1, None, True)
     assert ("adapted", "fid") in {(student, metric) for student, metric, _, _ in found.failures("target")}
-    assert "| student | psnr ↑ | fid ↓ |" in markdown(found)
+    assert "| method | psnr ↑ | fid ↓ |" in markdown(found)
 
 
 def test_a_metric_of_sets_without_weights_says_so(run: Config, students: dict[str, str]) -> None:

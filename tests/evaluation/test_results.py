@@ -11,7 +11,8 @@ import pytest
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation import Evaluation, load_evaluation
 from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, UNAVAILABLE, InferenceCost
-from gmd_ray.evaluation.table import markdown, number, save_table, source_loss
+from gmd_ray.evaluation.summaries import markdown, save_tables
+from gmd_ray.evaluation.table import number, source_loss
 
 
 def evaluation(
@@ -41,16 +42,19 @@ def evaluation(
     return Evaluation(table, PICTURES.empty_table(), students, metrics, "crop_border=0")
 
 
-def test_difference_is_paired_by_image_with_the_standard_error_of_the_mean() -> None:
+def test_difference_is_paired_by_image_with_an_interval_of_its_mean() -> None:
     rng = np.random.default_rng(0)
     baseline, gains = rng.normal(24, 5, 50), rng.normal(0.4, 0.2, 50)
     found = evaluation({("baseline", "psnr"): list(baseline), ("adapted", "psnr"): list(baseline + gains)})
     difference = found.difference("adapted", "target", "psnr")
     assert difference is not None
+    assert difference.low is not None
+    assert difference.high is not None
     assert difference.mean == pytest.approx(gains.mean(), abs=1e-12)
     # Far below the spread of the images themselves: the pairing is what makes a small gain visible.
-    assert difference.standard_error == pytest.approx(gains.std(ddof=1) / math.sqrt(50), abs=1e-12)
-    assert (difference.n, difference.only_reference) == (50, 0)
+    error = gains.std(ddof=1) / math.sqrt(50)
+    assert difference.high - difference.low == pytest.approx(2 * 2.01 * error, rel=0.05)
+    assert (difference.n, difference.only_reference, difference.word) == (50, 0, "better")
 
 
 def test_difference_uses_the_images_that_both_have_and_counts_the_others() -> None:
@@ -62,11 +66,11 @@ def test_difference_uses_the_images_that_both_have_and_counts_the_others() -> No
     assert found.failures("target") == [("adapted", "psnr", "no luck", 1), ("baseline", "psnr", "no luck", 1)]
 
 
-def test_a_single_image_has_no_standard_error_and_a_stranger_no_difference() -> None:
+def test_a_single_image_has_no_interval_and_a_stranger_no_difference() -> None:
     found = evaluation({("baseline", "psnr"): [20], ("adapted", "psnr"): [21]})
     difference = found.difference("adapted", "target", "psnr")
     assert difference is not None
-    assert difference.standard_error is None
+    assert (difference.low, difference.high, difference.p, difference.word) == (None, None, None, "too few images")
     assert found.difference("adapted", "target", "psnr", against="median") is None
     assert found.mean("adapted", "source", "psnr") is None
 
@@ -74,12 +78,12 @@ def test_a_single_image_has_no_standard_error_and_a_stranger_no_difference() -> 
 def test_table_shows_means_differences_directions_and_what_is_unavailable() -> None:
     unavailable = {"dataset": "target", "id": "0.png", "student": "adapted", "metric": "lpips"}
     extra = [{**unavailable, "error": f"{UNAVAILABLE}no weights at hand"}]
-    values = {("baseline", "niqe"): [6.0, 8.0], ("adapted", "niqe"): [5.0, 6.5]}
+    values = {("baseline", "niqe"): [6.0] * 8, ("adapted", "niqe"): [5.0] * 4 + [4.5] * 4}
     found = evaluation(values, higher=False, extra=extra, metrics=("niqe", "lpips"))
     lines = markdown(found).splitlines()
-    assert "| student | niqe ↓ |" in lines
-    assert "| baseline | 7.000 |" in lines
-    assert "| adapted | 5.750 (-1.250 ± 0.250) |" in lines
+    assert "| method | niqe ↓ |" in lines
+    assert "| baseline | 6.000 |" in lines
+    assert "| adapted | 4.750 (-1.250 [-1.438, -1.062] better) |" in lines
     assert "- lpips: unavailable: no weights at hand" in lines
     assert found.unavailable == {"lpips": "no weights at hand"}
 
@@ -100,11 +104,12 @@ def test_table_shows_what_ground_truth_is_missing_for_and_what_students_cost() -
     }
     found = replace(found, costs={"target": costs})
     lines = markdown(found).splitlines()
-    assert "| student | psnr ↑ | niqe ↓ | parameters | s/image |" in lines
+    assert "| method | psnr ↑ | niqe ↓ | parameters | s/image |" in lines
     assert "| baseline | – | 6.000 | 57,281 | 0.0125 |" in lines
     assert "| adapted | – | 5.000 (-1.000) | – | 12.50 |" in lines
     assert "- psnr: unavailable: needs ground truth, which this test set lacks" in lines
-    assert "- s/image: median over the test set, one image at a time, on CPU (1 thread)" in lines
+    note = "- s/image: median over the test set, one image at a time, without the first one of each worker, on "
+    assert f"{note}CPU (1 thread)" in lines
     assert found.failures("target") == []
     assert found.unavailable == {}
     assert found.why_missing("target", "psnr") == NO_TRUTH
@@ -112,10 +117,10 @@ def test_table_shows_what_ground_truth_is_missing_for_and_what_students_cost() -
 
 
 def test_a_fine_tune_that_harms_the_source_by_itself_is_named_with_its_remedies() -> None:
-    baseline = {("baseline", "psnr"): [30.0, 32.0]}
-    harmed = evaluation(baseline | {("source_only", "psnr"): [29.5, 31.7]}, dataset="source")
+    baseline = {("baseline", "psnr"): [30.0, 32.0] * 4}
+    harmed = evaluation(baseline | {("source_only", "psnr"): [29.5, 31.7] * 4}, dataset="source")
     note = source_loss(harmed)
-    assert note.startswith("source_only loses 0.40 ± 0.10 dB PSNR on the source itself")
+    assert note.startswith("source_only loses 0.40 dB PSNR on the source itself (95 % interval 0.3")
     assert all(key in note for key in ("training.lr", "training.loss=l2", "training.batch_size", "training.ema"))
     assert "\n" not in note
     assert f"- {note}" in markdown(harmed).splitlines()
@@ -124,15 +129,15 @@ def test_a_fine_tune_that_harms_the_source_by_itself_is_named_with_its_remedies(
 @pytest.mark.parametrize(
     ("dataset", "student", "values"),
     [
-        ("source", "source_only", [30.1, 32.1]),  # it gains
-        ("source", "source_only", [29.0, 32.8]),  # -0.1 on average, within the standard error of 0.9
-        ("source", "adapted", [29.5, 31.7]),  # the price of the photos, not of the fine-tune
-        ("target", "source_only", [29.5, 31.7]),
-        ("source", "source_only", [29.5, None]),  # one image alone has no standard error
+        ("source", "source_only", [30.1, 32.1] * 4),  # it gains
+        ("source", "source_only", [29.0, 32.8] * 4),  # -0.1 on average, within the interval
+        ("source", "adapted", [29.5, 31.7] * 4),  # the price of the photos, not of the fine-tune
+        ("target", "source_only", [29.5, 31.7] * 4),
+        ("source", "source_only", [29.5, 31.7] + [None] * 6),  # two images alone have no interval
     ],
 )
 def test_other_losses_are_not_put_down_to_the_fine_tune(dataset: str, student: str, values: list[float | None]) -> None:
-    found = evaluation({("baseline", "psnr"): [30.0, 32.0], (student, "psnr"): values}, dataset=dataset)
+    found = evaluation({("baseline", "psnr"): [30.0, 32.0] * 4, (student, "psnr"): values}, dataset=dataset)
     assert source_loss(found) == ""
     assert "loses" not in markdown(found)
 
@@ -142,7 +147,7 @@ def test_save_and_load_give_the_same_evaluation(tmp_path: Path) -> None:
     costs = {"target": {"baseline": InferenceCost(3, 0.5, "CPU (1 thread)")}}
     found = replace(found, contents={"target": "ab12"}, costs=costs)
     found.save(str(tmp_path))
-    save_table(found, str(tmp_path))
+    save_tables(found, str(tmp_path))
     again = load_evaluation(str(tmp_path))
     assert again.rows.equals(found.rows)
     assert (again.students, again.metrics, again.settings) == (found.students, found.metrics, found.settings)

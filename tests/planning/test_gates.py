@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.planning import Findings, Preflight
-from tests.planning.conftest import config
+from tests.planning.conftest import config, picture
 
 NO_TRUTH = "evaluation.target_hq=null"
 NO_SOURCE = ("evaluation.source_hq=null", "evaluation.source_lq=null")
@@ -95,3 +95,26 @@ def test_the_licence_of_the_teacher_is_told_and_may_stand_in_the_way(tmp_path: P
         )
     off = run(tmp_path, required, "teacher.licence=non-commercial", "tracking.enabled=false")
     assert said(off, "warning", "gates") == [], "nothing is promoted anyway"
+
+
+def test_missing_outputs_and_unknown_tables_are_told_before_anything_starts(tmp_path: Path) -> None:
+    """Ready outputs of another program: one of two is missing; then a checkpoint that is not there."""
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    found = run(tmp_path, f"evaluation.methods.Hi-Diff=folder:{ready}", "evaluation.published=3/REDS")
+    assert len(said(found, "error", "methods")) == 1, "an empty folder"
+    picture(ready / "0.png")
+    found = run(tmp_path, f"evaluation.methods.Hi-Diff=folder:{ready}", "evaluation.published=3/RED")
+    first, second = said(found, "error", "methods")
+    assert first.startswith(f"evaluation.methods.Hi-Diff=folder:{ready}: 1 of 2 target photos have no output")
+    assert second.startswith("evaluation.published=3/RED: did you mean '3/REDS'")
+    picture(ready / "1.png")
+    assert said(run(tmp_path, f"evaluation.methods.Hi-Diff=folder:{ready}"), "error", "methods") == []
+    found = run(tmp_path, f"evaluation.methods.other=model:{tmp_path / 'none.pth'}", verb="evaluate")
+    assert said(found, "error", "methods")[0].endswith("no such file or folder")
+
+
+def test_the_teacher_of_a_row_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "kontext").mkdir()
+    found = run(tmp_path, f"evaluation.methods.Kontext=online:kontext@{tmp_path / 'kontext'}")
+    assert any(str(tmp_path / "kontext") in line for line in said(found, "error", "weights"))

@@ -176,3 +176,26 @@ def test_agrees_with_pyiqa(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     assert load_metric("ssim")(image, reference) == pytest.approx(load_metric("ssimc")(image, reference), abs=2e-4)
     luma = PSNR(test_y_channel=True, color_space="ycbcr")(image[None], reference[None]).item()
     assert load_metric("psnr_y")(image, reference) == pytest.approx(luma, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["psnr", "psnr_y", "ssim", "ssim_y"])
+def test_a_mask_counts_its_pixels_alone(pair: tuple[torch.Tensor, torch.Tensor], name: str) -> None:
+    """PSNR of a rectangle is that of the cut; pixels outside of it change nothing, and SSIM takes whole windows."""
+    image, reference = pair
+    mask = torch.zeros(image.shape[-2:], dtype=torch.bool)
+    mask[20:60, 16:70] = True
+    metric = load_metric(name)
+    if name.startswith("psnr"):
+        expected = metric(image[:, 20:60, 16:70], reference[:, 20:60, 16:70])
+    else:  # windows centred in the rectangle reach five pixels beyond it
+        expected = metric(image[:, 15:65, 11:75], reference[:, 15:65, 11:75])
+    assert metric(image, reference, mask) == pytest.approx(expected, rel=1e-9)
+    spoiled = image.clone()
+    spoiled[:, :10] = 0
+    assert metric(spoiled, reference, mask) == metric(image, reference, mask)
+    assert metric(image, reference, torch.ones_like(mask)) == pytest.approx(metric(image, reference), rel=1e-12)
+    cropped = load_metric(name, crop_border=4)
+    inner = metric(image[:, 4:-4, 4:-4], reference[:, 4:-4, 4:-4], mask[4:-4, 4:-4])
+    assert cropped(image, reference, mask) == pytest.approx(inner, rel=1e-12)
+    with pytest.raises(DataError, match="no pixel in common"):
+        metric(image, reference, torch.zeros_like(mask))

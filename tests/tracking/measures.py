@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from gmd_ray.config import Config
 from gmd_ray.evaluation import Evaluation
-from gmd_ray.evaluation.results import PICTURES, ROWS, UNAVAILABLE
-from gmd_ray.evaluation.table import NO_TRUTH
+from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, TRUTH, UNAVAILABLE
 from gmd_ray.tracking import Decision, promote, register, start_run
 
 HIGHER = {"psnr": True, "niqe": False}
@@ -43,7 +42,7 @@ def measured(
         {"dataset": "target", "id": "0.png", "student": "adapted", "metric": metric, "error": NO_TRUTH}
         for metric in lacking
     ]
-    students = tuple(dict.fromkeys(student for student, _, _ in values))
+    students = tuple(dict.fromkeys(student for student, _, _ in values if student != TRUTH))
     table = pa.Table.from_pylist(rows, schema=ROWS)
     return Evaluation(table, PICTURES.empty_table(), students, ("psnr", "niqe", "lpips", "dists"), "crop_border=0")
 

@@ -15,6 +15,9 @@ BLOCKS = ("all", "single", "double", "late_single", "down", "mid", "up")
 LAST = "last:"
 """Opening of `last:SHARE`, the form of `teacher.injection.blocks` that names the last blocks by a share of depth."""
 
+METHODS = ("model", "folder", "online")
+"""Kinds of rows that `evaluation.methods` adds."""
+
 
 def device(value: str) -> str | None:
     return None if re.fullmatch(r"auto|cpu|cuda(:\d+)?", value) else "known: auto, cpu, cuda, cuda:N"
@@ -76,3 +79,12 @@ def students(value: Any) -> str | None:
     if isinstance(value, bool) or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
         return None
     return "must be true, false, or a list of students' names"
+
+
+def methods(value: dict[str, str]) -> str | None:
+    """Rows of an evaluation by name: `model:CHECKPOINT`, `folder:OUTPUTS` or `online:TEACHER`."""
+    for name, text in value.items():
+        kind, _, rest = text.partition(":")
+        if kind not in METHODS or not rest:
+            return f"{name}: give {', '.join(f'{kind}:...' for kind in METHODS)}"
+    return None

@@ -55,6 +55,26 @@ class EvaluationConfig:
         check=checks.students,
         kind="true, false, or list of texts",
     )
+    methods: dict[str, str] = setting(
+        {},
+        "Further rows of the table, by name. model:CHECKPOINT is another student, in any layout that spandrel loads. "
+        "folder:PATH holds ready outputs, of any program, paired with the target photos by stem; folders `target` and "
+        "`source` in it hold those for each test set. online:TEACHER is the baseline followed by a "
+        "teacher at test time: a name that `teacher.preset` takes, a model directory, or NAME@DIRECTORY.",
+        check=checks.methods,
+        kind="mapping of names to model:CHECKPOINT, folder:PATH or online:TEACHER",
+    )
+    align: str = setting(
+        "none",
+        "ecc aligns each output to the ground truth before full-reference metrics, as the published figures for "
+        "RealBlur-J are measured: a homography by the enhanced correlation coefficient, one factor of brightness, and "
+        "PSNR and SSIM over the pixels that both have.",
+        choices=("none", "ecc"),
+    )
+    published: str | None = setting(
+        None,
+        "Rows of the paper to show beside ours, marked as published: a table and a data set, such as 3/REDS.",
+    )
     allow_overlap: bool = setting(
         False,
         "Measure on photos that are also in `target.path`. They are refused otherwise, by the bytes of the files, "
@@ -80,12 +100,13 @@ class PromotionGate:
     dataset: str = setting("target", "Test set.", choices=TEST_SETS)
     against: str = setting(
         "baseline",
-        "Reference: baseline, a control, or champion, the version that would be replaced (which the candidate must not "
-        "fall behind in any case).",
+        "Reference: baseline, a control, lq (the untouched photo), a row of `evaluation.methods`, or champion, the "
+        "version that would be replaced (which the candidate must not fall behind in any case).",
     )
     min_gain: float = setting(
         0.0,
-        "Smallest improvement, in the direction of the metric; a negative one allows a loss.",
+        "Smallest improvement of the mean, in the direction of the metric; a negative one allows a loss. For a "
+        "no-reference metric on images with ground truth it is the distance to the truth's value that shrinks.",
         gt=float("-inf"),
     )
 

@@ -59,6 +59,11 @@ class TeacherEstimate:
             Injection.from_config(cfg, size)  # raises here, not for the first image, if the model lacks a block
         self.image = cache(self._image)
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the transformer."""
+        return self._files.size.parameters()
+
     def _image(self, height: int, width: int) -> ImageCost:
         """The cost of an image of that many pixels."""
         work = Workload.from_config(self._files, self._cfg, 1, height, width)

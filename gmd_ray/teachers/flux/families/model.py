@@ -123,7 +123,7 @@ class InjectingModel(ModelMixin):
         txt_ids: torch.Tensor | None,
         constants: Constants | None,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor], Tokens]:
-        """What the first block takes: (B, S, dim) image tokens, (B, T, dim) text tokens, RoPE tables, token counts.
+        """Prepare the inputs of the first block: (B, S, dim) image, (B, T, dim) text, RoPE tables and token counts.
 
         Text and tables are the constants, or else made of the other arguments.
         """

@@ -1,0 +1,68 @@
+"""The paper's published figures, to stand beside those of a run; `published.csv` names the table of each."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from gmd_ray.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row of a table of the paper."""
+
+    method: str
+    values: dict[str, float] = field(default_factory=dict)
+    """By metric, in our names."""
+    parameters: str = ""
+    """As printed, such as `1.3B+12B`."""
+    seconds: str = ""
+    """Latency in seconds as printed, on hardware that the paper does not name."""
+
+
+def published_rows(table: str) -> list[PublishedRow]:
+    """The rows of a table, in its order.
+
+    Args:
+        table: number and data set, such as `3/REDS` (`evaluation.published`).
+
+    Raises:
+        ConfigError: no such table.
+    """
+    known = _tables()
+    if table not in known:
+        raise ConfigError(f"evaluation.published={table}: {nearest(table, known)}")
+    return known[table]
+
+
+def published_note(table: str) -> str:
+    """The sentence that stands below the rows of a table."""
+    number, _, dataset = table.partition("/")
+    return (
+        f"published: printed in Table {number} ({dataset}) of the paper, measured by its authors on their own models, "
+        "images and machines; no interval is known, and none of it was measured here"
+    )
+
+
+@cache
+def _tables() -> dict[str, list[PublishedRow]]:
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    with Path(__file__).with_name("published.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            table = found.setdefault(f"{row['table']}/{row['dataset']}", {})
+            table.setdefault(row["method"], {})[row["metric"]] = row["value"]
+    return {
+        table: [
+            PublishedRow(
+                method,
+                {metric: float(text) for metric, text in cells.items() if metric not in ("parameters", "seconds")},
+                cells.get("parameters", ""),
+                cells.get("seconds", ""),
+            )
+            for method, cells in methods.items()
+        ]
+        for table, methods in found.items()
+    }
