@@ -124,7 +124,7 @@ def store_key(cfg: Config) -> str:
     Thresholds are no part of it: another gate reads the same rows.
     """
     where = {key: place["path"] for key, place in run_settings.places(cfg).items()}
-    facts = {"settings": run_settings.relevant(cfg), "places": where, "limit": cfg.target.limit}
+    facts = {"settings": _relevant(cfg), "places": where, "limit": cfg.target.limit}
     return short_digest(json.dumps(facts, sort_keys=True))
 
 
@@ -178,9 +178,15 @@ def _identity(cell: Cell) -> dict[str, Any]:
         if cell.kind == "supervised":
             facts["truth"] = cfg.training.supervised_hq
     if cell.row.online:
-        teacher = {k: v for k, v in run_settings.relevant(cfg).items() if k.startswith("teacher.")}
+        teacher = {k: v for k, v in _relevant(cfg).items() if k.startswith("teacher.")}
         facts["online"] = [teacher, cfg.teacher.path]
     return dict(digested_values(json.loads(json.dumps(facts, default=str))))
+
+
+def _relevant(cfg: Config) -> dict[str, Any]:
+    """The settings that alter pixels or scores and differ from their defaults, for the same reason as `_given`."""
+    defaults = run_settings.relevant(Config())
+    return {key: value for key, value in run_settings.relevant(cfg).items() if value != defaults.get(key)}
 
 
 def _given(section: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from gmd_ray.ablation.cells import Cell, make_cells
 from gmd_ray.ablation.sweep import Ablation, load_sweep
 from gmd_ray.errors import ConfigError
+from gmd_ray.pairstore import run_settings
 from tests.ablation.conftest import SweepWorld
 
 
@@ -101,3 +102,14 @@ def test_the_first_seed_of_all_rows_comes_before_the_second(sweep_world: SweepWo
 def test_a_setting_that_a_row_gets_wrong_names_the_row(sweep_world: SweepWorld) -> None:
     with pytest.raises(ConfigError, match=r"row 'a': training.step=3: .*did you mean 'training.steps'"):
         by_row(sweep_world, "{name: a, set: {training.step: 3}}")
+
+
+def test_a_later_version_with_more_settings_finds_the_cells(
+    sweep_world: SweepWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting that it adds has a default, which is what the cells were made with."""
+    relevant = run_settings.relevant
+    before = by_row(sweep_world, "{name: a}")["a"][0]
+    monkeypatch.setattr(run_settings, "relevant", lambda cfg: relevant(cfg) | {"teacher.brand_new": 1})
+    after = by_row(sweep_world, "{name: a}")["a"][0]
+    assert (before.store, before.folder) == (after.store, after.folder)
