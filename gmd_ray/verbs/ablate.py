@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def register(verbs: Verbs) -> None:
     )
     parser.add_argument(
         "--group",
+        type=_regex,
         metavar="REGEX",
         help="images whose ids have the same first group count as one in the intervals, such as crops of one photo",
     )
@@ -88,6 +90,15 @@ def run_ablate(args: argparse.Namespace) -> int:
     show(text)
     say(f"table    {folder}/table.md")
     return 0
+
+
+def _regex(text: str) -> str:
+    """A regular expression, for argparse."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text}: no regular expression ({error})") from error
+    return text
 
 
 def _parameters(given: list[str]) -> dict[str, str]:

@@ -122,3 +122,14 @@ def test_the_command_lists_its_sweeps(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_sweep_is_asked_for(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ablate", *given]) == 2
     assert "ablate needs a sweep before the settings: table5, table6" in capsys.readouterr().err
+
+
+def test_a_group_that_is_no_regular_expression_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ablate", "table7", "--group", "("])
+    assert "(: no regular expression" in capsys.readouterr().err
+
+
+def test_a_parameter_needs_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablate", "table13", "--with", "teacher2"]) == 2
+    assert "--with teacher2: give NAME=VALUE" in capsys.readouterr().err
