@@ -58,7 +58,8 @@ def make_page(found: Preview) -> str:
 def _first(gate: GateView, tried: int) -> str:
     admitted = gate.admitted(gate.threshold)
     sign = "≥" if gate.higher_is_better else "≤"
-    return f"{admitted} of {tried} photos make a pair that would be trained on, at a score {sign} {gate.threshold:g}."
+    make = "makes" if admitted == 1 else "make"
+    return f"{admitted} of {tried} photos {make} a pair to train on, at a score {sign} {gate.threshold:g}."
 
 
 def _second(found: Preview) -> str:

@@ -116,7 +116,7 @@ def test_the_page(cfg: Config, found: Preview) -> None:
     html = make_page(found)
     page = Page(html)
     taken = len(found.accepted)
-    assert f"{taken} of {CHECKED} photos make a pair" in page.text
+    assert re.search(rf"{taken} of {CHECKED} photos makes? a pair to train on, at a score ≥ 5\.", page.text)
     assert f"All 4 photos would give about {round(4 * taken / CHECKED)} pairs" in page.text
     assert f"and cost {found.plan.price:,.2f} USD" in page.text
     assert page.text.count("A GPU is needed for the teacher") == 1
