@@ -89,7 +89,7 @@ def held_out_galleries(evaluation: Evaluation, gains: Gains | None, count: int) 
     improved = [image for image in gains.most_improved(min(count, half)) if image in kept]
     harmed = [image for image in gains.most_harmed(min(count, half)) if image in kept and image not in improved]
     rest = [image for image in pictured if image not in {*improved, *harmed}]
-    typical = gains.typical(count, rest or pictured)
+    typical = gains.typical(min(count, max(3, len(gains.by_image) // 6)), rest or pictured)
     chosen = [
         ("Typical", "gains nearest the median of all", typical, ""),
         ("Most improved", "largest gains first", improved, "No test photo improves."),
