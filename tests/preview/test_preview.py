@@ -19,8 +19,8 @@ from gmd_ray.preview.grid import parse_grid
 from gmd_ray.preview.page import wilson
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
+from tests.browser import PHONE, WIDER, audit, chromium, opened
 from tests.planning.conftest import config
-from tests.report.browser import PHONE, WIDER, audit, chromium, opened
 from tests.report.page import Page
 
 CHECKED = 3
