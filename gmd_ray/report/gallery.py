@@ -13,6 +13,7 @@ from gmd_ray.errors import GmdError
 from gmd_ray.evaluation.actor import ADAPTED, PICTURE_SIDE, centre
 from gmd_ray.evaluation.results import TRUTH, UNTOUCHED, Evaluation
 from gmd_ray.evaluation.store import StoreSummary, borderline_pairs, shown_pairs
+from gmd_ray.evaluation.summaries.gains import Gains
 from gmd_ray.evaluation.table import BASELINE
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, encode_png, png_size
@@ -20,7 +21,6 @@ from gmd_ray.images.listing import read_file
 from gmd_ray.images.sets.pairs import pairing_stem
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.report.encode import BUDGET, encode_pictures
-from gmd_ray.report.gains import Gains
 
 LABELS = {
     UNTOUCHED: "untouched photo",
