@@ -159,9 +159,9 @@ class TeacherConfig:
     step_cache: float | None = setting(
         None,
         "Skip all of FLUX's blocks but the first in evaluations where what that block adds has changed by less than "
-        "this share since the last full one; null skips nothing. The results are not equal: with the demo's photo teacher "
-        "0.1 skips 34 % of the evaluations and moves pixels by 1.5 gray levels on average, where the projection itself "
-        "moves them by 5.7 (`python -m tests.benchmarks.precision`).",
+        "this share since the last full one; null skips nothing. The results are not equal: with the demo's photo "
+        "teacher 0.1 skips 34 % of the evaluations and moves pixels by 1.5 gray levels on average, where the "
+        "projection itself moves them by 5.7 (`python -m tests.benchmarks.precision`).",
         gt=0,
     )
     compile: Any = setting(

@@ -38,10 +38,12 @@ class EvaluationCount:
 
 @dataclass
 class _FullEvaluation:
-    """What the blocks added to the image tokens when an image was last evaluated in full; all (B, S, dim)."""
+    """The last full evaluation of each image: what the blocks added to its tokens, (B, S, dim) each."""
 
     first: torch.Tensor
+    """By the first block."""
     rest: torch.Tensor
+    """By all blocks after it."""
 
 
 class StepCache:
@@ -108,7 +110,7 @@ class StepCache:
 
 def relative_change(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     """The mean of |new - old| over the mean of |old|, for each image by itself: (B, S, dim) twice -> (B,) float32."""
-    change, size = ((x.abs().mean(dim=(1, 2), dtype=torch.float32)) for x in (new - old, old))
+    change, size = (x.abs().mean(dim=(1, 2), dtype=torch.float32) for x in (new - old, old))
     return change / size
 
 
