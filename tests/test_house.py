@@ -16,7 +16,7 @@ MAX_LINES = 320
 MAX_FILES = 14
 CONTINUES = re.compile(r"(Of|What|Whether|How|That|Which|Who|Whom|Whose)\b")
 """First words of a docstring that goes on where the name above it stops."""
-WRITTEN = {"ATTRIBUTION.md", "table.md"}
+WRITTEN = {"ATTRIBUTION.md", "result.md", "table.md"}
 """Markdown files that the code writes."""
 CITED = re.compile(r"(?<![\w/*.-])((?:[\w-]+/)*[\w-]+\.md)\b")
 

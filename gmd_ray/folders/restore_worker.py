@@ -72,10 +72,7 @@ class Restorer:
         restored = self._restored_together({job: photo.rgb for job, (photo, _) in photos.items()})
         for job, (photo, digest) in photos.items():
             try:
-                rgb = restored.get(job)
-                if rgb is None:
-                    rgb = self._run([photo.rgb], [job.id])[0]
-                made = replace(photo, rgb=rgb, alpha=self._alpha(photo.alpha, job.id))
+                made = self.restore_photo(photo, job.id, restored.get(job))
                 code = encode_photo(made, PurePosixPath(job.name).suffix)
                 filesystem, base = open_filesystem(out)
                 put(filesystem, f"{base}/{job.name}", code)
@@ -85,6 +82,21 @@ class Restorer:
                     raise GmdError(f"{out}: cannot be written any more: {error.strerror}") from error
                 rows[job.id] = _failed(job, error)
         return [rows[job.id] for job in jobs]
+
+    def restore_photo(self, photo: Photo, key: str, rgb: np.ndarray | None = None) -> Photo:
+        """Restore one photo; its metadata are kept.
+
+        Args:
+            photo: the photo.
+            key: its id, which seeds a student that draws noise.
+            rgb: the restored samples (H * scale, W * scale, 3), where they are known already.
+
+        Raises:
+            DataError: the student made no image of the right size, or one with values that are not finite.
+        """
+        if rgb is None:
+            rgb = self._run([photo.rgb], [key])[0]
+        return replace(photo, rgb=rgb, alpha=self._alpha(photo.alpha, key))
 
     def _restored_together(self, images: dict[RestoreJob, np.ndarray]) -> dict[RestoreJob, np.ndarray]:
         """Restore images (H, W, 3) of equal size together. Groups that fail are left out, to be tried one by one."""

@@ -63,7 +63,8 @@ def accept(words: list[str]) -> Config | None:
         return None
     given = folder_verbs.restore_settings(args) if args.verb == "restore" else args.settings
     cfg = load_config(given, check_paths=False)
-    if args.verb in RUNS and "..." not in words and given:
+    of_a_run = getattr(args, "from_metrics", None)  # the settings are then those of a run
+    if args.verb in RUNS and "..." not in words and given and of_a_run is None:
         require(cfg, args.verb)
     return cfg
 
@@ -130,6 +131,16 @@ def verbs() -> tuple[str, ...]:
 
 
 @cache
+def actions() -> tuple[tuple[str, str], ...]:
+    """(verb, action) of the verbs that have actions of their own, such as `study create`."""
+    found = [
+        (verb, name) for verb in verbs() for name in re.findall(r"^ {4}([a-z][a-z-]*)\b", help_of(verb), re.MULTILINE)
+    ]
+    return tuple(words for words in found if help_of(*words) not in ("", help_of(words[0])))
+
+
+@cache
 def options() -> set[str]:
-    """Every option of every verb."""
-    return {option for verb in ("", *verbs()) for option in re.findall(r"--[\w-]+", help_of(*filter(None, [verb])))}
+    """Every option of every verb and its actions."""
+    words = [(), *((verb,) for verb in verbs()), *actions()]
+    return {option for each in words for option in re.findall(r"--[\w-]+", help_of(*each))}

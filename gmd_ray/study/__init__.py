@@ -1,0 +1,1 @@
+"""A human study: which of two methods' pictures do people prefer? Pairs, pages for raters, and the result."""

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gmd_ray.study.statistics import (
+    agreement_with_others,
+    krippendorff_alpha,
+    ties_as_half,
+    wilson,
+    without_ties,
+)
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [
+        # Newcombe, Interval estimation for the single proportion (1998), table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_has_the_published_values(successes: int, count: int, low: float, high: float) -> None:
+    assert wilson(successes, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "count"), [(7, 10), (0, 3), (3, 3), (500, 999)])
+def test_wilson_is_scipys(successes: int, count: int) -> None:
+    theirs = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, count) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_win_rates_by_hand() -> None:
+    tallies = [(3, 1, 0), (1, 2, 1)]  # 4 wins, 3 ties, 1 loss
+    excluded, half = without_ties(tallies), ties_as_half(tallies)
+    assert excluded is not None
+    assert half is not None
+    assert excluded.rate == 4 / 5
+    assert half.rate == 5.5 / 8
+    assert excluded.wilson == wilson(4, 5)
+    # Two raters: a sample is both (one half), or one of them twice (a quarter each): three values.
+    assert half.clustered == pytest.approx((0.5, 3.5 / 4))
+    assert excluded.clustered == pytest.approx((0.5, 1.0))
+
+
+def test_what_has_no_answers_has_no_rate() -> None:
+    assert without_ties([(0, 3, 0)]) is None
+    assert ties_as_half([]) is None
+    alone = ties_as_half([(3, 1, 1)])
+    assert alone is not None
+    assert alone.clustered is None
+
+
+def test_the_clustered_interval_is_scipys_bootstrap_of_raters() -> None:
+    rng = np.random.default_rng(3)
+    wins = rng.binomial(12, rng.beta(4, 3, 30))
+    tallies = [(int(w), 2, 12 - int(w)) for w in wins]
+    ours = ties_as_half(tallies)
+    assert ours is not None
+    assert ours.clustered is not None
+    theirs = stats.bootstrap(
+        (np.array([(w + 1) / 14 for w in wins]),), np.mean, method="percentile", n_resamples=20_000, rng=1
+    ).confidence_interval
+    assert ours.clustered == pytest.approx((theirs.low, theirs.high), abs=0.006)
+    assert ties_as_half(tallies) == ours  # the same seed, the same interval
+
+
+def test_the_clustered_interval_covers_where_raters_differ_and_wilsons_does_not() -> None:
+    """Raters whose own preference varies: 95 % hold over raters, and far less where answers count as independent."""
+    rng = np.random.default_rng(11)
+    truth, covered, naive, runs = 0.6, 0, 0, 150
+    for run in range(runs):
+        preference = rng.beta(6 * truth, 6 * (1 - truth), 40)
+        tallies = [(int(w), 0, 20 - int(w)) for w in rng.binomial(20, preference)]
+        found = without_ties(tallies, seed=run)
+        assert found is not None
+        assert found.clustered is not None
+        covered += found.clustered[0] <= truth <= found.clustered[1]
+        naive += found.wilson[0] <= truth <= found.wilson[1]
+    assert covered / runs > 0.88
+    assert naive / runs < 0.8
+
+
+def test_alpha_has_the_published_value() -> None:
+    """Krippendorff (2011), section C: four observers, twelve units, missing values; nominal alpha is 0.743."""
+    table = ("1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 .")
+    units = [
+        [value for value in column if value != "."] for column in zip(*(row.split() for row in table), strict=True)
+    ]
+    alpha = krippendorff_alpha(units)
+    assert alpha is not None
+    assert alpha == pytest.approx(0.743, abs=5e-4)
+
+
+def test_alpha_of_full_agreement_of_chance_and_of_nothing() -> None:
+    rng = np.random.default_rng(0)
+    assert krippendorff_alpha([["left", "left"], ["right", "right", "right"]]) == 1
+    chance = krippendorff_alpha([list(rng.choice(["left", "tie", "right"], 5)) for _ in range(4000)])
+    assert chance is not None
+    assert math.isclose(chance, 0, abs_tol=0.02)
+    assert krippendorff_alpha([["left"], ["right"]]) is None
+    assert krippendorff_alpha([["left", "left"]]) is None
+
+
+def test_agreement_counts_pairs_on_which_the_others_agree() -> None:
+    choices = {
+        "a": {"1": "left", "2": "left", "3": "tie"},
+        "b": {"1": "left", "2": "right", "3": "left"},
+        "c": {"1": "right", "2": "right"},
+    }
+    # Pair 1: the others of a are split, as are those of b; those of c agree on left. Pair 2: those of a agree on right.
+    assert agreement_with_others(choices) == {"a": (0, 2), "b": (0, 1), "c": (0, 1)}
+    assert agreement_with_others({"a": {"1": "left"}, "b": {"1": "left"}}) == {"a": (1, 1), "b": (1, 1)}
