@@ -147,7 +147,11 @@ def drain(folder: Path, seconds: int, ps: str, ray: str = "") -> tuple[Stage, su
     return stage, stage.start("sh", str(KUBERAY / "base" / "drain.sh"), str(seconds))
 
 
-IDLE = "printf '%s\\n' COMMAND ray::IDLE ray::DashboardAgent ray::RuntimeEnvAgent raylet"
+IDLE = (
+    "printf '%s\\n' COMMAND ray::IDLE ray::DashboardAgent ray::RuntimeEnvAgent "
+    "'/x/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/s --node_id=c0ffee --session-name=s'"
+)
+"""The processes of a node without work."""
 
 
 def test_a_node_without_work_goes_at_once(tmp_path: Path) -> None:
@@ -157,8 +161,8 @@ def test_a_node_without_work_goes_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 10
     [told] = [call for call in stage.calls() if call.startswith("ray")]
     assert told == (
-        "ray drain-node --address head:6379 --reason DRAIN_NODE_REASON_PREEMPTION --reason-message preStop "
-        "--deadline-remaining-seconds 60"
+        "ray drain-node --address head:6379 --node-id c0ffee --reason DRAIN_NODE_REASON_PREEMPTION "
+        "--reason-message preStop --deadline-remaining-seconds 60"
     )
 
 
