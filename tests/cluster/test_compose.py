@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gmd_ray.config.sections.generation import GenerationConfig
 from tests.cluster.tools import CLUSTER, check, load
 from tests.servers.running import running_mlflow
 
@@ -38,6 +39,12 @@ def test_tokens_are_on_and_no_secret_is_written_down() -> None:
         for name, value in service.get("environment", {}).items():
             if re.search("PASSWORD|SECRET|TOKEN", name):
                 assert SECRET.fullmatch(value) or value == "${HF_TOKEN:-}", name
+
+
+def test_a_worker_that_is_stopped_has_time_to_hand_over() -> None:
+    for name in ("worker-cpu", "worker-gpu"):
+        drain = int(SERVICES[name]["environment"]["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        assert GenerationConfig().grace_s < drain < int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
 
 
 def test_the_example_names_every_variable_without_a_default() -> None:

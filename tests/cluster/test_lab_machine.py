@@ -1,4 +1,4 @@
-"""The lab machine without Docker: its commands for Ray as processes, its MLflow on PostgreSQL and S3, and a run on it."""
+"""The lab machine without Docker: its Ray commands as processes, its MLflow on PostgreSQL and S3, and a run on it."""
 
 from __future__ import annotations
 
