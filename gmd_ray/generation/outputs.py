@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+
+log = logging.getLogger("gmd_ray.generation")
 
 STRAY = 0.02
 """Distance outside [0, 1] at which a value causes no warning: rounding and the ringing of a resize reach it."""
@@ -63,3 +66,14 @@ def _floats(values: Any, shape: Sequence[int], what: str) -> torch.Tensor:
     if not torch.isfinite(values).all():
         raise ValueError(f"{what} is not finite")
     return values
+
+
+def warn_of_clipped(images: Mapping[str, int]) -> None:
+    """Log how many images of each stage were clipped to [0, 1]."""
+    for stage, count in sorted(images.items()):
+        log.warning(
+            "%s: %d images had more than %g %% of their values outside [0, 1], and were clipped to it",
+            stage,
+            count,
+            100 * STRAY_SHARE,
+        )

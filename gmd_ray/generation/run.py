@@ -20,7 +20,7 @@ from gmd_ray.generation import suspects
 from gmd_ray.generation.attempt_log import AnyAttemptLog, AttemptLog, start_attempt_log
 from gmd_ray.generation.checks.gate import GateCheck
 from gmd_ray.generation.models import Models
-from gmd_ray.generation.outputs import STRAY_SHARE
+from gmd_ray.generation.outputs import warn_of_clipped
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.generation.resume import check_resume, complete, known_facts, refuse_other_settings, remember
 from gmd_ray.generation.watchdog import batch_bound
@@ -36,6 +36,7 @@ from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.pairstore.totals import Totals, check_totals
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.ray_utils.capacity import check_capacity
+from gmd_ray.ray_utils.metrics import record_rows, run_label
 from gmd_ray.ray_utils.remote_errors import is_ray_error
 from gmd_ray.ray_utils.shutdown import StopRequest
 from gmd_ray.storage import open_filesystem, put, with_retries
@@ -184,8 +185,8 @@ class GenerationRun:
                 if not agreed:  # every model is loaded before the first block is through
                     self.facts, agreed = attempts.facts(), True
                     remember(store, self.facts)
-                _count(progress, block, self._accepted())
-        _warn_of_clipped(attempts.clipped())
+                _count(progress, block, self._accepted(), run_label(self.cfg.out))
+        warn_of_clipped(attempts.clipped())
         lock.check()
         clock.save()
         store.refresh()
@@ -302,19 +303,10 @@ def _save_settings(cfg: Config) -> None:
         put(filesystem, path, config_text(cfg).encode())
 
 
-def _warn_of_clipped(images: dict[str, int]) -> None:
-    for stage, count in sorted(images.items()):
-        log.warning(
-            "%s: %d images had more than %g %% of their values outside [0, 1], and were clipped to it",
-            stage,
-            count,
-            100 * STRAY_SHARE,
-        )
-
-
-def _count(progress: Progress, block: pa.Table, view: pc.Expression) -> None:
-    """Add a block (columns `io_stages.SUMMARY`) to the progress line; `view` holds for accepted rows."""
+def _count(progress: Progress, block: pa.Table, view: pc.Expression, run: str) -> None:
+    """Add a block (columns `io_stages.SUMMARY`) to progress line and metrics; `view` holds for accepted rows."""
     ok = block.filter(pc.field("status") == "ok").num_rows
     taken = block.filter(view).num_rows
     new = {"accepted": taken, "rejected": ok - taken, "failed": block.num_rows - ok}
     progress.update(block.num_rows, **{key: progress.counts.get(key, 0) + n for key, n in new.items()})
+    record_rows(run, new, progress.counts, block.to_pydict(), progress.total - progress.done)

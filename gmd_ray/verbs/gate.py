@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gmd_ray.config.secrets import redact
 from gmd_ray.destinations import writing
-from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.errors import ConfigError, DataError, ExitCode
 from gmd_ray.terminal import say, show
 from gmd_ray.verbs.arguments import Verbs, count
 from gmd_ray.verbs.settings import load_settings
@@ -64,7 +64,7 @@ def run_gate(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    """Print the calibration; the status is 1 where no threshold can be proposed."""
+    """Print the calibration; the status is REFUSED where no threshold can be proposed."""
     store, settings = _words(args)
     from gmd_ray.pairstore.store import find_store
 
@@ -100,7 +100,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     show(result.text())
     if result.proposal is None:
         say("apply     nothing: choose another scorer (`gmd-ray ls metrics` lists them), and calibrate it in this way")
-        return 1
+        return ExitCode.REFUSED
     kept = [word for word in settings if not word.startswith("scorer.threshold=")]
     words = [*kept, f"scorer.threshold={result.proposal:g}"]
     say(f"apply     gmd-ray adapt {' '.join(map(shlex.quote, words))}")

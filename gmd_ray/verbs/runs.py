@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gmd_ray.config.explain import explain
 from gmd_ray.config.load import config_text, load_config, resolved
-from gmd_ray.errors import ConfigError
+from gmd_ray.errors import ConfigError, ExitCode
 from gmd_ray.terminal import say, show
 from gmd_ray.verbs.arguments import Verbs, count
 from gmd_ray.verbs.settings import load_settings
@@ -52,7 +53,7 @@ def run_adapt(args: argparse.Namespace) -> int:
         say(reason)
     say(f"student  {result.student}")
     say(f"report   {result.report}")
-    return 0
+    return _judged(result.reasons)
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -60,7 +61,7 @@ def run_check(args: argparse.Namespace) -> int:
 
     found = check(lambda: load_settings(args), args.run_of)
     show(found.as_json() if args.json else found.text())
-    return 0 if found.ok else 2
+    return found.exit_code
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -181,7 +182,12 @@ def _from_metrics(args: argparse.Namespace) -> int:
     for reason in decision.reasons:
         say(reason)
     say(f"report   {write_report(cfg, evaluation, decision=decision)}")
-    return 0
+    return _judged(decision.reasons)
+
+
+def _judged(reasons: Sequence[str]) -> ExitCode:
+    """The status of a command that judged a student: REFUSED if a gate refuses it (`tracking.Decision.reasons`)."""
+    return ExitCode.REFUSED if any(reason.startswith("refused") for reason in reasons) else ExitCode.DONE
 
 
 def run_config(args: argparse.Namespace) -> int:

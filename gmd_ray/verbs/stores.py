@@ -7,6 +7,7 @@ import argparse
 from gmd_ray.config.places import below
 from gmd_ray.config.secrets import redact
 from gmd_ray.destinations import writing
+from gmd_ray.errors import ExitCode
 from gmd_ray.terminal import say, show
 from gmd_ray.verbs.arguments import Verbs, count
 from gmd_ray.verbs.settings import load_settings
@@ -53,7 +54,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
     found = verify(find_store(args.store), args.deep)
     show(found)
-    return 1 if found.findings else 0
+    return ExitCode.DATA if found.findings else ExitCode.DONE
 
 
 def run_status(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from gmd_ray.cli import main
+from gmd_ray.errors import ExitCode
 from gmd_ray.evaluation.results import PICTURES, ROWS, Evaluation
 from gmd_ray.images.files.encode import decode_png, encode_png
 from gmd_ray.serving.server import PageServer
@@ -137,4 +138,4 @@ def test_the_served_command_prints_links_that_open_and_ends_on_ctrl_c(study: Stu
         with urllib.request.urlopen(link.strip(), timeout=20) as page:
             assert len(page_data(page.read())["pairs"]) == 10
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=20) == ExitCode.INTERRUPTED
