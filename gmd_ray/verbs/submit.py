@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import logging
 import os
@@ -82,9 +83,7 @@ def run_submit(args: argparse.Namespace) -> int:
     runtime_env = _runtime_env(args, cfg)
     command = shlex.join(["python", "-m", "gmd_ray.cli", *args.words])
     if redact(command) != command:
-        log.warning(
-            "the dashboard shows the command of a job, with the secrets in it; --env takes them from this shell"
-        )
+        log.warning("the dashboard shows the secrets in a job's command; --env NAME takes one from this shell instead")
 
     from gmd_ray.ray_utils.submission import connect, submit
 
@@ -94,9 +93,10 @@ def run_submit(args: argparse.Namespace) -> int:
     say(f"follow   {address.rstrip('/')}/#/jobs/{job}, or gmd-ray submit --follow {job}")
     if cfg is not None and args.inner.verb != "restore":
         out = _out_of_job(args.inner.settings, cfg)
-        say(f"run      {out}")
+        where = " of the head node" if out.startswith("~") else ""
+        say(f"run      {out}{where}")
         if args.inner.verb in ("adapt", "evaluate"):
-            say(f"report   {below(out, 'report.html')}")
+            say(f"report   {below(out, 'report.html')}{where}")
     return ExitCode.DONE if args.no_wait else _follow(client, address, job, args.stop_on_interrupt)
 
 
@@ -179,10 +179,8 @@ def _metadata(args: argparse.Namespace, cfg: Config | None) -> dict[str, str]:
     found = {"job_name": f"gmd-ray {args.inner.verb}", "verb": args.inner.verb, "gmd_ray": __version__}
     if cfg is not None:
         found["out"] = redact(_out_of_job(args.inner.settings, cfg))
-    try:
+    with contextlib.suppress(KeyError, OSError):  # a container without a name for its user
         found["user"] = getpass.getuser()
-    except (KeyError, OSError):  # a container without a name for its user
-        pass
     return found
 
 
@@ -193,4 +191,4 @@ def _out_of_job(settings: list[str], cfg: Config) -> str:
         return cfg.out
     here = Path.cwd()
     inside = Path(cfg.out).is_relative_to(here)
-    return f"~/gmd_ray/{Path(cfg.out).relative_to(here)} of the head node" if inside else cfg.out
+    return f"~/gmd_ray/{Path(cfg.out).relative_to(here)}" if inside else cfg.out

@@ -71,8 +71,12 @@ class ImagePath:
         return "\n".join(map(printable, lines))
 
 
-def read_image_path(store: PairStore, id: str) -> ImagePath:
+def read_image_path(store: PairStore, name: str) -> ImagePath:
     """Read the row of one image; its pictures are not read.
+
+    Args:
+        store: the store.
+        name: the image's id.
 
     Raises:
         DataError: the store has no row of this id; the nearest ids are named.
@@ -80,12 +84,12 @@ def read_image_path(store: PairStore, id: str) -> ImagePath:
     columns = [name for name in SCALARS if name != "id"]
     with arrow_errors_as_data_errors(store.url):
         rows = rows_dataset(store.path, store.filesystem)
-        found = rows.to_table(columns=["id", *columns, "__filename"], filter=pc.field("id") == id).to_pylist()
+        found = rows.to_table(columns=["id", *columns, "__filename"], filter=pc.field("id") == name).to_pylist()
         if not found:
             ids = rows.to_table(columns=["id"])["id"].to_pylist()
-            close = difflib.get_close_matches(id, ids[:SEARCHED], n=1)
+            close = difflib.get_close_matches(name, ids[:SEARCHED], n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"{len(ids):,} other images have theirs"
-            raise DataError(f"{store.url}: no row of {id!r} yet; {hint}")
+            raise DataError(f"{store.url}: no row of {name!r} yet; {hint}")
     row = next((row for row in found if row["status"] == "ok"), found[-1])
     return ImagePath(
         id=row["id"],
