@@ -34,9 +34,7 @@ def sent(folder: Path, include: list[str], exclude: list[str]) -> tuple[set[str]
     packed = pack(folder, include, exclude)
     target = folder.parent / f"{folder.name}.zip"
     target.unlink(missing_ok=True)
-    _zip_files(
-        folder, _get_excludes(folder, packed.excludes), str(target), include_gitignore=True, include_parent_dir=False
-    )
+    _zip_files(str(folder), packed.excludes, str(target), include_gitignore=True, include_parent_dir=False)
     with zipfile.ZipFile(target) as file:
         names = {info.filename for info in file.infolist() if not info.is_dir()}
     return names, packed.size
