@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from gmd_ray.errors import ConfigError
 
 ALWAYS = ("gmd_ray", "jobs", "pyproject.toml")
-"""What a job needs of a checkout."""
+"""Parts of a checkout that a job needs."""
 NEVER = ("__pycache__", ".git", ".venv")
 """Folders that stay behind wherever they are."""
 LIMIT = 500 * 1024**2

@@ -198,7 +198,7 @@ def test_an_adapt_is_followed_to_its_refusal_and_every_series_is_there(head: Hea
 
     # The books of the metrics are those of the store.
     manifest = json.loads((out / "pairs" / "manifest.json").read_text())
-    states = {state: count for state in ("accepted", "rejected", "failed") if (count := manifest["totals"][state])}
+    states = {state: count for state in ("accepted", "rejected", "failed") if (count := manifest[state])}
     assert series.by("ray_gmd_images_total", "state") == states
     label = f"{out.parent.name}/run"
     rows = ds.dataset(out / "pairs" / "rows").to_table(columns=["score", "seconds_project"])

@@ -1,4 +1,4 @@
-"""What of a checkout travels with a job, compared with what Ray's own packaging would send."""
+"""The part of a checkout that travels with a job, compared with the files that Ray packs."""
 
 from __future__ import annotations
 

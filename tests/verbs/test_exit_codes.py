@@ -14,7 +14,7 @@ from gmd_ray.errors import ExitCode, GmdError, RefusedError
 from gmd_ray.planning.findings import Findings
 from gmd_ray.ray_utils.remote_errors import as_text, from_text
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 MEANINGS = {
     "GmdError": 1, "ReplicaLostError": 1, "ConfigError": 2, "RefusedError": 2, "ModelError": 2,
