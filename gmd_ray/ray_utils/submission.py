@@ -77,7 +77,7 @@ def _errors_in_one_line(address: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, RuntimeError, AuthenticationError, ValueError, OSError) as error:
-        text = one_line(error)
+        text = one_line(error).rstrip(".")
         if isinstance(error, AuthenticationError) or "401" in text or "403" in text or "Unauthorized" in text:
             raise ConfigError(
                 f"--address {address}: this cluster wants a token: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to that "

@@ -66,6 +66,8 @@ def run_submit(args: argparse.Namespace) -> int:
     address = args.address or os.environ.get(ADDRESS)
     if not address:
         raise ConfigError(f"submit: give --address http://HOST:8265, the cluster's dashboard (or set {ADDRESS})")
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(f"--address {address}: give the cluster's dashboard, http://HOST:8265")
     if args.follow:
         if args.words:
             raise ConfigError(f"submit --follow {args.follow}: leave out {' '.join(args.words)}")
