@@ -66,7 +66,7 @@ def test_a_preflight_tells_data_from_settings(codes: list[str], status: int) -> 
         (["import", "--from", "wds:{here}/none", "-o", "{here}/out", "--lq", "a"], 3),
         (["submit"], 2),
         (["submit", "adapt", "--address", "127.0.0.1:6379"], 2),
-        (["submit", "serve", "--address", "http://127.0.0.1:1"], 2),
+        (["submit", "serve", "runs/x", "--address", "http://127.0.0.1:1"], 2),
         (["submit", "status", "x", "--env", "NOT_SET_ANYWHERE", "--address", "http://127.0.0.1:1"], 2),
         (["submit", "status", "x", "--include", "../x", "--address", "http://127.0.0.1:1"], 2),
         (["submit", "status", "x", "--address", "http://127.0.0.1:1"], 1),
