@@ -121,7 +121,8 @@ def head() -> Iterator[Head]:
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0", "HOME": temp,
         "RAY_metrics_report_interval_ms": "1000", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }  # fmt: skip
-    env.pop("RAY_ADDRESS", None)
+    for name in ("RAY_ADDRESS", "PYTHONPATH"):  # a job sees the package in its working directory, not this checkout
+        env.pop(name, None)
     command = [
         str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=4",
         "--num-gpus=0", "--object-store-memory=200000000", f"--temp-dir={temp}", "--node-ip-address=127.0.0.1",
