@@ -224,6 +224,10 @@ def test_the_experiments(
     assert printed.startswith("source: ")
     saved = json.loads((out / "pairs" / "plan.json").read_text())
     assert (saved["images"], saved["accelerators"]) == (targets, 4)
+    assert main([*args, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {key: document[key] for key in saved} == saved
+    assert {each["role"] for each in document["sets"]} >= {"source", "target"}
 
     next(path for path in (root / SETS[values["source.hq"].partition("@")[0]].folder).rglob("*.png")).unlink()
     assert f"@{root}: " in refused()
