@@ -10,6 +10,8 @@ import torch
 
 log = logging.getLogger("gmd_ray.generation")
 
+CLIPPED = "clipped"
+"""Name of a stage's count of images that had to be clipped."""
 STRAY = 0.02
 """Distance outside [0, 1] at which a value causes no warning: rounding and the ringing of a resize reach it."""
 STRAY_SHARE = 0.01
@@ -55,6 +57,21 @@ def scores_of(values: Any, count: int, what: str) -> list[float]:
     return scores
 
 
+def say_counts(counts: Mapping[tuple[str, str], int]) -> None:
+    """Log what the stages of a run have counted, (stage, what) -> number.
+
+    Clipped images are a warning. A teacher that skips parts of its evaluations counts `evaluations` and `skipped`.
+    """
+    for (stage, what), number in sorted(counts.items()):
+        if what == CLIPPED:
+            text = "%s: %d images had more than %g %% of their values outside [0, 1], and were clipped to it"
+            log.warning(text, stage, number, 100 * STRAY_SHARE)
+    if evaluations := counts.get(("project", "evaluations")):
+        skipped = counts.get(("project", "skipped"), 0)
+        text = "project: teacher.step_cache skipped %.0f %% of the teacher's evaluations (%d of %d)"
+        log.info(text, 100 * skipped / evaluations, skipped, evaluations)
+
+
 def _floats(values: Any, shape: Sequence[int], what: str) -> torch.Tensor:
     if not isinstance(values, torch.Tensor):
         raise ValueError(f"{what} is a {type(values).__module__}.{type(values).__qualname__}, not a tensor")
@@ -66,14 +83,3 @@ def _floats(values: Any, shape: Sequence[int], what: str) -> torch.Tensor:
     if not torch.isfinite(values).all():
         raise ValueError(f"{what} is not finite")
     return values
-
-
-def warn_of_clipped(images: Mapping[str, int]) -> None:
-    """Log how many images of each stage were clipped to [0, 1]."""
-    for stage, count in sorted(images.items()):
-        log.warning(
-            "%s: %d images had more than %g %% of their values outside [0, 1], and were clipped to it",
-            stage,
-            count,
-            100 * STRAY_SHARE,
-        )

@@ -20,7 +20,7 @@ from gmd_ray.generation import suspects
 from gmd_ray.generation.attempt_log import AnyAttemptLog, AttemptLog, start_attempt_log
 from gmd_ray.generation.checks.gate import GateCheck
 from gmd_ray.generation.models import Models
-from gmd_ray.generation.outputs import warn_of_clipped
+from gmd_ray.generation.outputs import say_counts
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.generation.resume import check_resume, complete, known_facts, refuse_other_settings, remember
 from gmd_ray.generation.watchdog import batch_bound
@@ -186,7 +186,8 @@ class GenerationRun:
                     self.facts, agreed = attempts.facts(), True
                     remember(store, self.facts)
                 _count(progress, block, self._accepted(), run_label(self.cfg.out))
-        warn_of_clipped(attempts.clipped())
+        say_counts(counts := attempts.counts())
+        clock.note({what: number for (stage, what), number in counts.items() if stage == "project"})
         lock.check()
         clock.save()
         store.refresh()
