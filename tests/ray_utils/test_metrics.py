@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -37,12 +39,12 @@ def test_nothing_is_recorded_without_a_session(monkeypatch: pytest.MonkeyPatch) 
         raise AssertionError(name)
 
     monkeypatch.setattr(metrics, "_metric", refuse)
-    monkeypatch.setitem(metrics.sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
     record("gmd_images", 1, {"run": "a", "state": "accepted"})
 
 
 def test_a_block_of_rows(recorded: Recorded) -> None:
-    columns = {"id": ["a", "b", "c"], "score": [4.0, 5.0, None], "seconds_project": [0.5, None, 2.0]}
+    columns: dict[str, list[Any]] = {"id": ["a", "b", "c"], "score": [4.0, 5.0, None], "seconds_project": [0.5, None, 2.0]}
     record_rows("runs/a", {"accepted": 1, "failed": 2}, {"accepted": 3, "rejected": 1, "failed": 2}, columns, 7)
     run = {"run": "runs/a"}
     assert recorded == [
