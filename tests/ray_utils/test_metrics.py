@@ -44,7 +44,8 @@ def test_nothing_is_recorded_without_a_session(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_block_of_rows(recorded: Recorded) -> None:
-    columns: dict[str, list[Any]] = {"id": ["a", "b", "c"], "score": [4.0, 5.0, None], "seconds_project": [0.5, None, 2.0]}
+    columns: dict[str, list[Any]] = {"id": ["a", "b", "c"], "score": [4.0, 5.0, None]}
+    columns["seconds_project"] = [0.5, None, 2.0]
     record_rows("runs/a", {"accepted": 1, "failed": 2}, {"accepted": 3, "rejected": 1, "failed": 2}, columns, 7)
     run = {"run": "runs/a"}
     assert recorded == [

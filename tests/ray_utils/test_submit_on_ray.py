@@ -32,6 +32,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = WorldSize(seed=7, target=40, severe=4, source=6, target_test=2, source_test=2)
 STEPS = 12
+LEFT_BEHIND = ["--exclude", "gmd_ray/demo/photos/weights", "--exclude", "gmd_ray/demo/photos/photographs"]
 UP_S, JOB_S = 180, 900
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
@@ -69,7 +70,7 @@ class Head:
     def submit(self, *words: str) -> subprocess.Popen[str]:
         """Start `gmd-ray submit`, with SIGINT as a terminal leaves it."""
         return subprocess.Popen(
-            [sys.executable, "-m", "gmd_ray.cli", "submit", *words, "--address", self.address],
+            [sys.executable, "-m", "gmd_ray.cli", "submit", *words, "--address", self.address, *LEFT_BEHIND],
             cwd=ROOT, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
@@ -171,7 +172,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     }  # fmt: skip
     return [
         "preset=toy", "prepare=null", *(f"{key}={folder / 'photos' / name}" for key, name in keys.items()),
-        "teacher.pool.min=1", "teacher.pool.max=1", "scorer.threshold=4", "generation.rows_per_block=2",
+        "teacher.steps=10", "teacher.pool.min=1", "teacher.pool.max=1", "scorer.threshold=4", "generation.rows_per_block=2",
         f"training.steps={STEPS}", "training.batch_size=2", "training.checkpoint_every=4", "training.log_every=1",
         "evaluation.metrics=[psnr]", "controls=[]", "log_interval_s=1",
         "tracking.gates=[{metric: psnr, dataset: target, against: baseline, min_gain: 50}]", f"out={folder / 'run'}",
