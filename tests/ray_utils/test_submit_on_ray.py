@@ -172,7 +172,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     }  # fmt: skip
     return [
         "preset=toy", "prepare=null", *(f"{key}={folder / 'photos' / name}" for key, name in keys.items()),
-        "teacher.steps=10", "teacher.pool.min=1", "teacher.pool.max=1", "scorer.threshold=4", "generation.rows_per_block=2",
+        "teacher.steps=10",
+        "teacher.pool.min=1", "teacher.pool.max=1", "scorer.threshold=4", "generation.rows_per_block=2",
         f"training.steps={STEPS}", "training.batch_size=2", "training.checkpoint_every=4", "training.log_every=1",
         "evaluation.metrics=[psnr]", "controls=[]", "log_interval_s=1",
         "tracking.gates=[{metric: psnr, dataset: target, against: baseline, min_gain: 50}]", f"out={folder / 'run'}",
