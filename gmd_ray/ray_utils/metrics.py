@@ -1,7 +1,8 @@
 """The metrics of a run, for Prometheus. Ray exports them from every node, with `ray_` before each name.
 
-Ray adds `_total` to the name of a counter. Gauges vanish with the process that set them; counters and histograms stay
-until the node's agent ends. Nothing is recorded where this process is not part of a Ray session.
+Ray adds `_total` to the name of a counter. Counters and histograms stay until the node's agent ends. A gauge is exported
+once for each time that it is set, and dropped after two report intervals (20 s), so that a thread sets each one again
+until its process ends. Nothing is recorded where this process is not part of a Ray session.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import itertools
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Bounds of the buckets of stage times."""
 SCORES = (*(i / 10 for i in range(1, 11)), *range(2, 11), *range(20, 101, 10))
 """Bounds of the buckets of scores: steps of 0.1 up to 1, of 1 up to 10 and of 10 up to 100, for any scorer's scale."""
+
+REFRESH_S = 5.0
+"""Seconds after which gauges are set again."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,41 @@ def record(name: str, value: float, labels: Mapping[str, str]) -> None:
         if value > 0:  # Ray refuses 0
             metric.inc(value, labels)
     elif kind == "gauge":
-        metric.set(value, labels)
+        _GAUGES.set(name, value, labels)
     else:
         metric.observe(value, labels)
+
+
+class _Gauges:
+    """The gauges of this process, which a thread sets again as long as its Ray session lasts."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+        with self._lock:
+            self._values[name, tuple(labels.items())] = value
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._refresh, name="gmd-gauges", daemon=True)
+                self._thread.start()
+        _metric(name).set(value, labels)
+
+    def _refresh(self) -> None:
+        while True:
+            time.sleep(REFRESH_S)
+            ray = sys.modules.get("ray")
+            with self._lock:
+                if ray is None or not ray.is_initialized():
+                    self._values.clear()
+                    self._thread = None
+                    return
+                for (name, labels), value in self._values.items():
+                    _metric(name).set(value, dict(labels))
+
+
+_GAUGES = _Gauges()
 
 
 @cache

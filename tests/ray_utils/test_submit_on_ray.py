@@ -120,7 +120,7 @@ def head() -> Iterator[Head]:
     port, dashboard, exported, client, http, grpc = free_ports(6)
     env = os.environ | {
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0", "HOME": temp,
-        "RAY_metrics_report_interval_ms": "1000", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_metrics_report_interval_ms": "4000", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }  # fmt: skip
     for name in ("RAY_ADDRESS", "PYTHONPATH"):  # a job sees the package in its working directory, not this checkout
         env.pop(name, None)
