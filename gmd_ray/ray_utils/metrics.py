@@ -1,8 +1,8 @@
 """The metrics of a run, for Prometheus. Ray exports them from every node, with `ray_` before each name.
 
-Ray adds `_total` to the name of a counter. Counters and histograms stay until the node's agent ends. A gauge is exported
-once for each time that it is set, and dropped after two report intervals (20 s), so that a thread sets each one again
-until its process ends. Nothing is recorded where this process is not part of a Ray session.
+Ray adds `_total` to the name of a counter. Counters and histograms stay until the node's agent ends. A gauge is
+exported once for each time that it is set, and dropped after two report intervals (20 s), so that a thread sets each
+one again until its process ends. Nothing is recorded where this process is not part of a Ray session.
 """
 
 from __future__ import annotations
