@@ -206,15 +206,17 @@ def test_an_adapt_is_followed_to_its_refusal_and_every_series_is_there(head: Hea
     label = f"{out.parent.name}/run"
     rows = ds.dataset(out / "pairs" / "rows").to_table(columns=["score", "seconds_project"])
     assert series.by("ray_gmd_score_count", "run") == {label: len(rows) - rows["score"].null_count}
-    assert series.by("ray_gmd_score_sum", "run")[label] == pytest.approx(sum(rows["score"].to_pylist()), rel=1e-5)
-    spent = series.by("ray_gmd_stage_seconds_sum", "stage")
-    assert spent["project"] == pytest.approx(sum(rows["seconds_project"].to_pylist()), rel=1e-5)
-    assert set(spent) == {"restore", "project", "score"}
+    scores, seconds = rows["score"].to_numpy(), rows["seconds_project"].to_numpy()
+    for bound, count in series.by("ray_gmd_score_bucket", "le").items():
+        assert count == (scores <= float(bound)).sum(), bound
+    assert series.by("ray_gmd_stage_seconds_count", "stage") == dict.fromkeys(
+        ("restore", "project", "score"), len(rows)
+    )
+    assert 0 < series.by("ray_gmd_replica_busy_seconds_total", "stage")["project"] < 2 * seconds.sum() + 1
     assert series.by("ray_gmd_train_step", "fine_tune") == {"adapted": STEPS}
     assert abs(time.time() - series.by("ray_gmd_checkpoint_time_seconds", "fine_tune")["adapted"]) < JOB_S
     actors = series.by("ray_gmd_replicas", "replica")
     assert {re.sub(r"/\d+/", "/N/", name) for name in actors} >= {"project/N/teacher"}, actors
-    assert 0 < series.by("ray_gmd_replica_busy_seconds_total", "stage")["project"] < JOB_S
     datasets = series.by("ray_data_operator_queued_blocks", "dataset")
     assert {name.rpartition("_")[0].rpartition("_")[0] for name in datasets} >= {"gmd_generate"}, datasets
 
