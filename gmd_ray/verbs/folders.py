@@ -8,6 +8,7 @@ import contextlib
 from gmd_ray.config.load import load_config
 from gmd_ray.config.places import folder_or_set
 from gmd_ray.destinations import writing
+from gmd_ray.errors import ExitCode
 from gmd_ray.terminal import complain, say
 from gmd_ray.verbs.arguments import Verbs
 
@@ -92,7 +93,7 @@ def run_degrade(args: argparse.Namespace) -> int:
     say(f"{done.written} images written to {args.output}/lq{anew}, what was drawn to {args.output}/parameters.jsonl")
     for name, reason in done.failed.items():
         complain(f"{name}: {reason}")
-    return 1 if done.failed else 0
+    return ExitCode.DATA if done.failed else ExitCode.DONE
 
 
 def restore_settings(args: argparse.Namespace) -> list[str]:
@@ -115,4 +116,4 @@ def run_restore(args: argparse.Namespace) -> int:
     say(f"{done.count} of {done.count + len(done.failed)} images restored to {args.output}{earlier}")
     for name, reason in done.failed.items():
         complain(f"{name}: {reason}")
-    return 1 if done.failed else 0
+    return ExitCode.DATA if done.failed else ExitCode.DONE
