@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Imports that take a tenth of a second stand inside functions, where `main` already handles Ctrl-C.
 
 DESCRIPTION = "Adapt an image restorer to real photos: gmd-ray VERB [preset=NAME] [key=value ...]"
-PRINTING = ("ls", "fetch", "config", "status", "verify", "gate", "plan", "check")
+PRINTING = ("ls", "fetch", "config", "status", "verify", "gate", "plan", "check", "history", "compare", "trace")
 """Verbs whose printing is the last thing they do, so that a closed pipe costs nothing."""
 
 
@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        the exit status: 0 done, 1 the run failed, 2 arguments that cannot be used, 130 after Ctrl-C.
+        the exit status: 0 done, 1 the run failed, 2 arguments that cannot be used, 4 a promotion was refused, 130 after
+        Ctrl-C.
     """
     return interruptible(lambda: _main(argv))
 
@@ -102,14 +103,14 @@ def _as_setting(rest: Sequence[str], argv: Sequence[str]) -> str:
 def _parser() -> tuple[Parser, Collection[str]]:
     """The parser, and the names of the verbs."""
     from gmd_ray.terminal import Parser
-    from gmd_ray.verbs import catalogues, folders, gate, models, runs, serve, stores, study
+    from gmd_ray.verbs import catalogues, folders, gate, models, registry, runs, serve, stores, study
     from gmd_ray.verbs.arguments import Verbs
 
     parser = Parser(prog="gmd-ray", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs = Verbs(subparsers)
-    for module in (runs, stores, gate, serve, study, folders, models, catalogues):
+    for module in (runs, stores, gate, serve, study, folders, models, registry, catalogues):
         module.register(verbs)
     return parser, subparsers.choices
 

@@ -3,9 +3,25 @@
 No other package imports mlflow, and this one imports it when it is first used.
 """
 
+from gmd_ray.tracking.champions import Decision, history, judge, promote, promote_version, rollback
 from gmd_ray.tracking.client import TrackingError
 from gmd_ray.tracking.recorder import MlflowRecorder
-from gmd_ray.tracking.registry import Decision, judge, promote, register
+from gmd_ray.tracking.registry import register
 from gmd_ray.tracking.runs import start_run
+from gmd_ray.tracking.versions import RegisteredVersion, compare_versions, find_version
 
-__all__ = ["Decision", "MlflowRecorder", "TrackingError", "judge", "promote", "register", "start_run"]
+__all__ = [
+    "Decision",
+    "MlflowRecorder",
+    "RegisteredVersion",
+    "TrackingError",
+    "compare_versions",
+    "find_version",
+    "history",
+    "judge",
+    "promote",
+    "promote_version",
+    "register",
+    "rollback",
+    "start_run",
+]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from gmd_ray.config import Config
 from gmd_ray.config.places import sqlite_path, sqlite_url
 from gmd_ray.config.secrets import redact, without_credentials
 from gmd_ray.errors import GmdError
@@ -73,6 +74,15 @@ def default_uri(out: str) -> str:
             f"out={out} is remote, and MLflow's sqlite database needs a local file; set tracking.uri to a server"
         )
     return sqlite_url(str(local_path(out) / "mlflow.db"))
+
+
+def tracking_uri(cfg: Config) -> str:
+    """The address of MLflow: `tracking.uri`, else MLFLOW_TRACKING_URI, else the database below `out`.
+
+    Raises:
+        TrackingError: as `default_uri`.
+    """
+    return cfg.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(cfg.out)
 
 
 def artifact_location(uri: str, out: str) -> str | None:

@@ -22,10 +22,10 @@ from gmd_ray.storage import open_filesystem
 from gmd_ray.tracking.client import (
     TrackingError,
     artifact_location,
-    default_uri,
     is_remote,
     local_path,
     tracking_errors,
+    tracking_uri,
 )
 from gmd_ray.tracking.outbox import Outbox
 from gmd_ray.tracking.recorder import Before, MlflowRecorder
@@ -61,7 +61,7 @@ def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecord
     if not cfg.tracking.enabled:
         yield NullRecorder()
         return
-    uri = cfg.tracking.uri or default_uri(cfg.out)
+    uri = tracking_uri(cfg)
     if not is_remote(cfg.out):
         local_path(cfg.out).mkdir(parents=True, exist_ok=True)
     outbox = Outbox(uri)
