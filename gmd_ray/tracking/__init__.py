@@ -8,7 +8,8 @@ from gmd_ray.tracking.client import TrackingError
 from gmd_ray.tracking.recorder import MlflowRecorder
 from gmd_ray.tracking.registry import register
 from gmd_ray.tracking.runs import start_run
-from gmd_ray.tracking.versions import RegisteredVersion, compare_versions, find_version
+from gmd_ray.tracking.trace import trace
+from gmd_ray.tracking.versions import RegisteredVersion, compare_versions, fetch_student, find_version
 
 __all__ = [
     "Decision",
@@ -16,6 +17,7 @@ __all__ = [
     "RegisteredVersion",
     "TrackingError",
     "compare_versions",
+    "fetch_student",
     "find_version",
     "history",
     "judge",
@@ -24,4 +26,5 @@ __all__ = [
     "register",
     "rollback",
     "start_run",
+    "trace",
 ]

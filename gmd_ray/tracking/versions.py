@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +18,10 @@ from gmd_ray.config import Config
 from gmd_ray.config.places import sqlite_path
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.hashing import path_digest
 from gmd_ray.tracking.client import TrackingError, connect, store_errors, tracking_errors, tracking_uri
 from gmd_ray.tracking.journal import CHAMPION
-from gmd_ray.tracking.model_folder import EXTRAS
+from gmd_ray.tracking.model_folder import EXTRAS, FACTS_FILE
 from gmd_ray.tracking.promotion import CANDIDATE
 
 if TYPE_CHECKING:
@@ -64,7 +68,7 @@ class RegisteredVersion:
         from gmd_ray.evaluation import load_evaluation
 
         with tempfile.TemporaryDirectory() as folder:
-            if self._download(f"{EXTRAS}/evaluation", folder) is None:
+            if self.find(f"{EXTRAS}/evaluation", folder) is None:
                 return None
             try:
                 return load_evaluation(f"{folder}/{EXTRAS}")
@@ -81,12 +85,13 @@ class RegisteredVersion:
         Raises:
             TrackingError: the version has no such file.
         """
-        found = self._download(path, folder)
+        found = self.find(path, folder)
         if found is None:
             raise TrackingError(f"{self.reference} at {redact(self.uri)}: has no {path}")
         return found
 
-    def _download(self, path: str, folder: str) -> Path | None:
+    def find(self, path: str, folder: str) -> Path | None:
+        """Do what `download` does; None where the version has no such file."""
         from mlflow.artifacts import download_artifacts
 
         source = f"{self.client.get_model_version_download_uri(self.model, self.number).rstrip('/')}/{path}"
@@ -162,6 +167,38 @@ def open_registry(cfg: Config) -> tuple[MlflowClient, str]:
 def aliases_of(client: MlflowClient, model: str) -> dict[str, str]:
     """The aliases of a registered model with the numbers of their versions."""
     return {alias: str(number) for alias, number in client.get_registered_model(model).aliases.items()}
+
+
+def fetch_student(cfg: Config, reference: str) -> tuple[str, dict[str, Any]]:
+    """Copy the checkpoint of a version to this machine's cache, where a second call finds it.
+
+    The cache is `gmd_ray/students` in XDG_CACHE_HOME, by default `~/.cache`; the digest of the version names the
+    folder, and the file is held against it.
+
+    Returns:
+        the path of the checkpoint, and the settings of `student` that it was registered with.
+
+    Raises:
+        ConfigError, TrackingError: as `find_version`; or the file is not the one that was registered.
+    """
+    version = find_version(cfg, reference)
+    digest, name = version.tags.get("sha256", ""), version.tags.get("file", "")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmd_ray" / "students"
+    place = cache / (digest or f"{version.model}-{version.number}")
+    with tracking_errors(version.uri, f"fetching {version.reference}"):
+        if not (place / name).exists() or path_digest(place / name) != digest:
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache) as folder:
+                found = version.download(name, folder)
+                if path_digest(found) != digest:
+                    raise TrackingError(f"{version.reference}: its file {name} is not the one that was registered")
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir(parents=True, exist_ok=True)
+                found.rename(place / name)
+        with tempfile.TemporaryDirectory() as folder:
+            facts = version.find(FACTS_FILE, folder)
+            settings = {} if facts is None else dict(json.loads(facts.read_text())["settings"])
+    return str(place / name), settings
 
 
 @dataclass(frozen=True)

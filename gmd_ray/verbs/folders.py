@@ -42,7 +42,9 @@ def register(verbs: Verbs) -> None:
     restore = verbs.add("restore", run_restore, "restore a folder of photos with a student", [verbs.settings])
     restore.add_argument("-i", "--input", required=True, metavar="IN", help="photo, or folder or URL, read recursively")
     restore.add_argument("-o", "--output", required=True, metavar="OUT", help="folder or URL of the results")
-    restore.add_argument("-m", "--model", required=True, metavar="MODEL", help="the student, as student.path=")
+    restore.add_argument(
+        "-m", "--model", required=True, metavar="MODEL", help="the student, as student.path=, or models:/NAME@champion"
+    )
     restore.add_argument("-t", "--tile", type=int, metavar="N", help="side of tiles in input pixels, as student.tile=")
     restore.add_argument("--suffix", default="", help="put behind the stem of each file name")
     restore.add_argument("--ext", default="auto", help="auto (each photo's own), png, jpg, tif, webp, ...")
@@ -99,7 +101,20 @@ def restore_settings(args: argparse.Namespace) -> list[str]:
     """The settings that the options of `restore` stand for, and those given beside them."""
     # The overlap is measured, unless the settings that follow name one.
     tile = [] if args.tile is None else [f"student.tile={args.tile}", "student.tile_overlap=null"]
-    return [f"student.path={args.model}", *tile, *args.settings]
+    model = [f"student.path={args.model}"] if not args.model.startswith("models:/") else _registered(args)
+    return [*model, *tile, *args.settings]
+
+
+def _registered(args: argparse.Namespace) -> list[str]:
+    """The settings of a student of the model registry, which is copied to this machine."""
+    from gmd_ray.tracking import fetch_student
+
+    path, settings = fetch_student(load_config(args.settings, check_paths=False), args.model)
+    return [f"student.path={path}", *(f"student.{key}={_yaml(value)}" for key, value in settings.items())]
+
+
+def _yaml(value: object) -> str:
+    return "null" if value is None else str(value)
 
 
 def run_restore(args: argparse.Namespace) -> int:
