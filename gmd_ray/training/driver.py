@@ -68,6 +68,7 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
             num_workers=cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers),
             use_gpu=cfg.use_gpu,
             resources_per_worker=worker_resources(spec.cfg),
+            label_selector=dict(cfg.labels) or None,
         ),
         run_config=run_config(spec, recorder),
     )
