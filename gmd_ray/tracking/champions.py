@@ -14,7 +14,7 @@ from gmd_ray.config.places import sqlite_path
 from gmd_ray.errors import ConfigError
 from gmd_ray.progress import NullRecorder
 from gmd_ray.teachers import teacher_licence
-from gmd_ray.tracking.client import TrackingError, connect, tracking_errors, tracking_uri
+from gmd_ray.tracking.client import TrackingError, connect, name_filter, tracking_errors, tracking_uri
 from gmd_ray.tracking.journal import PREVIOUS, PROMOTED, ROLLED_BACK, Journal, JournalEntry
 from gmd_ray.tracking.promotion import Champion, Verdict, judge_licence, judge_promotion
 from gmd_ray.tracking.recorder import MlflowRecorder
@@ -123,7 +123,7 @@ def rollback(cfg: Config, model: str, reason: str, to: str | None = None) -> tup
     if to is None:
         client, uri = open_registry(cfg)
         with tracking_errors(uri, f"looking for {model}"):
-            if not client.search_registered_models(f"name='{model}'"):
+            if not client.search_registered_models(name_filter(model)):
                 raise ConfigError(f"no registered model {model!r}; see tracking.uri and tracking.model")
             Journal(client, model).champion()
             to = aliases_of(client, model).get(PREVIOUS)
@@ -149,7 +149,7 @@ def history(cfg: Config, model: str) -> list[JournalEntry]:
     name, _, _ = read_reference(model if model.startswith("models:/") else f"models:/{model}", cfg.tracking.model)
     client, uri = open_registry(cfg)
     with tracking_errors(uri, f"reading the journal of {name}"):
-        if not client.search_registered_models(f"name='{name}'"):
+        if not client.search_registered_models(name_filter(name)):
             raise ConfigError(f"no registered model {name!r}; see tracking.uri and tracking.model")
         journal = Journal(client, name)
         journal.champion()  # an alias that was moved by hand becomes an entry
@@ -171,7 +171,7 @@ def judge(cfg: Config, evaluation: Evaluation) -> Decision:
         if database is None or Path(database).is_file():  # a database is not made for this
             client = connect(uri)
             with tracking_errors(uri, f"reading the versions of {model}"):
-                if client.search_registered_models(f"name='{model}'"):
+                if client.search_registered_models(name_filter(model)):
                     champion = _champion(client, uri, model, aliases_of(client, model).get("champion"))
                     own = _version_of(client, model, cfg.out)
     is_champion = champion is not None and champion.version == own

@@ -24,6 +24,8 @@ _DEFAULTS = {
     # MLflow's defaults (7 retries, 120 s each) let a run with a mistyped server wait for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    # Standard error is for the log and for this package's own progress.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # The user of gmd_ray decides about usage reports to MLflow's developers.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # Standard output is for the result of the user's command.
@@ -98,6 +100,11 @@ def artifact_location(uri: str, out: str) -> str | None:
     if is_remote(out):
         return f"{without_credentials(out).partition('?')[0].rstrip('/')}/mlartifacts"
     return (local_path(out) / "mlartifacts").as_uri()
+
+
+def name_filter(model: str) -> str:
+    """The search filter for a registered model of exactly this name."""
+    return f'name="{model}"' if "'" in model else f"name='{model}'"
 
 
 def store_errors() -> tuple[type[Exception], ...]:

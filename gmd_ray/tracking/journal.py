@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from gmd_ray.config.secrets import redact
-from gmd_ray.text import one_line
+from gmd_ray.tracking.client import name_filter
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -83,7 +83,7 @@ class Journal:
         """All entries, oldest first; empty where nothing was ever promoted."""
         found, token = [], None
         while True:
-            page = self._client.search_model_versions(f"name='{self._name}'", max_results=1000, page_token=token)
+            page = self._client.search_model_versions(name_filter(self._name), max_results=1000, page_token=token)
             found += [_read(version) for version in page]
             token = page.token
             if not token:
@@ -139,7 +139,7 @@ class Journal:
             "version": version,
             "before": before or "",
             "who": who,
-            "reason": redact(one_line(reason, 2000)),
+            "reason": redact(" ".join(reason.split()))[:2000],
             "gates": json.dumps([redact(line) for line in gates]),
             "run": run_id or "",
         }

@@ -19,7 +19,7 @@ from gmd_ray.config.places import sqlite_path
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.hashing import path_digest
-from gmd_ray.tracking.client import TrackingError, connect, store_errors, tracking_errors, tracking_uri
+from gmd_ray.tracking.client import TrackingError, connect, name_filter, store_errors, tracking_errors, tracking_uri
 from gmd_ray.tracking.journal import CHAMPION
 from gmd_ray.tracking.model_folder import EXTRAS, FACTS_FILE
 from gmd_ray.tracking.promotion import CANDIDATE
@@ -121,13 +121,13 @@ def find_version(cfg: Config, reference: str) -> RegisteredVersion:
     model, alias, number = read_reference(reference, cfg.tracking.model)
     client, uri = open_registry(cfg)
     with tracking_errors(uri, f"looking for {reference}"):
-        if not client.search_registered_models(f"name='{model}'"):
+        if not client.search_registered_models(name_filter(model)):
             raise ConfigError(f"{reference}: no registered model {model!r} at {redact(uri)}; see tracking.uri")
         if alias is not None:
             number = aliases_of(client, model).get(alias)
             if number is None:
                 raise ConfigError(f"{reference}: no version of {model} has the alias {alias!r} at {redact(uri)}")
-        found = {str(version.version): version for version in client.search_model_versions(f"name='{model}'")}
+        found = {str(version.version): version for version in client.search_model_versions(name_filter(model))}
         if number not in found:
             known = ", ".join(sorted(found, key=int))
             raise ConfigError(
