@@ -131,7 +131,10 @@ class Outbox:
             before = len(self._queue)
             for path in sorted(info.path for info in infos if info.base_name.endswith(".json")):
                 try:
-                    found = [Entry(run, kind, tuple(payload), label) for run, kind, payload, label in _lines(filesystem, path)]
+                    found = [
+                        Entry(run, kind, tuple(payload), label)
+                        for run, kind, payload, label in _lines(filesystem, path)
+                    ]
                 except (ValueError, TypeError) as error:
                     log.warning("%s: not entries of this program (%s); left as it is", path, one_line(error, 100))
                     continue
@@ -159,8 +162,8 @@ class Outbox:
         where = redact(self.uri)
         if kept:
             self.unsent = (
-                f"MLflow at {where} did not come back; kept in {redact(str(self.folder))}, and sent by the next command "
-                f"on this run directory or by `gmd-ray sync`: {what}"
+                f"MLflow at {where} did not come back; kept in {redact(str(self.folder))}, and sent by the next "
+                f"command on this run directory or by `gmd-ray sync`: {what}"
             )
             log.warning("%s", self.unsent)
         else:

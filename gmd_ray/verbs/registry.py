@@ -1,9 +1,10 @@
-"""Verbs of the model registry: promote, rollback, compare, history, trace."""
+"""Verbs of the model registry, promote, rollback, compare, history and trace; and sync, for what MLflow has missed."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmd_ray.config.load import load_config
@@ -21,7 +22,7 @@ _VERSION = "models:/NAME@ALIAS, models:/NAME/NUMBER, or a number or alias of tra
 
 
 def register(verbs: Verbs) -> None:
-    """Add promote, rollback, compare, history and trace."""
+    """Add promote, rollback, compare, history, trace and sync."""
     settings = [verbs.settings]
     text = "make a registered version the champion, if the gates hold for the figures that travel with it"
     promote = verbs.add("promote", run_promote, text)
@@ -46,6 +47,21 @@ def register(verbs: Verbs) -> None:
     trace.add_argument("--pairs", type=count, default=10, metavar="N", help="pairs to print; --json prints all")
     _json(trace)
     _settings(trace)
+    sync = verbs.add("sync", run_sync, "send MLflow what it has missed of a run while it was away")
+    sync.add_argument("run_directory", metavar="DIR", help="run directory, local or URL")
+    _settings(sync)
+
+
+def run_sync(args: argparse.Namespace) -> int:
+    """Send what is kept; the status is 1 if MLflow is still away."""
+    saved = Path(args.run_directory, "config.yaml")
+    config = [f"config={saved}"] if saved.is_file() and not any(w.startswith("config=") for w in args.settings) else []
+    cfg = load_config([*config, *args.settings, f"out={args.run_directory}"], check_paths=False)
+    from gmd_ray.tracking import send_kept
+
+    waiting, unsent = send_kept(cfg)
+    say(unsent or f"{waiting} entries sent" if waiting else f"{args.run_directory}: MLflow has missed nothing")
+    return 1 if unsent else 0
 
 
 def run_promote(args: argparse.Namespace) -> int:
