@@ -55,7 +55,7 @@ def gains(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _training_sets(cfg: Config) -> list[RunDataset]:
-    """The pair store by ids, digests and scores of its rows, and the source set by the digests of its files, which the fine-tune has kept."""
+    """The pair store by the values of its rows, and the source set by the digests that the fine-tune has kept."""
     found = []
     store = PairStore(store_url(cfg.out))
     if read_manifest(store) is not None:

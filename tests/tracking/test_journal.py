@@ -70,7 +70,7 @@ def test_back_again(three: Config, client: MlflowClient) -> None:
     assert [entry.action for entry in history(three, three.tracking.model)][-3:] == ["rolled back"] * 3
     with pytest.raises(ConfigError, match="is the champion already"):
         rollback(three, three.tracking.model, "again", to="3")
-    with pytest.raises(ConfigError, match="has no version 9 at .*; it has 1, 2, 3"):
+    with pytest.raises(ConfigError, match=r"has no version 9 at .*; it has 1, 2, 3"):
         rollback(three, three.tracking.model, "again", to="9")
     with pytest.raises(ConfigError, match="--reason is empty"):
         rollback(three, three.tracking.model, "  ")
