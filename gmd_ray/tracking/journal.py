@@ -156,27 +156,42 @@ class Journal:
                 # MLflow itself tries three times to find a number that nobody has taken meanwhile.
                 if attempt == _TRIES - 1 or any(entry.id == entry_id for entry in self.entries()):
                     raise
-                time.sleep(random.uniform(0, 0.1 * (attempt + 1)))
+                _pause(attempt + 1)
         return entry_id
 
     def _follow(self) -> None:
         """Set the aliases to what the journal says, until no other entry has come in the meantime."""
+        from mlflow.exceptions import MlflowException
+
+        failures = 0
         while True:
             entries = self.entries()
             last = _last(entries)
             if last is None:
                 return
-            aliases = self._aliases()
-            for alias, version in ((PREVIOUS, _previous(entries)), (CHAMPION, last.version or None)):
-                if version is None and alias in aliases:
-                    self._client.delete_registered_model_alias(self._model, alias)
-                elif version is not None and aliases.get(alias) != version:
-                    self._client.set_registered_model_alias(self._model, alias, version)
-            if not last.applied:
-                self._client.set_model_version_tag(self._name, str(last.number), "applied", "true")
+            try:
+                self._set_aliases(_previous(entries), last)
+            except MlflowException:
+                # MLflow looks for an alias or a tag and then inserts it: of two that do so at once, PostgreSQL
+                # refuses one.
+                failures += 1
+                if failures == _TRIES:
+                    raise
+                _pause(failures)
+                continue
             now = _last(self.entries())
             if now is not None and now.number == last.number:
                 return
+
+    def _set_aliases(self, previous: str | None, last: JournalEntry) -> None:
+        aliases = self._aliases()
+        for alias, version in ((PREVIOUS, previous), (CHAMPION, last.version or None)):
+            if version is None and alias in aliases:
+                self._client.delete_registered_model_alias(self._model, alias)
+            elif version is not None and aliases.get(alias) != version:
+                self._client.set_registered_model_alias(self._model, alias, version)
+        if not last.applied:
+            self._client.set_model_version_tag(self._name, str(last.number), "applied", "true")
 
     def _aliases(self) -> dict[str, str]:
         # A missing alias is an error with one of two codes, depending on the store; the list of aliases is neither.
@@ -197,6 +212,11 @@ def make_model(client: MlflowClient, name: str, about: str | None = None) -> Non
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def _pause(failures: int) -> None:
+    """Wait for a moment that differs between processes, and grows."""
+    time.sleep(random.uniform(0, 0.1 * failures))
 
 
 def _read(version: ModelVersion) -> JournalEntry:
