@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def test_gains_and_data_sets_are_on_the_parent_run_once(run: Config, client: Mlf
     assert json.loads(inputs["source"].dataset.source) == {"uri": "s3://***@bucket/hq"}
     assert json.loads(inputs["pairs"].dataset.profile)["rows"] == 3
     # A store with another row is another data set.
+    shutil.rmtree(Path(run.out) / "pairs")
     write_store(Path(run.out), [5.0, 4.5, None])
     with start_run(run, resolved(run)) as recorder:
         record_outcome(run, recorder, evaluation)
