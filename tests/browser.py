@@ -59,7 +59,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)  # type: ignore[arg-type]
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         if faults_expected:
             return page
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
@@ -70,6 +70,15 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     for context in contexts:
         context.close()
     assert faults == []
+
+
+def until(page: Page, condition: Callable[[], bool]) -> None:
+    """Wait for something that a page without `eval` cannot be asked to tell by itself."""
+    for _ in range(500):
+        if condition():
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("it did not happen within 10 s")
 
 
 def too_wide(page: Page) -> list[str]:

@@ -18,6 +18,7 @@ from gmd_ray.errors import ConfigError, GmdError, nearest
 from gmd_ray.evaluation.actor import ADAPTED, FAILURE, SCHEMA, EvaluationActor
 from gmd_ray.evaluation.items import Item, held_out_items
 from gmd_ray.evaluation.methods import find_outputs, plan_methods
+from gmd_ray.evaluation.pictures import KeptPictures
 from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, TRUTH, UNTOUCHED, Evaluation, InferenceCost
 from gmd_ray.evaluation.set_metrics import SetMetrics
 from gmd_ray.evaluation.store import open_store, pair_items
@@ -145,8 +146,10 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
 
 def collect(cfg: Config, students: Mapping[str, str], items: list[Item], tables: Iterable[pa.Table]) -> Evaluation:
     """Build an evaluation from the tables of `EvaluationActor`, whose rows may come in any order."""
-    sets = SetMetrics()
-    table = pa.concat_tables([SCHEMA.empty_table(), *(sets.take(table) for table in tables)])
+    # Made before the first table is asked for: it marks the items whose pictures the actors have to make.
+    sets, kept = SetMetrics(), KeptPictures(items, cfg.evaluation.metrics, cfg.evaluation.report_images)
+    rest = [sets.take(kept.take(table)) for table in tables]
+    table = pa.concat_tables([kept.pictures, *rest])
     # Sorted by name and not by arrival, so that the same run writes the same file.
     order = [(name, "ascending") for name in ("dataset", "id", "student", "metric")]
     of_sets = pa.Table.from_pylist(list(sets.rows()), schema=ROWS)
@@ -208,7 +211,10 @@ def _raise_failure(table: pa.Table) -> None:
 
 
 def _figures(evaluation: Evaluation) -> dict[str, float]:
-    """Means as `<dataset>/<student>/<metric>`, and differences to the baseline with their intervals below that name."""
+    """Means as `<dataset>/<student>/<metric>`; the same with `.difference`, `.low`, `.high` compares with the baseline.
+
+    A dot and no slash, because MLflow's file store keeps a metric in a file of its name, which cannot be a folder too.
+    """
     figures = {}
     for dataset in evaluation.datasets:
         for student in (*evaluation.students, TRUTH):
@@ -220,5 +226,5 @@ def _figures(evaluation: Evaluation) -> dict[str, float]:
                 difference = evaluation.difference(student, dataset, metric)
                 if difference is not None and difference.low is not None and difference.high is not None:
                     ends = {"difference": difference.mean, "low": difference.low, "high": difference.high}
-                    figures |= {f"{key}/{name}": value for name, value in ends.items()}
+                    figures |= {f"{key}.{name}": value for name, value in ends.items()}
     return figures

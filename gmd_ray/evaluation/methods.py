@@ -79,6 +79,8 @@ def _teacher(cfg: Config, text: str) -> TeacherConfig:
     preset, at, path = text.partition("@")
     if preset in teacher_preset_names():
         found = with_teacher_preset(cfg.teacher, preset)
+        if not at and not cfg.teacher.path:
+            raise ConfigError(f"evaluation.methods: online:{text}: set teacher.path, or give online:{text}@DIRECTORY")
         return replace(found, path=path) if at else found
     if at or not Path(text).is_dir():
         raise ConfigError(
@@ -119,9 +121,10 @@ def _match(method: Method, folder: str, items: Sequence[Item]) -> list[str]:
     uris: dict[str, str] = {}
     for item in items:
         # Programs name an output by its input, whose name may differ from that of the ground truth.
-        for stem in (pairing_stem(item["id"]), pairing_stem(item["lq"].rpartition("/")[2])):
-            if stem in by_stem:
-                uris.setdefault(item["id"], by_stem[stem].uri)
+        names = [item["id"], *([item["lq"].rpartition("/")[2]] if item["lq"] else [])]
+        found = [by_stem[stem].uri for stem in map(pairing_stem, names) if stem in by_stem]
+        if found:
+            uris[item["id"]] = found[0]
     missing = [item["id"] for item in items if item["id"] not in uris]
     if missing:
         raise DataError(

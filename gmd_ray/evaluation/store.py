@@ -88,9 +88,19 @@ def open_store(cfg: Config) -> StoreSummary | None:
     )
 
 
+def borderline_pairs(store: StoreSummary, n: int) -> list[str]:
+    """The ids of the pairs whose scores are nearest to the threshold: at most n, and at most a third of the store."""
+    nearest = sorted(store.scores, key=lambda pair: (abs(pair[1] - store.threshold), pair[0]))
+    return [image for image, _ in nearest[: min(n, len(nearest) // 3)]]
+
+
 def shown_pairs(store: StoreSummary, n: int) -> list[str]:
-    """Choose at most n accepted and n rejected pairs, evenly spread over the scores; returns their ids."""
-    return [image for image, _ in [*spread(store.accepted, n), *spread(store.rejected, n)]]
+    """Choose at most n accepted, n rejected and n borderline pairs; returns their ids, each once.
+
+    Accepted and rejected ones are spread evenly over the scores.
+    """
+    spread_ids = [image for image, _ in [*spread(store.accepted, n), *spread(store.rejected, n)]]
+    return list(dict.fromkeys([*spread_ids, *borderline_pairs(store, n)]))
 
 
 def pair_items(store: StoreSummary, n: int) -> list[Item]:

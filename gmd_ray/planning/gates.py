@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from gmd_ray.config import Config
 from gmd_ray.images.sets.listed import SOURCE_TEST, TARGET_TEST
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.planning.data_sets import DataSet
 from gmd_ray.planning.findings import Findings
+from gmd_ray.planning.models import check_teacher
 from gmd_ray.quality import MIN_SIDE, known_metrics
 
 _SETS = {"target": TARGET_TEST, "source": SOURCE_TEST}
@@ -44,8 +46,12 @@ def check_metrics(
     return valueless
 
 
-def check_methods(found: Findings, cfg: Config, inputs: RunInputs) -> None:
-    """Look for what the further rows of the table need: checkpoints, teachers, and an output for every test image."""
+def check_methods(found: Findings, cfg: Config, inputs: RunInputs, level: str) -> None:
+    """Look for what the further rows of the table need: checkpoints, teachers, and an output for every test image.
+
+    Args:
+        level: level of the findings about teachers; a warning if another machine may be the one that projects.
+    """
     e = cfg.evaluation
     if not e.methods and e.published is None:
         return
@@ -55,6 +61,9 @@ def check_methods(found: Findings, cfg: Config, inputs: RunInputs) -> None:
 
     with found.errors_of("methods", "evaluation.methods"):
         methods = plan_methods(cfg, dict.fromkeys(("baseline", "adapted", *cfg.controls), ""))
+        for method in methods:
+            if method.name in e.methods and method.teacher is not None:
+                check_teacher(found, replace(cfg, teacher=method.teacher), level, weights=True)
         if any(method.folder for method in methods):
             find_outputs(methods, held_out_items(cfg, inputs))
     with found.errors_of("methods", "evaluation.published"):

@@ -107,7 +107,7 @@ class Preflight:
         check_images(found, cfg, sets, self._scale)
         check_overlap(found, cfg, sets, generates="generate" in stages, evaluates="evaluate" in stages)
         if "evaluate" in stages:
-            check_methods(found, cfg, self.inputs)
+            check_methods(found, cfg, self.inputs, ERROR if self._here else WARNING)
             valueless = check_metrics(found, cfg, sets, self._scale, self._unmeasured)
             if self.verb in ("adapt", "plan"):
                 check_gates(found, cfg, valueless)

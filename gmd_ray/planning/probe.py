@@ -8,10 +8,10 @@ import shutil
 import statistics
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow.compute as pc
 
@@ -38,6 +38,9 @@ class Candidate(Protocol):
     def size(self) -> str: ...
     @property
     def flops(self) -> int: ...
+
+
+C = TypeVar("C", bound=Candidate)
 
 
 @dataclass(frozen=True)
@@ -74,21 +77,33 @@ def run_probe(cfg: Config, jobs: Sequence[Candidate], count: int, models: Any = 
     if "://" in cfg.out:
         raise DataError(f"out={cfg.out}: a probe needs a folder that every node sees; give such an out= for the plan")
     place = Path(cfg.out) / f"probe-{uuid.uuid4().hex[:8]}"
-    ordered = sorted(jobs, key=lambda job: (job.flops, job.file.id))
-    count = min(count, len(ordered))
-    picked = [ordered[(2 * i + 1) * len(ordered) // (2 * count)] for i in range(count)]
+    picked = pick(jobs, count)
     try:
-        for job in picked:
-            put(*open_filesystem(str(place / "photos" / job.file.id)), read_file(job.file.uri))
-        log.info("probe: %d images through the real stages", count)
-        small = _one_replica_each(cfg, place)
+        copy_photos(picked, place / "photos")
+        log.info("probe: %d images through the real stages", len(picked))
+        small = probe_settings(cfg, place)
         generate(small, models=models)
-        return _measure(small, {job.file.id: job for job in picked})
+        return measure(small, picked)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _one_replica_each(cfg: Config, place: Path) -> Config:
+def pick(jobs: Sequence[C], count: int) -> list[C]:
+    """At most `count` images, spread evenly over the costs."""
+    ordered = sorted(jobs, key=lambda job: (job.flops, job.file.id))
+    count = min(count, len(ordered))
+    return [ordered[(2 * i + 1) * len(ordered) // (2 * count)] for i in range(count)]
+
+
+def copy_photos(jobs: Sequence[Candidate], folder: Path) -> None:
+    """Copy the files of some images below a folder, each under its id."""
+    for job in jobs:
+        put(*open_filesystem(str(folder / job.file.id)), read_file(job.file.uri))
+
+
+def probe_settings(cfg: Config, place: Path) -> Config:
+    """Settings of a run in `<place>/run` over the photos in `<place>/photos`, with one replica of each model."""
+
     def one(pool: PoolConfig) -> PoolConfig:
         return replace(pool, min=1, max=1, initial=None)
 
@@ -103,7 +118,17 @@ def _one_replica_each(cfg: Config, place: Path) -> Config:
     )
 
 
-def _measure(cfg: Config, jobs: Mapping[str, Candidate]) -> Probe:
+def measure(cfg: Config, picked: Sequence[Candidate]) -> Probe:
+    """The costs of images that a run went through.
+
+    Args:
+        cfg: settings of that run, as `probe_settings` makes them.
+        picked: the images.
+
+    Raises:
+        DataError: no image came through.
+    """
+    jobs = {job.file.id: job for job in picked}
     stages = ("restore", "project", "score")
     kept = IMAGES if cfg.generation.keep_restored else ("lq", "pseudo_target")
     columns = ["id", "status", "error", "width", "height", *kept, *(f"seconds_{stage}" for stage in stages)]

@@ -9,8 +9,9 @@ import numpy as np
 from gmd_ray.errors import DataError
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.view import StoreView
-from gmd_ray.report.gallery import PictureRow, pair_row
+from gmd_ray.report.gallery import Gallery, ShownPhoto, fit, label, pair_photo
 from gmd_ray.report.pages import render
+from gmd_ray.report.placeless import hide_places, last_name
 
 SHOWN = ("restored", "pseudo_target", "lq")
 
@@ -48,21 +49,25 @@ def make_sheet(store: PairStore, threshold: float | None = None, limit: float | 
     }
     shown = [key for _, pairs in chosen.values() for _, key in pairs]
     pictures = gate.rows_of(shown, ["score", "fidelity", *SHOWN])
-    groups = [
-        (title, note, [_row(pictures[key], key in taken) for _, key in pairs])
-        for title, (note, pairs) in chosen.items()
-        if pairs
-    ]
-    return render(
+    galleries, uris = fit(
+        [
+            Gallery(title, note, [_photo(pictures[key], key in taken) for _, key in pairs])
+            for title, (note, pairs) in chosen.items()
+        ]
+    )
+    page = render(
         "sheet.html.j2",
-        url=store.url,
+        name=last_name(store.url.rstrip("/").removesuffix("/pairs")),
         threshold=f"{'≥' if gate.higher_is_better else '≤'} {gate.threshold:g}",
         bound=str(gate.bound) if gate.bound else "",
-        groups=groups,
+        galleries=galleries,
+        uris=uris,
+        label=label,
     )
+    return hide_places(page, [store.url])
 
 
-def _row(row: dict[str, Any], taken: bool) -> PictureRow:
+def _photo(row: dict[str, Any], taken: bool) -> ShownPhoto:
     closeness = "" if row["fidelity"] is None else f", fidelity {row['fidelity']:.3g}"
     note = f"score {row['score']:.3g}{closeness}, {'accepted' if taken else 'rejected'}"
-    return pair_row(row["id"], {name: row[name] for name in SHOWN if row[name] is not None}, note)
+    return pair_photo(row["id"], {name: row[name] for name in SHOWN if row[name] is not None}, note)

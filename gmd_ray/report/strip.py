@@ -22,17 +22,18 @@ GAP, TEXT = 8, 22
 
 
 def typical(evaluation: Evaluation, dataset: str, count: int) -> list[str]:
-    """Return the ids of the pictured images whose PSNR gain is nearest the median gain, sorted by id.
+    """Return the ids of the pictured images whose PSNR gain is nearest the median of all gains, sorted by id.
 
     Without PSNR values the images are taken evenly over the test set. The choice never depends on how they look.
     """
     pictured = evaluation.pictured(dataset)
     before, after = (evaluation.values(name, dataset, "psnr") for name in ("baseline", "adapted"))
-    gains = {image: after[image] - before[image] for image in pictured if image in before and image in after}
-    if not gains:
+    gains = {image: after[image] - before[image] for image in before.keys() & after.keys()}
+    known = [image for image in pictured if image in gains]
+    if not known:
         return spread(pictured, count)
     median = statistics.median(gains.values())
-    return sorted(sorted(gains, key=lambda image: (abs(gains[image] - median), image))[:count])
+    return sorted(sorted(known, key=lambda image: (abs(gains[image] - median), image))[:count])
 
 
 def make_strip(evaluation: Evaluation, dataset: str = "target", count: int = 3, width: int = 192) -> Image.Image:

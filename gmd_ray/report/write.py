@@ -5,40 +5,35 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import yaml
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
-from gmd_ray.config.secrets import redact
 from gmd_ray.evaluation.actor import ADAPTED
-from gmd_ray.evaluation.differences import BETTER, WORSE, Difference
-from gmd_ray.evaluation.results import NO_TRUTH, Evaluation
+from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, StoreSummary, open_store
-from gmd_ray.evaluation.table import (
-    BASELINE,
-    COST_COLUMNS,
-    change,
-    columns,
-    cost_cells,
-    cost_note,
-    number,
-    source_loss,
-)
+from gmd_ray.evaluation.table import BASELINE
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
-from gmd_ray.report import svg
-from gmd_ray.report.gallery import held_out_rows, pair_rows
+from gmd_ray.report import charts
+from gmd_ray.report.gains import Gains, find_gains
+from gmd_ray.report.gallery import fit, held_out_galleries, label, pair_galleries, source_gallery
 from gmd_ray.report.pages import render
-from gmd_ray.report.strip import typical
+from gmd_ray.report.placeless import hide_places, last_name, short_places
+from gmd_ray.report.tables import cost_table, metric_table, pair_counts, throughput
+from gmd_ray.report.verdict import find_verdict
 from gmd_ray.storage import read_bytes, write_bytes
 from gmd_ray.teachers import teacher_licence
 
 PACKAGES = ("gmd_ray", "ray", "torch", "diffusers", "spandrel", "pyiqa", "mlflow", "pyarrow", "numpy")
+DOCUMENT_SHOWN = 60_000
+"""Characters of the settings and of the manifest that the report shows at most."""
 
 
 class PromotionOutcome(Protocol):
@@ -60,10 +55,10 @@ def write_report(
     decision: PromotionOutcome | None = None,
     inputs: RunInputs | None = None,
 ) -> str:
-    """Write `<out>/report.html`: figures, promotion, pair store and pictures of a run.
+    """Write `<out>/report.html`: verdict, photographs, figures, pairs, training, costs and settings of a run.
 
     Only the evaluation is required. Sections for which a run has nothing (no pair store, ground truth, training log or
-    registry) are left out.
+    registry) are left out. The page holds no path of this machine, and less than 15 MB.
 
     Args:
         cfg: the settings.
@@ -78,174 +73,143 @@ def write_report(
     Raises:
         DataError: the pair store is damaged.
     """
-    store = open_store(cfg)
-    accepted, rejected = pair_rows(cfg, store, evaluation, inputs or RunInputs()) if store is not None else ([], [])
-    target_rows = held_out_rows(evaluation, "target")
-    first = typical(evaluation, "target", 1) if ADAPTED in evaluation.students else []
-    page = render(
-        "report.html.j2",
-        out=cfg.out,
-        written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        headline=_headline(evaluation, evaluation.datasets),
-        side_note=_headline(evaluation, evaluation.datasets[1:]),
-        remark=cfg.evaluation.remark,
-        first_rows=[row for row in target_rows if row.id in first],
-        decision=decision,
-        model=cfg.tracking.model,
-        licence=str(teacher_licence(cfg.teacher)) if cfg.teacher.path or ":" in cfg.teacher.method else "",
-        pairs=None if store is None else _counts(store),
-        tables=[_table(evaluation, dataset) for dataset in evaluation.datasets],
-        baseline=BASELINE,
-        unavailable=evaluation.unavailable,
-        charts=_charts(cfg, store),
-        costs=[] if store is None else _costs(store.manifest.cost),
-        failed=[] if store is None else store.failed,
-        failed_shown=FAILED_SHOWN,
-        target_rows=target_rows,
-        source_rows=held_out_rows(evaluation, "source"),
-        accepted=accepted,
-        rejected=rejected,
-        config=_config(cfg),
-        manifest="" if store is None else json.dumps(store.manifest.to_json(), indent=2),
-        versions=_versions(),
-    )
+    page = make_report(cfg, evaluation, decision, inputs or RunInputs())
     path = f"{cfg.out.rstrip('/')}/report.html"
-    # Settings, manifest and URIs of failed rows may contain passwords, and people send reports to each other.
-    write_bytes(path, redact(page).encode())
+    write_bytes(path, page.encode())
     (recorder or NullRecorder()).artifact(path)
     return path
 
 
-def _headline(evaluation: Evaluation, datasets: Sequence[str]) -> dict[str, Any] | None:
-    """The gain of the adapted student, in the first metric with a value on the first test set that has one."""
-    for dataset in datasets:
-        for metric in evaluation.metrics:
-            difference = evaluation.difference(ADAPTED, dataset, metric, against=BASELINE)
-            if difference is None:
-                continue
-            unit = " dB" if metric.startswith("psnr") else ""
-            means = [evaluation.mean(student, dataset, metric) for student in (BASELINE, ADAPTED)]
-            gain, _, interval = change(difference, 10.0 if unit else 0.1).partition(" ")
-            return {
-                "gain": f"{gain.replace('-', '−')}{unit}",
-                "metric": metric.upper(),
-                "where": f"{difference.n} {dataset} test images",
-                "means": " → ".join(number(mean) for mean in means if mean is not None),
-                "spread": f"95 % interval {interval}" if interval else "",
-                "verdict": _verdict(difference),
+def make_report(cfg: Config, evaluation: Evaluation, decision: PromotionOutcome | None, inputs: RunInputs) -> str:
+    """Make the page of `write_report`."""
+    store = open_store(cfg)
+    gains = {dataset: find_gains(evaluation, dataset) for dataset in evaluation.datasets}
+    logs = _training_logs(cfg)
+    galleries = held_out_galleries(evaluation, gains.get("target"), cfg.evaluation.report_images)
+    galleries += pair_galleries(cfg, store, evaluation, inputs) if store is not None else []
+    galleries, uris = fit([*galleries, source_gallery(evaluation, gains.get("source"))])
+    page = render(
+        "report.html.j2",
+        name=last_name(cfg.out),
+        written=datetime.datetime.now(datetime.UTC).strftime("%d %B %Y, %H:%M UTC"),
+        verdict=find_verdict(evaluation),
+        remark=cfg.evaluation.remark,
+        decision=decision,
+        model=cfg.tracking.model,
+        licence=str(teacher_licence(cfg.teacher)) if cfg.teacher.path or ":" in cfg.teacher.method else "",
+        galleries=galleries,
+        uris=uris,
+        pairs=None if store is None else pair_counts(store),
+        tables=[metric_table(evaluation, dataset) for dataset in evaluation.datasets],
+        label=label,
+        unavailable=evaluation.unavailable,
+        image_charts=_image_charts(evaluation, [found for found in gains.values() if found is not None]),
+        pair_charts=_pair_charts(store),
+        loss_charts=_loss_charts(logs),
+        speeds=throughput(store, logs),
+        costs=None if store is None else cost_table(cfg, store.manifest.cost),
+        failed=[] if store is None else store.failed,
+        failed_shown=FAILED_SHOWN,
+        config=_cut(yaml.safe_dump(short_places(resolved(cfg)), sort_keys=False, allow_unicode=True)),
+        manifest="" if store is None else _cut(json.dumps(short_places(store.manifest.to_json()), indent=2)),
+        versions=_versions(),
+    )
+    return hide_places(page, _places(cfg))
+
+
+def _image_charts(evaluation: Evaluation, found: Sequence[Gains]) -> list[dict[str, Any]]:
+    """Each image before and after, and the distribution of the gains, for every test set."""
+    shown = []
+    for gains in found:
+        if len(gains.by_image) < 2:
+            continue
+        metric, difference = gains.metric.upper(), gains.difference
+        before, after = (evaluation.values(name, gains.dataset, gains.metric) for name in (BASELINE, ADAPTED))
+        ids = sorted(gains.by_image)
+        low, high = difference.low, difference.high
+        if difference.lower_is_better and low is not None and high is not None:
+            low, high = -high, -low
+        values = [gains.by_image[image] for image in ids]
+        unit = f"gain, dB {metric}" if gains.unit else f"gain, {metric}"
+        mean = f"{gains.improved} of {len(ids)} photos improve. The line is the mean"
+        shown.append(
+            {
+                "title": f"Gains of the {gains.dataset} photos",
+                "svg": charts.gains(values, difference.gain, low, high, unit),
+                "note": f"{mean}{', the band its 95 % interval' if low is not None else ''}.",
             }
-    return None
-
-
-def _verdict(difference: Difference) -> str:
-    """Class of a difference in the style sheet: better, worse, or unclear."""
-    return difference.word if difference.word in (BETTER, WORSE) else "unclear"
-
-
-def _counts(store: StoreSummary) -> dict[str, Any]:
-    accepted, rejected = len(store.accepted), len(store.rejected)
-    scored = accepted + rejected
-    seconds = store.manifest.seconds
-    return {
-        "inputs": store.inputs,
-        "accepted": accepted,
-        "rejected": rejected,
-        "failed": store.failed_count,
-        "pass_rate": f"{100 * accepted / scored:.1f} %" if scored else "–",
-        "threshold": f"{'≥' if store.higher_is_better else '≤'} {store.threshold:g}",
-        "fidelity": "" if store.fidelity is None else str(store.fidelity),
-        "seconds": f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else "",
-        "warnings": store.gate_warnings,
-    }
-
-
-def _costs(cost: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows (name, planned, actual) of the manifest's `cost`; an unknown figure is a dash."""
-    predicted, actual = cost.get("predicted") or {}, cost.get("actual") or {}
-    currency = actual.get("currency", "")
-    rows = [
-        ("images projected", "images", 1.0),
-        ("accelerator-hours", "accelerator_hours", 1.0),
-        ("wall time, hours", "wall_hours", 1.0),
-        ("disk, GB", "disk_bytes", 1e9),
-        (f"cost, {currency}", "price", 1.0),
-    ]
-
-    def figure(side: Mapping[str, Any], key: str, unit: float) -> str:
-        value = side.get(key)
-        return (
-            "–" if value is None else f"{value:,}" if isinstance(value, int) and unit == 1 else f"{value / unit:,.4g}"
         )
-
-    table = [(name, figure(predicted, key, unit), figure(actual, key, unit)) for name, key, unit in rows]
-    return [row for row in table if row[1:] != ("–", "–")]
-
-
-def _table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
-    """The cells of a metric table, with marks for the best mean of a column and for clear differences."""
-    metrics, note = columns(evaluation, dataset), cost_note(evaluation, dataset)
-    best: dict[str, float] = {}
-    for metric in metrics:
-        means = [evaluation.mean(student, dataset, metric) for student in evaluation.students]
-        pick = max if evaluation.directions[metric] else min
-        best[metric] = pick((mean for mean in means if mean is not None), default=math.nan)
-    rows = []
-    for student in evaluation.students:
-        cells = []
-        for metric in metrics:
-            mean = evaluation.mean(student, dataset, metric)
-            difference = (
-                evaluation.difference(student, dataset, metric, against=BASELINE) if student != BASELINE else None
-            )
-            cells.append(
-                {
-                    "mean": "–" if mean is None else number(mean),
-                    "change": "" if difference is None or mean is None else change(difference, mean).replace("-", "−"),
-                    "verdict": "" if difference is None else _verdict(difference),
-                    "best": mean is not None and mean == best[metric],
-                }
-            )
-        plain = cost_cells(evaluation, dataset, student) if note else []
-        cells += [{"mean": text, "change": "", "verdict": "", "best": False} for text in plain]
-        rows.append({"student": student, "cells": cells})
-    return {
-        "dataset": dataset,
-        "images": len(evaluation.images(dataset)),
-        "columns": [(metric, "↑" if evaluation.directions[metric] else "↓") for metric in metrics]
-        + [(name, "") for name in COST_COLUMNS if note],
-        "lacking": [(metric, NO_TRUTH) for metric in evaluation.lacking(dataset)],
-        "note": note,
-        "warning": source_loss(evaluation) if dataset == "source" else "",
-        "rows": rows,
-        "failures": evaluation.failures(dataset),
-    }
+        if not difference.to_truth:
+            side = "above" if evaluation.directions[gains.metric] else "below"
+            points = charts.scatter(
+                [before[image] for image in ids], [after[image] for image in ids], metric,
+                evaluation.directions[gains.metric],
+            )  # fmt: skip
+            note = f"A point for each photo; those {side} the dashed line became better."
+            shown.append({"title": f"Each {gains.dataset} photo", "svg": points, "note": note})
+    return shown
 
 
-def _charts(cfg: Config, store: StoreSummary | None) -> list[dict[str, Any]]:
-    charts = []
-    if store is not None and store.scores:
-        accepted, rejected = ([score for _, score in pairs] for pairs in (store.accepted, store.rejected))
-        charts.append({"title": "Gate scores", "svg": svg.histogram(accepted, rejected, store.threshold)})
-    losses = _losses(cfg)
+def _pair_charts(store: StoreSummary | None) -> list[dict[str, Any]]:
+    if store is None or not store.scores:
+        return []
+    accepted, rejected = ([score for _, score in pairs] for pairs in (store.accepted, store.rejected))
+    scores, better = np.array([score for _, score in store.scores]), 1 if store.higher_is_better else -1
+
+    def share(limit: float) -> float:
+        return float(np.mean(better * scores >= better * limit))
+
+    return charts.score_charts(accepted, rejected, store.threshold, share if store.fidelity is None else None)
+
+
+def _loss_charts(logs: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def line(entries: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+        return [(entry["step"], entry[key]) for entry in entries if entry.get(key) is not None]
+
+    shown: list[dict[str, Any]] = []
+    losses = {label(name): points for name, entries in logs.items() if (points := line(entries, "loss"))}
     if losses:
-        charts.append({"title": "Fine-tuning loss", "svg": svg.curves(losses)})
-    return charts
+        shown.append({"title": "Loss of the fine-tune", "svg": charts.curves(losses, "training loss"), "note": ""})
+    parts = {"source pairs": "loss_source", "accepted pairs": "loss_target"}
+    adapted = {name: points for name, key in parts.items() if (points := line(logs.get(ADAPTED, []), key))}
+    if len(adapted) == 2:
+        note = "The adapted student's loss on each kind of pair."
+        shown.append({"title": "Loss by kind of pair", "svg": charts.curves(adapted, "loss"), "note": note})
+    return shown
 
 
-def _losses(cfg: Config) -> dict[str, list[tuple[float, float]]]:
-    """Pairs (step, loss) of each fine-tune that has a `curve.jsonl` in `<out>/finetune/<name>`."""
-    series = {}
+def _training_logs(cfg: Config) -> dict[str, list[dict[str, Any]]]:
+    """Entries with a loss of each fine-tune that has a `curve.jsonl` in `<out>/finetune/<name>`."""
+    logs = {}
     for name in (ADAPTED, *cfg.controls):
         data = read_bytes(f"{cfg.out.rstrip('/')}/finetune/{name}/curve.jsonl") or b""
         whole = data[: data.rfind(b"\n") + 1]  # a killed run may leave half a line
         logged = [figures for figures in map(json.loads, whole.splitlines()) if "loss" in figures]
         if logged:
-            series[name] = [(figures["step"], figures["loss"]) for figures in logged]
-    return series
+            logs[name] = logged
+    return logs
 
 
-def _config(cfg: Config) -> str:
-    return yaml.safe_dump(resolved(cfg), sort_keys=False, allow_unicode=True)
+def _places(cfg: Config) -> Iterator[str]:
+    """Every text of the settings that may be a path or a URL."""
+    for item in fields(cfg):
+        yield from _texts(getattr(cfg, item.name))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, item.name) for item in fields(value)]
+    elif isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, str) and "/" in value:
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= DOCUMENT_SHOWN else text[:DOCUMENT_SHOWN] + "\n(cut here)"
 
 
 def _versions() -> dict[str, str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
+import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +25,8 @@ ORDERS = ("best", "worst", "name")
 PICTURES = ("lq", "restored", "pseudo_target")
 """Columns with pictures."""
 PER_PAGE = 24
+HELD_S = 30.0
+"""Seconds for which the list is taken as it was read: reading 100,000 rows takes seconds itself."""
 THUMBNAIL = 360
 """Longest side of a thumbnail in pixels."""
 
@@ -54,7 +59,7 @@ class PairPage:
 
 
 class PairList:
-    """The pairs of a store under its last threshold, read anew at each call, as a run may be at work on it."""
+    """The pairs of a store under one threshold, read anew every `HELD_S` seconds, as a run may be at work on it."""
 
     def __init__(self, store: PairStore, threshold: float | None = None, bound: float | None = None) -> None:
         """Look at the store.
@@ -68,24 +73,30 @@ class PairList:
             DataError: there is no store, or no threshold to take.
         """
         self._store, self._threshold, self._bound = store, threshold, bound
-        self._view()
+        self.higher_is_better = StoreView.open(store, threshold, bound).higher_is_better
+        self._lock = threading.Lock()
+        self._held: dict[str, PairRow] = {}
+        self._read_at = -math.inf
 
-    def _view(self) -> StoreView:
-        return StoreView.open(self._store, self._threshold, self._bound)
-
-    def rows(self) -> list[PairRow]:
+    def rows(self) -> dict[str, PairRow]:
         """Every pair whose photo is still an input, by id; of an id with several rows, the one that is not failed."""
-        view = self._view()
-        store = PairStore(self._store.url)
+        with self._lock:
+            if time.monotonic() - self._read_at >= HELD_S:
+                self._held = self._read()
+                self._read_at = time.monotonic()
+            return self._held
+
+    def _read(self) -> dict[str, PairRow]:
+        view = StoreView.open(self._store, self._threshold, self._bound)
         columns = ("id", "status", "score", "fidelity", "error_stage", "error_type", PART)
-        table = store.index().select(columns)
+        table = PairStore(self._store.url).index().select(columns)
         accepted = set(view.ids())
         found: dict[str, PairRow] = {}
         for row in sorted(table.to_pylist(), key=lambda row: (row["id"], row["status"] == "ok")):
             found[row["id"]] = _row(row, view, row["id"] in accepted)
         for gone in view.removed_inputs:
             found.pop(gone, None)
-        return list(found.values())
+        return found
 
     def page(self, state: str = "", order: str = "best", find: str = "", number: int = 1) -> PairPage:
         """One page of the pairs of a state.
@@ -96,12 +107,12 @@ class PairList:
             find: text within the id, in any case.
             number: of the page, from 1; the last page where there are fewer.
         """
-        view, everything = self._view(), self.rows()
+        everything = self.rows().values()
         counts = {name: sum(row.state == name for row in everything) for name in STATES}
         rows = [row for row in everything if state not in STATES or row.state == state]
         rows = [row for row in rows if find.casefold() in row.id.casefold()]
         if order != "name":
-            sign = -1 if (order == "worst") != view.higher_is_better else 1
+            sign = -1 if (order == "worst") != self.higher_is_better else 1
             rows.sort(key=lambda row: (row.score is None, sign * (row.score or 0)))
         pages = max(1, -(-len(rows) // PER_PAGE))
         number = min(max(number, 1), pages)
@@ -109,7 +120,7 @@ class PairList:
 
     def find(self, pair: str) -> PairRow | None:
         """The row of an id; None if the store has none."""
-        return next((row for row in self.rows() if row.id == pair), None)
+        return self.rows().get(pair)
 
     def columns(self, row: PairRow, names: Iterable[str]) -> dict[str, Any]:
         """Columns of one row, read from its part file alone.

@@ -236,7 +236,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _response(self, method: str) -> Response:
         self._check_host()
-        address = urlsplit(self.path)
+        try:
+            address = urlsplit(self.path)
+        except ValueError as error:
+            raise Refusal(400, "This is no address.") from error
         path = unquote(address.path)
         request = Request(method, path, dict(parse_qsl(address.query, keep_blank_values=True)), self.headers)
         self.server.site.admit(request)

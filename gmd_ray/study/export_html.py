@@ -16,7 +16,7 @@ from gmd_ray.study.page import PACKAGE, rater_page
 
 
 def export_html(study: Study, to: str | Path) -> int:
-    """Write the page; pictures are lossless WebP, so the file is a few per cent larger than a third of their pixels.
+    """Write the page; the pictures in it are lossless WebP, or PNG where that is smaller.
 
     The page may run its own script and load nothing at all; its Content-Security-Policy says so by hashes.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, DataError, nearest
+from gmd_ray.evaluation.items import spread
 from gmd_ray.evaluation.results import load_evaluation
 from gmd_ray.images.files.decode import decode_8bit
 from gmd_ray.images.listing import read_file
@@ -42,7 +45,10 @@ def read_methods(folders: Sequence[str]) -> dict[str, dict[str, Loader]]:
 
 
 def read_run(run: str, names: Sequence[str], dataset: str = "target") -> dict[str, dict[str, Loader]]:
-    """Take the pictures that the evaluation of a run kept for its report: the middles of `evaluation.report_images`.
+    """Take pictures that the evaluation of a run kept: the middles of `evaluation.report_images` photos.
+
+    These are the ones spread evenly over the test set. Pictures that are kept because their photos gained or lost most
+    stay out, since a study of them would judge that choice.
 
     Args:
         run: the run directory.
@@ -51,11 +57,13 @@ def read_run(run: str, names: Sequence[str], dataset: str = "target") -> dict[st
 
     Raises:
         DataError: the run has no evaluation, or kept no pictures of that test set.
-        ConfigError: there is no student of such a name.
+        ConfigError: there is no student of such a name, or the run has no `config.yaml`.
     """
     evaluation = load_evaluation(run)
+    cfg = load_config([f"config={Path(run) / 'config.yaml'}"], check_paths=False)
     methods: dict[str, dict[str, Loader]] = {}
-    images = evaluation.pictured(dataset)
+    pictured = set(evaluation.pictured(dataset))
+    images = [image for image in spread(evaluation.images(dataset), cfg.evaluation.report_images) if image in pictured]
     if not images:
         raise DataError(f"{run}: its evaluation kept no pictures of the {dataset} test set; give NAME=FOLDER instead")
     for name in names:

@@ -86,6 +86,8 @@ def run_create(args: argparse.Namespace) -> int:
 
     if args.checks < 0:
         raise ConfigError(f"--checks {args.checks}: give 0 or more")
+    if "://" in args.output:
+        raise ConfigError(f"-o {args.output}: a study is a folder of this machine; give a path")
     text = own_text(args.instructions) if args.instructions else TEXTS[args.task]
     methods = read_run(args.run_dir, args.students.split(","), args.dataset) if args.run_dir else {}
     for name, pictures in read_methods(args.methods).items():

@@ -63,7 +63,8 @@ def accept(words: list[str]) -> Config | None:
         return None
     given = folder_verbs.restore_settings(args) if args.verb == "restore" else args.settings
     cfg = load_config(given, check_paths=False)
-    if args.verb in RUNS and "..." not in words and given:
+    of_a_run = getattr(args, "from_metrics", None)  # the settings are then those of a run
+    if args.verb in RUNS and "..." not in words and given and of_a_run is None:
         require(cfg, args.verb)
     return cfg
 

@@ -65,6 +65,7 @@ def test_outputs_for_both_test_sets_lie_in_folders_of_their_names(
     for dataset in ("target", "source"):
         shutil.copytree(tmp_path / dataset / "hq", tmp_path / "outputs" / dataset)
     run.evaluation.methods = {"perfect": f"folder:{tmp_path / 'outputs'}"}
+    run.evaluation.source_lq, run.source.degradation = None, "noise25"  # made from the truth, so that it has no name
     found = judged(run, students)
     for dataset, count in (("target", 6), ("source", 4)):
         assert list(found.values("perfect", dataset, "psnr").values()) == [100.0] * count
@@ -150,6 +151,7 @@ def test_presets_and_directories_name_teachers(run: Config, tmp_path: Path) -> N
         ({"other": "model:/nowhere/x.pth"}, "no such file or folder"),
         ({"other": "folder:/nowhere"}, "no such file or folder"),
         ({"other": "online:sdedti"}, "did you mean 'sdedit'"),
+        ({"other": "online:sdedit"}, "set teacher.path, or give online:sdedit@DIRECTORY"),
     ],
 )
 def test_methods_that_cannot_be(run: Config, students: dict[str, str], methods: dict[str, str], message: str) -> None:

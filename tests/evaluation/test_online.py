@@ -90,7 +90,7 @@ def test_values_are_those_of_a_plain_loop_of_the_student_and_then_the_teacher(
     assert "| baseline+teacher |" in markdown(found)
     assert markdown(load_evaluation(online.out)) == markdown(found)
     assert load_evaluation(online.out).students == found.students
-    assert found.pictured("target") == ["00.png", "02.png", "05.png"]
+    assert found.pictured("target") == [f"{i:02}.png" for i in range(6)], "three by their places, six by their gains"
     shown = decode_png(found.picture("target", "02.png", "adapted") or b"")
     adapted = restored(online, students["adapted"], read(tmp_path / "target/lq/02.png"))
     assert np.array_equal(levels(shown), levels(adapted))

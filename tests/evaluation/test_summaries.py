@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError
-from gmd_ray.evaluation import Evaluation
+from gmd_ray.evaluation import Evaluation, record
 from gmd_ray.evaluation.results import PICTURES, ROWS, InferenceCost
 from gmd_ray.evaluation.summaries import FILES, json_text, latex, markdown, save_tables, verdict
 from gmd_ray.evaluation.summaries.latex import escape
 from gmd_ray.evaluation.summaries.published import published_rows
+from gmd_ray.progress import NullRecorder
 from gmd_ray.quality import metric_variant
 
 HIGHER = {"psnr": True, "ssim": True, "niqe": False}
@@ -74,6 +77,7 @@ def test_the_verdict_says_when_the_untouched_photos_beat_both_students() -> None
     [
         (-0.5, 40, "the adapted student is worse than the unadapted one: PSNR -0."),
         (0.01, 10, "no difference is seen between the adapted student and the unadapted one: PSNR"),
+        (0.5, 1, "On the target test set the adapted student changes by PSNR +0."),
         (0.5, 4, "On 4 target photos, too few images to tell, the adapted student changes by PSNR +0."),
     ],
 )
@@ -160,6 +164,7 @@ def test_latex_is_balanced_and_escaped(noise: Evaluation) -> None:
     assert body[0] == r"method & psnr $\uparrow$ & niqe $\downarrow$ & parameters & s/image \\"
     assert r"a\_b \& 100\% & 30.00" in text
     assert r"{\scriptsize +1." in text
+    assert r"{\scriptsize $-$4." in text, "a minus sign, no hyphen"
     assert text.count(r"\begin{tabular}{lrrrr}") == text.count(r"\end{tabular}") == 1
     assert escape("50 % of {x}_1^2 \\ ~") == r"50 \% of \{x\}\_1\textasciicircum{}2 \textbackslash{} \textasciitilde{}"
 
@@ -228,3 +233,32 @@ def test_files(noise: Evaluation, tmp_path: Path) -> None:
     save_tables(noise, str(tmp_path))
     texts = [(tmp_path / "evaluation" / name).read_text() for name in FILES]
     assert texts == [markdown(noise), latex(noise), json_text(noise)]
+
+
+class Kept(NullRecorder):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, float] = {}
+        self.files: list[str] = []
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        self.figures |= values
+
+    def artifact(self, path: str, folder: str | None = None) -> None:
+        self.files.append(Path(path).name)
+
+
+def test_tracking_gets_means_differences_and_their_intervals(noise: Evaluation, tmp_path: Path) -> None:
+    recorder, cfg = Kept(), Config(out=str(tmp_path))
+    noise.save(cfg.out)
+    record(cfg, noise, recorder)
+    difference = noise.difference("adapted", "target", "psnr")
+    assert difference is not None
+    key = "target/adapted/psnr"
+    assert recorder.figures[key] == noise.mean("adapted", "target", "psnr")
+    found = tuple(recorder.figures[f"{key}.{name}"] for name in ("difference", "low", "high"))
+    assert found == (difference.mean, difference.low, difference.high)
+    assert recorder.figures["target/hq/niqe"] == noise.mean("hq", "target", "niqe")
+    assert "target/baseline/psnr.low" not in recorder.figures
+    assert sorted(recorder.files) == ["metrics.parquet", "summary.json", "table.md", "table.tex"]

@@ -112,3 +112,9 @@ def test_missing_outputs_and_unknown_tables_are_told_before_anything_starts(tmp_
     assert said(run(tmp_path, f"evaluation.methods.Hi-Diff=folder:{ready}"), "error", "methods") == []
     found = run(tmp_path, f"evaluation.methods.other=model:{tmp_path / 'none.pth'}", verb="evaluate")
     assert said(found, "error", "methods")[0].endswith("no such file or folder")
+
+
+def test_the_teacher_of_a_row_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "kontext").mkdir()
+    found = run(tmp_path, f"evaluation.methods.Kontext=online:kontext@{tmp_path / 'kontext'}")
+    assert any(str(tmp_path / "kontext") in line for line in said(found, "error", "weights"))

@@ -2,65 +2,29 @@
 
 from __future__ import annotations
 
-import http.client
-import io
-import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import torch
-from PIL import Image
 
 from gmd_ray.cli import main
-from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError, ModelError
-from gmd_ray.images.files.photo import Photo
+from gmd_ray.errors import ConfigError
 from gmd_ray.pairstore.store import PairStore
-from gmd_ray.serving import drop_zone
-from gmd_ray.serving.drop_zone import DropZone
+from gmd_ray.serving import pair_list
 from gmd_ray.serving.pair_list import PER_PAGE, PairList
 from gmd_ray.serving.run_site import RunSite
 from gmd_ray.serving.server import PageServer, token_hash
-from gmd_ray.students import load_student
 from gmd_ray.verbs.serve import run_site
 from tests.evaluation.conftest import write_store
+from tests.serving.asking import get, pixels, png, send
 from tests.serving.conftest import HOSTILE, serving
-
-
-def get(server: PageServer, path: str) -> tuple[int, bytes, http.client.HTTPMessage]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    connection.request("GET", path)
-    response = connection.getresponse()
-    body = response.read()
-    connection.close()
-    return response.status, body, response.headers
-
-
-def send(server: PageServer, data: bytes, path: str = "/restored") -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection.request("POST", path, data, {"Content-Type": "application/octet-stream"})
-    response = connection.getresponse()
-    text = response.read().decode()
-    connection.close()
-    return response.status, text
-
-
-def png(side: int = 20, seed: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side + 4, 3), np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def pixels(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 @pytest.fixture
@@ -175,91 +139,23 @@ def test_pages_of_many_pairs(tmp_path: Path) -> None:
 def test_a_pair_that_breaks_the_fidelity_bound_says_so(tmp_path: Path) -> None:
     write_store(tmp_path, [5.0, 5.0], fidelity=[30.0, 20.0])
     pairs = PairList(PairStore(str(tmp_path / "pairs")), 4.0, 25.0)
-    assert [(row.state, row.reason) for row in pairs.rows()] == [("accepted", ""), ("rejected", "psnr 20, below 25")]
+    assert [(row.state, row.reason) for row in pairs.rows().values()] == [
+        ("accepted", ""),
+        ("rejected", "psnr 20, below 25"),
+    ]
 
 
-def test_a_dropped_photo_is_restored_by_the_adapted_student(server: PageServer, run: Path) -> None:
-    data = png()
-    status, text = send(server, data)
-    made = json.loads(text)
-    assert (status, made["width"], made["height"]) == (200, 24, 20)
-    before = get(server, f"/result?id={made['id']}&of=before")[1]
-    after = get(server, f"/result?id={made['id']}&of=after")[1]
-    assert np.array_equal(pixels(before), pixels(data))
-    cfg = Config()
-    cfg.student.path = str(run / "finetune" / "adapted" / "student.safetensors")
-    cfg.student.device = "cpu"
-    lq = torch.from_numpy(pixels(data).astype(np.float32) / 255).permute(2, 0, 1)[None]
-    expected = load_student(cfg.student).restore(lq)[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(pixels(after), np.rint(expected * 255).astype(np.uint8))
-    assert not np.array_equal(pixels(after), pixels(before))
-
-
-@pytest.mark.parametrize("data", [b"", b"no picture", png()[:60], b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
-def test_what_is_no_photo_is_refused_and_the_next_one_restored(server: PageServer, data: bytes) -> None:
-    status, text = send(server, data)
-    assert status == 400
-    assert text.startswith("This file cannot be restored: ")
-    assert send(server, png())[0] == 200
-
-
-def test_a_photo_of_too_many_pixels_or_bytes_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drop_zone, "LARGEST_PHOTO", 300)
-    site = run_site(str(run))
-    site.largest_body = 20_000
-    with serving(site) as server:
-        status, text = send(server, png())  # 480 pixels
-        assert (status, "too large: 24x20" in text) == (400, True)
-        assert send(server, png(10))[0] == 200
-        assert send(server, b"x" * 20_001)[0] == 413
-
-
-class SlowStudent:
-    """Notes how many photos it restores at the same time."""
-
-    def __init__(self) -> None:
-        self.now = self.most = self.loads = 0
-
-    def load(self) -> SlowStudent:
-        self.loads += 1
-        return self
-
-    def __call__(self, photo: Photo, key: str) -> Photo:
-        self.now += 1
-        self.most = max(self.most, self.now)
-        time.sleep(0.02)
-        self.now -= 1
-        return photo
-
-
-def test_photos_are_restored_one_at_a_time_and_few_are_held(tmp_path: Path) -> None:
-    student = SlowStudent()
-    with serving(RunSite("run", tmp_path / "none", None, DropZone(student.load, 10**6))) as server:
-        found: list[tuple[int, str]] = []
-        threads = [threading.Thread(target=lambda i=i: found.append(send(server, png(seed=i)))) for i in range(12)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert [status for status, _ in found] == [200] * 12
-        assert (student.most, student.loads) == (1, 1)
-        held = [get(server, f"/result?id={json.loads(text)['id']}&of=after")[0] for _, text in found]
-        assert sorted(held) == [200] * drop_zone.KEPT + [404] * (12 - drop_zone.KEPT)
-
-
-def test_who_waits_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drop_zone, "WAIT_S", 0.05)
-    photos = DropZone(SlowStudent().load, 10**6)
-    with serving(RunSite("run", tmp_path / "none", None, photos)) as server, photos._turn:
-        assert send(server, png())[0] == 503
-
-
-def test_a_student_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
-    def broken() -> SlowStudent:
-        raise ModelError("x.pth: not a checkpoint")
-
-    with serving(RunSite("run", tmp_path / "none", None, DropZone(broken, 10**6))) as server:
-        assert send(server, png()) == (500, "The student failed: x.pth: not a checkpoint\n")
+def test_the_list_follows_a_run_that_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_store(tmp_path, [5.0])
+    pairs = PairList(PairStore(str(tmp_path / "pairs")), 4.0)
+    assert list(pairs.rows()) == ["00.png"]
+    rows = tmp_path / "pairs" / "rows"
+    table = pq.read_table(rows / "part-0.parquet")
+    more = table.set_column(table.schema.get_field_index("id"), "id", pa.array(["01.png"]))
+    pq.write_table(more, rows / "part-1.parquet")
+    assert list(pairs.rows()) == ["00.png"]  # held
+    monkeypatch.setattr(pair_list, "HELD_S", 0.0)
+    assert list(pairs.rows()) == ["00.png", "01.png"]
 
 
 def test_with_a_token_no_path_is_open_without_it(run: Path) -> None:

@@ -133,6 +133,12 @@ def test_other_methods_are_unknown(server: PageServer) -> None:
         assert ask(server, "/", method)[0] == 501
 
 
+def test_an_address_that_is_none_is_refused(server: PageServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        raw.sendall(b"GET http://[bad/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 400 " in raw.recv(4000).splitlines()[0]
+
+
 def test_a_bug_shows_no_trace_to_the_client(server: PageServer) -> None:
     status, text, _ = ask(server, "/broken")
     assert status == 500

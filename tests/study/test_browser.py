@@ -19,7 +19,7 @@ from gmd_ray.study.csv_answers import read_csv_answers
 from gmd_ray.study.export_html import export_html
 from gmd_ray.study.folder import Study, StudyKey
 from gmd_ray.study.result import study_result
-from tests.browser import PHONE, WIDE, too_wide
+from tests.browser import PHONE, WIDE, too_wide, until
 from tests.study.conftest import NAMES, attentive
 from tests.study.served import page_data, running
 
@@ -186,8 +186,9 @@ def test_zoom_shows_the_same_part_of_both_pictures(study: Study, open_page: Open
         assert under(0.25, 0.75) == pytest.approx((0.25, 0.75), abs=0.01)  # the point that was clicked stays there
         before = under(0.5, 0.5)
         page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+        clicked = styles()
         page.mouse.wheel(0, -200)
-        page.wait_for_timeout(50)
+        until(page, lambda: styles() != clicked)
         assert under(0.5, 0.5) == pytest.approx(before, abs=0.01)
         page.mouse.down()
         page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.5 * box["height"], steps=4)

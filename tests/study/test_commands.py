@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from gmd_ray.cli import main
+from gmd_ray.config import Config
+from gmd_ray.config.saving import save_config
 from gmd_ray.evaluation.results import PICTURES, ROWS, Evaluation
 from gmd_ray.images.files.encode import decode_png, encode_png
 from gmd_ray.serving.server import PageServer
@@ -55,6 +57,7 @@ def test_create_says_what_is_for_whom(folders: list[str], tmp_path: Path, capsys
         (["baseline=BASELINE", "adapted=ADAPTED", "--checks", "-1"], "--checks -1: give 0 or more"),
         (["baseline=BASELINE", "adapted=ADAPTED", "--instructions", "none.txt"], "no such file"),
         (["baseline=BASELINE", "adapted=ADAPTED", "--run", "none"], "evaluate this run first"),
+        (["baseline=BASELINE", "adapted=ADAPTED", "-o", "s3://bucket/study"], "a folder of this machine"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -62,26 +65,34 @@ def test_a_mistake_is_one_line(
 ) -> None:
     places = {"BASELINE": str(tmp_path / "baseline"), "ADAPTED": str(tmp_path / "adapted")}
     words = [re.sub("BASELINE|ADAPTED", lambda found: places[found[0]], word) for word in words]
-    assert main(["study", "create", *words, "-o", str(tmp_path / "study")]) == 2
+    assert main(["study", "create", "-o", str(tmp_path / "study"), *words]) == 2
     assert line in capsys.readouterr().err
     assert not (tmp_path / "study" / "public").exists()
 
 
 def test_the_pictures_of_an_evaluation(tmp_path: Path) -> None:
+    """Those spread over the test set, and not that of the photo in its middle, which gained most."""
     rows, kept = [], []
-    made = {name: photos["photo0"]() for name, photos in pictures(("baseline", "adapted", "median"), 1).items()}
-    for name, image in made.items():
-        rows.append({"dataset": "target", "id": "a.png", "student": name, "metric": "psnr", "value": 1.0})
-        kept.append({"dataset": "target", "id": "a.png", "name": name, "png": encode_png(image)})
+    made = pictures(("baseline", "adapted", "median"), 5)
+    for name, photos in made.items():
+        for photo, load in photos.items():
+            rows.append({"dataset": "target", "id": photo, "student": name, "metric": "psnr", "value": 1.0})
+            if photo in ("photo0", "photo2", "photo4"):
+                kept.append({"dataset": "target", "id": photo, "name": name, "png": encode_png(load())})
     tables = [pa.Table.from_pylist(table, schema=schema) for table, schema in ((rows, ROWS), (kept, PICTURES))]
     Evaluation(tables[0], tables[1], tuple(made), ("psnr",), "").save(str(tmp_path / "run"))
+    cfg = Config(out=str(tmp_path / "run"))
+    cfg.evaluation.report_images = 2
+    save_config(cfg, tmp_path / "run" / "config.yaml")
     run = ["study", "create", "--run", str(tmp_path / "run"), "--checks", "0"]
     assert main([*run, "-o", str(tmp_path / "study")]) == 0
     study = load_study(tmp_path / "study")
-    (pair,) = study.pairs
-    facts = load_key(study).pairs[pair.id]
-    assert (facts.kind, {facts.left, facts.right}) == (COMPARISON, {"baseline", "adapted"})
-    assert np.array_equal(np.rint(decode_png(study.picture(pair.left)) * 255), made[facts.left])
+    key = load_key(study).pairs
+    assert sorted(facts.photo for facts in key.values()) == ["photo0", "photo4"]
+    for pair in study.pairs:
+        facts = key[pair.id]
+        assert (facts.kind, {facts.left, facts.right}) == (COMPARISON, {"baseline", "adapted"})
+        assert np.array_equal(np.rint(decode_png(study.picture(pair.left)) * 255), made[facts.left][facts.photo]())
     assert main([*run, "--students", "baseline,nobody", "-o", str(tmp_path / "other")]) == 2
     assert main([*run, "--dataset", "source", "-o", str(tmp_path / "other")]) == 2
 

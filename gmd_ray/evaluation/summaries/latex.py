@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from gmd_ray.evaluation.results import UNTOUCHED, Evaluation
 from gmd_ray.evaluation.summaries.published import published_note, published_rows
 from gmd_ray.evaluation.table import (
@@ -59,7 +61,7 @@ def _table(evaluation: Evaluation, dataset: str) -> list[str]:
             difference = evaluation.difference(name, dataset, metric) if name != BASELINE else None
             below.append("" if difference is None or mean is None else change(difference, mean))
         if any(below):
-            small = [rf"{{\scriptsize {escape(text)}}}" if text else "" for text in below]
+            small = [rf"{{\scriptsize {_minus(escape(text))}}}" if text else "" for text in below]
             lines.append(" & ".join(["", *small, *("" for _ in costs)]) + r" \\")
         if name == UNTOUCHED:
             lines.append(r"\midrule")
@@ -74,6 +76,11 @@ def _table(evaluation: Evaluation, dataset: str) -> list[str]:
 
 def _line(cells: list[str]) -> str:
     return " & ".join(escape(cell) for cell in cells) + r" \\"
+
+
+def _minus(text: str) -> str:
+    """The signs of numbers as minus signs, not as hyphens."""
+    return re.sub(r"-(?=\d)", "$-$", text)
 
 
 def escape(text: str) -> str:

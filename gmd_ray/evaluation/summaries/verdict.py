@@ -36,9 +36,9 @@ def main_metric(evaluation: Evaluation, dataset: str) -> str | None:
 
 
 def _change(difference: Difference, dataset: str, metric: str) -> str:
-    where = f"On {difference.n} {IMAGES.get(dataset, dataset)}"
     if difference.n == 1:
-        where = f"On the {dataset} test set"
+        return f"On the {dataset} test set the adapted student changes by {_figure(difference, metric)}; no interval."
+    where = f"On {difference.n} {IMAGES.get(dataset, dataset)}"
     heads = {
         BETTER: f"{where} the adapted student is better than the unadapted one",
         WORSE: f"{where} the adapted student is worse than the unadapted one",

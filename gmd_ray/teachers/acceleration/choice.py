@@ -12,9 +12,9 @@ COMPILE_S = 51.0
 """Seconds that a replica spends on compiling: 31 and 20 s on one H100 for its two families of graphs, one for images
 alone and one for images together (docs/decisions.md, "Memory and cost")."""
 SAVED_S_PER_FLOP = 6.4e-16
-"""Seconds that compiled blocks save for each FLOP. On that H100 they saved 1.0e-15 for an image of 512 x 512 pixels by
-itself, whose launches the host cannot issue fast enough otherwise, and 6.7e-17 for one of four together. A compilation
-that does not pay costs 51 s once, and a missing one a second for each lone image, so the value is near the former."""
+"""Seconds that compiled blocks save for each FLOP. On that H100 they saved 9.2e-16 for an image of 512 x 512 pixels by
+itself, whose launches the host cannot issue fast enough otherwise, and nothing for four together. A compilation that
+does not pay costs 51 s once, and a missing one a second for each lone image, so the value is near the former."""
 USUAL_SIDE = 512
 """Side in pixels of the images that are assumed where there are no tiles: the choice is made before any is read."""
 
