@@ -29,7 +29,7 @@ class Adapted:
     reasons: list[str]
     """One line per promotion gate, with its verdict."""
     unsent: str = ""
-    """What MLflow has missed and gets later, in words; empty if it has everything."""
+    """Entries that MLflow has missed and gets later, in words; empty if it has everything."""
 
 
 def adapt(cfg: Config) -> Adapted:

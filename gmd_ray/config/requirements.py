@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+
 from gmd_ray.config.keys import PUBLISHED, flatten
 from gmd_ray.config.metric_names import unmeasured_promotion_gate
 from gmd_ray.config.sections import checks

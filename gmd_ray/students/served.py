@@ -14,7 +14,7 @@ from gmd_ray.images.files.decode import to_8bit
 from gmd_ray.images.files.encode import to_images, to_tensor
 from gmd_ray.students.loading import load_student
 
-FACTS_FILE = "gmd_ray/student.json"
+FACTS_FILE = "about/student.json"
 """File of a registered version about its checkpoint: its name (`file`), and the `student` settings to run it with."""
 
 

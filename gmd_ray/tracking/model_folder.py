@@ -32,7 +32,7 @@ LOADER = "gmd_ray.students.served"
 if TYPE_CHECKING:
     from gmd_ray.evaluation import Evaluation
 
-EXTRAS = "gmd_ray"
+EXTRAS = "about"
 """Folder within a version for what `gmd_ray` itself reads: `student.json`, `pairs.parquet`, `evaluation/`."""
 FACTS_FILE, PAIRS_FILE = f"{EXTRAS}/student.json", f"{EXTRAS}/pairs.parquet"
 STUDENT_SETTINGS = ("factory", "tile", "tile_overlap", "sampling_steps", "dtype")
@@ -113,7 +113,7 @@ def model_card(cfg: Config, evaluation: Evaluation, tags: Mapping[str, str]) -> 
         f"- source: `{redact(str(cfg.source.hq))}`, degradation `{cfg.source.degradation}`",
         f"- target: photos of `{redact(str(cfg.target.path))}`; pairs: {counts}",
         "",
-        "Each pair, with the digest of its photo, is a row of `gmd_ray/pairs.parquet`.",
+        "Each pair, with the digest of its photo, is a row of `about/pairs.parquet`.",
         "",
         "## Teacher and licence",
         f"- teacher: `{teacher}`, licence: {licence}",
@@ -124,7 +124,7 @@ def model_card(cfg: Config, evaluation: Evaluation, tags: Mapping[str, str]) -> 
         "",
         *_figure_table(evaluation),
         "",
-        "Intervals are 95 % bootstrap intervals over images. The values by image lie in `gmd_ray/evaluation/`.",
+        "Intervals are 95 % bootstrap intervals over images. The values by image lie in `about/evaluation/`.",
         "",
         "## Limits",
         "- It is adapted to photos like those of the target; elsewhere the figures do not speak for it.",

@@ -101,8 +101,7 @@ def restore_settings(args: argparse.Namespace) -> list[str]:
     """The settings that the options of `restore` stand for, and those given beside them."""
     # The overlap is measured, unless the settings that follow name one.
     tile = [] if args.tile is None else [f"student.tile={args.tile}", "student.tile_overlap=null"]
-    model = [f"student.path={args.model}"] if not args.model.startswith("models:/") else _registered(args)
-    return [*model, *tile, *args.settings]
+    return [f"student.path={args.model}", *tile, *args.settings]
 
 
 def _registered(args: argparse.Namespace) -> list[str]:
@@ -118,7 +117,10 @@ def _yaml(value: object) -> str:
 
 
 def run_restore(args: argparse.Namespace) -> int:
-    cfg = load_config(restore_settings(args))
+    given = restore_settings(args)
+    if args.model.startswith("models:/"):
+        given = [*_registered(args), *given[1:]]
+    cfg = load_config(given)
     from gmd_ray.folders.restore import restore_folder
     from gmd_ray.ray_utils.session import cluster_address, ray_session
 

@@ -1,4 +1,4 @@
-"""What a run leaves on its parent run: gains to sort by, data sets, system metrics, code, and its experiment's view."""
+"""The parent run after a run: gains to sort by, data sets, system metrics, code, and its experiment's view."""
 
 from __future__ import annotations
 
