@@ -183,7 +183,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory, postgres: str, s3_server: S3Server) -> Iterator[MlflowServer]:
+def mlflow_server(
+    tmp_path_factory: pytest.TempPathFactory, postgres: str, s3_server: S3Server
+) -> Iterator[MlflowServer]:
     """An MLflow server on PostgreSQL with its artifacts on S3; it starts in half a minute, so mark its tests slow."""
     artifacts = f"{s3_server.make_bucket('mlflow')}/artifacts"
     log = tmp_path_factory.mktemp("mlflow") / "mlflow.log"

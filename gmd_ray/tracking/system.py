@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import platform
 import threading
@@ -60,16 +61,15 @@ def _sample(outbox: Outbox, run_id: str, interval_s: float, stop: threading.Even
             outbox.put(Entry(run_id, "batch", (metrics, []), "system metrics"))
 
 
-def _monitors() -> list[BaseMetricsMonitor]:
-    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+_KINDS = {"cpu": "CPUMonitor", "disk": "DiskMonitor", "network": "NetworkMonitor", "gpu": "GPUMonitor"}
 
+
+def _monitors() -> list[BaseMetricsMonitor]:
     found: list[BaseMetricsMonitor] = []
-    for kind in (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor):
+    for name, kind in _KINDS.items():
         try:
-            found.append(kind())
-        except (ImportError, RuntimeError):  # nvidia-ml-py is not installed, or there is no driver
-            log.debug("no system metrics of %s", kind.__name__, exc_info=True)
+            module = importlib.import_module(f"mlflow.system_metrics.metrics.{name}_monitor")
+            found.append(getattr(module, kind)())
+        except (ImportError, RuntimeError):  # psutil or nvidia-ml-py is not installed, or there is no driver
+            log.debug("no system metrics of %s", name, exc_info=True)
     return found

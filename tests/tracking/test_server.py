@@ -18,7 +18,7 @@ from gmd_ray.config.load import resolved
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.tracking import MlflowRecorder, history, promote, register, start_run
 from tests.evaluation.conftest import save_student, write_store
-from tests.servers.running import MlflowServer
+from tests.servers.running import MlflowServer, running_mlflow
 from tests.tracking.measures import figures, student_file, version_of
 
 pytestmark = pytest.mark.slow
@@ -125,3 +125,40 @@ def test_a_champion_loads_by_pyfunc_and_restores_and_is_traced(
         ("02.png", "s3://bucket/photos/2", False),
     ]
     assert found["promotions"][0]["action"] == "promoted"
+
+
+def test_a_server_that_is_stopped_in_the_middle_of_a_run_gets_everything_when_it_is_back(tmp_path: Path) -> None:
+    """A real server on a database of its own, stopped and started again at another address."""
+    cfg = Config(out=str(tmp_path / "out"))
+    database, artifacts = f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "artifacts")
+    with running_mlflow(tmp_path / "one.log", database, artifacts, {}) as server:
+        cfg.tracking.uri = server.url
+        opened = start_run(cfg, resolved(cfg))
+        recorder = opened.__enter__()
+        with recorder.stage("generate") as stage:
+            stage.metrics({"done": 1.0})
+    assert isinstance(recorder, MlflowRecorder)
+    for step in range(200):
+        recorder.metrics({"loss": 1.0 / (step + 1)}, step=step)
+    report = tmp_path / "out" / "report.html"
+    report.write_text("a page")
+    recorder.artifact(str(report))
+    with recorder.stage("evaluate") as stage:
+        stage.metrics({"psnr": 30.0})
+    opened.__exit__(None, None, None)
+    assert "did not come back; kept in" in recorder.unsent
+    assert "metrics loss (x200)" in recorder.unsent
+    with running_mlflow(tmp_path / "two.log", database, artifacts, {}) as server:
+        assert main(["sync", cfg.out, f"tracking.uri={server.url}"]) == 0
+        client = MlflowClient(server.url)
+        found = client.get_run(recorder.run_id)
+        assert [point.step for point in client.get_metric_history(recorder.run_id, "loss")] == list(range(200))
+        assert found.data.metrics["evaluate.psnr"] == 30.0
+        assert found.info.status == "FINISHED"
+        assert "report.html" in [item.path for item in client.list_artifacts(recorder.run_id)]
+        # The same directory goes on with the same run, at the new address.
+        cfg.tracking.uri = server.url
+        with start_run(cfg, resolved(cfg)) as again:
+            assert isinstance(again, MlflowRecorder)
+        assert again.run_id == recorder.run_id
+        assert len(client.search_runs([found.info.experiment_id])) == 2
