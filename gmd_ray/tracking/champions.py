@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gmd_ray.tracking")
 
+AT_THE_END = "judged by the gates at the end of its run"
+"""Reason of a promotion that nobody asked for by hand."""
 _TRIES = 5
 """Times that a version is judged anew because another promotion came first."""
 
@@ -66,7 +68,7 @@ def promote(
     licence = teacher_licence(cfg.teacher) if cfg.tracking.require_commercial_teacher else None
     with tracking_errors(uri, f"promoting {model} version {version}"):
         candidate = RegisteredVersion(client, uri, client.get_model_version(model, version))
-        decision = _decide(candidate, cfg.tracking.gates, licence, evaluation, "the gates hold", anyway=False)
+        decision = _decide(candidate, cfg.tracking.gates, licence, evaluation, AT_THE_END, anyway=False)
     recorder.tags({"promotion": "; ".join(decision.reasons)})
     for reason in decision.reasons:
         log.info("promotion gate: %s", reason)

@@ -42,13 +42,15 @@ class Trace:
         shown = [f"{key}={_word(value)}" for key in _SHOWN if (value := _dig(settings, key)) is not None]
         lines.append(f"{'settings':<10} {', '.join(shown) or 'not recorded'}{'; all with --json' if settings else ''}")
         for entry in found["promotions"]:
-            who = f"{entry['when']} {entry['action']} by {entry['who']}: {entry['reason']}"
+            who = f"{entry['when']} version {entry['version'] or '-'} {entry['action']} by {entry['who']}: {entry['reason']}"
             lines.append(f"{'promotion':<10} {printable(who)}")
         accepted = [row for row in found["pairs"] if row["accepted"]]
         lines.append(f"{'pairs':<10} {len(found['pairs'])} rows, {len(accepted)} accepted")
         for row in accepted[:pairs]:
             score = "" if row["score"] is None else f"score {row['score']:.4g}, "
-            lines.append(f"  {printable(row['id'])}: {score}photo {printable(row['uri'])}, sha256 {row['digest']}")
+            lines.append(
+                f"  {printable(row['id'])}: {score}photo {printable(row['uri'])}, sha256 {row['digest'] or 'not kept'}"
+            )
         if len(accepted) > pairs:
             lines.append(f"  and {len(accepted) - pairs} more: --pairs N, or --json for all rows")
         return "\n".join(lines)
