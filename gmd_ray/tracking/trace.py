@@ -42,8 +42,8 @@ class Trace:
         shown = [f"{key}={_word(value)}" for key in _SHOWN if (value := _dig(settings, key)) is not None]
         lines.append(f"{'settings':<10} {', '.join(shown) or 'not recorded'}{'; all with --json' if settings else ''}")
         for entry in found["promotions"]:
-            who = f"{entry['when']} version {entry['version'] or '-'} {entry['action']} by {entry['who']}: {entry['reason']}"
-            lines.append(f"{'promotion':<10} {printable(who)}")
+            about = f"version {entry['version'] or '-'} {entry['action']} by {entry['who']}: {entry['reason']}"
+            lines.append(f"{'promotion':<10} {entry['when']} {printable(about)}")
         accepted = [row for row in found["pairs"] if row["accepted"]]
         lines.append(f"{'pairs':<10} {len(found['pairs'])} rows, {len(accepted)} accepted")
         for row in accepted[:pairs]:
