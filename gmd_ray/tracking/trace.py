@@ -127,11 +127,12 @@ def _pairs(version: RegisteredVersion) -> list[dict[str, Any]]:
 
 
 def _settings(version: RegisteredVersion) -> dict[str, Any]:
+    unreadable = (*store_errors(), ValueError)
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = version.client.download_artifacts(version.facts.run_id, "config.json", folder)
             return dict(json.loads(Path(path).read_text()))
-        except (*store_errors(), ValueError):
+        except unreadable:
             return {}
 
 
