@@ -77,6 +77,26 @@ def check_tiles(section: str, tile: int, overlap: int | None) -> None:
         raise ConfigError(f"{section}.tile_overlap={overlap}: must be less than {section}.tile={tile}")
 
 
+def check_step_cache(teacher: TeacherConfig) -> None:
+    """Check that a step cache has a teacher that can follow it.
+
+    Raises:
+        ConfigError: a threshold that is not positive, another teacher than FLUX, several GPUs a replica, offloading.
+    """
+    if teacher.step_cache is None:
+        return
+    shown = f"teacher.step_cache={teacher.step_cache:g}"
+    if not teacher.step_cache > 0:
+        raise ConfigError(f"{shown}: must lie in (0, inf); null switches it off")
+    if teacher.method == "ddim" or ":" in teacher.method:
+        raise ConfigError(f"{shown}: for FLUX only; with teacher.method={teacher.method} set it to null")
+    if teacher.gpus_per_replica > 1:
+        raise ConfigError(f"{shown}: only for a replica with one GPU; set it to null, or teacher.gpus_per_replica=1")
+    if teacher.offload != "none":
+        # Offloading copies each block in while the one before it runs, so all of them have to run, in their order.
+        raise ConfigError(f"{shown}: cannot be combined with teacher.offload; set teacher.offload=none")
+
+
 def check_controls(cfg: Config, names: Iterable[str]) -> None:
     """Check that fine-tunes have the images they need.
 
@@ -171,6 +191,7 @@ def _check_teacher(teacher: TeacherConfig) -> None:
     if ranks > 1 and (teacher.offload != "none" or teacher.quantization != "none"):
         key = "offload" if teacher.offload != "none" else "quantization"
         raise ConfigError(f"teacher.{key}: only for a replica with one GPU; set it to none, or gpus_per_replica=1")
+    check_step_cache(teacher)
     if ranks > 1 and ":" in teacher.device:
         raise ConfigError(f"teacher.device={teacher.device}: {ranks} ranks cannot share one; use auto, cuda or cpu")
 

@@ -92,7 +92,7 @@ class AttemptLog:
         self._error: GmdError | None = None
         self._closed = False
         self._teacher_began = False
-        self._clipped: Counter[str] = Counter()
+        self._counts: Counter[tuple[str, str]] = Counter()
 
     def worker(self) -> str:
         """Return a name of the process that asks, which is the same each time that it asks."""
@@ -190,13 +190,13 @@ class AttemptLog:
         if keys:
             self._save(self._known)
 
-    def count_clipped(self, stage: str, images: int) -> None:
-        """Note that a model left the range of an image in so many images (`outputs.STRAY`)."""
-        self._clipped[stage] += images
+    def count(self, stage: str, what: str, number: int) -> None:
+        """Add to a count that a stage keeps over all its workers (`outputs.CLIPPED`, for example)."""
+        self._counts[stage, what] += number
 
-    def clipped(self) -> dict[str, int]:
-        """Return stage -> number of images whose values had to be clipped."""
-        return dict(self._clipped)
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return (stage, what) -> the sum of what its workers have counted in this run."""
+        return dict(self._counts)
 
     def agree(self, section: str, facts: dict[str, Any]) -> dict[str, Any]:
         """Return the facts that every worker of a model must share.
@@ -222,7 +222,7 @@ class AttemptLog:
 class RemoteAttemptLog:
     """An `AttemptLog` that lives in an actor; each method does what the one of the same name does there.
 
-    Instances pickle into workers. Methods wait for the answer, except `done` and `count_clipped`: a stage goes on
+    Instances pickle into workers. Methods wait for the answer, except `done` and `count`: a stage goes on
     without it, and Ray keeps the order of the calls of one process.
     """
 
@@ -260,11 +260,11 @@ class RemoteAttemptLog:
     def done(self, stage: str, ids: Sequence[str]) -> None:
         self._actor.done.remote(stage, ids)
 
-    def count_clipped(self, stage: str, images: int) -> None:
-        self._actor.count_clipped.remote(stage, images)
+    def count(self, stage: str, what: str, number: int) -> None:
+        self._actor.count.remote(stage, what, number)
 
-    def clipped(self) -> dict[str, int]:
-        return dict(_answer(self._actor.clipped.remote()))
+    def counts(self) -> dict[tuple[str, str], int]:
+        return dict(_answer(self._actor.counts.remote()))
 
     def agree(self, section: str, facts: dict[str, Any]) -> dict[str, Any]:
         return dict(_answer(self._actor.agree.remote(section, facts)))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+log = logging.getLogger("gmd_ray.generation")
+
+CLIPPED = "clipped"
+"""Name of a stage's count of images that had to be clipped."""
 STRAY = 0.02
 """Distance outside [0, 1] at which a value causes no warning: rounding and the ringing of a resize reach it."""
 STRAY_SHARE = 0.01
@@ -50,6 +55,21 @@ def scores_of(values: Any, count: int, what: str) -> list[float]:
     """
     scores: list[float] = _floats(values, (count,), what).tolist()
     return scores
+
+
+def say_counts(counts: Mapping[tuple[str, str], int]) -> None:
+    """Log what the stages of a run have counted, (stage, what) -> number.
+
+    Clipped images are a warning. A teacher that skips parts of its evaluations counts `evaluations` and `skipped`.
+    """
+    for (stage, what), number in sorted(counts.items()):
+        if what == CLIPPED:
+            text = "%s: %d images had more than %g %% of their values outside [0, 1], and were clipped to it"
+            log.warning(text, stage, number, 100 * STRAY_SHARE)
+    if evaluations := counts.get(("project", "evaluations")):
+        skipped = counts.get(("project", "skipped"), 0)
+        text = "project: teacher.step_cache skipped %.0f %% of the teacher's evaluations (%d of %d)"
+        log.info(text, 100 * skipped / evaluations, skipped, evaluations)
 
 
 def _floats(values: Any, shape: Sequence[int], what: str) -> torch.Tensor:

@@ -20,7 +20,7 @@ from gmd_ray.generation import suspects
 from gmd_ray.generation.attempt_log import AnyAttemptLog, AttemptLog, start_attempt_log
 from gmd_ray.generation.checks.gate import GateCheck
 from gmd_ray.generation.models import Models
-from gmd_ray.generation.outputs import STRAY_SHARE
+from gmd_ray.generation.outputs import say_counts
 from gmd_ray.generation.prompts import with_prompts
 from gmd_ray.generation.resume import check_resume, complete, known_facts, refuse_other_settings, remember
 from gmd_ray.generation.watchdog import batch_bound
@@ -185,7 +185,8 @@ class GenerationRun:
                     self.facts, agreed = attempts.facts(), True
                     remember(store, self.facts)
                 _count(progress, block, self._accepted())
-        _warn_of_clipped(attempts.clipped())
+        say_counts(counts := attempts.counts())
+        clock.note({what: number for (stage, what), number in counts.items() if stage == "project"})
         lock.check()
         clock.save()
         store.refresh()
@@ -300,16 +301,6 @@ def _save_settings(cfg: Config) -> None:
         save_config(cfg, path)
     else:
         put(filesystem, path, config_text(cfg).encode())
-
-
-def _warn_of_clipped(images: dict[str, int]) -> None:
-    for stage, count in sorted(images.items()):
-        log.warning(
-            "%s: %d images had more than %g %% of their values outside [0, 1], and were clipped to it",
-            stage,
-            count,
-            100 * STRAY_SHARE,
-        )
 
 
 def _count(progress: Progress, block: pa.Table, view: pc.Expression) -> None:

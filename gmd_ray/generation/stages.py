@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from gmd_ray.errors import GmdError, ModelError, ReplicaLostError, ResumeMismatc
 from gmd_ray.generation.attempt_log import START, AnyAttemptLog
 from gmd_ray.generation.fault_isolation import UNBOUNDED, FaultIsolation, Row, batches_by_size, fail, to_table
 from gmd_ray.generation.models import Models, model_configs
-from gmd_ray.generation.outputs import images_of, scores_of
+from gmd_ray.generation.outputs import CLIPPED, images_of, scores_of
 from gmd_ray.generation.watchdog import Bound
 from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.images.padding import pad_to_multiple
@@ -172,9 +172,10 @@ class _ModelStage:
     def _encoded(self, images: torch.Tensor) -> list[Future[bytes]]:
         return [self._threads.submit(encode_png, image) for image in to_images(images)]
 
-    def _count_clipped(self, images: int) -> None:
-        if images:
-            self._log.count_clipped(self.name, images)
+    def _count(self, counts: Mapping[str, int]) -> None:
+        for what, number in counts.items():
+            if number:
+                self._log.count(self.name, what, number)
 
     def _collect(self, rows: list[Row]) -> None:
         """Wait for the encoded images of a block. A row whose image cannot be encoded is failed."""
@@ -196,7 +197,7 @@ class Restore(_ModelStage):
         count, channels, height, width = batch.images.shape
         due = (count, channels, height * self.model.scale, width * self.model.scale)
         restored, clipped = images_of(self.model.restore(batch.images, ids), due, "the student's output")
-        self._count_clipped(clipped)
+        self._count({CLIPPED: clipped})
         return [{"restored": code} for code in self._encoded(restored)]
 
 
@@ -208,7 +209,7 @@ class Project(_ModelStage):
     def run(self, batch: _Batch, ids: list[str]) -> list[Row]:
         due = tuple(batch.images.shape)
         projected, clipped = images_of(self.model.project(batch.images, ids), due, "the teacher's output")
-        self._count_clipped(clipped)
+        self._count({CLIPPED: clipped, **getattr(self.model, "take_counts", dict)()})
         rows = []
         for image, (height, width) in zip(projected, batch.sizes, strict=True):
             [code] = self._encoded(image[None, :, :height, :width])

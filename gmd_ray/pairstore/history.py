@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from gmd_ray.pairstore.store import PairStore
@@ -15,7 +16,8 @@ SAVE_EVERY_S = 30.0
 """Seconds between saves; a driver that is killed loses the time since the last one."""
 
 Run = dict[str, Any]
-"""Keys: `began` (seconds since the epoch), `before` (rows when it began), `images` (rows made), `seconds`."""
+"""Keys: `began` (seconds since the epoch), `before` (rows when it began), `images` (rows made), `seconds`, and in a run
+that came to its end `teacher`, the counts of the teacher's stage."""
 
 
 class RunClock:
@@ -32,6 +34,10 @@ class RunClock:
         self._run["images"] += images
         if time.monotonic() - self._saved >= SAVE_EVERY_S:
             self.save()
+
+    def note(self, counts: Mapping[str, int]) -> None:
+        """Add what the teacher has counted; `save` writes it."""
+        self._run["teacher"] = dict(counts)
 
     def save(self) -> None:
         """Write the entry. A failure is logged and does not end the run: only its duration would be lost."""
@@ -51,6 +57,14 @@ def read_runs(store: PairStore) -> list[Run]:
 def wall_seconds(runs: list[Run]) -> float | None:
     """Add up the seconds of all runs; None where the store has rows that are older than the first of them."""
     return sum(run["seconds"] for run in runs) if runs and runs[0]["before"] == 0 else None
+
+
+def step_cache_counts(runs: list[Run]) -> dict[str, int] | None:
+    """Evaluations of the teacher in all runs, and those that its step cache skipped; None where no run had one."""
+    counted = [run["teacher"] for run in runs if run.get("teacher", {}).get("evaluations")]
+    if not counted:
+        return None
+    return {key: sum(counts.get(key, 0) for counts in counted) for key in ("evaluations", "skipped")}
 
 
 def images_per_second(runs: list[Run]) -> float | None:

@@ -15,7 +15,7 @@ import gmd_ray
 from gmd_ray.config import Config
 from gmd_ray.errors import DataError
 from gmd_ray.pairstore import cost, run_settings
-from gmd_ray.pairstore.history import images_per_second, read_runs, wall_seconds
+from gmd_ray.pairstore.history import images_per_second, read_runs, step_cache_counts, wall_seconds
 from gmd_ray.pairstore.run_settings import Facts, higher_is_better
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.totals import Totals, find_removed_inputs
@@ -140,6 +140,7 @@ def make_manifest(
         "images_per_second": images_per_second(runs),
         # Time inside the models and in coding their images, summed over workers and over all rows of all runs.
         "seconds_by_stage": seconds,
+        "step_cache": step_cache_counts(runs),
         "cost": cost.predicted_and_actual(
             cfg,
             store.read(cost.PLAN_FILE),

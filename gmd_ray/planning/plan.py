@@ -73,6 +73,8 @@ class Plan:
     """Fingerprint of the settings that alter pixels or scores; a run with another one is not the planned run."""
     compilation: str = ""
     """The choice of `generate` to compile the teacher's blocks or not, and why."""
+    step_cache: float | None = None
+    """The threshold `teacher.step_cache`, with which FLOPs and what follows from them are upper bounds."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,10 +88,11 @@ class Plan:
         missing = "give plan.price_per_hour=..." if self.accelerator_hours is not None else hours
         fleet = "1 accelerator" if self.accelerators == 1 else f"{self.accelerators} accelerators"
         fastest, least = self.replica_bytes
+        bound = "" if self.step_cache is None else f"; at most, since teacher.step_cache={self.step_cache:g} skips some"
         rows = [
             ("images", f"{self.images:,}", f"{self.unreadable:,} more are unreadable" if self.unreadable else ""),
             ("sizes", "", f"{sizes} (as the teacher sees them)"),
-            ("forwards", f"{self.forwards:,}", f"{self.flops / 1e15:,.4g} PFLOP in all"),
+            ("forwards", f"{self.forwards:,}", f"{self.flops / 1e15:,.4g} PFLOP in all{bound}"),
             ("accelerator-hours", _figure(self.accelerator_hours), self.basis or hours),
             ("wall time, hours", _figure(self.wall_hours), f"on {fleet}, never waiting"),
             (
@@ -152,7 +155,8 @@ def make_plan(cfg: Config, jobs: list[PlannedImage], unreadable: int, probe: Pro
         basis = f"a probe of {probe.images} images: {seconds / len(jobs):.3g} s an image"
     elif fleet.tflops is not None:
         seconds = flops / (fleet.tflops * 1e12)
-        basis = f"the teacher's FLOPs at plan.tflops={fleet.tflops:g}: {seconds / len(jobs):.3g} s an image"
+        most = "at most " if cfg.teacher.step_cache is not None else ""
+        basis = f"the teacher's FLOPs at plan.tflops={fleet.tflops:g}: {most}{seconds / len(jobs):.3g} s an image"
     hours = None if seconds is None else seconds / 3600
     kept = 2 if cfg.generation.keep_restored else 1
     raw = 3 * sum(job.lq_pixels + kept * job.pixels for job in jobs)
@@ -176,6 +180,7 @@ def make_plan(cfg: Config, jobs: list[PlannedImage], unreadable: int, probe: Pro
         teacher_licence=str(teacher_licence(cfg.teacher)),
         settings_fingerprint=run_settings.fingerprint(run_settings.relevant(cfg)),
         compilation=str(compilation_of_run(cfg, len(jobs))),
+        step_cache=cfg.teacher.step_cache,
     )
 
 

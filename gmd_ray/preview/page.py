@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from typing import Any
 
 from gmd_ray.evaluation.differences import BETTER, WORSE
@@ -58,20 +58,29 @@ def make_page(found: Preview) -> str:
 def _first(gate: GateView, tried: int) -> str:
     admitted = gate.admitted(gate.threshold)
     sign = "≥" if gate.higher_is_better else "≤"
-    return f"{admitted} of {tried} photos make a pair that would be trained on, at a score {sign} {gate.threshold:g}."
+    make = "makes" if admitted == 1 else "make"
+    return f"{admitted} of {tried} photos {make} a pair to train on, at a score {sign} {gate.threshold:g}."
 
 
 def _second(found: Preview) -> str:
     plan = found.plan
-    pairs = round(plan.images * found.gate.admitted(found.gate.threshold) / len(found.rows))
+    low, high = (round(plan.images * share) for share in wilson(len(found.accepted), len(found.rows)))
     hours = plan.accelerator_hours
     assert hours is not None, "a probe measured it"
     price = f", and cost {plan.price:,.2f} {plan.currency}" if plan.price is not None else ""
     where = "hours of an accelerator like this machine's" if _on_gpu(found) else "hours on this machine's CPUs"
     return (
-        f"All {plan.images:,} photos would give about {pairs:,} pairs, take the teacher about {_figure(hours)} "
-        f"{where}{price}."
+        f"All {plan.images:,} photos would give {low:,} to {high:,} pairs (95 % interval, from these few), take the "
+        f"teacher about {_figure(hours)} {where}{price}."
     )
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share after Wilson (1927), which holds for few trials and for shares of 0 and 1 too."""
+    z = 1.959964
+    share, scale = count / of, 1 + z * z / of
+    centre, half = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def _pair_galleries(found: Preview) -> list[Gallery]:
@@ -165,9 +174,12 @@ def _stages(found: Preview) -> list[tuple[str, str, str]]:
     """(model, seconds for a photo, share of the time) of each stage, as measured here."""
     whole = sum(found.probe.stages.values()) or 1.0
     return [
-        (STAGES[stage], f"{seconds:.2g} s", f"{100 * seconds / whole:.0f} %")
-        for stage, seconds in found.probe.stages.items()
+        (STAGES[stage], f"{seconds:.2g} s", _share(seconds / whole)) for stage, seconds in found.probe.stages.items()
     ]
+
+
+def _share(share: float) -> str:
+    return "under 1 %" if share < 0.01 else f"{100 * share:.0f} %"
 
 
 def _gpu(found: Preview) -> str:
@@ -175,12 +187,11 @@ def _gpu(found: Preview) -> str:
     plan, stages = found.plan, found.probe.stages
     fastest, least = plan.replica_bytes
     share = 100 * stages["project"] / (sum(stages.values()) or 1.0)
-    seconds = statistics.fmean([stages["restore"], stages["score"]])
     return (
         f"A GPU is needed for the teacher, which takes {share:.0f} % of the time: {plan.flops / 1e15:,.3g} PFLOP for "
         f"all photos, and {fastest / GB:.2g} GB of memory for each replica ({least / GB:.2g} GB at least). The student "
-        f"and the scorer take about {seconds:.2g} s a photo each, which CPUs can do; the fine-tune trains the student "
-        "alone."
+        f"takes {stages['restore']:.2g} s a photo and the scorer {stages['score']:.2g} s, which CPUs can do; the "
+        "fine-tune trains the student alone."
     )
 
 

@@ -13,6 +13,7 @@ from gmd_ray.errors import GmdError
 from gmd_ray.evaluation.actor import ADAPTED, PICTURE_SIDE, centre
 from gmd_ray.evaluation.results import TRUTH, UNTOUCHED, Evaluation
 from gmd_ray.evaluation.store import StoreSummary, borderline_pairs, shown_pairs
+from gmd_ray.evaluation.summaries.gains import Gains
 from gmd_ray.evaluation.table import BASELINE
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, encode_png, png_size
@@ -20,7 +21,6 @@ from gmd_ray.images.listing import read_file
 from gmd_ray.images.sets.pairs import pairing_stem
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.report.encode import BUDGET, encode_pictures
-from gmd_ray.report.gains import Gains
 
 LABELS = {
     UNTOUCHED: "untouched photo",
@@ -89,7 +89,7 @@ def held_out_galleries(evaluation: Evaluation, gains: Gains | None, count: int) 
     improved = [image for image in gains.most_improved(min(count, half)) if image in kept]
     harmed = [image for image in gains.most_harmed(min(count, half)) if image in kept and image not in improved]
     rest = [image for image in pictured if image not in {*improved, *harmed}]
-    typical = gains.typical(count, rest or pictured)
+    typical = gains.typical(min(count, max(3, len(gains.by_image) // 6)), rest or pictured)
     chosen = [
         ("Typical", "gains nearest the median of all", typical, ""),
         ("Most improved", "largest gains first", improved, "No test photo improves."),

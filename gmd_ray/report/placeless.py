@@ -11,7 +11,7 @@ from markupsafe import escape
 from gmd_ray.config.secrets import redact
 
 _SCHEME = r"(?!https?:)[a-z][a-z0-9+.-]*:/"
-_PLACE = re.compile(rf"(?<![\w.:/~…*<-])(?:{_SCHEME}/?|~)?/(?:[^/\s\"'<>&,;()=]+/)+")
+_PLACE = re.compile(rf"(?<![\w.:/~…*<-])(?:{_SCHEME}/{{0,3}}|~)?/(?:[^/\s\"'<>&,;()=]+/)+")
 """The folders of an absolute path or of a URL that is no web address, up to the last name."""
 _KEPT = re.compile(r"(;base64,[A-Za-z0-9+/=]+|<script>.*?</script>|<style>.*?</style>)", re.DOTALL)
 """Parts of a page that name no place: pictures, the program and the style sheet."""

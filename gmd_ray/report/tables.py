@@ -11,6 +11,7 @@ from gmd_ray.evaluation.differences import Difference
 from gmd_ray.evaluation.results import NO_TRUTH, Evaluation
 from gmd_ray.evaluation.store import StoreSummary
 from gmd_ray.evaluation.summaries.published import published_note, published_rows
+from gmd_ray.evaluation.summaries.verdict import style_of
 from gmd_ray.evaluation.table import (
     BASELINE,
     COST_COLUMNS,
@@ -25,7 +26,6 @@ from gmd_ray.evaluation.table import (
     word_note,
 )
 from gmd_ray.report.gallery import label
-from gmd_ray.report.verdict import style_of
 
 REASONS_SHOWN = 20
 """Reasons for missing values that a table tells at most."""

@@ -18,16 +18,16 @@ from gmd_ray.config.load import resolved
 from gmd_ray.evaluation.actor import ADAPTED
 from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, StoreSummary, open_store
+from gmd_ray.evaluation.summaries.gains import Gains, find_gains
+from gmd_ray.evaluation.summaries.verdict import find_verdict
 from gmd_ray.evaluation.table import BASELINE
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
 from gmd_ray.report import charts
-from gmd_ray.report.gains import Gains, find_gains
 from gmd_ray.report.gallery import fit, held_out_galleries, label, pair_galleries, source_gallery
 from gmd_ray.report.pages import render
 from gmd_ray.report.placeless import hide_places, last_name, short_places
 from gmd_ray.report.tables import cost_table, metric_table, pair_counts, throughput
-from gmd_ray.report.verdict import find_verdict
 from gmd_ray.storage import read_bytes, write_bytes
 from gmd_ray.teachers import teacher_licence
 

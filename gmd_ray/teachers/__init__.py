@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gmd_ray.config import Config, TeacherConfig
+from gmd_ray.config.validate import check_step_cache
 from gmd_ray.teachers.contents import missing_parts
 from gmd_ray.teachers.directory import has_unet, model_directory
 from gmd_ray.teachers.prompts import encode_prompts, find_prompts
@@ -61,6 +62,7 @@ def load_teacher(cfg: TeacherConfig) -> Teacher:
         ConfigError: settings that the model or this machine cannot meet.
         ReplicaLostError: a rank died while it loaded its share.
     """
+    check_step_cache(cfg)
     if cfg.gpus_per_replica > 1:
         from gmd_ray.teachers.multi_gpu.teacher import ShardedTeacher
 

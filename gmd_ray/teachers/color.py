@@ -21,6 +21,7 @@ class ColorFixedTeacher:
         self.teacher, self.fix = teacher, FIXES[kind]
         self.fingerprint = short_digest(kind, teacher.fingerprint)
         self.ranks = getattr(teacher, "ranks", 1)
+        self.take_counts = getattr(teacher, "take_counts", dict)
 
     def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
         """Project images as `Teacher.project` says; the result is on the CPU."""

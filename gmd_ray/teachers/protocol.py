@@ -15,6 +15,9 @@ class Teacher(Protocol):
     A teacher may have an attribute `batch_multiple: int`, if it reflect-pads images on the right and below to multiples
     of that number and crops the result. Images that it would pad to the same size may then come in one batch, padded.
     The batches of other teachers hold images of one size.
+
+    It may also have a method `take_counts() -> dict[str, int]`, which returns what it has counted since the last call.
+    `generate` adds the counts up over all replicas and writes them into the store's `runs.json`.
     """
 
     fingerprint: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from gmd_ray.cli import main
+from gmd_ray.config import TeacherConfig
 from gmd_ray.config.load import save_config
 from gmd_ray.errors import GmdError, ModelError
 from gmd_ray.generation import Models, generate
@@ -35,6 +38,33 @@ def test_a_row_that_raises_is_failed_and_the_others_are_made(fresh: World) -> No
         "005.png": "ValueError",
         "006.png": "ValueError",
     }
+
+
+def test_what_a_step_cache_skips_is_told_and_written(fresh: World, caplog: pytest.LogCaptureFixture) -> None:
+    sharpen = fresh.models().teacher
+
+    class Skipping:
+        """Counts 50 evaluations of each image, of which it skips 20."""
+
+        def __init__(self, cfg: TeacherConfig) -> None:
+            self.inner, self.images = sharpen(cfg), 0
+            self.fingerprint = self.inner.fingerprint
+
+        def project(self, restored: torch.Tensor, ids: Sequence[str]) -> torch.Tensor:
+            self.images += len(ids)
+            return self.inner.project(restored, ids)
+
+        def take_counts(self) -> dict[str, int]:
+            images, self.images = self.images, 0
+            return {"evaluations": 50 * images, "skipped": 20 * images}
+
+    with caplog.at_level(logging.INFO, logger="gmd_ray"):
+        generate(fresh.cfg, models=Models(teacher=Skipping))
+    counts = {"evaluations": 24 * 50, "skipped": 24 * 20}
+    assert "teacher.step_cache skipped 40 % of the teacher's evaluations (480 of 1200)" in caplog.text
+    assert json.loads(Path(fresh.store, "manifest.json").read_text())["step_cache"] == counts
+    [run] = json.loads(Path(fresh.store, "runs.json").read_text())
+    assert run["teacher"] == counts
 
 
 def test_a_broken_accelerator_ends_the_run_and_what_is_written_stays(fresh: World) -> None:

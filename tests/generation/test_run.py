@@ -91,6 +91,7 @@ def test_manifest(finished: Finished) -> None:
     assert manifest["settings"]["teacher.injection.tensors"] == "kv"
     assert manifest["versions"]["ray"] == ray.__version__
     assert manifest["images_per_second"] > 0
+    assert manifest["step_cache"] is None
     assert not Path(world.store, "lock.json").exists()
 
 

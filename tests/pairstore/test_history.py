@@ -11,7 +11,7 @@ from gmd_ray.generation import generate
 from gmd_ray.generation.models import Models
 from gmd_ray.generation.resume import complete
 from gmd_ray.pairstore import history
-from gmd_ray.pairstore.history import RunClock, images_per_second, read_runs, wall_seconds
+from gmd_ray.pairstore.history import RunClock, images_per_second, read_runs, step_cache_counts, wall_seconds
 from gmd_ray.pairstore.store import PairStore
 from tests.generation.world import World, write_photo
 
@@ -45,6 +45,16 @@ def test_a_killed_run_leaves_its_time(store: PairStore, monkeypatch: pytest.Monk
 def test_rows_older_than_the_first_run_leave_the_wall_time_open(store: PairStore) -> None:
     RunClock(store, before=3)
     assert wall_seconds(read_runs(store)) is None
+
+
+def test_counts_of_a_step_cache_add_up_over_runs(store: PairStore) -> None:
+    assert step_cache_counts([]) is None
+    for counts in ({}, {"evaluations": 50, "skipped": 20}, {"clipped": 1}, {"evaluations": 30}):
+        clock = RunClock(store, before=0)
+        clock.note(counts)
+        clock.save()
+    assert step_cache_counts(read_runs(store)) == {"evaluations": 80, "skipped": 20}
+    assert step_cache_counts(read_runs(store)[:1]) is None
 
 
 def test_costs_add_up_over_runs_and_a_look_costs_nothing(world: World) -> None:

@@ -134,6 +134,18 @@ def test_no_constant_is_made_up(cfg: Config) -> None:
     assert "give plan.price_per_hour=..." in make_plan(cfg, *survey(cfg)).table()
 
 
+def test_a_step_cache_makes_the_figures_upper_bounds(cfg: Config) -> None:
+    cfg.plan.tflops = 400.0
+    plain = make_plan(cfg, *survey(cfg))
+    cfg.teacher.step_cache = 0.1
+    cached = make_plan(cfg, *survey(cfg))
+    assert (cached.flops, cached.accelerator_hours) == (plain.flops, plain.accelerator_hours)
+    assert "at most" not in plain.basis
+    assert ": at most " in cached.basis
+    assert "at most, since teacher.step_cache=0.1 skips some" in cached.table()
+    assert "teacher.step_cache" not in plain.table()
+
+
 def test_the_fleet_is_what_the_pool_takes(cfg: Config) -> None:
     for pool, gpus, expected in ((4, 1.0, 4), (4, 0.5, 2), (3, 2.0, 6), (2, 0.0, 2)):
         cfg.teacher.pool.max, cfg.teacher.pool.num_gpus = pool, gpus

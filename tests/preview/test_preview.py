@@ -16,10 +16,11 @@ from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.preview import Preview, make_page, preview
 from gmd_ray.preview.grid import parse_grid
+from gmd_ray.preview.page import wilson
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
+from tests.browser import PHONE, WIDER, audit, chromium, opened
 from tests.planning.conftest import config
-from tests.report.browser import PHONE, WIDER, audit, chromium, opened
 from tests.report.page import Page
 
 CHECKED = 3
@@ -116,8 +117,9 @@ def test_the_page(cfg: Config, found: Preview) -> None:
     html = make_page(found)
     page = Page(html)
     taken = len(found.accepted)
-    assert f"{taken} of {CHECKED} photos make a pair" in page.text
-    assert f"All 4 photos would give about {round(4 * taken / CHECKED)} pairs" in page.text
+    assert re.search(rf"{taken} of {CHECKED} photos makes? a pair to train on, at a score ≥ 5\.", page.text)
+    low, high = wilson(taken, CHECKED)
+    assert f"All 4 photos would give {round(4 * low)} to {round(4 * high)} pairs" in page.text
     assert f"and cost {found.plan.price:,.2f} USD" in page.text
     assert page.text.count("A GPU is needed for the teacher") == 1
     galleries = page.galleries
@@ -128,6 +130,14 @@ def test_the_page(cfg: Config, found: Preview) -> None:
     assert "teacher.strength=" in page.text
     assert str(Path(cfg.out).parent) not in html
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", html)
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 16), (3, 16), (16, 16), (50, 100)])
+def test_the_interval_of_a_share_is_that_of_its_definition(count: int, of: int) -> None:
+    """At each end the observed share lies 1.96 standard errors of that end away, which is how Wilson defines it."""
+    for end in wilson(count, of):
+        if 0 < end < 1:
+            assert abs(count / of - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / of), abs=1e-9)
 
 
 def test_the_page_in_a_browser(found: Preview, tmp_path: Path) -> None:

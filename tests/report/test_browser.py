@@ -17,8 +17,8 @@ from gmd_ray.pairstore.thresholds import read_gate
 from gmd_ray.report import write_report
 from gmd_ray.report.gate_page import gate_page
 from gmd_ray.report.sheet import make_sheet
+from tests.browser import PHONE, WIDE, WIDER, audit, chromium, opened
 from tests.evaluation.conftest import draw, save_student, write_store
-from tests.report.browser import PHONE, WIDE, WIDER, audit, chromium, opened
 from tests.report.test_write import Decision, judge
 
 PLACES = """(root) => [...document.querySelectorAll(root + ' .scene img, ' + root + ' .film img')].map((img) => {

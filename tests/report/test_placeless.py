@@ -16,6 +16,7 @@ from gmd_ray.report.placeless import hide_places, last_name, short_places
         ("weights=/nowhere/niqe.mat: no such file", "weights=…/niqe.mat: no such file"),
         ("(file:///srv/x/y)", "(…/y)"),
         ("~/secret/place/x", "…/x"),
+        ("MLflow at sqlite:////srv/run/mlflow.db failed", "MLflow at …/mlflow.db failed"),
         ("https://github.com/black-forest-labs/flux", "https://github.com/black-forest-labs/flux"),
         ("black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-dev"),
         ("12 images/s and 3/4 of them", "12 images/s and 3/4 of them"),

@@ -16,11 +16,11 @@ from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import Item, held_out_items
 from gmd_ray.evaluation.results import PICTURES, ROWS, Evaluation
 from gmd_ray.evaluation.store import open_store, pair_items
+from gmd_ray.evaluation.summaries.gains import find_gains
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.report import gallery, write_report
-from gmd_ray.report.gains import find_gains
 from gmd_ray.report.write import make_report
 from tests.evaluation.conftest import draw, write_store
 from tests.report.page import Page, picture

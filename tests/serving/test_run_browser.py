@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from gmd_ray.verbs.serve import run_site
-from tests.browser import PHONE, WIDE, too_wide
+from tests.browser import PHONE, WIDE, WIDER, OpenPage, audit
 from tests.serving.conftest import HOSTILE, serving
-
-if TYPE_CHECKING:
-    from tests.browser import OpenPage
 
 
 def photo(width: int, height: int) -> bytes:
@@ -25,15 +22,15 @@ def photo(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("window", [WIDE, PHONE])
-def test_a_photo_is_dropped_compared_and_saved(run: Path, open_page: OpenPage, window: tuple[int, int]) -> None:
+def test_a_photo_is_dropped_compared_and_saved(run: Path, open_page: OpenPage, window: dict[str, int]) -> None:
     with serving(run_site(str(run))) as server:
-        page = open_page(*window)
+        page = open_page(window)
         page.goto(f"{server.url}/")
         name = "<b>holiday</b>.png"
         page.locator("#file").set_input_files({"name": name, "mimeType": "image/png", "buffer": photo(80, 60)})
         page.locator("#outcome:not([hidden])").wait_for()
         assert "80 × 60 pixels" in page.locator("#facts").inner_text()
-        assert too_wide(page) == []
+        assert page.evaluate(WIDER) == []
 
         def divider() -> float:
             slider, line = (page.locator(what).bounding_box() for what in (".slider", ".divider"))
@@ -67,16 +64,29 @@ def test_a_file_that_is_no_photo_is_explained(run: Path, open_page: OpenPage) ->
         page.locator("#outcome:not([hidden])").wait_for()
 
 
-@pytest.mark.parametrize("window", [WIDE, PHONE])
-def test_pairs_are_filtered_and_looked_at(run: Path, open_page: OpenPage, window: tuple[int, int]) -> None:
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_an_audit_finds_nothing(run: Path, open_page: OpenPage, colours: str) -> None:
     with serving(run_site(str(run))) as server:
-        page = open_page(*window)
+        page = open_page(PHONE, color_scheme=colours)
         page.goto(f"{server.url}/")
-        assert too_wide(page) == []
+        page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": photo(80, 60)})
+        page.locator("#outcome:not([hidden])").wait_for()
+        assert audit(page, 10) == []
+        for path in ("pairs", "pairs?find=nothing", f"pair?id={quote(HOSTILE.format(0))}"):
+            page.goto(f"{server.url}/{path}")
+            assert audit(page, 5) == []
+
+
+@pytest.mark.parametrize("window", [WIDE, PHONE])
+def test_pairs_are_filtered_and_looked_at(run: Path, open_page: OpenPage, window: dict[str, int]) -> None:
+    with serving(run_site(str(run))) as server:
+        page = open_page(window)
+        page.goto(f"{server.url}/")
+        assert page.evaluate(WIDER) == []
         page.get_by_role("link", name="Pairs").click()
         assert page.locator(".pairs li").count() == 5
         page.wait_for_load_state("networkidle")
-        assert too_wide(page) == []
+        assert page.evaluate(WIDER) == []
         page.locator("#state").select_option("rejected")
         page.get_by_role("button", name="Show").click()
         page.locator(".pager, .pairs li").nth(1).wait_for()
@@ -84,7 +94,7 @@ def test_pairs_are_filtered_and_looked_at(run: Path, open_page: OpenPage, window
         page.locator(".pairs a").first.click()
         page.wait_for_load_state("networkidle")
         assert page.locator("h1").inner_text() == HOSTILE.format(1)
-        assert too_wide(page) == []
+        assert page.evaluate(WIDER) == []
         for picture in page.locator("img").all():
             assert picture.evaluate("(image) => image.naturalWidth") > 0
             assert picture.get_attribute("alt")

@@ -19,14 +19,12 @@ from gmd_ray.study.csv_answers import read_csv_answers
 from gmd_ray.study.export_html import export_html
 from gmd_ray.study.folder import Study, StudyKey
 from gmd_ray.study.result import study_result
-from tests.browser import PHONE, WIDE, too_wide, until
+from tests.browser import PHONE, WIDE, WIDER, OpenPage, audit, until
 from tests.study.conftest import NAMES, attentive
 from tests.study.served import page_data, running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-    from tests.browser import OpenPage
 
 KEYS = {"left": "ArrowLeft", "tie": "ArrowDown", "right": "ArrowRight"}
 
@@ -64,7 +62,7 @@ def test_raters_with_links_whose_preference_is_found(study: Study, key: StudyKey
         raters = book.invite(["Ann", "<img src=x onerror=alert(1)>", "Cem"])
         ways = [("keys", WIDE, {}), ("clicks", WIDE, {}), ("taps", PHONE, {"has_touch": True, "is_mobile": True})]
         for rater, (how, window, options) in zip(raters, ways, strict=True):
-            page = open_page(*window, **options)
+            page = open_page(window, **options)
             page.goto(f"{server.url}/r/{rater.token}/")
             rate_all(page, study, key, NAMES[1], how)
             assert "10 of 10" in page.locator("#answered").inner_text()
@@ -148,10 +146,10 @@ def test_a_lost_connection_is_said_and_the_answer_can_be_given_again(study: Stud
 
 
 @pytest.mark.parametrize("window", [WIDE, PHONE])
-def test_zoom_shows_the_same_part_of_both_pictures(study: Study, open_page: OpenPage, window: tuple[int, int]) -> None:
+def test_zoom_shows_the_same_part_of_both_pictures(study: Study, open_page: OpenPage, window: dict[str, int]) -> None:
     with running(study) as (server, book):
         (ann,) = book.invite(["Ann"])
-        page = open_page(*window)
+        page = open_page(window)
         page.goto(f"{server.url}/r/{ann.token}/")
         page.locator("#start").click()
         ready(page, 1, len(study.pairs))
@@ -207,27 +205,48 @@ def test_zoom_shows_the_same_part_of_both_pictures(study: Study, open_page: Open
         assert len(book.answers()) == 1
 
 
-@pytest.mark.parametrize("window", [WIDE, PHONE, (844, 390)])
-def test_every_page_fits_its_window(study: Study, open_page: OpenPage, window: tuple[int, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [WIDE, PHONE, {"width": 844, "height": 390}])
+def test_every_page_fits_its_window(study: Study, open_page: OpenPage, window: dict[str, int], tmp_path: Path) -> None:
     export_html(study, tmp_path / "study.html")
     with running(study) as (server, book):
         (ann,) = book.invite(["Ann"])
         for address in (f"{server.url}/", f"{server.url}/r/{ann.token}/", (tmp_path / "study.html").as_uri()):
-            page = open_page(*window)
+            page = open_page(window)
             page.goto(address)
-            assert too_wide(page) == []
+            assert page.evaluate(WIDER) == []
             if page.locator("#name").count():
                 page.locator("#name").fill("Ann")
             if page.locator("#start").count():
                 page.locator("#start").click()
                 ready(page, 1, len(study.pairs))
-                assert too_wide(page) == []
+                assert page.evaluate(WIDER) == []
                 # Both pictures and the answers are seen at once.
                 for part in page.locator(".view, [data-choice]").all():
                     box = part.bounding_box()
                     assert box is not None
                     assert box["y"] >= 0
-                    assert box["y"] + box["height"] <= window[1]
+                    assert box["y"] + box["height"] <= window["height"]
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_an_audit_finds_nothing(study: Study, open_page: OpenPage, tmp_path: Path, colours: str) -> None:
+    export_html(study, tmp_path / "study.html")
+    with running(study) as (server, book):
+        (ann,) = book.invite(["Ann"])
+        page = open_page(color_scheme=colours)
+        page.goto((tmp_path / "study.html").as_uri())
+        assert audit(page, 10) == []
+        page.goto(f"{server.url}/")
+        assert audit(page, 2) == []
+        page.goto(f"{server.url}/r/{ann.token}/")
+        assert audit(page, 10) == []
+        page.locator("#start").click()
+        for number in range(1, len(study.pairs) + 1):
+            ready(page, number, len(study.pairs))
+            assert number > 1 or audit(page, 8) == []
+            page.keyboard.press("ArrowDown")
+        page.get_by_role("heading", name="Thank you").wait_for()
+        assert audit(page, 3) == []
 
 
 def test_a_page_without_a_server(study: Study, key: StudyKey, open_page: OpenPage, tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from gmd_ray.evaluation.results import Evaluation, evaluation_folder
 from gmd_ray.evaluation.summaries.document import json_text
 from gmd_ray.evaluation.summaries.latex import latex
 from gmd_ray.evaluation.summaries.markdown import markdown
-from gmd_ray.evaluation.summaries.verdict import verdict
 from gmd_ray.storage import write_bytes
 
-__all__ = ["FILES", "json_text", "latex", "markdown", "save_tables", "verdict"]
+__all__ = ["FILES", "json_text", "latex", "markdown", "save_tables"]
 
 FILES = ("table.md", "table.tex", "summary.json")
 

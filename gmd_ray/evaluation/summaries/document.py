@@ -11,7 +11,7 @@ from gmd_ray.evaluation.differences import Difference
 from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.statistics import LEVEL, RESAMPLES, SEED
 from gmd_ray.evaluation.summaries.published import published_rows
-from gmd_ray.evaluation.summaries.verdict import verdict
+from gmd_ray.evaluation.summaries.verdict import sentences
 from gmd_ray.evaluation.table import BASELINE, columns, label, shown_rows
 
 
@@ -22,7 +22,7 @@ def json_text(evaluation: Evaluation) -> str:
     not exist are null.
     """
     document = {
-        "verdict": verdict(evaluation),
+        "verdict": sentences(evaluation),
         "settings": evaluation.settings,
         "interval": {"level": LEVEL, "method": "BCa bootstrap over images", "resamples": RESAMPLES, "seed": SEED},
         "against": BASELINE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gmd_ray.evaluation.results import NO_TRUTH, Evaluation
 from gmd_ray.evaluation.summaries.published import published_note, published_rows
-from gmd_ray.evaluation.summaries.verdict import verdict
+from gmd_ray.evaluation.summaries.verdict import sentences
 from gmd_ray.evaluation.table import (
     BASELINE,
     COST_COLUMNS,
@@ -24,8 +24,8 @@ from gmd_ray.evaluation.table import (
 def markdown(evaluation: Evaluation) -> str:
     """The verdict and a Markdown table for each test set, followed by what is missing and the reasons."""
     lines = ["# Evaluation", ""]
-    if sentences := verdict(evaluation):
-        lines += [" ".join(sentences), ""]
+    if verdict := sentences(evaluation):
+        lines += [" ".join(verdict), ""]
     for dataset in evaluation.datasets:
         lines += [*_section(evaluation, dataset), ""]
     lines += [f"- {metric}: unavailable: {reason}" for metric, reason in evaluation.unavailable.items()]

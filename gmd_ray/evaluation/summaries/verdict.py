@@ -1,78 +1,125 @@
-"""The verdict on a run in sentences that need no knowledge of statistics."""
+"""The verdict on a run: what came of it, in two sentences of plain words."""
 
 from __future__ import annotations
 
-from gmd_ray.evaluation.differences import BETTER, TOO_FEW, UNSEEN, WORSE, Difference
+from dataclasses import dataclass
+
+from gmd_ray.evaluation.actor import ADAPTED
+from gmd_ray.evaluation.differences import BETTER, TOO_FEW, UNSEEN, WORSE
 from gmd_ray.evaluation.results import UNTOUCHED, Evaluation
-from gmd_ray.evaluation.table import BASELINE, number, signed
+from gmd_ray.evaluation.summaries.gains import Gains, find_gains, signed
+from gmd_ray.evaluation.table import BASELINE, number
 
-ADAPTED = "adapted"
-IMAGES = {"target": "target photos", "source": "source images"}
+UNCLEAR = "unclear"
+"""Style of a difference that is neither better nor worse."""
 
 
-def verdict(evaluation: Evaluation) -> list[str]:
-    """Sentences about the adapted student, the most important one first; empty if it was not evaluated.
+@dataclass(frozen=True)
+class Verdict:
+    """Two sentences, and how they are coloured."""
 
-    The first says what adaptation changed on the first test set with a figure, in its first metric. The second, if the
-    untouched photos are better than both students there, says so. The last is about the other test set.
+    style: str
+    """better, worse or unclear."""
+    first: str
+    second: str
+
+
+def find_verdict(evaluation: Evaluation) -> Verdict:
+    """Compare the adapted student with the baseline on the first test set that has values of both.
+
+    The first sentence says whether the photos became better, how many of them, and by how much. The second says how
+    sure that is, what the source domain lost, and whether the untouched photos are better than both students.
     """
-    sentences = []
-    for dataset in evaluation.datasets:
-        metric = main_metric(evaluation, dataset)
-        if metric is None:
-            continue
-        difference = evaluation.difference(ADAPTED, dataset, metric)
-        assert difference is not None
-        sentences.append(_change(difference, dataset, metric))
-        if untouched := _untouched(evaluation, dataset, metric):
-            sentences.append(untouched)
-    return sentences
+    found = [gains for dataset in evaluation.datasets if (gains := find_gains(evaluation, dataset)) is not None]
+    if not found:
+        why = "no adapted student" if ADAPTED not in evaluation.students else "no metric with a value for both students"
+        return Verdict(
+            UNCLEAR,
+            f"This run cannot say whether adaptation helps: it has {why} to compare.",
+            "The figures below are those of the students that were measured.",
+        )
+    head, others = found[0], found[1:]
+    word = head.difference.word
+    return Verdict(style_of(word), _first(head, word), _second(evaluation, head, others))
 
 
-def main_metric(evaluation: Evaluation, dataset: str) -> str | None:
-    """The first metric of the settings in which the adapted student can be compared with the baseline."""
-    compared = (m for m in evaluation.metrics if evaluation.difference(ADAPTED, dataset, m) is not None)
-    return next(compared, None)
+def sentences(evaluation: Evaluation) -> list[str]:
+    """The verdict for a table; empty where no adapted student can be compared."""
+    if not any(find_gains(evaluation, dataset) for dataset in evaluation.datasets):
+        return []
+    found = find_verdict(evaluation)
+    return [found.first, found.second]
 
 
-def _change(difference: Difference, dataset: str, metric: str) -> str:
-    if difference.n == 1:
-        return f"On the {dataset} test set the adapted student changes by {_figure(difference, metric)}; no interval."
-    where = f"On {difference.n} {IMAGES.get(dataset, dataset)}"
-    heads = {
-        BETTER: f"{where} the adapted student is better than the unadapted one",
-        WORSE: f"{where} the adapted student is worse than the unadapted one",
-        UNSEEN: f"{where} no difference is seen between the adapted student and the unadapted one",
-        TOO_FEW: f"{where}, too few images to tell, the adapted student changes by",
-    }
-    sign = "" if difference.word == TOO_FEW else ":"
-    return f"{heads[difference.word]}{sign} {_figure(difference, metric)}."
+def style_of(word: str) -> str:
+    """The style class of `Difference.word`."""
+    return word if word in (BETTER, WORSE) else UNCLEAR
 
 
-def _figure(difference: Difference, metric: str) -> str:
-    """`PSNR +1.62 dB (95 % interval +1.33 to +1.92)`, with the direction where lower is better."""
-    unit = " dB" if metric.startswith("psnr") else ""
-    like = 10.0 if unit else difference.mean
-    what = f"distance of {metric.upper()} to the ground truth's" if difference.to_truth else metric.upper()
-    notes = []
-    if difference.low is not None and difference.high is not None:
-        notes.append(f"95 % interval {signed(difference.low, like)} to {signed(difference.high, like)}")
-    if difference.lower_is_better:
-        notes.append("lower is better")
-    more = f" ({'; '.join(notes)})" if notes else ""
-    return f"{what} {signed(difference.mean, like)}{unit}{more}"
+def _first(gains: Gains, word: str) -> str:
+    n = len(gains.by_image)
+    photos = f"{gains.improved} of {n} {gains.dataset} test photos" if n > 1 else f"the one {gains.dataset} test photo"
+    improve = f"{photos} improve{'' if n > 1 and gains.improved != 1 else 's'}"
+    if n == 1 and not gains.improved:
+        improve = f"{photos} does not improve"
+    size = signed(gains.difference.gain, gains.unit).lstrip("+−")
+    metric = _metric(gains)
+    if word == BETTER:
+        return f"Adaptation made the restored photos better: {improve}, by {size} {metric} on average."
+    if word == WORSE:
+        return f"Adaptation made the restored photos worse: {improve}, and the average loss is {size} {metric}."
+    change = signed(gains.difference.gain, gains.unit)
+    if word == TOO_FEW:
+        return f"Too few test photos to judge the adaptation: {improve}, and the average change is {change} {metric}."
+    return f"Adaptation made no difference that can be seen: {improve}, and the average change is {change} {metric}."
 
 
-def _untouched(evaluation: Evaluation, dataset: str, metric: str) -> str:
-    """A sentence if the photos as they are beat both students in a metric; empty otherwise."""
-    against = [evaluation.difference(UNTOUCHED, dataset, metric, against=name) for name in (BASELINE, ADAPTED)]
-    found = [difference for difference in against if difference is not None]
-    if len(found) < 2 or not all(difference.gain > 0 for difference in found):
+def _second(evaluation: Evaluation, gains: Gains, others: list[Gains]) -> str:
+    parts = []
+    interval = _interval(gains)
+    if interval:
+        parts.append(f"With 95 % confidence the average change on photos like these lies between {interval}")
+    untouched = _untouched(evaluation, gains)
+    if untouched:
+        parts.append(untouched)
+    for other in others:
+        change = signed(other.difference.gain, other.unit)
+        words = {
+            BETTER: f"photos of the {other.dataset} domain gain too ({change})",
+            WORSE: f"photos of the {other.dataset} domain get worse ({change} {_metric(other)})",
+            UNSEEN: f"on the {other.dataset} domain no difference is seen ({change})",
+        }
+        parts.append(words.get(other.difference.word, f"the {other.dataset} domain changes by {change}"))
+    if not parts:
+        return "More test photos would say how sure that is."
+    text = "; ".join(parts) + "."
+    return text[0].upper() + text[1:]
+
+
+def _metric(gains: Gains) -> str:
+    name = gains.metric.upper()
+    if gains.difference.to_truth:
+        return f"{name} nearer to the value of the ground truth"
+    return name if not gains.difference.lower_is_better else f"{name} (lower is better)"
+
+
+def _interval(gains: Gains) -> str:
+    difference = gains.difference
+    if difference.low is None or difference.high is None:
         return ""
-    means = [evaluation.mean(name, dataset, metric) for name in (UNTOUCHED, BASELINE, ADAPTED)]
-    own, *others = (number(mean) for mean in means if mean is not None)
-    figures = f"{metric.upper()} {own} against {' and '.join(others)}"
-    kind = "photos" if dataset == "target" else f"{dataset} images"
-    if all(difference.word == BETTER for difference in found):
-        return f"The untouched {kind} beat both students ({figures}): better leave them as they are."
-    return f"The untouched {kind} have a better mean than both students ({figures}), though not clearly so."
+    ends = [difference.low, difference.high]
+    if difference.lower_is_better:
+        ends = [-difference.high, -difference.low]
+    return f"{signed(ends[0], gains.unit).removesuffix(gains.unit)} and {signed(ends[1], gains.unit)}"
+
+
+def _untouched(evaluation: Evaluation, gains: Gains) -> str:
+    """A clause for untouched photos that beat both students; empty where they do not."""
+    pair = [evaluation.difference(UNTOUCHED, gains.dataset, gains.metric, against=name) for name in (BASELINE, ADAPTED)]
+    known = [difference for difference in pair if difference is not None]
+    if len(known) < 2 or any(difference.gain <= 0 for difference in known):
+        return ""
+    means = [evaluation.mean(name, gains.dataset, gains.metric) for name in (UNTOUCHED, ADAPTED)]
+    own, ours = (number(mean) for mean in means if mean is not None)
+    clearly = "" if all(difference.word == BETTER for difference in known) else ", though not clearly so"
+    return f"yet the untouched photos are better than both students ({own}{gains.unit} against {ours}){clearly}"

@@ -91,5 +91,9 @@ class ForwardGraphs:
 
 
 def records_forwards(cfg: TeacherConfig, device: torch.device) -> bool:
-    """True where forwards are recorded: compiled blocks on a GPU that has the whole model."""
-    return device.type == "cuda" and cfg.compile is True and cfg.offload == "none" and cfg.gpus_per_replica == 1
+    """True where forwards are recorded: compiled blocks on a GPU that has the whole model, and the same ones each time.
+
+    With a step cache the host decides in each forward which blocks run.
+    """
+    whole = cfg.offload == "none" and cfg.gpus_per_replica == 1
+    return device.type == "cuda" and cfg.compile is True and whole and cfg.step_cache is None

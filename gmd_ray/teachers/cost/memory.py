@@ -212,7 +212,8 @@ def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: 
     images = work.batch * 3 * tall * wide * 4
     # A recording of a forward (`acceleration.graphs`) keeps the transformer's activations to itself.
     records = cfg.compile is True and place != "host" and ranks == 1
-    recorded = work.activation_bytes() if records else 0
+    recorded = work.activation_bytes() if records and cfg.step_cache is None else 0
+    steps = work.step_cache_bytes() if cfg.step_cache is not None else 0
     # Tables keep rows of earlier time grids up to KEPT_ROWS, and always those of the grid in use.
     rows = max(KEPT_ROWS, work.modulation_rows())
     plan = MemoryPlan(
@@ -222,7 +223,7 @@ def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: 
         resident=2,
         weights=weight_bytes(size, cfg, number_bytes, home) + codec_parameters(work.codec) * number_bytes,
         tables=rows * size.modulation_columns() * number_bytes if size.family.tables else 0,
-        activations=max(work.activation_bytes(), codec_peak) + 3 * images + recorded,
+        activations=max(work.activation_bytes(), codec_peak) + 3 * images + recorded + steps,
         cached=work.cache_bytes() // ranks,
         host=0,
     )

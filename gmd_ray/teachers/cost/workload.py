@@ -235,6 +235,12 @@ class Workload:
         tokens = self.image_tokens + self.text
         return ACTIVATION_WIDTHS * self.batch * tokens * self.size.width * self.number_bytes
 
+    def step_cache_bytes(self) -> int:
+        """Bytes that a step cache keeps during a pass: for each prompt two tensors (image tokens, width), and two that
+        a decision compares them with."""
+        prompts = 2 if self.guided else 1
+        return 2 * (prompts + 1) * self.batch * self.image_tokens * self.size.width * self.number_bytes
+
     @property
     def _grid(self) -> Sequence[float]:
         return self.times if self.times is not None else [1 - i / self.steps for i in range(self.steps + 1)]

@@ -248,6 +248,47 @@ class Float8Banks:
                 number.copy_(x / scale)
 
 
+class BankStorage:
+    """Makes the banks of one projection after another in the same host memory: pinning it takes seconds."""
+
+    def __init__(self) -> None:
+        self.host: HostMemory | None = None
+        self.copies: Copies | None = None
+
+    def banks(
+        self,
+        empty: Callable[[], Bank],
+        slots: Sequence[Slot],
+        device: torch.device,
+        location: str,
+        dtype: str,
+        resident: int,
+    ) -> Banks:
+        """Storage for the banks of these evaluations.
+
+        Args:
+            empty: makes an uninitialised bank on the device.
+            location: device or host.
+            dtype: `same` as the model's, or `fp8`.
+            resident: banks that stay on the device while the others wait on the host.
+        """
+
+        def kept_in(empty: Callable[[], Bank]) -> Banks:
+            if location == "device":
+                return DeviceBanks(empty)
+            if self.host is None or self.copies is None:
+                cuda = device.type == "cuda"
+                self.host = HostMemory(pinned=cuda)
+                self.copies = StreamCopies(device) if cuda else ImmediateCopies()
+            return HostBanks(empty, slots, resident, self.host, self.copies)
+
+        if dtype == "same":
+            return kept_in(empty)
+        # One bank in the model's dtype is written and read by the model; the packed ones wait in 8 bits.
+        whole = empty()
+        return Float8Banks(kept_in(lambda: empty_packed(whole)), whole)
+
+
 def empty_packed(bank: Bank) -> Bank:
     """An uninitialised packed bank: for each tensor (..., n) of `bank`, numbers in 8 bits and scales (..., 1)."""
     room: dict[str, Entry] = {}

@@ -53,16 +53,20 @@ class KontextTeacher(SDEditTeacher):
         context_ids = img_ids.clone()
         context_ids[:, 0] = 1
         ids = torch.cat([img_ids, context_ids])
-        if self.projector.modulation is not None:
-            self.projector.modulation.prepare(plan.conditionings(inverse=False))
+        self.projector.start_pass(plan.conditionings(inverse=False))
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             def run(prompt: Prompt) -> torch.Tensor:
                 both = torch.cat([z, clean], dim=1)
                 # The context's velocity means nothing and is cut off.
-                out = self.projector.velocity(both, t, ids, prompt, plan.guidance, repeated=plan.repeated)
+                finish = self.projector.finish(prompt)
+                out = self.projector.velocity(
+                    both, t, ids, prompt, plan.guidance, repeated=plan.repeated, finish=finish
+                )
                 return out[:, :tokens]
 
             return plan.guided_velocity(t, run)
 
-        return integrate(noised, plan.times, velocity, plan.solver)
+        clean = integrate(noised, plan.times, velocity, plan.solver)
+        self.projector.end_projection()
+        return clean

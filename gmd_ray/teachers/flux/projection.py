@@ -10,19 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from gmd_ray.teachers.acceleration.graphs import ForwardGraphs
-from gmd_ray.teachers.flux.attention import Entry
-from gmd_ray.teachers.flux.cache import (
-    Bank,
-    Banks,
-    Copies,
-    DeviceBanks,
-    Float8Banks,
-    HostBanks,
-    HostMemory,
-    ImmediateCopies,
-    StreamCopies,
-    empty_packed,
-)
+from gmd_ray.teachers.acceleration.step_cache import Finish, StepCache
+from gmd_ray.teachers.flux.cache import Bank, Banks, BankStorage
 from gmd_ray.teachers.flux.families.model import Constants, InjectingModel
 from gmd_ray.teachers.flux.modulation import Conditioning, ModulationTables
 from gmd_ray.teachers.flux.sampler import Slot, injected_slots, integrate, schedule
@@ -135,9 +124,10 @@ class FluxProjector:
         self._dtype = model.dtype  # diffusers walks every module for it: 5 ms on FLUX.1-dev
         self.graphs: ForwardGraphs | None = None
         """Recordings of the forwards without banks, where the host is not to issue each of them."""
+        self.step_cache: StepCache | None = None
+        """Skips blocks in forwards without banks, where not every evaluation is to be a full one."""
         self._kept_constants: dict[Prompt, tuple[torch.Tensor, Constants]] = {}
-        self._host: HostMemory | None = None
-        self._copies: Copies | None = None
+        self._storage = BankStorage()
 
     def velocity(
         self,
@@ -151,6 +141,7 @@ class FluxProjector:
         kv_out: Bank | None = None,
         kv_from: int = 0,
         repeated: bool = False,
+        finish: Finish | None = None,
     ) -> torch.Tensor:
         """The velocity that the model predicts.
 
@@ -159,8 +150,8 @@ class FluxProjector:
             t: noise level in [0, 1].
             img_ids: (S, axes) RoPE positions, as the model's `image_ids` gives them.
             guidance: distilled guidance, None for models without it.
-            kv_in, kv_out, kv_from: see the model's `forward`.
-            repeated: the same work may be recorded and repeated (`graphs`), if it touches no bank.
+            kv_in, kv_out, kv_from, finish: see the model's `forward`.
+            repeated: the same work may be recorded and repeated (`graphs`), if it touches no bank and skips nothing.
 
         Returns:
             (B, S, D) float32.
@@ -175,7 +166,7 @@ class FluxProjector:
             given = self.modulation.rows(Conditioning(t, guidance, prompt))
         else:
             given = self.model.conditioning(prompt, t, guidance, batch, dtype, z.device)
-        if self.graphs is not None and repeated and kv_in is None and kv_out is None:
+        if self.graphs is not None and repeated and kv_in is None and kv_out is None and finish is None:
             tensors = [z.to(dtype), *constants, *given.values()]
             return self.graphs(tuple(given), partial(self._plain, tuple(given)), tensors)
         out = self.model(
@@ -185,9 +176,14 @@ class FluxProjector:
             kv_in=kv_in,
             kv_out=kv_out,
             kv_from=kv_from,
+            finish=finish,
             return_dict=False,
         )[0]
         return out.float()
+
+    def finish(self, prompt: Prompt, *, full: bool = False) -> Finish | None:
+        """The end of a forward under that prompt where a step cache is on; a full one skips nothing."""
+        return None if self.step_cache is None else self.step_cache.finish(prompt, full=full)
 
     def _plain(self, names: Sequence[str], inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The velocity without banks, all of whose inputs are tensors: latents, constants, conditioning."""
@@ -223,8 +219,7 @@ class FluxProjector:
         states: dict[Slot, InversionState] = {}
         slots = plan.injected_slots()
         banks = self._banks(x0, plan, slots) if slots and plan.cache != "lockstep" else None
-        if self.modulation is not None:
-            self.modulation.prepare(plan.conditionings())
+        self.start_pass(plan.conditionings())
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             bank = None
@@ -234,15 +229,16 @@ class FluxProjector:
                     states[slot] = InversionState(z, t)
                 else:
                     bank = banks.open(slot)
-            return self._inverse_velocity(z, t, img_ids, plan, bank)
+            # With any form of the cache: lockstep must come to the numbers of the others.
+            finish = self.finish(plan.inversion_prompt, full=slot in slots)
+            return self._inverse_velocity(z, t, img_ids, plan, bank, finish)
 
         noise = integrate(x0 * plan.nudge, plan.times, velocity, plan.solver, inverse=True)
         return noise, states if banks is None else banks
 
     def reconstruct(self, noise: torch.Tensor, kept: Kept, img_ids: torch.Tensor, plan: ProjectionPlan) -> torch.Tensor:
         """Integrate noise back to clean packed latents, (B, S, D) float32; each kept entry is freed once used."""
-        if self.modulation is not None:
-            self.modulation.prepare(plan.conditionings(inverse=False))
+        self.start_pass(plan.conditionings(inverse=False))
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             bank = kept.pop(slot, None)
@@ -253,23 +249,42 @@ class FluxProjector:
 
             def run(prompt: Prompt) -> torch.Tensor:
                 kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
-                return self.velocity(
-                    z, t, img_ids, prompt, plan.guidance, kv_in=bank, kv_from=kv_from, repeated=plan.repeated
-                )
+                finish = self.finish(prompt, full=bank is not None)
+                evaluate = partial(self.velocity, z, t, img_ids, repeated=plan.repeated)
+                return evaluate(prompt, plan.guidance, kv_in=bank, kv_from=kv_from, finish=finish)
 
             return plan.guided_velocity(t, run)
 
-        return integrate(noise, plan.times, velocity, plan.solver) / plan.nudge
+        clean = integrate(noise, plan.times, velocity, plan.solver) / plan.nudge
+        self.end_projection()
+        return clean
+
+    def start_pass(self, conditionings: list[Conditioning]) -> None:
+        """Prepare the modulation of a pass's evaluations, and let the step cache forget what was before."""
+        if self.modulation is not None:
+            self.modulation.prepare(conditionings)
+        if self.step_cache is not None:
+            self.step_cache.start_pass()
+
+    def end_projection(self) -> None:
+        """Let the step cache free what it holds."""
+        if self.step_cache is not None:
+            self.step_cache.end_projection()
 
     def _inverse_velocity(
-        self, z: torch.Tensor, t: float, img_ids: torch.Tensor, plan: ProjectionPlan, bank: Bank | None
+        self,
+        z: torch.Tensor,
+        t: float,
+        img_ids: torch.Tensor,
+        plan: ProjectionPlan,
+        bank: Bank | None,
+        finish: Finish | None = None,
     ) -> torch.Tensor:
         """The inversion's velocity (B, S, D); its keys and values go to the bank, if there is one."""
         prompt = plan.inversion_prompt
         kv_from = 0 if plan.inject_text else prompt.embeds.shape[0]
-        return self.velocity(
-            z, t, img_ids, prompt, plan.inversion_guidance, kv_out=bank, kv_from=kv_from, repeated=plan.repeated
-        )
+        evaluate = partial(self.velocity, z, t, img_ids, repeated=plan.repeated)
+        return evaluate(prompt, plan.inversion_guidance, kv_out=bank, kv_from=kv_from, finish=finish)
 
     def _text_is_dead(self, kv_in: Bank | None, kv_from: int) -> bool:
         """True if every block takes the keys and values of all tokens from the bank."""
@@ -283,37 +298,11 @@ class FluxProjector:
         def empty() -> Bank:
             return self._buffers(z, plan)
 
-        def kept_in(empty: Callable[[], Bank]) -> Banks:
-            if plan.cache_location == "device":
-                return DeviceBanks(empty)
-            # Pinned memory and the copy stream are kept between projections: pinning takes seconds.
-            if self._host is None or self._copies is None:
-                self._host = HostMemory(pinned=z.is_cuda)
-                self._copies = StreamCopies(z.device) if z.is_cuda else ImmediateCopies()
-            return HostBanks(empty, slots, plan.resident, self._host, self._copies)
+        return self._storage.banks(empty, slots, z.device, plan.cache_location, plan.cache_dtype, plan.resident)
 
-        if plan.cache_dtype == "same":
-            return kept_in(empty)
-        # One bank in the model's dtype is written and read by the model; the packed ones wait in 8 bits.
-        whole = empty()
-        return Float8Banks(kept_in(lambda: empty_packed(whole)), whole)
-
-    def _buffers(self, z: torch.Tensor, plan: ProjectionPlan) -> dict[str, Entry]:
+    def _buffers(self, z: torch.Tensor, plan: ProjectionPlan) -> Bank:
         """An uninitialised bank for latents of the shape of z: one entry for each block with injection."""
-        config = self.model.config
         text = plan.inversion_prompt.embeds.shape[0] if plan.inject_text else 0
-        batch, tokens = z.shape[0], z.shape[1] + text
-        heads = (config.num_attention_heads // self.model.ranks, config.attention_head_dim)
-
-        def empty(*shape: int) -> torch.Tensor:
-            return torch.empty(shape, dtype=self._dtype, device=z.device)
-
-        def entry() -> Entry:
-            # The attention's input (B, tokens, dim) replaces keys and values, half the bytes. Values alone are as small
-            # as the input already and need no projection at replay, so they are kept as they are.
-            if plan.cache == "input" and plan.inject_keys:
-                return empty(batch, *self.model.input_kept(text, z.shape[1]))
-            value = empty(batch, tokens, *heads)
-            return (empty(*value.shape) if plan.inject_keys else None, value)
-
-        return {name: entry() for name in plan.blocks}
+        empty = self.model.empty_entry
+        as_input = plan.cache == "input"
+        return {name: empty(z, text, self._dtype, keys=plan.inject_keys, as_input=as_input) for name in plan.blocks}

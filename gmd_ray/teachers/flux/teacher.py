@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -15,6 +15,7 @@ from gmd_ray.images.padding import pad_to_multiple
 from gmd_ray.images.tiling import tiled
 from gmd_ray.teachers.acceleration.graphs import CudaRecorder, ForwardGraphs, records_forwards
 from gmd_ray.teachers.acceleration.prepare import accelerate
+from gmd_ray.teachers.acceleration.step_cache import StepCache
 from gmd_ray.teachers.catalogue.distilled import refuse_step_distilled
 from gmd_ray.teachers.cost.memory import Budget, MemoryPlan, modulation_home, plan_memory
 from gmd_ray.teachers.cost.workload import TeacherFiles
@@ -80,6 +81,7 @@ class FluxTeacher:
             home = self.device if modulation == "device" else torch.device("cpu")
         tables = accelerate(self.model, cfg, self.device, home)
         self.projector = FluxProjector(self.model, tables)
+        self.step_cache = self.projector.step_cache = None if cfg.step_cache is None else StepCache(cfg.step_cache)
         if records_forwards(cfg, self.device):
             self.projector.graphs = ForwardGraphs(CudaRecorder(self.device))
         pixel_settings = {
@@ -92,7 +94,7 @@ class FluxTeacher:
         }  # fmt: skip
         # These settings are newer than the first stores. They enter the fingerprint only where they are not the
         # default, so that the fingerprints of those stores stay valid.
-        for key in ("cache_dtype", "vae_tile_above"):
+        for key in ("cache_dtype", "vae_tile_above", "step_cache"):
             if getattr(cfg, key) != getattr(TeacherConfig, key):
                 pixel_settings[key] = getattr(cfg, key)
         if cfg.quantization != "none":
@@ -112,6 +114,10 @@ class FluxTeacher:
         images = restored.to(self.device, non_blocking=True)
         batch = self._tiles_at_once(images)
         return tiled(self._project_whole, images, self.cfg.tile, self.cfg.tile_overlap, batch=batch).cpu()
+
+    def take_counts(self) -> dict[str, int]:
+        """See `Teacher`: evaluations of one image or tile, and those in which the step cache skipped most blocks."""
+        return {} if self.step_cache is None else asdict(self.step_cache.take_count())
 
     def _tiles_at_once(self, images: torch.Tensor) -> int:
         """The number of tiles that one forward takes of these images, (B, 3, H, W), together: at least B.

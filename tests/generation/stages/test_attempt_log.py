@@ -48,8 +48,8 @@ def test_what_is_said_through_one_is_heard_by_the_other(local: AttemptLog, remot
     remote.done("project", ["a"])
     expected = [Attempts(), Attempts(1, 0, 0, 1), Attempts(0, 0, 1)]
     assert remote.history("project", ["a", "b", "c"]) == local.history("project", ["a", "b", "c"]) == expected
-    remote.count_clipped("restore", 3)
-    assert remote.clipped() == local.clipped() == {"restore": 3}
+    remote.count("restore", "clipped", 3)
+    assert remote.counts() == local.counts() == {("restore", "clipped"): 3}
     assert remote.agree("scorer", {"fingerprint": "s"}) == {"fingerprint": "s"}
     assert remote.facts() == local.facts() == {"teacher": {"fingerprint": "t"}, "scorer": {"fingerprint": "s"}}
     local.begin("score", ["z"])

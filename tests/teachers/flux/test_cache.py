@@ -45,8 +45,9 @@ def latents() -> torch.Tensor:
 
 
 def on_host(projector: FluxProjector) -> LateCopies:
-    projector._host, projector._copies = HostMemory(pinned=False, chunk=1 << 14), LateCopies()
-    return projector._copies
+    storage = projector._storage
+    storage.host, storage.copies = HostMemory(pinned=False, chunk=1 << 14), LateCopies()
+    return storage.copies
 
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "fireflow"])
@@ -63,9 +64,9 @@ def test_host_equals_device(flux_dir: Path, latents: torch.Tensor, solver: str, 
     kept = len(plan.injected_slots())
     assert len(copies.queue) == 2 * max(0, kept - resident)
     # The second projection reuses the memory of the first.
-    chunks = list(projector._host._chunks)
+    chunks = list(projector._storage.host._chunks)
     assert torch.equal(projector(latents, IDS, away), expected)
-    assert [a is b for a, b in zip(projector._host._chunks, chunks, strict=True)] == [True] * len(chunks)
+    assert [a is b for a, b in zip(projector._storage.host._chunks, chunks, strict=True)] == [True] * len(chunks)
 
 
 @pytest.mark.parametrize(("blocks", "tokens", "tensors"), SETTINGS)

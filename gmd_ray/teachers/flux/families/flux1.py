@@ -9,6 +9,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
+from gmd_ray.teachers.acceleration.step_cache import Finish, images_at
 from gmd_ray.teachers.flux.attention import Entry
 from gmd_ray.teachers.flux.families.model import Constants, InjectingModel
 from gmd_ray.teachers.flux.latents import image_ids
@@ -53,6 +54,7 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
         kv_out: Mapping[str, Entry] | None = None,
         kv_from: int = 0,
         constants: Constants | None = None,
+        finish: Finish | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """The velocity of packed latents.
@@ -71,6 +73,7 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
             kv_out: block name -> buffers that receive the block's own, from token `kv_from` on.
             kv_from: 0 for all tokens, T for image tokens alone.
             constants: see `InjectingModel.constants`. With them, text embeddings and positions are None.
+            finish: decides for which images the blocks after the first run, see `step_cache`; None runs them for all.
 
         Returns:
             (B, S, out_channels * patch_size**2).
@@ -85,20 +88,34 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
             temb = self.time_text_embed(t, *scale, pooled_projections)
         # The text stream has T rows, or none where it is dead; RoPE always covers the keys of all T + S tokens.
         count, first_single = text.shape[1], len(self.transformer_blocks)
-        for i, (name, block) in enumerate(zip(self.block_names(), self._blocks(), strict=True)):
-            if i == first_single:
-                # Single blocks work on [text, image] as one sequence. It goes from block to block whole, as an image
-                # without text, where stock code cuts it after each block and joins it before the next.
-                x = torch.cat([text, x], dim=1)
-                text = x[:, :0]
-            text, x = block(
-                hidden_states=x,
-                encoder_hidden_states=text,
-                temb=temb if modulation is None else modulation[name],
-                image_rotary_emb=rope,
-                joint_attention_kwargs=self._routes(name, tokens, kv_in, kv_out, kv_from),
-            )
-        x = x[:, count:] if self.single_transformer_blocks else x
+        blocks = list(enumerate(zip(self.block_names(), self._blocks(), strict=True)))
+
+        def run(
+            part: slice, x: torch.Tensor, text: torch.Tensor, rows: torch.Tensor | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            for i, (name, block) in blocks[part]:
+                if i == first_single:
+                    # Single blocks work on [text, image] as one sequence. It goes from block to block whole, as an
+                    # image without text, where stock code cuts it after each block and joins it before the next.
+                    x = torch.cat([text, x], dim=1)
+                    text = x[:, :0]
+                text, x = block(
+                    hidden_states=x,
+                    encoder_hidden_states=text,
+                    temb=images_at(temb if modulation is None else modulation[name], rows),
+                    image_rotary_emb=rope,
+                    joint_attention_kwargs=self._routes(name, tokens, kv_in, kv_out, kv_from),
+                )
+            return x, text
+
+        before = x
+        x, text = run(slice(0, 1), x, text)
+
+        def rest(rows: torch.Tensor | None) -> torch.Tensor:
+            last, _ = run(slice(1, None), images_at(x, rows), images_at(text, rows), rows)
+            return last[:, count:] if self.single_transformer_blocks else last
+
+        x = rest(None) if finish is None else finish(before, x, rest)
         last = temb if modulation is None else modulation["norm_out"]
         out = self.all_tokens(self.proj_out(self.norm_out(x, last)), tokens.image)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)

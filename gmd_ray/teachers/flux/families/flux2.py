@@ -15,6 +15,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_flux2 import Flux2ParallelSelfAttention
 from torch import nn
 
+from gmd_ray.teachers.acceleration.step_cache import Finish, images_at
 from gmd_ray.teachers.flux.attention import Entry, InjectingAttention
 from gmd_ray.teachers.flux.families.model import Constants, InjectingModel
 from gmd_ray.teachers.flux.latents import image_ids
@@ -109,6 +110,7 @@ class InjectingFlux2(InjectingModel, Flux2Transformer2DModel):
         kv_out: Mapping[str, Entry] | None = None,
         kv_from: int = 0,
         constants: Constants | None = None,
+        finish: Finish | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """The velocity of packed latents.
@@ -124,6 +126,7 @@ class InjectingFlux2(InjectingModel, Flux2Transformer2DModel):
             kv_out: block name -> buffers that receive the block's own, from token `kv_from` on.
             kv_from: 0 for all tokens, T for image tokens alone.
             constants: see `InjectingModel.constants`. With them, text embeddings and positions are None.
+            finish: decides for which images the blocks after the first run, see `step_cache`; None runs them for all.
 
         Returns:
             (B, S, out_channels * patch_size**2).
@@ -136,26 +139,40 @@ class InjectingFlux2(InjectingModel, Flux2Transformer2DModel):
         # Three layers make the shifts, scales and gates of all blocks.
         of_image, of_text = self.double_stream_modulation_img(temb), self.double_stream_modulation_txt(temb)
         of_both = self.single_stream_modulation(temb)
-        names = iter(self.block_names())
-        for block in self.transformer_blocks:
-            text, x = block(
-                hidden_states=x,
-                encoder_hidden_states=text,
-                temb_mod_img=of_image,
-                temb_mod_txt=of_text,
-                image_rotary_emb=rope,
-                joint_attention_kwargs=self._routes(next(names), tokens, kv_in, kv_out, kv_from),
-            )
-        # Single blocks have [text, image] as one sequence, whose text is of no use after the last of them.
-        x = torch.cat([text, x], dim=1)
-        for block in self.single_transformer_blocks:
-            x = block(
-                hidden_states=x,
-                encoder_hidden_states=None,
-                temb_mod=of_both,
-                image_rotary_emb=rope,
-                joint_attention_kwargs=self._routes(next(names), tokens, kv_in, kv_out, kv_from),
-            )
-        x = x[:, text.shape[1] :]
+        routes = [self._routes(name, tokens, kv_in, kv_out, kv_from) for name in self.block_names()]
+        double = list(self.transformer_blocks)
+
+        def run(
+            part: slice, x: torch.Tensor, text: torch.Tensor, rows: torch.Tensor | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            for block, route in zip(double[part], routes[: len(double)][part], strict=True):
+                text, x = block(
+                    hidden_states=x,
+                    encoder_hidden_states=text,
+                    temb_mod_img=images_at(of_image, rows),
+                    temb_mod_txt=images_at(of_text, rows),
+                    image_rotary_emb=rope,
+                    joint_attention_kwargs=route,
+                )
+            return x, text
+
+        before = x
+        x, text = run(slice(0, 1), x, text)
+
+        def rest(rows: torch.Tensor | None) -> torch.Tensor:
+            last, words = run(slice(1, None), images_at(x, rows), images_at(text, rows), rows)
+            # Single blocks have [text, image] as one sequence, whose text is of no use after the last of them.
+            last = torch.cat([words, last], dim=1)
+            for block, route in zip(self.single_transformer_blocks, routes[len(double) :], strict=True):
+                last = block(
+                    hidden_states=last,
+                    encoder_hidden_states=None,
+                    temb_mod=images_at(of_both, rows),
+                    image_rotary_emb=rope,
+                    joint_attention_kwargs=route,
+                )
+            return last[:, words.shape[1] :]
+
+        x = rest(None) if finish is None else finish(before, x, rest)
         out = self.all_tokens(self.proj_out(self.norm_out(x, temb)), tokens.image)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)

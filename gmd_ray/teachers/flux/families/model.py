@@ -96,6 +96,25 @@ class InjectingModel(ModelMixin):
         """(tokens, channels) that this process keeps of an attention's input with that many text and image tokens."""
         return text + image, self.inner_dim // self.ranks
 
+    def empty_entry(
+        self, latents: torch.Tensor, text: int, dtype: torch.dtype, *, keys: bool = True, as_input: bool = False
+    ) -> Entry:
+        """Uninitialised storage for one block's entry of a bank.
+
+        Args:
+            latents: (B, S, D) whose projection fills it.
+            text: number of text tokens whose keys and values are kept.
+            keys: keep keys and values; False keeps values alone.
+            as_input: keep the attention's input (B, tokens, dim) in the place of keys and values, half the bytes.
+        """
+        batch, image = latents.shape[:2]
+        heads = (self.config.num_attention_heads // self.ranks, self.config.attention_head_dim)
+        # Values alone are as small as the input already and need no projection at replay, so they are kept as they are.
+        if as_input and keys:
+            return torch.empty((batch, *self.input_kept(text, image)), dtype=dtype, device=latents.device)
+        value = torch.empty((batch, text + image, *heads), dtype=dtype, device=latents.device)
+        return (torch.empty_like(value) if keys else None, value)
+
     def _opening(
         self,
         latents: torch.Tensor,

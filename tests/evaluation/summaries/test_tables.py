@@ -1,10 +1,9 @@
-"""Texts of an evaluation: the verdict in words, Markdown, LaTeX and JSON, and the paper's rows."""
+"""Texts of an evaluation: Markdown, LaTeX and JSON, and the paper's rows."""
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,10 @@ from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError
 from gmd_ray.evaluation import Evaluation, record
 from gmd_ray.evaluation.results import PICTURES, ROWS, InferenceCost
-from gmd_ray.evaluation.summaries import FILES, json_text, latex, markdown, save_tables, verdict
+from gmd_ray.evaluation.summaries import FILES, json_text, latex, markdown, save_tables
 from gmd_ray.evaluation.summaries.latex import escape
 from gmd_ray.evaluation.summaries.published import published_rows
+from gmd_ray.evaluation.summaries.verdict import sentences
 from gmd_ray.progress import NullRecorder
 from gmd_ray.quality import metric_variant
 
@@ -50,55 +50,6 @@ def psnr(lq: float, adapted: float, n: int = 40, dataset: str = "target") -> dic
     }
 
 
-def test_the_verdict_names_size_interval_and_number_of_images() -> None:
-    [sentence] = verdict(evaluation(psnr(-1, 1.6)))
-    found = re.fullmatch(
-        r"On 40 target photos the adapted student is better than the unadapted one: PSNR \+(1\.\d\d) dB "
-        r"\(95 % interval \+(1\.\d\d) to \+(1\.\d\d)\)\.",
-        sentence,
-    )
-    assert found is not None, sentence
-    mean, low, high = map(float, found.groups())
-    assert low < mean < high
-    assert mean == pytest.approx(1.6, abs=0.2)
-
-
-def test_the_verdict_says_when_the_untouched_photos_beat_both_students() -> None:
-    found = verdict(evaluation(psnr(1.0, 0.5)))
-    assert found[1].startswith("The untouched photos beat both students (PSNR 3")
-    assert found[1].endswith("better leave them as they are.")
-    # The best mean alone is said with less confidence, and where one student is ahead nothing is said.
-    assert "better mean than both students" in verdict(evaluation(psnr(0.52, 0.5)))[1]
-    assert len(verdict(evaluation(psnr(0.5, 1.0)))) == 1
-
-
-@pytest.mark.parametrize(
-    ("adapted", "n", "words"),
-    [
-        (-0.5, 40, "the adapted student is worse than the unadapted one: PSNR -0."),
-        (0.01, 10, "no difference is seen between the adapted student and the unadapted one: PSNR"),
-        (0.5, 1, "On the target test set the adapted student changes by PSNR +0."),
-        (0.5, 4, "On 4 target photos, too few images to tell, the adapted student changes by PSNR +0."),
-    ],
-)
-def test_the_verdict_on_other_outcomes(adapted: float, n: int, words: str) -> None:
-    assert words in verdict(evaluation(psnr(-1, adapted, n)))[0]
-
-
-def test_the_source_has_a_sentence_of_its_own_and_lower_is_better_is_said() -> None:
-    rng = np.random.default_rng(1)
-    base = rng.normal(7, 1, 30)
-    values = {
-        ("target", "baseline", "niqe"): base,
-        ("target", "adapted", "niqe"): base - 0.5 + rng.normal(0, 0.2, 30),
-    } | psnr(-1, -0.4, 20, "source")
-    first, second = verdict(evaluation(values, ("niqe", "psnr")))
-    assert "better than the unadapted one: NIQE -0." in first
-    assert first.endswith("; lower is better).")
-    assert second.startswith("On 20 source images the adapted student is worse")
-    assert verdict(evaluation({("target", "baseline", "psnr"): base})) == []
-
-
 @pytest.fixture
 def noise() -> Evaluation:
     """The figures of real camera noise: NIQE calls the photo best, and the adapted student lands on the truth."""
@@ -126,13 +77,13 @@ def test_markdown_judges_by_the_truth_and_names_variants(noise: Evaluation) -> N
     assert rows["ground truth"].split("|")[2].strip() == "–"
     assert "- psnr: higher is better; RGB, 4 px border cut off" in lines
     assert "- niqe: lower is better; Y of YIQ, pyiqa's niqe" in lines
-    assert lines[2].startswith("On 30 target photos the adapted student is better")
+    assert lines[2].startswith("Adaptation made the restored photos better: ")
 
 
 def test_json_holds_what_the_table_shows(noise: Evaluation) -> None:
     document = json.loads(json_text(noise))
     target = document["test_sets"]["target"]
-    assert document["verdict"] == verdict(noise)
+    assert document["verdict"] == sentences(noise)
     assert target["images"] == 30
     assert target["metrics"]["niqe"]["lower_is_better"]
     assert target["metrics"]["niqe"]["judged_by_distance_to_truth"]

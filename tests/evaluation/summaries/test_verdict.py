@@ -10,8 +10,8 @@ import pytest
 
 from gmd_ray.evaluation import Evaluation
 from gmd_ray.evaluation.results import PICTURES, ROWS
-from gmd_ray.report.gains import find_gains
-from gmd_ray.report.verdict import find_verdict
+from gmd_ray.evaluation.summaries.gains import find_gains
+from gmd_ray.evaluation.summaries.verdict import find_verdict
 
 Values = dict[str, list[float]]
 
