@@ -127,7 +127,7 @@ def _pairs(version: RegisteredVersion) -> list[dict[str, Any]]:
 
 
 def _settings(version: RegisteredVersion) -> dict[str, Any]:
-    unreadable = (*store_errors(), ValueError)
+    unreadable: tuple[type[Exception], ...] = (*store_errors(), ValueError)
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = version.client.download_artifacts(version.facts.run_id, "config.json", folder)
