@@ -129,6 +129,10 @@ _REFUSED = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectory
 """Errors of the file system that waiting does not cure."""
 
 
+_PASSING = (401, 403, 408, 429)
+"""HTTP statuses that pass: a token that is renewed, a time limit, too many requests."""
+
+
 def is_refusal(error: Exception) -> bool:
     """Return True if repeating the request cannot help, because it is wrong and not because the server is away."""
     from mlflow.exceptions import MlflowException
@@ -139,7 +143,7 @@ def is_refusal(error: Exception) -> bool:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is None:
             return isinstance(error, _REFUSED)
-    return 400 <= status < 500 and status not in (408, 429)
+    return 400 <= status < 500 and status not in _PASSING
 
 
 @contextlib.contextmanager

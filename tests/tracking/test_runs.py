@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE, UNAUTHENTICATED
 from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config
@@ -174,6 +176,9 @@ def test_a_place_for_files_that_cannot_be_written_to_costs_the_files_alone(
         (ConnectionError(), False),
         (TimeoutError(), False),
         (OSError("no space left on device"), False),
+        (MlflowException("no such run", RESOURCE_DOES_NOT_EXIST), True),
+        (MlflowException("the token is out of date", UNAUTHENTICATED), False),
+        (MlflowException("away", TEMPORARILY_UNAVAILABLE), False),
     ],
 )
 def test_refused_or_away(error: Exception, refused: bool) -> None:
