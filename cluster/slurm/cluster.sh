@@ -34,11 +34,11 @@ run_resumable() {
     "$@" &
     driver=$!
     trap 'interrupted=yes; kill -TERM "$driver" 2>/dev/null' USR1 TERM
-    # `wait` returns early on a trapped signal.
-    while true; do
-        wait "$driver" && status=0 || status=$?
-        kill -0 "$driver" 2>/dev/null || break
+    # `wait` returns early on a trapped signal. Once more at the end: bash keeps the status of the driver.
+    while kill -0 "$driver" 2>/dev/null; do
+        wait "$driver" || true
     done
+    wait "$driver" && status=0 || status=$?
     trap - USR1 TERM
     if [ "$interrupted" = yes ] && [ "$status" -ne 0 ]; then
         echo "interrupted with status $status: back into the queue"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 
 from tests.cluster.tools import KUBERAY, OVERLAYS, build, check, container, overlay, spec
 
@@ -142,10 +143,12 @@ def test_every_pod_has_the_image_the_volume_the_settings_and_the_secrets(name: s
 
 
 def drained(group: dict[str, Any]) -> tuple[int, int]:
-    """Seconds that preStop waits, and seconds that the pod has before it is killed."""
+    """Seconds that preStop and Ray's own drain wait, and seconds that the pod has before it is killed."""
     *command, seconds = container(group)["lifecycle"]["preStop"]["exec"]["command"]
     assert command == ["sh", "/etc/gmd_ray/drain.sh"]
-    return int(seconds), group["template"]["spec"]["terminationGracePeriodSeconds"]
+    environment = {entry["name"]: entry["value"] for entry in container(group)["env"]}
+    again = int(environment.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S))
+    return int(seconds) + again, group["template"]["spec"]["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize("name", CLUSTERS)

@@ -9,6 +9,7 @@ import ray
 
 from gmd_ray.errors import ConfigError
 from gmd_ray.training import resources
+from gmd_ray.training.driver import scaling_config
 from gmd_ray.training.resources import check_resources, missing_resources, resources_wanted
 from tests.training.toys import make_config
 
@@ -44,6 +45,13 @@ def test_only_nodes_with_the_labels_count(tmp_path: Path, monkeypatch: pytest.Mo
     cfg = make_config(tmp_path, num_workers=2, cpus_per_worker=4.0, labels={"pool": "trainer"})
     said = "2 worker(s) x {CPU: 4} labelled pool=trainer: the cluster has 4 CPU, room for 1"
     assert missing_resources(cfg, resources.cluster_nodes(cfg.training.labels)) == said
+
+
+def test_ray_train_is_told_the_labels(tmp_path: Path) -> None:
+    assert scaling_config(make_config(tmp_path)).label_selector is None
+    scaling = scaling_config(make_config(tmp_path, num_workers=4, min_workers=2, labels={"pool": "trainer"}))
+    assert scaling.label_selector == {"pool": "trainer"}
+    assert (scaling.min_workers, scaling.max_workers) == (2, 4)
 
 
 @pytest.mark.parametrize("grows", [False, True])

@@ -6,16 +6,21 @@
 set -eu
 
 seconds=$1
+end=$(($(date +%s) + seconds))
+
+# Without --node-id the command would join the cluster as a driver to learn it.
+node=$(ps -eo args | sed -n 's|.*/raylet/raylet .*--node_id=\([0-9a-f]*\).*|\1|p' | head -n 1)
+
 work() { # processes of actors and tasks; names of Ray itself (idle workers, agents) are no work
     # shellcheck disable=SC2009 # pgrep cannot leave out names
     ps -eo args | grep '^ray::' | grep -Ev '^ray::(IDLE|DashboardAgent|RuntimeEnvAgent)' || true
 }
 
 # A head that is gone already must not keep the pod.
-timeout 10 ray drain-node --address "$RAY_ADDRESS" --reason DRAIN_NODE_REASON_PREEMPTION --reason-message preStop \
-    --deadline-remaining-seconds "$seconds" || echo "drain.sh: Ray was not told; waiting all the same"
+timeout "$seconds" ray drain-node --address "$RAY_ADDRESS" ${node:+--node-id "$node"} \
+    --reason DRAIN_NODE_REASON_PREEMPTION --reason-message preStop --deadline-remaining-seconds "$seconds" \
+    || echo "drain.sh: Ray was not told; waiting all the same"
 
-end=$(($(date +%s) + seconds))
 while [ "$(date +%s)" -lt "$end" ] && [ -n "$(work)" ]; do
     sleep 1
 done
