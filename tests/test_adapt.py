@@ -101,7 +101,7 @@ def test_a_registry_that_is_away_at_the_end_costs_the_promotion_alone(
 ) -> None:
     cfg = without_ray
 
-    def broken(self: MlflowClient, name: str, *args: object) -> None:
+    def broken(self: MlflowClient, name: str, *args: object, **kwargs: object) -> None:
         raise MlflowException("the registry is on fire")
 
     monkeypatch.setattr(MlflowClient, "create_registered_model", broken)
