@@ -112,7 +112,6 @@ def _parser() -> tuple[Parser, Collection[str]]:
         gate,
         models,
         preview,
-        registry,
         runs,
         serve,
         stores,
@@ -120,6 +119,7 @@ def _parser() -> tuple[Parser, Collection[str]]:
         submit,
     )
     from gmd_ray.verbs.arguments import Verbs
+    from gmd_ray.verbs.tracking import registry
 
     parser = Parser(prog="gmd-ray", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")
