@@ -120,6 +120,7 @@ def _parser() -> tuple[Parser, Collection[str]]:
         submit,
     )
     from gmd_ray.verbs.arguments import Verbs
+    from gmd_ray.verbs.pages import preview, serve, study
 
     parser = Parser(prog="gmd-ray", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")
