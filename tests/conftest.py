@@ -46,6 +46,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from gmd_ray.config import secrets
+from tests.servers.running import MlflowServer, S3Server, running_mlflow, running_postgres, running_s3
 
 # An exit hook that logs would find pytest's captured stream closed, and its complaint would follow the summary line.
 logging.raiseExceptions = False
@@ -165,3 +166,28 @@ def ray_session() -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """SQLAlchemy's URI of a PostgreSQL server."""
+    with running_postgres() as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server; a test makes a bucket of its own in it."""
+    with running_s3(tmp_path_factory.mktemp("s3") / "s3.log") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    tmp_path_factory: pytest.TempPathFactory, postgres: str, s3_server: S3Server
+) -> Iterator[MlflowServer]:
+    """An MLflow server on PostgreSQL with its artifacts on S3; it starts in half a minute, so mark its tests slow."""
+    artifacts = f"{s3_server.make_bucket('mlflow')}/artifacts"
+    log = tmp_path_factory.mktemp("mlflow") / "mlflow.log"
+    with running_mlflow(log, postgres, artifacts, s3_server.environment) as server:
+        yield server

@@ -133,7 +133,7 @@ def _check_nodes(pools: dict[str, PoolConfig], cluster: Cluster) -> list[str]:
     missing = []
     for name, pool in pools.items():
         actors, takes = _actors(pool), {kind: each for kind, each in reserved(pool).items() if each}
-        fitting = [node.resources for node in cluster.nodes if _has_labels(node.labels, pool.labels)]
+        fitting = [node.resources for node in cluster.nodes if has_labels(node.labels, pool.labels)]
         room = sum(
             # 1e-6: 0.3 / 0.1 is less than 3 in floating point.
             min((int(has.get(kind, 0) / each + 1e-6) for kind, each in takes.items()), default=actors)
@@ -158,7 +158,7 @@ def _actors(pool: PoolConfig) -> int:
     return pool.initial or pool.min
 
 
-def _has_labels(has: dict[str, str], wanted: dict[str, str]) -> bool:
+def has_labels(has: dict[str, str], wanted: dict[str, str]) -> bool:
     """Return whether a node has these labels. Ray's operators (`!x`, `in(a,b)`) are left to Ray, and count as met."""
     return all(value.startswith(("!", "in(")) or has.get(key) == value for key, value in wanted.items())
 

@@ -9,6 +9,7 @@ the server under a name of its own (DNS rebinding).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import json
@@ -16,7 +17,7 @@ import logging
 import secrets
 import socket
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +34,10 @@ PORT = 8765
 TIMEOUT_S = 30.0
 """Seconds that a client may keep the server waiting for the next bytes."""
 MAX_CONNECTIONS = 256
+LARGE_BODY = 1_000_000
+"""Bytes from which on a body counts as large."""
+MAX_LARGE_BODIES = 8
+"""Large bodies that are in memory at a time, read or being answered."""
 HTML, TEXT, JSON = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
 OWN_FILES = (
     "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -160,6 +165,7 @@ class PageServer(ThreadingHTTPServer):
         self.site = site
         self.names = {host, "localhost", LOOPBACK, "::1", *names} if is_loopback(host) else None
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self.large_bodies = threading.BoundedSemaphore(MAX_LARGE_BODIES)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
@@ -243,10 +249,12 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(address.path)
         request = Request(method, path, dict(parse_qsl(address.query, keep_blank_values=True)), self.headers)
         self.server.site.admit(request)
-        if method == "POST":
-            self._check_origin()
-            request = Request(method, path, request.query, self.headers, self._body())
-        return self.server.site.answer(request)
+        if method != "POST":
+            return self.server.site.answer(request)
+        self._check_origin()
+        length = self._length()
+        with self._place_for(length):
+            return self.server.site.answer(Request(method, path, request.query, self.headers, self._body(length)))
 
     def _check_host(self) -> None:
         if self.server.names is None:
@@ -265,14 +273,31 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Type", "").partition(";")[0].strip().lower() in _FORMS:
             raise Refusal(415, "Send JSON or a picture.")
 
-    def _body(self) -> bytes:
+    def _length(self) -> int:
+        """The length of the body that the client is about to send."""
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit():
             raise Refusal(411, "Say the length of the body.")
         if len(length) > 12 or int(length) > self.server.site.largest_body:
             raise Refusal(413, f"Too large: at most {self.server.site.largest_body:,} bytes.")
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
+        return int(length)
+
+    @contextlib.contextmanager
+    def _place_for(self, length: int) -> Iterator[None]:
+        """Hold one of the places for large bodies, so that those who wait for an answer do not fill the memory."""
+        if length < LARGE_BODY:
+            yield
+            return
+        if not self.server.large_bodies.acquire(blocking=False):
+            raise Refusal(503, "Others are sending pictures; try again in a moment.")
+        try:
+            yield
+        finally:
+            self.server.large_bodies.release()
+
+    def _body(self, length: int) -> bytes:
+        body = self.rfile.read(length)
+        if len(body) < length:
             raise Refusal(400, "The body ends early.")
         return body
 

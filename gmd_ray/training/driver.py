@@ -18,6 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from gmd_ray.config import Config
 from gmd_ray.errors import ExitCode, GmdError, InterruptedRunError
 from gmd_ray.progress import Recorder
 from gmd_ray.ray_utils.metrics import run_label
@@ -62,11 +63,7 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
         _train,
         # Without the listing's facts about files, which the workers do not need: half of the bytes.
         train_loop_config={"spec": spec.without_listing()},
-        scaling_config=ScalingConfig(
-            num_workers=cfg.num_workers if cfg.min_workers is None else (cfg.min_workers, cfg.num_workers),
-            use_gpu=cfg.use_gpu,
-            resources_per_worker=worker_resources(spec.cfg),
-        ),
+        scaling_config=scaling_config(spec.cfg),
         run_config=run_config(spec, recorder),
     )
     log.info("%s: %s", label, _what(spec))
@@ -81,6 +78,17 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
         except RayActorError as error:
             raise InterruptedRunError(f"{label}: {_why_controller_died(str(error))}") from error
     return raise_if_error(answer)
+
+
+def scaling_config(cfg: Config) -> ScalingConfig:
+    """Ray Train's settings for the number of workers, what each takes, and on which nodes."""
+    t = cfg.training
+    return ScalingConfig(
+        num_workers=t.num_workers if t.min_workers is None else (t.min_workers, t.num_workers),
+        use_gpu=t.use_gpu,
+        resources_per_worker=worker_resources(cfg),
+        label_selector=dict(t.labels) or None,
+    )
 
 
 def run_config(spec: TrainingSpec, recorder: Recorder) -> RunConfig:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ConfigError
+from gmd_ray.ray_utils.capacity import has_labels, living_nodes
 from gmd_ray.ray_utils.ray_internals import can_grow
 
 
@@ -35,7 +36,7 @@ def missing_resources(cfg: Config, nodes: Sequence[Mapping[str, float]]) -> str 
     """Say why the smallest allowed number of workers cannot start; None if it can.
 
     Args:
-        nodes: the total resources of each node, whether in use or not.
+        nodes: the total resources of each node with `training.labels`, whether in use or not.
     """
     least, takes = int(resources_wanted(cfg)["min_workers"]), worker_resources(cfg)
     room = sum(
@@ -46,7 +47,8 @@ def missing_resources(cfg: Config, nodes: Sequence[Mapping[str, float]]) -> str 
         return None
     has = ", ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in reversed(list(takes)))
     spread = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
-    return f"{least} worker(s) x {_braced(takes)}: the cluster has {has}{spread}, room for {room}"
+    where = "".join(f" labelled {key}={value}" for key, value in cfg.training.labels.items())
+    return f"{least} worker(s) x {_braced(takes)}{where}: the cluster has {has}{spread}, room for {room}"
 
 
 def check_resources(cfg: Config) -> None:
@@ -55,7 +57,7 @@ def check_resources(cfg: Config) -> None:
     Raises:
         ConfigError: the cluster can never hold the workers.
     """
-    missing = missing_resources(cfg, cluster_nodes())
+    missing = missing_resources(cfg, cluster_nodes(cfg.training.labels))
     if missing and not can_grow():
         t = cfg.training
         settings = ["training.use_gpu=false"] if t.use_gpu else []
@@ -66,11 +68,11 @@ def check_resources(cfg: Config) -> None:
         )
 
 
-def cluster_nodes() -> list[dict[str, float]]:
-    """The total resources of each node that is alive."""
+def cluster_nodes(labels: dict[str, str]) -> list[dict[str, float]]:
+    """The total resources of each node that is alive and has these labels."""
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node.resources for node in living_nodes(ray.nodes()) if has_labels(node.labels, labels)]
 
 
 def waiting_for(cfg: Config) -> str:
@@ -78,7 +80,7 @@ def waiting_for(cfg: Config) -> str:
     import ray
     from ray.util import placement_group_table
 
-    missing = missing_resources(cfg, cluster_nodes())
+    missing = missing_resources(cfg, cluster_nodes(cfg.training.labels))
     if missing is not None:
         return f"waiting for {missing}"
     takes = {kind: each for kind, each in worker_resources(cfg).items() if each}

@@ -23,7 +23,7 @@ from gmd_ray.training.digests import digest, digest_of_files, digest_of_path
 NAMES = ("adapted", "source_only", "median", "supervised", "pretrained")
 
 _NO_EFFECT = {
-    "num_workers", "min_workers", "use_gpu", "cpus_per_worker", "cache_gb", "channels_last",
+    "num_workers", "min_workers", "use_gpu", "cpus_per_worker", "labels", "cache_gb", "channels_last",
     "compile", "accumulate", "strategy", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures",
     "validate_every", "validation_images", "export", "supervised_hq", "perceptual_weights",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""README and docs/ as texts: what stands in code, what is linked, and what the headings are called."""
+"""README, docs/ and the pages of folders: what stands in code, what is linked, and what the headings are called."""
 
 from __future__ import annotations
 
@@ -67,7 +67,12 @@ def sample(text: str) -> Document:
 
 DOCUMENTS = [
     read_document(path)
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tests/benchmarks/README.md")
+    for path in (
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        ROOT / "cluster/README.md",
+        ROOT / "tests/benchmarks/README.md",
+    )
 ]
 
 

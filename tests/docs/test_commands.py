@@ -11,8 +11,11 @@ from gmd_ray.errors import ConfigError
 from tests.docs.reading import DOCUMENTS, Document, sample
 from tests.docs.typing_in import COMMANDS, accept, help_of, options, programs, run, typed, verbs
 
-OTHERS_OPTIONS = {"--working-dir", "--runtime-env-json", "--dashboard-host", "--metrics-export-port"}
-"""Options of Ray's commands."""
+OTHERS_OPTIONS = {
+    *("--working-dir", "--runtime-env-json", "--dashboard-host", "--metrics-export-port"),
+    *("--build-arg", "--profile", "--nodes", "--gpus-per-node"),
+}
+"""Options of Ray's commands, and of Docker's and Slurm's."""
 BENCHMARKS = "tests/benchmarks/README.md"
 """Its options are those of its own modules, whose commands stand in indented blocks."""
 

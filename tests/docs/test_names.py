@@ -27,7 +27,7 @@ COMPANIONS = {
     "training.validate_every=1000 evaluation.source_hq=...": ["evaluation.source_lq=b"],
 }
 """Settings that stand in a sentence by themselves, and what they need beside them: the first of it is in the error."""
-FOLDERS = ("gmd_ray", "tests", "jobs", "docs", ".ci")
+FOLDERS = ("gmd_ray", "tests", "jobs", "docs", "cluster", ".ci")
 PLACEHOLDERS = {"key=value", "config=FILE", "preset=NAME"}
 LONGEST = 120
 

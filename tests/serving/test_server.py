@@ -187,3 +187,14 @@ def test_tokens_are_long_and_their_hash_is_sha256() -> None:
     assert len({new_token() for _ in range(50)}) == 50
     assert min(len(new_token()) for _ in range(20)) >= 32
     assert token_hash("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_large_bodies_are_few_at_a_time(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGE_BODY", 50)
+    for _ in range(module.MAX_LARGE_BODIES):
+        assert server.large_bodies.acquire(blocking=False)
+    sent = {"method": "POST", "Content_Type": "image/png"}
+    assert ask(server, "/", body=bytes(50), **sent)[0] == 503
+    assert ask(server, "/", body=bytes(49), **sent)[0] == 200
+    server.large_bodies.release()
+    assert [ask(server, "/", body=bytes(50), **sent)[0] for _ in range(2)] == [200, 200], "its place is free again"

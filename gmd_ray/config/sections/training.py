@@ -94,6 +94,9 @@ class TrainingConfig:
     cpus_per_worker: float = setting(
         1.0, "CPUs of a worker; also its number of torch threads, and of threads that load data, at least 1.", ge=0
     )
+    labels: dict[str, str] = setting(
+        {}, "Labels of the nodes on which the workers run, such as `pool: trainer` for a node group."
+    )
     cache_gb: float = setting(
         2.0, "Decoded source images that each worker keeps in memory, in units of 1e9 bytes.", ge=0
     )

@@ -1,0 +1,60 @@
+"""The image: linted, from the lock, without root, and with what the manifests call."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+from tests.cluster.tools import CLUSTER, ROOT, check
+
+DOCKERFILE = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
+
+
+def stages() -> dict[str, str]:
+    """Name -> text of each stage, in order."""
+    parts = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
+    return {part.splitlines()[0].split(" AS ")[1]: part for part in parts}
+
+
+def test_hadolint_finds_nothing() -> None:
+    check("hadolint", "--failure-threshold", "info", CLUSTER / "Dockerfile")
+
+
+def test_the_default_is_the_gpu_image_and_neither_runs_as_root() -> None:
+    found = stages()
+    assert list(found)[-1] == "gpu"
+    for name in ("cpu", "gpu"):
+        users = re.findall(r"^USER (.*)$", found[name], re.MULTILINE)
+        assert users == ["1000:1000"]  # a number: Kubernetes cannot tell that a name is not root
+        assert f"COPY --from=build-{name} " in found[name]
+        for package in ("procps", "rsync", "tini", "wget"):  # drain.sh, `ray up`, the entry point, health checks
+            assert f" {package}" in found[name]
+    assert "gcc" in found["gpu"]
+    assert "nvidia" not in found["cpu"]
+
+
+def test_cuda_is_that_of_the_locked_torch() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    [runtime] = re.findall(r"^nvidia-cuda-runtime==(\d+\.\d+)", lock, re.MULTILINE)
+    assert re.match(rf"nvidia/cuda:{re.escape(runtime)}\.\d+-base-ubuntu", stages()["gpu"])
+
+
+def test_every_version_comes_from_the_lock() -> None:
+    installs = re.findall(r"uv pip install .*", DOCKERFILE)
+    assert len(installs) == 2
+    assert all("--constraint requirements.lock" in line for line in installs)
+
+
+def test_the_extras_exist_and_the_image_has_no_non_commercial_package_unless_asked() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    [default] = re.findall(r"^ARG EXTRAS=(.*)$", DOCKERFILE, re.MULTILINE)
+    assert default.split(",") == ["cluster"]
+    assert {name.partition("[")[0] for name in extras["cluster"]} == {"boto3", "google-api-python-client", "psycopg"}
+
+
+def test_the_builder_gets_what_is_copied() -> None:
+    ignored = (CLUSTER / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in ignored
+    copied = {name for line in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
+    assert {f"!{name}" for name in copied} <= set(ignored)
+    assert all((ROOT / name).exists() for name in copied)
