@@ -79,6 +79,6 @@ def test_actors_are_named_by_stage_number_and_model() -> None:
     first, second = ActorNames("project", "FLUX.1-dev"), ActorNames("project", "FLUX.1-dev")
     names = [first()["name"], first()["name"], second()["name"]]
     assert len(set(names)) == 3, "Ray wants unique names"
-    assert all(re.fullmatch(r"project(/\d+)?/\d+/FLUX\.1-dev", name) for name in names)
+    assert all(re.fullmatch(r"project(\.\d+)?/\d+/FLUX\.1-dev", name) for name in names)
     assert model_name(SimpleNamespace(path="/models/FLUX.1-dev/")) == "FLUX.1-dev"
     assert model_name(SimpleNamespace(path=None, metric="niqe")) == "niqe"
