@@ -105,14 +105,14 @@ def _as_setting(rest: Sequence[str], argv: Sequence[str]) -> str:
 def _parser() -> tuple[Parser, Collection[str]]:
     """The parser, and the names of the verbs."""
     from gmd_ray.terminal import Parser
-    from gmd_ray.verbs import catalogues, folders, gate, models, preview, runs, serve, stores, study, submit
+    from gmd_ray.verbs import ablate, catalogues, folders, gate, models, preview, runs, serve, stores, study, submit
     from gmd_ray.verbs.arguments import Verbs
 
     parser = Parser(prog="gmd-ray", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs = Verbs(subparsers)
-    for module in (runs, submit, preview, stores, gate, serve, study, folders, models, catalogues):
+    for module in (runs, submit, preview, ablate, stores, gate, serve, study, folders, models, catalogues):
         module.register(verbs)
     return parser, subparsers.choices
 

@@ -66,7 +66,7 @@ def test_settings_may_stand_behind_options(capsys: pytest.CaptureFixture[str], t
         (["finetune", "-lr", "1"], "without dashes: training.lr=1 or pretrain.lr=1"),
         (["adopt"], "no verb 'adopt'; did you mean 'adapt'?"),
         (["restor", "-i", "x"], "no verb 'restor'; did you mean 'restore'?"),
-        (["zzz"], "no verb 'zzz'; known: adapt, check, config, "),
+        (["zzz"], "no verb 'zzz'; known: ablate, adapt, check, "),
     ],
 )
 def test_a_word_that_is_nearly_right_gets_a_hint(

@@ -17,6 +17,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "evaluate": ("student.path",),
     "encode-prompts": ("teacher.path",),
     "adapt": ("target.path", "student.path", "teacher.path"),
+    "ablate": ("target.path", "student.path", "teacher.path"),
 }
 """Verb -> the settings that it needs in any case."""
 
@@ -42,7 +43,8 @@ def require(cfg: Config, verb: str) -> None:
         missing = [key for key in missing if key != "teacher.path=..."]
     elif verb == "evaluate" and cfg.evaluation.online and not cfg.teacher.path:
         missing.append("teacher.path=... (or evaluation.online=false)")
-    trains = verb in ("finetune", "adapt") and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls)
+    adapts = verb in ("finetune", "adapt", "ablate")
+    trains = adapts and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls)
     if trains or verb == "pretrain":
         if not cfg.source.hq:
             missing.append("source.hq=...")
@@ -50,7 +52,7 @@ def require(cfg: Config, verb: str) -> None:
             missing.append("source.lq=... (or source.degradation=... to make it)")
     if verb == "pretrain" and not cfg.student.path and not cfg.pretrain.architecture:
         missing.append("student.path=... (or pretrain.architecture=... to start anew)")
-    if verb in ("evaluate", "adapt") and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
+    if verb in ("evaluate", "adapt", "ablate") and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
         missing.append("evaluation.target_lq=... (or evaluation.source_hq=...)")
     read = [key for key in PUBLISHED if key.startswith(_READS.get(verb, ("",)))]
     rootless = [key for key in read if (value := values[key]) and is_published(value) and value.endswith("@")]

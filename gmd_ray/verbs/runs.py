@@ -17,7 +17,7 @@ from gmd_ray.verbs.settings import load_settings
 
 log = logging.getLogger("gmd_ray")
 
-CHECKED = ("adapt", "generate", "finetune", "pretrain", "evaluate", "plan")
+CHECKED = ("adapt", "generate", "finetune", "pretrain", "evaluate", "plan", "ablate")
 """Verbs that have a preflight."""
 
 

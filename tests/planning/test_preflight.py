@@ -146,7 +146,8 @@ def test_check_goes_on_behind_what_the_settings_lack(tmp_path: Path, capsys: pyt
 def test_every_verb_that_runs_for_long_has_one() -> None:
     from gmd_ray.verbs.runs import CHECKED
 
-    assert set(CHECKED) == set(STAGES) == {"adapt", "generate", "finetune", "pretrain", "evaluate", "plan"}
+    verbs = {"adapt", "generate", "finetune", "pretrain", "evaluate", "plan", "ablate"}
+    assert set(CHECKED) == set(STAGES) == verbs
 
 
 def test_ray_and_mlflow_are_not_started() -> None:
