@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Imports that take a tenth of a second stand inside functions, where `main` already handles Ctrl-C.
 
 DESCRIPTION = "Adapt an image restorer to real photos: gmd-ray VERB [preset=NAME] [key=value ...]"
-PRINTING = ("ls", "fetch", "config", "status", "verify", "gate", "plan", "check")
+PRINTING = ("ls", "fetch", "config", "status", "verify", "gate", "plan", "check", "history", "compare", "trace")
 """Verbs whose printing is the last thing they do, so that a closed pipe costs nothing."""
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        the exit status: 0 done, 1 the run failed, 2 arguments that cannot be used, 130 after Ctrl-C.
+        the exit status, a value of `errors.ExitCode`.
     """
     return interruptible(lambda: _main(argv))
 
@@ -54,7 +54,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except GmdError as error:
         for line in error_lines(error):
             complain(line)
-        return 2 if isinstance(error, ValueError) else 1
+        return error.exit_code
     except BrokenPipeError:  # `gmd-ray ls metrics | head`
         if not _reader_left() or (status is None and args.verb not in PRINTING):
             raise
@@ -76,6 +76,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if first is not None and first not in names:
         parser.error(f"no verb {first!r}; {nearest(first, names)}")
     args, rest = parser.parse_known_args(argv)
+    if args.verb == "submit":
+        args.words, args.inner = rest, parse(rest) if rest else None
+        return args
     settings = [word for word in rest if re.fullmatch(r"[^-=][^=]*=.*", word, re.DOTALL)]
     if len(settings) < len(rest) or (settings and not hasattr(args, "settings")):
         hint = _as_setting(rest, argv) if hasattr(args, "settings") else ""
@@ -102,14 +105,27 @@ def _as_setting(rest: Sequence[str], argv: Sequence[str]) -> str:
 def _parser() -> tuple[Parser, Collection[str]]:
     """The parser, and the names of the verbs."""
     from gmd_ray.terminal import Parser
-    from gmd_ray.verbs import catalogues, folders, gate, models, preview, runs, serve, stores, study
+    from gmd_ray.verbs import (
+        ablate,
+        catalogues,
+        folders,
+        gate,
+        models,
+        preview,
+        registry,
+        runs,
+        serve,
+        stores,
+        study,
+        submit,
+    )
     from gmd_ray.verbs.arguments import Verbs
 
     parser = Parser(prog="gmd-ray", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs = Verbs(subparsers)
-    for module in (runs, preview, stores, gate, serve, study, folders, models, catalogues):
+    for module in (runs, submit, preview, ablate, stores, gate, serve, study, folders, models, registry, catalogues):
         module.register(verbs)
     return parser, subparsers.choices
 

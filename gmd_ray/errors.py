@@ -4,30 +4,66 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit statuses of every command, for scripts and schedulers."""
+
+    DONE = 0
+    FAILED = 1
+    """Any other failure: a lost worker, a registry that is away, a bug."""
+    SETTINGS = 2
+    """The command line, a setting or a model that it names cannot be used. Nothing has been started."""
+    DATA = 3
+    """Images, pairs or a store are missing, damaged or inconsistent; results of all others are kept."""
+    REFUSED = 4
+    """The command did its work, and a promotion gate or the calibration of the score refuses the result."""
+    INTERRUPTED = 5
+    """Ended by a signal or a lost cluster; the same command takes up where this one left off."""
 
 
 class GmdError(Exception):
     """Base of every error that gmd_ray raises on purpose."""
 
+    exit_code: ExitCode = ExitCode.FAILED
+    """Status of a command that ends with this error."""
+
+
+class InterruptedRunError(GmdError):
+    """A run that the cluster broke off, and that the same command resumes."""
+
+    exit_code = ExitCode.INTERRUPTED
+
 
 class ConfigError(GmdError, ValueError):
     """A setting that does not exist, has the wrong type, or cannot be met."""
+
+    exit_code = ExitCode.SETTINGS
 
 
 class RefusedError(ConfigError):
     """Several things that stand in the way of a run, all of them found before it begins."""
 
-    def __init__(self, lines: Sequence[str]) -> None:
-        """`lines`: one for each, as an error of its own would say it."""
+    def __init__(self, lines: Sequence[str], exit_code: ExitCode = ExitCode.SETTINGS) -> None:
+        """Keep the reasons.
+
+        Args:
+            lines: one for each, as an error of its own would say it.
+            exit_code: DATA if all of them are about images.
+        """
         super().__init__("; ".join(lines))
         self.lines = tuple(lines)
+        self.exit_code = exit_code
 
-    def __reduce__(self) -> tuple[type[RefusedError], tuple[Sequence[str]]]:
-        return RefusedError, (self.lines,)
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[Sequence[str], ExitCode]]:
+        return RefusedError, (self.lines, self.exit_code)
 
 
 class DataError(GmdError, ValueError):
     """Input images or pairs that cannot be used."""
+
+    exit_code = ExitCode.DATA
 
 
 class StorageError(DataError, OSError):
@@ -37,6 +73,8 @@ class StorageError(DataError, OSError):
 class ModelError(GmdError, ValueError):
     """A checkpoint or model directory that cannot be loaded or saved as promised."""
 
+    exit_code = ExitCode.SETTINGS
+
 
 class ReplicaLostError(GmdError):
     """A teacher of several ranks lost one of them; the others were ended with it."""
@@ -45,9 +83,13 @@ class ReplicaLostError(GmdError):
 class ResumeMismatchError(GmdError):
     """An existing output was made with other settings than the ones given now."""
 
+    exit_code = ExitCode.SETTINGS
+
 
 class BooksError(GmdError):
     """The rows written do not account for every input exactly once."""
+
+    exit_code = ExitCode.DATA
 
 
 def error_lines(error: GmdError) -> Sequence[str]:

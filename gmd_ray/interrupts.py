@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C: at any moment, a command ends with one sentence on the terminal and exit status 130."""
+"""Handling of Ctrl-C: at any moment, a command ends with one sentence on the terminal and its own exit status."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-STATUS = 130
-"""Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
+from gmd_ray.errors import ExitCode
+
 SENTENCE = "gmd-ray: stopped; the same command takes up where this one left off"
 
 _AT_LOCKS = ("_acquireLock", "_releaseLock", "acquire", "release")
@@ -21,7 +21,7 @@ _AT_LOCKS = ("_acquireLock", "_releaseLock", "acquire", "release")
 
 
 def interruptible(command: Callable[[], int]) -> int:
-    """Run `command` and return its status, or print the sentence and return 130 if Ctrl-C interrupted it.
+    """Run `command` and return its status, or print the sentence and return INTERRUPTED if Ctrl-C interrupted it.
 
     After Ctrl-C, any exception counts as the interruption: an interrupted import ends as an ImportError, and database
     drivers raise errors of their own. A second Ctrl-C also interrupts the cleanup after the first. If SIGINT is ignored
@@ -85,7 +85,7 @@ def _has_default_handler() -> bool:
 
 def _report() -> int:
     print(SENTENCE, file=sys.stderr, flush=True)
-    return STATUS
+    return ExitCode.INTERRUPTED
 
 
 def _at_exit(step: Callable[[], None]) -> None:
@@ -108,8 +108,8 @@ def _ignore_ctrl_c() -> None:
 
 def _report_and_exit(signum: int, frame: FrameType | None) -> None:
     _report()
-    os._exit(STATUS)
+    os._exit(ExitCode.INTERRUPTED)
 
 
 def _exit(signum: int, frame: FrameType | None) -> None:
-    os._exit(STATUS)
+    os._exit(ExitCode.INTERRUPTED)

@@ -20,7 +20,7 @@ ANYWHERE = ("generate", "plan", "encode-prompts")
 """Verbs that write neither models nor reports, so that `out` may be any URL."""
 
 
-WITHOUT_RAY = ("generate", "plan", "encode-prompts")
+WITHOUT_RAY = ("ablate", "generate", "finetune", "pretrain", "plan", "encode-prompts")
 """Verbs that work in their own process with `ray.enabled=false`."""
 
 
@@ -31,7 +31,7 @@ def check_ray(cfg: Config, verb: str) -> None:
         ConfigError: naming the verbs that run without it.
     """
     if not cfg.ray.enabled and verb not in WITHOUT_RAY:
-        raise ConfigError(f"ray.enabled=false: {verb} needs Ray; `generate` and `plan` run without it")
+        raise ConfigError(f"ray.enabled=false: {verb} needs Ray; {', '.join(WITHOUT_RAY)} run without it")
 
 
 def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) -> RunInputs:
@@ -39,7 +39,7 @@ def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) ->
 
     Args:
         cfg: the settings.
-        verb: adapt, generate, finetune, pretrain, evaluate or plan.
+        verb: adapt, generate, finetune, pretrain, evaluate, plan or ablate.
         save: write the resolved settings to the run directory. `generate` does so itself, after the store has accepted
             them.
         probes: True for a plan that measures some images on this machine first.

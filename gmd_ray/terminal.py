@@ -6,6 +6,7 @@ File names and messages of libraries are untrusted: they must not forge lines, m
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import threading
@@ -35,6 +36,11 @@ def say(line: object) -> None:
 def show(text: object) -> None:
     """Print a table or another text of several lines, in which names have been made `printable`."""
     print(clean_lines(text))
+
+
+def show_json(document: Any, indent: int | None = 2) -> None:
+    """Print a JSON document for programs, free of secrets; with `indent=None` on one line."""
+    print(redact(json.dumps(document, indent=indent, default=str)), flush=True)
 
 
 def complain(line: object) -> None:

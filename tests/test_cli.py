@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from gmd_ray.cli import main
-from gmd_ray.errors import ConfigError
+from gmd_ray.errors import ConfigError, ExitCode
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
         (["plan", "preset=deblur_reds"], "plan needs data.root=..."),
         (["evaluate", "preset=toy", "out=s3://bucket/run"], "must be a path that every node sees"),
         (["generate", "preset=base", "target.path=/", "student.path=/", "teacher.path=/", "out=s3://bucket/run"],
-         "set tracking.uri to a server, or tracking.enabled=false"),
+         "set tracking.uri (or MLFLOW_TRACKING_URI) to a server, or tracking.enabled=false"),
     ],
 )  # fmt: skip
 def test_help_and_mistakes_load_nothing_heavy(args: list[str], line: str) -> None:
@@ -42,7 +42,7 @@ def test_help_and_mistakes_load_nothing_heavy(args: list[str], line: str) -> Non
 
 def test_settings_may_stand_behind_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     args = ["export", f"out={tmp_path / 'no run'}", "--to", str(tmp_path / "pairs"), "scorer.threshold=4"]
-    assert main(args) == 2
+    assert main(args) == ExitCode.DATA
     assert "no pair store here" in capsys.readouterr().err
     for more in (["--wrong"], ["wrong"], ["--wrong", "a.b=c"]):
         with pytest.raises(SystemExit, match="2"):
@@ -66,7 +66,7 @@ def test_settings_may_stand_behind_options(capsys: pytest.CaptureFixture[str], t
         (["finetune", "-lr", "1"], "without dashes: training.lr=1 or pretrain.lr=1"),
         (["adopt"], "no verb 'adopt'; did you mean 'adapt'?"),
         (["restor", "-i", "x"], "no verb 'restor'; did you mean 'restore'?"),
-        (["zzz"], "no verb 'zzz'; known: adapt, check, config, "),
+        (["zzz"], "no verb 'zzz'; known: ablate, adapt, check, compare, "),
     ],
 )
 def test_a_word_that_is_nearly_right_gets_a_hint(
@@ -218,7 +218,7 @@ def test_every_verb_says_in_a_line_what_it_does(verb: str, capsys: pytest.Captur
 
 @pytest.mark.parametrize("verb", ["verify", "status", "gate", "sheet"])
 def test_where_there_is_no_store(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main([verb, str(tmp_path)]) == 2
+    assert main([verb, str(tmp_path)]) == ExitCode.DATA
     assert capsys.readouterr().err.strip() == (
         f"gmd-ray: {tmp_path}: no pair store here, nor in pairs/ below; give the directory that holds rows/"
     )
@@ -242,8 +242,8 @@ def test_export_honours_the_second_opinion(capsys: pytest.CaptureFixture[str], t
     assert main([*args, "scorer.fidelity_bound=22", "--to", str(tmp_path / "pairs")]) == 0
     assert capsys.readouterr().out.startswith("2 accepted pairs at threshold 5 and psnr bound 22 written")
     assert len(list((tmp_path / "pairs" / "lq").iterdir())) == 2
-    assert main([*args, "scorer.fidelity_bound=99", "--to", str(tmp_path / "none")]) == 2
+    assert main([*args, "scorer.fidelity_bound=99", "--to", str(tmp_path / "none")]) == ExitCode.DATA
     assert "no pair is accepted at threshold 5 and psnr >= 99" in capsys.readouterr().err
     args[-1] = "scorer.fidelity=ssim"
-    assert main([*args, "scorer.fidelity_bound=0.5", "--to", str(tmp_path / "none")]) == 2
+    assert main([*args, "scorer.fidelity_bound=0.5", "--to", str(tmp_path / "none")]) == ExitCode.DATA
     assert "its rows were made with scorer.fidelity=psnr" in capsys.readouterr().err

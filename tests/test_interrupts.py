@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gmd_ray.interrupts import SENTENCE, STATUS, interruptible
+from gmd_ray.errors import ExitCode
+from gmd_ray.interrupts import SENTENCE, interruptible
 from tests.ray_utils.sockets import family
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,10 +94,10 @@ sys.exit(interruptible(work))
 
 @pytest.mark.parametrize("code", MOMENTS.values(), ids=MOMENTS)
 @pytest.mark.parametrize("times", [1, 3])
-def test_it_ends_with_130_and_the_sentence_alone(code: str, times: int) -> None:
+def test_it_ends_with_its_status_and_the_sentence_alone(code: str, times: int) -> None:
     imports = "import atexit, os, sys, time\nfrom gmd_ray.interrupts import interruptible\n"
     status, _, err = interrupted(imports + code, times)
-    assert (status, err) == (STATUS, f"{SENTENCE}\n")
+    assert (status, err) == (ExitCode.INTERRUPTED, f"{SENTENCE}\n")
 
 
 def test_no_lock_of_logging_stays_behind() -> None:
@@ -128,7 +129,7 @@ def work():
 sys.exit(interruptible(work))
 """
     )
-    assert (status, out, err) == (STATUS, "free\n", f"{SENTENCE}\n")
+    assert (status, out, err) == (ExitCode.INTERRUPTED, "free\n", f"{SENTENCE}\n")
 
 
 def test_the_second_cuts_short_what_tidies_up_and_the_third_the_shutdown() -> None:
@@ -153,7 +154,7 @@ sys.exit(interruptible(work))
 """,
         times=3,
     )
-    assert (status, err) == (STATUS, f"{SENTENCE}\n")
+    assert (status, err) == (ExitCode.INTERRUPTED, f"{SENTENCE}\n")
     assert out.split("\n") == ["tidying up", "shutting down", ""]
 
 
@@ -173,7 +174,7 @@ from gmd_ray.cli import main
 sys.exit(main(["config", "preset=toy"]))
 """
     )
-    assert (status, err) == (STATUS, f"{SENTENCE}\n")
+    assert (status, err) == (ExitCode.INTERRUPTED, f"{SENTENCE}\n")
 
 
 def test_an_error_without_ctrl_c_stays_what_it_is() -> None:
@@ -224,4 +225,4 @@ sys.exit(main(["degrade", "-i", {str(tmp_path / "hq")!r}, "-o", {str(tmp_path / 
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (STATUS, f"{SENTENCE}\n")
+    assert (process.returncode, err) == (ExitCode.INTERRUPTED, f"{SENTENCE}\n")

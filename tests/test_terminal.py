@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from gmd_ray.cli import main
+from gmd_ray.errors import ExitCode
 from gmd_ray.progress import Progress
 from gmd_ray.terminal import CleanRecord, clean, complain, say, show
 
@@ -146,7 +147,7 @@ def test_restore_names_what_failed_on_a_line_of_its_own(tmp_path: Path, capsys: 
     (student,) = Path(weights.__path__[0]).glob("student.safetensors")
     model = tmp_path / "best #3.safetensors"
     model.write_bytes(student.read_bytes())
-    assert main(["restore", "-i", f"{tmp_path}/in", "-o", f"{tmp_path}/out", "-m", str(model)]) == 1
+    assert main(["restore", "-i", f"{tmp_path}/in", "-o", f"{tmp_path}/out", "-m", str(model)]) == ExitCode.DATA
     out, err = capsys.readouterr()
     assert out == f"1 of 2 images restored to {tmp_path}/out\n"
     assert unsafe(out + err) == set()

@@ -36,6 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "folders": {"config", "images", "pairstore", "ray_utils", "students"},
     "tracking": {"config", "images", "pairstore", "evaluation", "teachers"},
     "planning": {"config", "images", "pairstore", *MODEL_ROOMS, *ENGINE_ROOMS},
+    "ablation": {"config", "images", "pairstore", "planning", *ENGINE_ROOMS},
     "preview": {
         "config",
         "images",
@@ -48,6 +49,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "demo": {"config", "images", *MODEL_ROOMS},
     "verbs": {
+        "ablation",
         "config",
         "demo",
         "folders",

@@ -19,6 +19,7 @@ from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
 from gmd_ray.demo.toy.prepare import WorldSize, prepare
+from gmd_ray.errors import ExitCode
 
 SIZE = WorldSize(seed=7, target=8, severe=2, source=6, target_test=4, source_test=3)
 SECRETS = ("planted-folder", "planted-password", "planted/slash", "planted-signature", "planted-token")
@@ -78,14 +79,14 @@ def test_a_run_from_photos_to_registry_and_again_tells_no_secret(
     handler = logging.StreamHandler(kept)  # any handler, as one that ships logs to a server
     try:
         monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-        assert main(words) == 0
+        assert main(words) == ExitCode.REFUSED
         check_files(out, results[0])
         runs = check_registry(cfg, out, results[0])
 
         # The same command again: nothing projected, nothing trained, the same runs and the same version.
         logging.getLogger().addHandler(handler)
         stamps = {f: f.stat().st_mtime_ns for f in [*out.glob("pairs/rows/*"), Path(results[0].student)]}
-        assert main(words) == 0, "and again, from what is there"
+        assert main(words) == ExitCode.REFUSED, "and again, from what is there"
         assert {f: f.stat().st_mtime_ns for f in stamps} == stamps
         assert json.loads((out / "pairs" / "manifest.json").read_text())["resumed"] == 9
         assert check_registry(cfg, out, results[1]) == runs

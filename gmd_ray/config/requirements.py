@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from gmd_ray.config.keys import PUBLISHED, flatten
 from gmd_ray.config.metric_names import unmeasured_promotion_gate
 from gmd_ray.config.sections import checks
@@ -17,6 +19,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "evaluate": ("student.path",),
     "encode-prompts": ("teacher.path",),
     "adapt": ("target.path", "student.path", "teacher.path"),
+    "ablate": ("target.path", "student.path", "teacher.path"),
 }
 """Verb -> the settings that it needs in any case."""
 
@@ -42,7 +45,8 @@ def require(cfg: Config, verb: str) -> None:
         missing = [key for key in missing if key != "teacher.path=..."]
     elif verb == "evaluate" and cfg.evaluation.online and not cfg.teacher.path:
         missing.append("teacher.path=... (or evaluation.online=false)")
-    trains = verb in ("finetune", "adapt") and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls)
+    adapts = verb in ("finetune", "adapt", "ablate")
+    trains = adapts and (cfg.training.source_ratio > 0 or "source_only" in cfg.controls)
     if trains or verb == "pretrain":
         if not cfg.source.hq:
             missing.append("source.hq=...")
@@ -50,7 +54,7 @@ def require(cfg: Config, verb: str) -> None:
             missing.append("source.lq=... (or source.degradation=... to make it)")
     if verb == "pretrain" and not cfg.student.path and not cfg.pretrain.architecture:
         missing.append("student.path=... (or pretrain.architecture=... to start anew)")
-    if verb in ("evaluate", "adapt") and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
+    if verb in ("evaluate", "adapt", "ablate") and not cfg.evaluation.target_lq and not cfg.evaluation.source_hq:
         missing.append("evaluation.target_lq=... (or evaluation.source_hq=...)")
     read = [key for key in PUBLISHED if key.startswith(_READS.get(verb, ("",)))]
     rootless = [key for key in read if (value := values[key]) and is_published(value) and value.endswith("@")]
@@ -75,8 +79,8 @@ def check_out(cfg: Config, *, files: bool) -> None:
         return
     if files or cfg.prepare is not None:
         raise ConfigError(f"out={cfg.out}: the run directory must be a path that every node sees")
-    if cfg.tracking.enabled and not cfg.tracking.uri:
+    if cfg.tracking.enabled and not (cfg.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
         raise ConfigError(
-            f"out={cfg.out}: MLflow cannot keep its database there; set tracking.uri to a server, or "
-            "tracking.enabled=false"
+            f"out={cfg.out}: MLflow cannot keep its database there; set tracking.uri (or "
+            "MLFLOW_TRACKING_URI) to a server, or tracking.enabled=false"
         )

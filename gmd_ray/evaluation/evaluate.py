@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError, GmdError, nearest
+from gmd_ray.errors import ConfigError, InterruptedRunError, nearest
 from gmd_ray.evaluation.actor import ADAPTED, FAILURE, SCHEMA, EvaluationActor
 from gmd_ray.evaluation.items import Item, held_out_items
 from gmd_ray.evaluation.methods import find_outputs, plan_methods
@@ -30,7 +30,8 @@ from gmd_ray.hashing import content_digest
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.quality import known_metrics, metric_variant
-from gmd_ray.ray_utils.pools import restarting_pool, silence
+from gmd_ray.ray_utils.metrics import ActorNames, model_name
+from gmd_ray.ray_utils.pools import entitle, restarting_pool
 from gmd_ray.ray_utils.remote_errors import from_text
 from gmd_ray.text import one_line
 
@@ -121,7 +122,7 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
 
     pool = cfg.evaluation.pool
     blocks = math.ceil(len(items) / pool.batch_size)
-    with restarting_pool(pool) as options:
+    with restarting_pool(pool, ActorNames("evaluate", model_name(cfg.student))) as options:
         stream = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             EvaluationActor,
             fn_constructor_args=(cfg, dict(students)),
@@ -129,7 +130,7 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
             batch_size=pool.batch_size,
             **options,
         )
-    silence(stream)
+    entitle(stream, "gmd_evaluate")
     try:
         with Progress("evaluate", measured, interval_s=cfg.log_interval_s) as progress:
             for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -139,7 +140,7 @@ def _stream(cfg: Config, students: Mapping[str, str], items: list[Item], measure
                 progress.update(len(values.group_by(["dataset", "id"]).aggregate([])))
                 yield table
     except RayError as error:
-        raise GmdError(
+        raise InterruptedRunError(
             f"the evaluation stopped on a Ray error: {type(error).__name__}: {one_line(error, 300)}"
         ) from error
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from gmd_ray.config import Config, StudentConfig
 from gmd_ray.config.load import resolve_out
-from gmd_ray.errors import ConfigError, GmdError, ModelError
+from gmd_ray.errors import ConfigError, InterruptedRunError, ModelError
 from gmd_ray.folders.restore_results import Results, Size
 from gmd_ray.folders.restore_worker import RestoreJob, Restorer, RestorerActor
 from gmd_ray.images.listing import ImageFile, list_images
@@ -203,13 +203,14 @@ def _ray_rows(cfg: Config, batches: list[list[RestoreJob]], out: str) -> Iterato
     import ray.data
     from ray.exceptions import RayError
 
-    from gmd_ray.ray_utils.pools import restarting_pool, silence
+    from gmd_ray.ray_utils.metrics import ActorNames, model_name
+    from gmd_ray.ray_utils.pools import entitle, restarting_pool
 
     pool = cfg.student.pool
     rows = [{"batch": json.dumps([vars(job) for job in batch])} for batch in batches]
     # When a worker dies, its whole block is repeated: blocks are small, and there are enough of them for every actor.
     blocks = min(len(rows), max(4 * pool.max, len(rows) // 16))
-    with restarting_pool(pool) as options:
+    with restarting_pool(pool, ActorNames("restore", model_name(cfg.student))) as options:
         stream = ray.data.from_items(rows, override_num_blocks=blocks).map(
             RestorerActor,
             fn_constructor_args=(
@@ -219,11 +220,13 @@ def _ray_rows(cfg: Config, batches: list[list[RestoreJob]], out: str) -> Iterato
             ),
             **options,
         )
-    silence(stream)
+    entitle(stream, "gmd_restore")
     try:
         for row in stream.iter_rows():
             if row["fatal"]:
                 raise ModelError(row["fatal"])
             yield from json.loads(row["rows"])
     except RayError as error:
-        raise GmdError(f"restoring stopped on a Ray error: {type(error).__name__}: {one_line(error, 300)}") from error
+        raise InterruptedRunError(
+            f"restoring stopped on a Ray error: {type(error).__name__}: {one_line(error, 300)}"
+        ) from error

@@ -36,6 +36,7 @@ from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.pairstore.totals import Totals, check_totals
 from gmd_ray.progress import NullRecorder, Progress, Recorder
 from gmd_ray.ray_utils.capacity import check_capacity
+from gmd_ray.ray_utils.metrics import record_rows, run_label
 from gmd_ray.ray_utils.remote_errors import is_ray_error
 from gmd_ray.ray_utils.shutdown import StopRequest
 from gmd_ray.storage import open_filesystem, put, with_retries
@@ -184,7 +185,7 @@ class GenerationRun:
                 if not agreed:  # every model is loaded before the first block is through
                     self.facts, agreed = attempts.facts(), True
                     remember(store, self.facts)
-                _count(progress, block, self._accepted())
+                _count(progress, block, self._accepted(), run_label(self.cfg.out))
         say_counts(counts := attempts.counts())
         clock.note({what: number for (stage, what), number in counts.items() if stage == "project"})
         lock.check()
@@ -303,9 +304,10 @@ def _save_settings(cfg: Config) -> None:
         put(filesystem, path, config_text(cfg).encode())
 
 
-def _count(progress: Progress, block: pa.Table, view: pc.Expression) -> None:
-    """Add a block (columns `io_stages.SUMMARY`) to the progress line; `view` holds for accepted rows."""
+def _count(progress: Progress, block: pa.Table, view: pc.Expression, run: str) -> None:
+    """Add a block (columns `io_stages.SUMMARY`) to progress line and metrics; `view` holds for accepted rows."""
     ok = block.filter(pc.field("status") == "ok").num_rows
     taken = block.filter(view).num_rows
     new = {"accepted": taken, "rejected": ok - taken, "failed": block.num_rows - ok}
     progress.update(block.num_rows, **{key: progress.counts.get(key, 0) + n for key, n in new.items()})
+    record_rows(run, new, progress.counts, block.to_pydict(), progress.total - progress.done)

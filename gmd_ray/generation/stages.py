@@ -22,6 +22,7 @@ from gmd_ray.generation.outputs import CLIPPED, images_of, scores_of
 from gmd_ray.generation.watchdog import Bound
 from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.images.padding import pad_to_multiple
+from gmd_ray.ray_utils.metrics import ReplicaClock, model_name
 from gmd_ray.text import one_line
 
 IO_THREADS = 2
@@ -91,6 +92,7 @@ class _ModelStage:
         if replica.own_process:
             torch.set_num_threads(max(1, int(pool.num_cpus)))
         self.model = load_model(self.model_column, replica)
+        self._clock = ReplicaClock(self.name, model_name(replica.config))
         self._isolation = FaultIsolation(
             self.name, replica.log, replica.max_attempts, self._hand_over, replica.bound, replica.own_process
         )
@@ -161,7 +163,7 @@ class _ModelStage:
         return _Batch(images.pin_memory() if torch.cuda.is_initialized() else images, sizes)
 
     def _work(self, rows: list[Row], batch: _Batch) -> list[Row]:
-        with torch.no_grad():
+        with torch.no_grad(), self._clock.busy():
             columns = self.run(batch, [row["id"] for row in rows])
         return [{**new, self.model_column: self.model.fingerprint} for new in columns]
 

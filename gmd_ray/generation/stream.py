@@ -12,7 +12,7 @@ from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.exceptions import RayError, RayTaskError
 
 from gmd_ray.config import Config, PoolConfig
-from gmd_ray.errors import GmdError
+from gmd_ray.errors import InterruptedRunError
 from gmd_ray.generation.attempt_log import START, RemoteAttemptLog
 from gmd_ray.generation.io_stages import input_blocks, read_arguments, read_images, write_arguments, write_rows
 from gmd_ray.generation.models import Models
@@ -20,12 +20,15 @@ from gmd_ray.generation.stages import Project, Replica, Restore, Score, replica_
 from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.ray_utils.capacity import TASK_CPUS, read_cpus
+from gmd_ray.ray_utils.metrics import ActorNames, model_name
 from gmd_ray.ray_utils.pools import GROW_AT, actor_pool
 from gmd_ray.ray_utils.ray_internals import limit_blocks_in_flight, shorten_reservation_expiry
 from gmd_ray.text import one_line
 
 STALLED = 0.5
 """An image is suspected of a stall if it has been at work for this share of the time without a finished block."""
+DATASET = "gmd_generate"
+"""Name of the stream; Ray Data's own metrics have it, with a number behind, as their label `dataset`."""
 SHOWN = 4
 """Number of images at work that the message of a stall names."""
 
@@ -66,6 +69,7 @@ def build_stream(
         batch_format="pyarrow",
         num_cpus=TASK_CPUS,
     )
+    ds.set_name(DATASET)
     ds.context.execution_no_progress_timeout_s = generation.no_progress_timeout_s
     # A pool shrinks when its input is used up, and never for a lull: a teacher takes minutes to load.
     ds.context.autoscaling_config.actor_pool_util_downscaling_threshold = -1
@@ -77,7 +81,7 @@ def build_stream(
     return ds
 
 
-def _pool(ds: Dataset, stage: type, replica: Replica, rows_per_block: int) -> Dataset:
+def _pool(ds: Dataset, stage: type[Restore | Project | Score], replica: Replica, rows_per_block: int) -> Dataset:
     """Add a pool of actors that take whole blocks; the stage itself cuts them into batches of images of one size."""
     pool: PoolConfig = replica.config.pool
     return ds.map_batches(
@@ -85,6 +89,7 @@ def _pool(ds: Dataset, stage: type, replica: Replica, rows_per_block: int) -> Da
         fn_constructor_args=(replica,),
         batch_size=rows_per_block if pool.num_gpus else None,  # Ray wants a number where GPUs are asked for
         batch_format="pyarrow",
+        ray_remote_args_fn=ActorNames(stage.name, model_name(replica.config)),
         **actor_pool(pool),
     )
 
@@ -101,8 +106,8 @@ def run_stream(
         missing: what `check_capacity` found too small at the start, for the message of a stall.
 
     Raises:
-        GmdError: why the run cannot go on, in one line. It is what a worker left in the attempt log, else a stall, else
-            Ray's own words.
+        GmdError: why the run cannot go on, in one line. It is what a worker left in the attempt log, else an
+            InterruptedRunError: a stall, or Ray's own words.
     """
     try:
         yield from ds.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
@@ -112,13 +117,13 @@ def run_stream(
             raise reason from error
         if isinstance(error, ExecutionTimeoutError):
             small = f" (at the start {'; '.join(missing)})" if missing else ""
-            raise GmdError(
+            raise InterruptedRunError(
                 f"no block of images was finished in {timeout_s} s{small}{_at_work(log, timeout_s)}; what was "
                 f"written stays, and the next run tries what hung alone. Raise "
                 f"generation.no_progress_timeout_s where a model load and a block take longer"
             ) from error
         cause = error.cause if isinstance(error, RayTaskError) else error
-        raise GmdError(
+        raise InterruptedRunError(
             f"the stream broke: {type(cause).__name__}: {one_line(cause)}; what is written stays, and the same command "
             f"goes on from there"
         ) from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +53,10 @@ class Status:
         if self.holder is None or self.inputs is None or not self.images_per_second:
             return None
         return max(0, self.inputs - self.rows) / self.images_per_second
+
+    def as_json(self) -> dict[str, Any]:
+        """The state for programs: the fields, `rows` and `eta_s`."""
+        return {**asdict(self), "rows": self.rows, "eta_s": self.eta_s}
 
     def __str__(self) -> str:
         of = f" of {self.inputs:,}" if self.inputs is not None else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -72,6 +73,20 @@ class GateView:
             lines.append(f"these scores are of {self.metric}: the paper's rates are on another scale")
         lines += [f"this gate cannot be trusted: {warning}" for warning in self.warnings]
         return "\n".join([*map(printable, lines), "", *self._histogram()])
+
+    def as_json(self) -> dict[str, Any]:
+        """The scores and the curve for programs."""
+        return {
+            "url": self.url,
+            "metric": self.metric,
+            "higher_is_better": self.higher_is_better,
+            "threshold": self.threshold,
+            "fidelity": None if self.bound is None else {"metric": self.bound.metric, "limit": self.bound.limit},
+            "scored": len(self.scores),
+            "accepted": self.admitted(self.threshold),
+            "curve": [{"threshold": threshold, "accepted": count} for threshold, count in self.curve()],
+            "warnings": list(self.warnings),
+        }
 
     def passes(self, threshold: float) -> np.ndarray:
         """Mark which of `close` a threshold accepts; compared in float32, as `schema.accepted` does."""

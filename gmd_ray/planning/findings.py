@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from gmd_ray.config.secrets import redact
-from gmd_ray.errors import GmdError, RefusedError
+from gmd_ray.errors import ExitCode, GmdError, RefusedError
 from gmd_ray.images.sets.listed import Listed
 from gmd_ray.text import printable
 
 log = logging.getLogger("gmd_ray")
 
 ERROR, WARNING, FACT = "error", "warning", "fact"
+DATA_CODES = ("data", "sizes", "torn")
+"""Kinds of checks that look at images."""
 NAMED = 3
 """The most files that one line names."""
 
@@ -80,6 +82,13 @@ class Findings:
         """True if there is no error; warnings do not count."""
         return not self.of(ERROR)
 
+    @property
+    def exit_code(self) -> ExitCode:
+        """DONE without errors, DATA if all of them are about images, else SETTINGS."""
+        if self.ok:
+            return ExitCode.DONE
+        return ExitCode.DATA if all(f.code in DATA_CODES for f in self.of(ERROR)) else ExitCode.SETTINGS
+
     def refuse(self) -> None:
         """Log facts and warnings, and raise where there are errors.
 
@@ -91,7 +100,7 @@ class Findings:
         for finding in self.of(WARNING):
             log.warning("%s", finding.message)
         if not self.ok:
-            raise RefusedError([finding.message for finding in self.of(ERROR)])
+            raise RefusedError([finding.message for finding in self.of(ERROR)], self.exit_code)
 
     def text(self) -> str:
         """The findings as lines for a person, errors first."""

@@ -26,6 +26,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "pretrain": ("pretrain",),
     "evaluate": ("evaluate",),
     "plan": ("generate", "finetune", "evaluate"),
+    "ablate": ("generate", "finetune", "evaluate"),
 }
 """Verb -> the stages that it runs, or plans for."""
 

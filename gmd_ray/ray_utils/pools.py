@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gmd_ray.config import PoolConfig
+from gmd_ray.ray_utils.metrics import ActorNames
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -45,19 +46,32 @@ def actor_pool(pool: PoolConfig) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def restarting_pool(pool: PoolConfig, times: int = 2) -> Iterator[dict[str, Any]]:
+def restarting_pool(pool: PoolConfig, names: ActorNames, times: int = 2) -> Iterator[dict[str, Any]]:
     """Options of `Dataset.map` and `map_batches` for a pool whose actors are replaced when they die.
 
     Args:
+        pool: its settings.
+        names: the names of its actors.
         times: how often Ray replaces a dead actor, and how often it repeats the task that a dead actor was at.
     """
     with warnings.catch_warnings():
         # Ray 2.64 removes these two options. pyproject.toml holds Ray below that until this pool does without them.
         warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
-        yield {**actor_pool(pool), "max_restarts": times, "max_task_retries": times}
+        yield {
+            **actor_pool(pool),
+            "ray_remote_args_fn": names,
+            "max_restarts": times,
+            "max_task_retries": times,
+        }
 
 
-def silence(stream: Dataset) -> None:
-    """Leave the reporting of a stream to its caller: no progress bars and no issue detectors of Ray Data's own."""
+def entitle(stream: Dataset, name: str) -> None:
+    """Name a stream, and leave its reporting to the caller: no progress bars and issue detectors of Ray Data's own.
+
+    Args:
+        stream: the stream.
+        name: in Ray Data's metrics the label `dataset` is this, with a suffix.
+    """
+    stream.set_name(name)
     stream.context.enable_progress_bars = False
     stream.context.issue_detectors_config.detectors = []

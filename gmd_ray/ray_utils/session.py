@@ -7,9 +7,12 @@ import logging
 import math
 import os
 from collections.abc import Iterator
+from typing import Any
 
+from gmd_ray import __version__
 from gmd_ray.config import Config
 from gmd_ray.config.load import in_job
+from gmd_ray.config.secrets import redact
 from gmd_ray.errors import GmdError
 from gmd_ray.ray_utils.ray_internals import CHATTER, on_loopback, quiet_core
 
@@ -34,7 +37,7 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2),
 }
 
-_QUIET = {"log_to_driver": False, "logging_level": logging.WARNING}
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 
 SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux, without the zero byte at its end."""
@@ -80,17 +83,18 @@ def ray_session(cfg: Config) -> Iterator[None]:
             stack.enter_context(door(address))
         stack.callback(ray.shutdown)
         if address is None:
-            _start(cfg)
+            _start(cfg, _metadata(cfg))
             log.info("started a private Ray session with %g CPUs", ray.cluster_resources().get("CPU", 0))
         else:
-            _join(address)
+            _join(address, _metadata(cfg))
             log.info("joined the Ray cluster at %s", ray.get_runtime_context().gcs_address)
         yield
 
 
-def _start(cfg: Config) -> None:
+def _start(cfg: Config, metadata: dict[str, str]) -> None:
     """Start a private cluster of this machine alone."""
     import ray
+    from ray.job_config import JobConfig
 
     _check_socket_paths()
     try:
@@ -100,6 +104,7 @@ def _start(cfg: Config) -> None:
                 num_cpus=cfg.ray.num_cpus or enough_cpus(cfg),
                 object_store_memory=cfg.ray.object_store_memory,
                 include_dashboard=False,
+                job_config=JobConfig(metadata=metadata),
                 **_QUIET,
             )
     except OSError as error:
@@ -111,16 +116,22 @@ def _start(cfg: Config) -> None:
         raise GmdError("Ray did not start within 30 s: this machine is too busy; try again when it is not") from error
 
 
-def _join(address: str) -> None:
+def _join(address: str, metadata: dict[str, str]) -> None:
     import ray
+    from ray.job_config import JobConfig
 
     try:
         with quiet_core():
-            ray.init(address=address, **_QUIET)
+            ray.init(address=address, job_config=JobConfig(metadata=metadata), **_QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         causes = [str(found) for found in (error.__cause__, error) if found is not None]
         line = " ".join(causes[0].split())[:400]
         raise GmdError(f"ray.address={address}: cannot join this cluster ({line})") from error
+
+
+def _metadata(cfg: Config) -> dict[str, str]:
+    """Facts about the driver, for `ray list jobs` and the dashboard. A submitted job keeps its own beside them."""
+    return {"gmd_ray": __version__, "out": redact(cfg.out)}
 
 
 def _temp_dir() -> str:

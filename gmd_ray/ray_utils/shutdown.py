@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
+from gmd_ray.errors import ExitCode
+
 log = logging.getLogger("gmd_ray.generation")
 
 ASKED = threading.Event()
 """Set once this process is asked to end in order, cleared when a `StopRequest` begins. The stream then reads no more.
 
 It is global because `blocks_in_flight.BlocksInFlight` looks at it in a thread of Ray's, which no argument reaches."""
-EXIT_CODE = 143
-"""128 + SIGTERM, the exit status that shells give a process that SIGTERM ended."""
 
 
 class StopRequest:
@@ -66,16 +66,16 @@ class StopRequest:
         """End the process if it was asked to. To be called once the stream has run dry, and once all is done.
 
         Raises:
-            SystemExit: with EXIT_CODE.
+            SystemExit: with `ExitCode.INTERRUPTED`.
         """
         if ASKED.is_set():
             log.warning("stopped; what was in flight is written, the same command goes on from there")
-            raise SystemExit(EXIT_CODE)
+            raise SystemExit(ExitCode.INTERRUPTED)
 
     def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         if ASKED.is_set() or self._admit_no_more is None or self._grace_s <= 0:
             log.warning("SIGTERM: stopping at once; the same command takes up what is missing")
-            raise SystemExit(EXIT_CODE)
+            raise SystemExit(ExitCode.INTERRUPTED)
         ASKED.set()
         log.warning("SIGTERM: finishing what is in flight, for %g s at most", self._grace_s)
         threading.Thread(target=self._close, name="gmd-stop", daemon=True).start()

@@ -10,7 +10,7 @@ from gmd_ray.config import Config
 from gmd_ray.evaluation.differences import Difference
 from gmd_ray.evaluation.results import NO_TRUTH, Evaluation
 from gmd_ray.evaluation.store import StoreSummary
-from gmd_ray.evaluation.summaries.published import published_note, published_rows
+from gmd_ray.evaluation.summaries.published import published_beside, published_note, published_rows
 from gmd_ray.evaluation.summaries.verdict import style_of
 from gmd_ray.evaluation.table import (
     BASELINE,
@@ -49,9 +49,9 @@ def metric_table(evaluation: Evaluation, dataset: str) -> dict[str, Any]:
         costs = cost_cells(evaluation, dataset, student) if note else []
         cells += [BLANK | {"mean": text.replace(UNKNOWN, "")} for text in costs]
         rows.append({"student": student, "label": label(student), "cells": cells})
-    if evaluation.published is not None:
-        for row in published_rows(evaluation.published):
-            texts = [f"{row.values[metric]:g}" if metric in row.values else "" for metric in metrics]
+    if (published := published_beside(evaluation, dataset)) is not None:
+        for row in published_rows(published):
+            texts = [row.printed.get(metric, "") for metric in metrics]
             texts += [row.parameters, row.seconds] if note else []
             cells = [BLANK | {"mean": text} for text in texts]
             rows.append({"student": "", "label": f"{row.method} (published)", "cells": cells})
@@ -76,7 +76,8 @@ def _notes(evaluation: Evaluation, dataset: str, metrics: list[str]) -> list[str
     notes = [f"Small: {words}. Bold: best of the column."] if words else []
     notes += [f"{line}." for line in variant_notes(evaluation, metrics)]
     notes += [f"{seconds}."] if seconds else []
-    notes += [f"{published_note(evaluation.published)}."] if evaluation.published is not None else []
+    published = published_beside(evaluation, dataset)
+    notes += [f"{published_note(published)}."] if published is not None else []
     notes += [f"{loss}."] if dataset == "source" and (loss := source_loss(evaluation)) else []
     return notes
 

@@ -22,6 +22,7 @@ from ray.exceptions import RayActorError
 from ray.train import UserCallback
 
 from gmd_ray.progress import Progress, Recorder, duration
+from gmd_ray.ray_utils.metrics import record_training
 from gmd_ray.training.run_files import curve_lines
 
 log = logging.getLogger("gmd_ray.training")
@@ -43,13 +44,17 @@ class CurveKeeper(UserCallback):
         path: path of the curve.
         recorder: gets the same figures, by step.
         last_step: the last step that an earlier run logged; 0 if there was none.
+        labels: run and name of the fine-tune, for the cluster's metrics.
     """
 
-    def __init__(self, path: str, recorder: Recorder, last_step: int) -> None:
-        self._path, self._recorder, self._last = path, recorder, last_step
+    def __init__(self, path: str, recorder: Recorder, last_step: int, labels: tuple[str, str]) -> None:
+        self._path, self._recorder, self._last, self._labels = path, recorder, last_step, labels
+        self._began = False
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         figures = dict(metrics[0])
+        record_training(*self._labels, figures, saved=checkpoint is not None or not self._began)
+        self._began = True
         if "loss" not in figures or figures["step"] <= self._last:
             return
         self._last = figures["step"]

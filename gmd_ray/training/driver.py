@@ -19,8 +19,9 @@ from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, Scalin
 from ray.train.torch import TorchTrainer
 
 from gmd_ray.config import Config
-from gmd_ray.errors import GmdError
+from gmd_ray.errors import ExitCode, GmdError, InterruptedRunError
 from gmd_ray.progress import Recorder
+from gmd_ray.ray_utils.metrics import run_label
 from gmd_ray.ray_utils.remote_errors import raise_if_error
 from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, root_cause
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
@@ -34,9 +35,6 @@ ABORT_S = 2.0
 
 REPEAT_S = 1.0
 """Seconds after which a signal that was not heard is sent again."""
-
-EXIT_CODE = 143
-"""Exit status of a process that SIGTERM ended, as shells report it: 128 + 15."""
 
 _ENVIRONMENT = {
     # Importing a student's libraries can take tens of seconds on a busy node; Ray's default limit is 60.
@@ -78,7 +76,7 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
         except TrainingFailedError as error:
             raise GmdError(f"{label}: {_why_failed(error, spec)}") from error
         except RayActorError as error:
-            raise GmdError(f"{label}: {_why_controller_died(str(error))}") from error
+            raise InterruptedRunError(f"{label}: {_why_controller_died(str(error))}") from error
     return raise_if_error(answer)
 
 
@@ -104,7 +102,9 @@ def run_config(spec: TrainingSpec, recorder: Recorder) -> RunConfig:
         checkpoint_config=CheckpointConfig(
             num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if spec.validation else None
         ),
-        callbacks=[CurveKeeper(str(curve), recorder, points[-1]["step"] if points else 0)],
+        callbacks=[
+            CurveKeeper(str(curve), recorder, points[-1]["step"] if points else 0, (run_label(spec.cfg.out), spec.name))
+        ],
     )
 
 
@@ -157,7 +157,7 @@ def _sigterm_ends(label: str) -> Iterator[None]:
         nonlocal asked
         asked = True
         log.warning("%s: SIGTERM: stopping; the same command goes on from the last checkpoint", label)
-        raise SystemExit(EXIT_CODE)
+        raise SystemExit(ExitCode.INTERRUPTED)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
@@ -166,7 +166,7 @@ def _sigterm_ends(label: str) -> Iterator[None]:
         if not asked:
             raise
         # If Ray was waiting for an answer, it replaces our SystemExit by its own, with status 1.
-        raise SystemExit(EXIT_CODE) from error
+        raise SystemExit(ExitCode.INTERRUPTED) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -32,8 +32,11 @@ def finetune(
     *,
     seed: int | None = None,
     inputs: RunInputs | None = None,
+    directory: str | None = None,
 ) -> Finetuned:
     """Fine-tune the student on source pairs and accepted pairs, with Ray Train.
+
+    Ray must be initialised, unless `ray.enabled=false`: then training runs in this process, from its first step.
 
     Calling it again returns the result if training has finished, and otherwise resumes from the last intact checkpoint.
     Ctrl-C and SIGTERM end the workers and raise `KeyboardInterrupt` and `SystemExit`.
@@ -51,6 +54,7 @@ def finetune(
         seed: seed of sample order, crops and degradations. With a seed the output directory is
             `<out>/finetune/<name>-seed<seed>`; None takes `cfg.seed` and `<out>/finetune/<name>`.
         inputs: folder listings that the run shares; the folders are listed here if it is None.
+        directory: the directory to write to, in place of one below `<out>/finetune`.
 
     Raises:
         ConfigError: contradictory settings, or more workers than the cluster can ever hold.
@@ -63,6 +67,8 @@ def finetune(
     started = time.monotonic()
     recorder = NullRecorder() if recorder is None else recorder
     spec = make_spec(cfg, name, seed, inputs=inputs)
+    if directory is not None:
+        spec = dataclasses.replace(spec, directory=directory, student=str(Path(directory, Path(spec.student).name)))
     settings = check_settings(spec)
     done_path = Path(spec.directory, DONE)
     label = f"finetune {Path(spec.directory).name}"
@@ -73,9 +79,14 @@ def finetune(
     counts = {"source pairs": len(spec.source), "accepted pairs": len(spec.target.ids) if spec.target else 0}
     recorder.params(settings | {"counts": counts})
 
-    from gmd_ray.training.driver import fit
+    if cfg.ray.enabled:
+        from gmd_ray.training.driver import fit
 
-    resumed_from = fit(spec, label, recorder)
+        resumed_from = fit(spec, label, recorder)
+    else:
+        from gmd_ray.training.in_process import fit_in_process
+
+        resumed_from = fit_in_process(spec)
 
     points = read_curve(Path(spec.directory, CURVE))
     finetuned = Finetuned(

@@ -22,7 +22,7 @@ from gmd_ray.training.digests import digest, digest_of_files, digest_of_path
 
 NAMES = ("adapted", "source_only", "median", "supervised", "pretrained")
 
-_NO_EFFECT = {
+NO_EFFECT = {
     "num_workers", "min_workers", "use_gpu", "cpus_per_worker", "labels", "cache_gb", "channels_last",
     "compile", "accumulate", "strategy", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures",
     "validate_every", "validation_images", "export", "supervised_hq", "perceptual_weights",
@@ -56,7 +56,7 @@ class TrainingSpec:
     def settings(self) -> dict[str, Any]:
         """Everything that determines the weights, as flat JSON values; a resumed fine-tune must have the same."""
         fields = dataclasses.asdict(self.cfg.training)
-        values = {f"training.{key}": value for key, value in fields.items() if key not in _NO_EFFECT}
+        values = {f"training.{key}": value for key, value in fields.items() if key not in NO_EFFECT}
         values["training.betas"] = list(self.cfg.training.betas)
         values["name"], values["seed"] = self.name, self.seed
         values["student.path"] = digest_of_path(self.cfg.student.path or "")

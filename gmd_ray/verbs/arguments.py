@@ -31,6 +31,9 @@ class Verbs:
         self.store = Parser(add_help=False)
         """The pair store to look into."""
         self.store.add_argument("store", metavar="DIR", help="run directory or pair store, local or URL")
+        self.json = Parser(add_help=False)
+        """Output for programs."""
+        self.json.add_argument("--json", action="store_true", help="print a JSON document for programs")
         self.thresholds = Parser(add_help=False)
         """Other thresholds than those of the last run."""
         self.thresholds.add_argument(

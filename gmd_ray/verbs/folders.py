@@ -8,6 +8,7 @@ import contextlib
 from gmd_ray.config.load import load_config
 from gmd_ray.config.places import folder_or_set
 from gmd_ray.destinations import writing
+from gmd_ray.errors import ExitCode
 from gmd_ray.terminal import complain, say
 from gmd_ray.verbs.arguments import Verbs
 
@@ -42,7 +43,9 @@ def register(verbs: Verbs) -> None:
     restore = verbs.add("restore", run_restore, "restore a folder of photos with a student", [verbs.settings])
     restore.add_argument("-i", "--input", required=True, metavar="IN", help="photo, or folder or URL, read recursively")
     restore.add_argument("-o", "--output", required=True, metavar="OUT", help="folder or URL of the results")
-    restore.add_argument("-m", "--model", required=True, metavar="MODEL", help="the student, as student.path=")
+    restore.add_argument(
+        "-m", "--model", required=True, metavar="MODEL", help="the student, as student.path=, or models:/NAME@champion"
+    )
     restore.add_argument("-t", "--tile", type=int, metavar="N", help="side of tiles in input pixels, as student.tile=")
     restore.add_argument("--suffix", default="", help="put behind the stem of each file name")
     restore.add_argument("--ext", default="auto", help="auto (each photo's own), png, jpg, tif, webp, ...")
@@ -92,7 +95,7 @@ def run_degrade(args: argparse.Namespace) -> int:
     say(f"{done.written} images written to {args.output}/lq{anew}, what was drawn to {args.output}/parameters.jsonl")
     for name, reason in done.failed.items():
         complain(f"{name}: {reason}")
-    return 1 if done.failed else 0
+    return ExitCode.DATA if done.failed else ExitCode.DONE
 
 
 def restore_settings(args: argparse.Namespace) -> list[str]:
@@ -102,8 +105,23 @@ def restore_settings(args: argparse.Namespace) -> list[str]:
     return [f"student.path={args.model}", *tile, *args.settings]
 
 
+def _registered(args: argparse.Namespace) -> list[str]:
+    """The settings of a student of the model registry, which is copied to this machine."""
+    from gmd_ray.tracking import fetch_student
+
+    path, settings = fetch_student(load_config(args.settings, check_paths=False), args.model)
+    return [f"student.path={path}", *(f"student.{key}={_yaml(value)}" for key, value in settings.items())]
+
+
+def _yaml(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
 def run_restore(args: argparse.Namespace) -> int:
-    cfg = load_config(restore_settings(args))
+    given = restore_settings(args)
+    if args.model.startswith("models:/"):
+        given = [*_registered(args), *given[1:]]
+    cfg = load_config(given)
     from gmd_ray.folders.restore import restore_folder
     from gmd_ray.ray_utils.session import cluster_address, ray_session
 
@@ -115,4 +133,4 @@ def run_restore(args: argparse.Namespace) -> int:
     say(f"{done.count} of {done.count + len(done.failed)} images restored to {args.output}{earlier}")
     for name, reason in done.failed.items():
         complain(f"{name}: {reason}")
-    return 1 if done.failed else 0
+    return ExitCode.DATA if done.failed else ExitCode.DONE

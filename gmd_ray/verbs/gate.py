@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from gmd_ray.config.secrets import redact
 from gmd_ray.destinations import writing
-from gmd_ray.errors import ConfigError, DataError
-from gmd_ray.terminal import say, show
+from gmd_ray.errors import ConfigError, DataError, ExitCode
+from gmd_ray.terminal import say, show, show_json
 from gmd_ray.verbs.arguments import Verbs, count
 from gmd_ray.verbs.settings import load_settings
 
@@ -27,7 +27,7 @@ LIMIT = 200
 def register(verbs: Verbs) -> None:
     """Add gate."""
     text = "say how many pairs each threshold would admit, or calibrate the score"
-    gate = verbs.add("gate", run_gate, text, [verbs.thresholds])
+    gate = verbs.add("gate", run_gate, text, [verbs.thresholds, verbs.json])
     gate.add_argument("store", nargs="?", metavar="DIR", help="run directory or pair store, local or URL")
     gate.add_argument("--html", metavar="FILE", help="write the curve and the histogram as one page")
     gate.add_argument(
@@ -51,20 +51,24 @@ def run_gate(args: argparse.Namespace) -> int:
     if args.store is None or args.settings:
         raise ConfigError("gate: give the directory of one run; settings are for --calibrate alone")
     view = read_gate(find_store(args.store), args.threshold, args.fidelity_bound)
-    show(view.text())
+    if args.json:
+        show_json(view.as_json())
+    else:
+        show(view.text())
     if args.html:
         from gmd_ray.report.gate_page import gate_page
         from gmd_ray.storage import write_bytes
 
         with writing("--html", args.html, folder=False):
             write_bytes(args.html, redact(gate_page(view)).encode())
-        show("")
-        say(f"page     {args.html}")
+        if not args.json:
+            show("")
+            say(f"page     {args.html}")
     return 0
 
 
 def _calibrate(args: argparse.Namespace) -> int:
-    """Print the calibration; the status is 1 where no threshold can be proposed."""
+    """Print the calibration; the status is REFUSED where no threshold can be proposed."""
     store, settings = _words(args)
     from gmd_ray.pairstore.store import find_store
 
@@ -97,10 +101,13 @@ def _calibrate(args: argparse.Namespace) -> int:
             missing = str(error)
     name = cfg.scorer.path or cfg.scorer.metric
     result = Calibration(name, scorer.higher_is_better, tuple(scored), made, missing, cfg.scorer.threshold)
+    if args.json:
+        show_json(result.as_json())
+        return ExitCode.REFUSED if result.proposal is None else ExitCode.DONE
     show(result.text())
     if result.proposal is None:
         say("apply     nothing: choose another scorer (`gmd-ray ls metrics` lists them), and calibrate it in this way")
-        return 1
+        return ExitCode.REFUSED
     kept = [word for word in settings if not word.startswith("scorer.threshold=")]
     words = [*kept, f"scorer.threshold={result.proposal:g}"]
     say(f"apply     gmd-ray adapt {' '.join(map(shlex.quote, words))}")

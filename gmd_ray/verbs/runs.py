@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gmd_ray.config.explain import explain
 from gmd_ray.config.load import config_text, load_config, resolved
-from gmd_ray.errors import ConfigError
-from gmd_ray.terminal import say, show
+from gmd_ray.errors import ConfigError, ExitCode
+from gmd_ray.terminal import say, show, show_json
 from gmd_ray.verbs.arguments import Verbs, count
 from gmd_ray.verbs.settings import load_settings
 
 log = logging.getLogger("gmd_ray")
 
-CHECKED = ("adapt", "generate", "finetune", "pretrain", "evaluate", "plan")
+CHECKED = ("adapt", "generate", "finetune", "pretrain", "evaluate", "plan", "ablate")
 """Verbs that have a preflight."""
 
 
@@ -24,10 +25,13 @@ def register(verbs: Verbs) -> None:
     """Add adapt, check, plan, generate, finetune, pretrain, evaluate and config."""
     settings, retry = verbs.settings, verbs.retry
     verbs.add("adapt", run_adapt, "the whole run: generate, fine-tune, evaluate, register", [settings, retry])
-    check = verbs.add("check", run_check, "look for what stands in the way of a run, in seconds", [settings])
+    check = verbs.add(
+        "check", run_check, "look for what stands in the way of a run, in seconds", [settings, verbs.json]
+    )
     check.add_argument("--for", dest="run_of", default="adapt", choices=CHECKED, help="the verb to check; adapt")
-    check.add_argument("--json", action="store_true", help="print a JSON document for programs")
-    plan = verbs.add("plan", run_plan, "say what a run will take: images, forwards, hours, disk, cost", [settings])
+    plan = verbs.add(
+        "plan", run_plan, "say what a run will take: images, forwards, hours, disk, cost", [settings, verbs.json]
+    )
     plan.add_argument("--probe", type=count, metavar="N", help="measure N images through the real stages first")
     verbs.add("generate", run_generate, "Stages 0 to 1b: write the pair store", [settings, retry])
     verbs.add("finetune", run_finetune, "Stage 2 on an existing pair store", [settings])
@@ -52,7 +56,9 @@ def run_adapt(args: argparse.Namespace) -> int:
         say(reason)
     say(f"student  {result.student}")
     say(f"report   {result.report}")
-    return 0
+    if result.unsent:
+        say(f"mlflow   {result.unsent}")
+    return _judged(result.reasons)
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -60,7 +66,7 @@ def run_check(args: argparse.Namespace) -> int:
 
     found = check(lambda: load_settings(args), args.run_of)
     show(found.as_json() if args.json else found.text())
-    return 0 if found.ok else 2
+    return found.exit_code
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -80,12 +86,16 @@ def run_plan(args: argparse.Namespace) -> int:
             probe = run_probe(cfg, jobs, args.probe)
     plan = make_plan(cfg, jobs, unreadable, probe)
     PairStore(store_url(cfg.out)).write(PLAN_FILE, plan.as_json())
+    warnings = [line for line in (stall_warning(cfg, plan), *(pool_warnings(cfg, probe) if probe else ())) if line]
+    if args.json:
+        sets = [{"role": each.role, "count": each.count} for each in inputs.sets]
+        show_json({**plan.as_json(), "sets": sets, "warnings": warnings})
+        return 0
     for line in inputs.sets:
         say(line)
     show("\n".join(["", plan.table(), *later_stages(cfg, inputs.sets)]))
-    for warning in (stall_warning(cfg, plan), *(pool_warnings(cfg, probe) if probe else ())):
-        if warning:
-            log.warning("%s", warning)
+    for warning in warnings:
+        log.warning("%s", warning)
     return 0
 
 
@@ -138,7 +148,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from gmd_ray.ray_utils.session import ray_session
     from gmd_ray.ready import ready
     from gmd_ray.report import write_report
-    from gmd_ray.tracking import start_run
+    from gmd_ray.tracking import record_outcome, start_run
     from gmd_ray.training import finetuned_path
 
     inputs = ready(cfg, "evaluate")
@@ -149,10 +159,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
             students[name] = path
         else:
             log.info("%s: no fine-tuned student at %s; left out", name, path)
-    with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("evaluate") as recorder:
-        evaluation = evaluate(cfg, students, recorder, inputs=inputs)
-        show(markdown(evaluation))
-        say(f"report   {write_report(cfg, evaluation, recorder, inputs=inputs)}")
+    with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
+        with run.stage("evaluate") as recorder:
+            evaluation = evaluate(cfg, students, recorder, inputs=inputs)
+            show(markdown(evaluation))
+            say(f"report   {write_report(cfg, evaluation, recorder, inputs=inputs)}")
+        record_outcome(cfg, run, evaluation)
     return 0
 
 
@@ -181,7 +193,12 @@ def _from_metrics(args: argparse.Namespace) -> int:
     for reason in decision.reasons:
         say(reason)
     say(f"report   {write_report(cfg, evaluation, decision=decision)}")
-    return 0
+    return _judged(decision.reasons)
+
+
+def _judged(reasons: Sequence[str]) -> ExitCode:
+    """The status of a command that judged a student: REFUSED if a gate refuses it (`tracking.Decision.reasons`)."""
+    return ExitCode.REFUSED if any(reason.startswith("refused") for reason in reasons) else ExitCode.DONE
 
 
 def run_config(args: argparse.Namespace) -> int:

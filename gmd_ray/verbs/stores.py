@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
 
 from gmd_ray.config.places import below
 from gmd_ray.config.secrets import redact
 from gmd_ray.destinations import writing
-from gmd_ray.terminal import say, show
+from gmd_ray.errors import ConfigError, ExitCode
+from gmd_ray.terminal import say, show, show_json
 from gmd_ray.verbs.arguments import Verbs, count
 from gmd_ray.verbs.settings import load_settings
+
+if TYPE_CHECKING:
+    from gmd_ray.pairstore.audit.image_path import ImagePath
+    from gmd_ray.pairstore.status import Status
+
+WATCH_S = 5
+"""Seconds between two looks of `status --watch`."""
+CLEAR = "\x1b[H\x1b[2J"
+"""Clears a terminal."""
 
 
 def register(verbs: Verbs) -> None:
@@ -18,10 +31,14 @@ def register(verbs: Verbs) -> None:
     export.add_argument("--to", required=True, metavar="DIR", help="destination folder or URL")
     export.add_argument("--layout", choices=["parquet", "folders"], default="folders")
     text = "check a pair store: corrupt or foreign files, duplicate ids, totals"
-    verify = verbs.add("verify", run_verify, text, [verbs.store])
+    verify = verbs.add("verify", run_verify, text, [verbs.store, verbs.json])
     verify.add_argument("--deep", action="store_true", help="decode every image too")
     text = "say how far a run is, at what rate, what failed, and which process works on it"
-    verbs.add("status", run_status, text, [verbs.store])
+    status = verbs.add("status", run_status, text, [verbs.store, verbs.json])
+    text = "the way of one image through the stages instead: seconds, models, attempts, error"
+    status.add_argument("--image", metavar="ID", help=text)
+    text = f"print it again every S seconds, {WATCH_S} by default, until the run has finished"
+    status.add_argument("--watch", nargs="?", type=count, const=WATCH_S, metavar="S", help=text)
     text = "write a contact sheet of the best, borderline and worst pairs"
     sheet = verbs.add("sheet", run_sheet, text, [verbs.store, verbs.thresholds])
     sheet.add_argument("--count", type=count, default=6, metavar="N", help="pairs of each kind, 6 by default")
@@ -52,16 +69,48 @@ def run_verify(args: argparse.Namespace) -> int:
     from gmd_ray.pairstore.store import find_store
 
     found = verify(find_store(args.store), args.deep)
-    show(found)
-    return 1 if found.findings else 0
+    if args.json:
+        show_json(found.as_json())
+    else:
+        show(found)
+    return ExitCode.DATA if found.findings else ExitCode.DONE
 
 
 def run_status(args: argparse.Namespace) -> int:
     from gmd_ray.pairstore.status import read_status
     from gmd_ray.pairstore.store import find_store
 
-    show(read_status(find_store(args.store)))
-    return 0
+    if args.image is not None:
+        if args.watch:
+            raise ConfigError("status --image: give it without --watch")
+        from gmd_ray.pairstore.audit.image_path import read_image_path
+
+        _print(read_image_path(find_store(args.store), args.image), args.json)
+        return ExitCode.DONE
+    store = find_store(args.store)
+    status = read_status(store)
+    _print(status, args.json, watched=bool(args.watch))
+    try:
+        while args.watch and not (status.finished and status.holder is None):
+            time.sleep(args.watch)
+            status = read_status(store)
+            _print(status, args.json, watched=True)
+    except KeyboardInterrupt:  # the way to end it: the run itself goes on
+        pass
+    return ExitCode.DONE
+
+
+def _print(found: Status | ImagePath, as_json: bool, watched: bool = False) -> None:
+    """Print a state; one that is watched takes the place of the one before on a terminal, and a line as JSON."""
+    if as_json:
+        show_json(found.as_json(), indent=None if watched else 2)
+        return
+    if watched and sys.stdout.isatty():
+        print(CLEAR, end="")
+    elif watched:
+        print(time.strftime("%Y-%m-%d %H:%M:%S"))
+    show(found)
+    sys.stdout.flush()
 
 
 def run_sheet(args: argparse.Namespace) -> int:

@@ -26,26 +26,10 @@ from gmd_ray.evaluation import Evaluation
 from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.evaluate import collect
 from gmd_ray.evaluation.items import held_out_items
-from gmd_ray.training.spec import TrainingSpec, make_spec
+from gmd_ray.training.in_process import fit_in_process
+from gmd_ray.training.spec import make_spec
 
 REFERENCES = ("baseline", "source_only", "median")
-
-
-def fit(spec: TrainingSpec) -> None:
-    """Train in this process, with the loop that Ray Train's workers run."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from gmd_ray.ray_utils.remote_errors import raise_if_error
-    from gmd_ray.training.worker.loop import train
-
-    trainer = TorchTrainer(
-        train,
-        train_loop_config={"spec": spec},
-        scaling_config=ScalingConfig(num_workers=0),
-        run_config=RunConfig(name="train", storage_path=spec.directory),
-    )
-    raise_if_error(trainer.fit().return_value)
 
 
 def finetune_all(cfg: Config, seeds: int) -> dict[str, str]:
@@ -64,7 +48,7 @@ def finetune_all(cfg: Config, seeds: int) -> dict[str, str]:
             except FileExistsError:
                 continue
             logging.getLogger("gmd_ray").info("fine-tune %s, seed %d", name, seed)
-            fit(spec)
+            fit_in_process(spec)
     return students
 
 

@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
+from gmd_ray.training.in_process import fit_in_process
 from gmd_ray.training.spec import make_spec
-from tests.benchmarks.demo_seeds import fit
 from tests.benchmarks.polyu_tables import NAMES, RATIOS, SEEDS, Key, gap, gaps_by_sigma, print_tables, scene, values
 
 DEV_SCENES = slice(2, None, 5)
@@ -73,7 +73,7 @@ def dev(args: argparse.Namespace) -> None:
         ids = tuple(target.ids[i] for i in kept)
         target = replace(target, ids=ids, truths=truths, removed_inputs=(*target.removed_inputs, *removed))
         spec = replace(spec, target=target)
-    fit(spec)
+    fit_in_process(spec)
     trained = time.process_time() - started
     lq, hq = (
         Path(str(path).partition("@")[2], "frozen/polyu", side)
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
         cfg = settings(args, f"training.source_ratio={ratio}")
         student = folder / Path(str(cfg.student.path)).name
         if not student.exists() and _take(folder / "student.taken"):
-            fit(replace(make_spec(cfg, name, seed), directory=str(folder), student=str(student)))
+            fit_in_process(replace(make_spec(cfg, name, seed), directory=str(folder), student=str(student)))
             print(f"{folder.name}: trained", flush=True)
         if student.exists() and time.monotonic() < end:
             _measure_once(folder, cfg, str(student))

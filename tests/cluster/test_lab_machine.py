@@ -27,7 +27,7 @@ SERVICES = load("docker-compose.yaml")["services"]
 
 
 def command(service: str, port: int, place: str) -> list[str]:
-    """The program of a service, where other Rays run: other ports, its own folder, and no real GPU needed."""
+    """The command of a service on a machine where other Rays run: other ports, its own folder, no GPU needed."""
     text = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", SERVICES[service]["command"])
     program, *words = shlex.split(text.replace("head:6379", f"127.0.0.1:{port}").replace("=6379", f"={port}"))
     assert program == "ray"

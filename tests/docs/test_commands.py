@@ -69,7 +69,7 @@ def test_the_words_arrive(folder: Path) -> None:
     assert cfg.source.lq_template == "{}x4"
     blocks = [script for d in DOCUMENTS for script in d.blocks("bash")]
     commands = [command for script in blocks for command in typed(script, folder)]
-    (pretrain,) = [command for command in commands if command[1:2] == ["pretrain"]]
+    *_, pretrain = (command for command in commands if command[1:2] == ["pretrain"])
     cfg = accept(pretrain[1:])
     assert cfg is not None
     assert cfg.pretrain.arguments["upsampler"] == ""

@@ -11,6 +11,7 @@ import pytest
 from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.config.load import save_config
+from gmd_ray.errors import ExitCode
 from tests.evaluation.test_evaluate import judged
 
 
@@ -48,7 +49,9 @@ def test_gates_tables_and_report_come_from_what_was_measured(
     before = (folder / "summary.json").read_text()
     # A stricter gate refuses the same figures, a published table joins them, and nothing measured has changed.
     strict = ["tracking.gates=[{metric: psnr, dataset: target, against: baseline, min_gain: 99}]"]
-    assert main(["evaluate", "--from-metrics", str(measured), *strict, "evaluation.published=3/REDS"]) == 0
+    assert (
+        main(["evaluate", "--from-metrics", str(measured), *strict, "evaluation.published=3/REDS"]) == ExitCode.REFUSED
+    )
     shown = capsys.readouterr()
     assert "refused: target psnr" in shown.out + shown.err
     after = json.loads((folder / "summary.json").read_text())
@@ -67,5 +70,5 @@ def test_without_figures_it_says_what_to_do(measured: Path, capsys: pytest.Captu
     assert main(["evaluate", "--from-metrics", str(tmp_path)]) == 2
     assert "no config.yaml there; give the directory of a run" in capsys.readouterr().err
     shutil.rmtree(measured / "evaluation")
-    assert main(["evaluate", "--from-metrics", str(measured)]) == 2
+    assert main(["evaluate", "--from-metrics", str(measured)]) == ExitCode.DATA
     assert "evaluate this run first" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gmd_ray.cli import main
-from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.errors import ConfigError, DataError, ExitCode
 from gmd_ray.folders.import_images import Imported, import_images
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.listing import list_images, read_file
@@ -194,5 +194,5 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = parquet(tmp_path / "rows", image=[png(i) for i in range(5)])
     assert main(["import", "--from", source, "-o", str(tmp_path / "out"), "--lq", "image"]) == 0
     assert "5 images written" in capsys.readouterr().out
-    assert main(["import", "--from", source, "-o", str(tmp_path / "out"), "--lq", "imag"]) == 2
+    assert main(["import", "--from", source, "-o", str(tmp_path / "out"), "--lq", "imag"]) == ExitCode.DATA
     assert "did you mean 'image'" in capsys.readouterr().err

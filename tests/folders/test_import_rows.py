@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from gmd_ray.cli import main
-from gmd_ray.errors import DataError
+from gmd_ray.errors import DataError, ExitCode
 from gmd_ray.folders import import_rows
 from gmd_ray.folders.import_rows import Import, check_import, two_formats, write_rows
 from gmd_ray.images.files.encode import encode_png
@@ -266,7 +266,7 @@ def test_columns_are_checked_before_ray_starts(
         check_import(f"parquet:{tmp_path}/x.parquet", str(tmp_path / "out"), **given)
     no_ray(monkeypatch)
     command = ["import", "--from", f"parquet:{tmp_path}/x.parquet", "-o", str(tmp_path / "out")]
-    assert main([*command, *(word for key, value in given.items() for word in (f"--{key}", value))]) == 2
+    assert main([*command, *(word for key, value in given.items() for word in (f"--{key}", value))]) == ExitCode.DATA
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -294,7 +294,7 @@ def test_what_can_be_known_is_refused_before_ray_starts(
 ) -> None:
     no_ray(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    assert main(["import", *words]) == 2
+    assert main(["import", *words]) in (ExitCode.SETTINGS, ExitCode.DATA)
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert re.search(message, told)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from gmd_ray.cli import main
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError
+from gmd_ray.errors import ConfigError, ExitCode
 from gmd_ray.folders.restore import restore_folder
 from gmd_ray.images.files.photo import FORMATS
 from gmd_ray.images.results import Naming, name_results
@@ -101,7 +101,7 @@ def test_a_folder_with_broken_files(
     photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["restore", "-i", str(photos), "-o", str(out), "-m", str(model), "--suffix", "_r"]) == 1
+    assert main(["restore", "-i", str(photos), "-o", str(out), "-m", str(model), "--suffix", "_r"]) == ExitCode.DATA
     said = capsys.readouterr()
     assert said.out == f"9 of 11 images restored to {out}\n"
     assert "gmd-ray: deep er/torn.jpg: damaged" in said.err

@@ -15,7 +15,7 @@ from PIL import Image
 from gmd_ray import storage as files
 from gmd_ray.cli import main
 from gmd_ray.config import Config
-from gmd_ray.errors import GmdError
+from gmd_ray.errors import ExitCode, GmdError
 from gmd_ray.folders.restore import Restored, restore_folder
 from gmd_ray.images.finished import RECORD_FILE
 from gmd_ray.students import ModuleStudent
@@ -141,7 +141,7 @@ def test_a_stopped_run_is_taken_up(
     args = ["restore", "-i", str(photos), "-o", str(out), "-m", str(model), "student.pool.batch_size=1"]
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", sync)
-        assert main(args) == 130
+        assert main(args) == ExitCode.INTERRUPTED
     assert "the same command takes up where this one left off" in capsys.readouterr().err
     assert sorted(path.name for path in out.rglob("*")) == [RECORD_FILE, "a.png", "b.png"]
     assert main(args) == 0

@@ -18,7 +18,7 @@ import torch
 from gmd_ray.cli import main
 from gmd_ray.config import TeacherConfig
 from gmd_ray.config.load import save_config
-from gmd_ray.errors import GmdError, ModelError
+from gmd_ray.errors import ExitCode, GmdError, ModelError
 from gmd_ray.generation import Models, generate
 from gmd_ray.images.sets.run_inputs import RunInputs
 from tests.generation.world import World
@@ -117,7 +117,7 @@ def test_sigterm_ends_it_in_order(fresh: World) -> None:
     fresh.cfg.generation.grace_s = 60
     with pytest.raises(SystemExit) as caught:
         generate(fresh.cfg, models=Models(teacher=lambda cfg: Stops(fresh, 3)))
-    assert caught.value.code == 143
+    assert caught.value.code == ExitCode.INTERRUPTED
     rows = fresh.rows()
     assert fresh.projected().keys() == rows.keys(), "what the teacher had begun is written"
     assert 6 < len(rows) <= 12
@@ -153,11 +153,11 @@ def test_the_verb_runs_without_ray(fresh: World, tmp_path: Path) -> None:
     assert len(fresh.rows()) == 5
 
 
-@pytest.mark.parametrize("verb", ["adapt", "finetune", "pretrain", "evaluate"])
+@pytest.mark.parametrize("verb", ["adapt", "evaluate"])
 def test_verbs_that_need_ray_say_so(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["preset=toy", f"out={tmp_path / 'run'}", "ray.enabled=false"]
-    given += ["pretrain.architecture=DnCNN"] if verb == "pretrain" else []
     assert main([verb, *given]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line == f"gmd-ray: ray.enabled=false: {verb} needs Ray; `generate` and `plan` run without it"
+    others = "ablate, generate, finetune, pretrain, plan, encode-prompts"
+    assert line == f"gmd-ray: ray.enabled=false: {verb} needs Ray; {others} run without it"
     assert not (tmp_path / "run").exists()

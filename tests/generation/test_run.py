@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from gmd_ray.config import PoolConfig
-from gmd_ray.errors import DataError, GmdError
+from gmd_ray.errors import DataError, ExitCode, GmdError
 from gmd_ray.generation import generate
 from gmd_ray.generation import run as run_module
 from gmd_ray.images.files.decode import decode_image
@@ -197,7 +197,7 @@ def test_a_stop_asked_for_while_the_books_are_closed_is_heard(world: World, monk
     PairStore(world.store).delete("manifest.json")
     with pytest.raises(SystemExit) as caught:
         generate(world.cfg, models=world.models())
-    assert caught.value.code == 143
+    assert caught.value.code == ExitCode.INTERRUPTED
     assert PairStore(world.store).read("manifest.json"), "it is written all the same"
 
 

@@ -14,7 +14,7 @@ import pytest
 from gmd_ray.cli import main
 from gmd_ray.config import PoolConfig
 from gmd_ray.config.load import load_config, save_config
-from gmd_ray.errors import ConfigError
+from gmd_ray.errors import ConfigError, ExitCode
 from gmd_ray.generation import generate
 from gmd_ray.pairstore.totals import Totals
 from gmd_ray.ray_utils import ray_internals
@@ -82,7 +82,7 @@ def test_a_stop_waits_for_what_is_in_flight_and_that_does_not_depend_on_how_many
     threading.Thread(target=ask).start()
     with pytest.raises(SystemExit) as caught:
         generate(world.cfg, models=world.models(seconds=0.5))
-    assert caught.value.code == 143
+    assert caught.value.code == ExitCode.INTERRUPTED
     assert time.monotonic() - asked[0] < 40
     # The limit is 1 + 3 x 3. A task that has handed out its block and not yet ended counts twice.
     assert 10 <= max(seen) <= 20

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gmd_ray.cli import main
-from gmd_ray.errors import DataError
+from gmd_ray.errors import DataError, ExitCode
 from gmd_ray.images import lmdb_store
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.images.listing import list_images, read_file
@@ -147,7 +147,10 @@ def test_hostile_names_write_nothing_outside(tmp_path: Path) -> None:
     folder = Path(store(tmp_path / "in" / "s.lmdb", {"a.png": picture(0, 64), "../../x": picture(0, 64)}, 64))
     for hostile in ("../../x.png", f"{tmp_path}/up.png"):
         (folder / "meta_info.txt").write_text(f"a.png (64,64,3) 1\n{hostile} (64,64,3) 1\n")
-        assert main(["degrade", "-i", str(folder), "-o", str(tmp_path / "o" / "u" / "t"), "--preset", "bicubic"]) == 2
+        assert (
+            main(["degrade", "-i", str(folder), "-o", str(tmp_path / "o" / "u" / "t"), "--preset", "bicubic"])
+            == ExitCode.DATA
+        )
     assert [path for path in tmp_path.rglob("*.png") if path.is_file()] == []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.cli import main
+from gmd_ray.errors import ExitCode
 from gmd_ray.pairstore.lock import StoreLock
 from gmd_ray.pairstore.status import read_status
 from gmd_ray.pairstore.store import PairStore
@@ -98,5 +99,5 @@ def test_the_verb(store: PairStore, capsys: pytest.CaptureFixture[str], tmp_path
     out = capsys.readouterr().out
     assert "4 ok, 3 failed" in out
     assert "2 read: DataError" in out
-    assert main(["status", str(tmp_path)]) == 2
+    assert main(["status", str(tmp_path)]) == ExitCode.DATA
     assert capsys.readouterr().err.strip().startswith(f"gmd-ray: {tmp_path}: no pair store here")

@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from gmd_ray.cli import main
-from gmd_ray.errors import DataError
+from gmd_ray.errors import DataError, ExitCode
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.thresholds import PAPER_PASS_RATES, read_gate
 from tests.generation.shelf import failed_row, fill, finish, ok_row
@@ -128,5 +128,5 @@ def test_the_verb(store: PairStore, capsys: pytest.CaptureFixture[str], tmp_path
         assert f"{rate} %" in page.read_text()
     assert page.read_text().count("<svg") == 2
     assert "3 of 6" in page.read_text()
-    assert main(["gate", str(tmp_path / "none"), "--threshold", "4.5"]) == 2
+    assert main(["gate", str(tmp_path / "none"), "--threshold", "4.5"]) == ExitCode.DATA
     assert capsys.readouterr().err.count("\n") == 1

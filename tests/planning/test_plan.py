@@ -14,7 +14,7 @@ from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.config.keys import PUBLISHED, flatten
 from gmd_ray.config.load import load_config
-from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.errors import ConfigError, DataError, ExitCode
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.sets.listed import Listed
 from gmd_ray.pairstore.cost import predicted_and_actual
@@ -217,7 +217,7 @@ def test_the_experiments(
         return buffer.getvalue()
 
     def refused() -> str:
-        assert main(args) == 2
+        assert main(args) in (ExitCode.SETTINGS, ExitCode.DATA)
         errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gmd-ray: ")]
         return errors[0]
 
@@ -236,6 +236,10 @@ def test_the_experiments(
     assert printed.startswith("source: ")
     saved = json.loads((out / "pairs" / "plan.json").read_text())
     assert (saved["images"], saved["accelerators"]) == (targets, 4)
+    assert main([*args, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {key: document[key] for key in saved} == saved
+    assert {each["role"] for each in document["sets"]} >= {"source", "target"}
 
     next(path for path in (root / SETS[values["source.hq"].partition("@")[0]].folder).rglob("*.png")).unlink()
     assert f"@{root}: " in refused()

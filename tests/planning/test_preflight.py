@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.cli import main
-from gmd_ray.errors import RefusedError
+from gmd_ray.errors import ExitCode, RefusedError
 from gmd_ray.planning import STAGES, Preflight
 from gmd_ray.ready import ready
 from tests.planning.conftest import config, pairs, picture, settings, tear
@@ -118,7 +118,7 @@ def test_check_says_it_in_lines_and_as_a_document(tmp_path: Path, capsys: pytest
     assert text[-1].startswith("adapt: 0 errors, 0 warnings, ")
     tear(tmp_path / "source_hq" / "3.png")
     tear(tmp_path / "photos" / "2.jpg")
-    assert main(["check", *args]) == 2
+    assert main(["check", *args]) == ExitCode.DATA
     text = capsys.readouterr().out.splitlines()
     assert text[0].startswith("error    source.hq=")
     assert text[1].startswith("warning  1 of 4 target photos cannot be read and will be failed rows (2.jpg: ")
@@ -146,7 +146,8 @@ def test_check_goes_on_behind_what_the_settings_lack(tmp_path: Path, capsys: pyt
 def test_every_verb_that_runs_for_long_has_one() -> None:
     from gmd_ray.verbs.runs import CHECKED
 
-    assert set(CHECKED) == set(STAGES) == {"adapt", "generate", "finetune", "pretrain", "evaluate", "plan"}
+    verbs = {"adapt", "generate", "finetune", "pretrain", "evaluate", "plan", "ablate"}
+    assert set(CHECKED) == set(STAGES) == verbs
 
 
 def test_ray_and_mlflow_are_not_started() -> None:

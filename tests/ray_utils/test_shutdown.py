@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from gmd_ray.errors import ExitCode
 from gmd_ray.generation.attempt_log import AttemptLog
-from gmd_ray.ray_utils.shutdown import EXIT_CODE, StopRequest
+from gmd_ray.ray_utils.shutdown import StopRequest
 from tests.generation.world import wait_for
 
 
@@ -73,7 +74,7 @@ def test_the_first_asks_and_the_second_ends(attempts: Any, harmless: list[int]) 
             sigterm,
             too_late,
         )
-    assert caught.value.code == EXIT_CODE
+    assert caught.value.code == ExitCode.INTERRUPTED
     assert attempts.asked == [True]
     signal.raise_signal(signal.SIGTERM)
     assert harmless == [signal.SIGTERM], "whoever listened before listens again"
@@ -82,7 +83,7 @@ def test_the_first_asks_and_the_second_ends(attempts: Any, harmless: list[int]) 
 def test_leave_ends_it_where_it_was_asked_for(attempts: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         run(attempts, 60, sigterm, StopRequest.exit_if_requested, too_late)
-    assert caught.value.code == EXIT_CODE
+    assert caught.value.code == ExitCode.INTERRUPTED
 
 
 def test_with_no_grace_or_nothing_in_flight_it_ends_at_once(attempts: Any) -> None:
@@ -97,7 +98,7 @@ def test_grace_runs_out(attempts: Any) -> None:
     start = time.monotonic()
     with pytest.raises(SystemExit) as caught:
         run(attempts, 0.3, sigterm, lambda stop: wait(30), too_late)
-    assert caught.value.code == EXIT_CODE
+    assert caught.value.code == ExitCode.INTERRUPTED
     assert 0.3 <= time.monotonic() - start < 10
 
 
@@ -113,7 +114,7 @@ def test_while_the_models_load_it_does_not_wait(attempts: Any) -> None:
     start = time.monotonic()
     with pytest.raises(SystemExit) as caught:
         run(attempts, 60, sigterm, lambda stop: wait(30), too_late)
-    assert caught.value.code == EXIT_CODE
+    assert caught.value.code == ExitCode.INTERRUPTED
     assert time.monotonic() - start < 10
 
 

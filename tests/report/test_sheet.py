@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gmd_ray.cli import main
-from gmd_ray.errors import DataError
+from gmd_ray.errors import DataError, ExitCode
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.report.sheet import make_sheet
@@ -90,7 +90,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "other.html").is_file()
     with pytest.raises(SystemExit, match="2"):
         main(["sheet", str(tmp_path), "--count", "0"])
-    assert main(["sheet", str(tmp_path / "pairs" / "rows")]) == 2
+    assert main(["sheet", str(tmp_path / "pairs" / "rows")]) == ExitCode.DATA
 
 
 def test_a_store_that_is_not_whole(tmp_path: Path) -> None:

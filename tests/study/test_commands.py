@@ -18,6 +18,7 @@ from PIL import Image
 from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.config.saving import save_config
+from gmd_ray.errors import ExitCode
 from gmd_ray.evaluation.results import PICTURES, ROWS, Evaluation
 from gmd_ray.images.files.encode import decode_png, encode_png
 from gmd_ray.serving.server import PageServer
@@ -65,7 +66,8 @@ def test_a_mistake_is_one_line(
 ) -> None:
     places = {"BASELINE": str(tmp_path / "baseline"), "ADAPTED": str(tmp_path / "adapted")}
     words = [re.sub("BASELINE|ADAPTED", lambda found: places[found[0]], word) for word in words]
-    assert main(["study", "create", "-o", str(tmp_path / "study"), *words]) == 2
+    command = ["study", "create", "-o", str(tmp_path / "study"), *words]
+    assert main(command) in (ExitCode.SETTINGS, ExitCode.DATA)
     assert line in capsys.readouterr().err
     assert not (tmp_path / "study" / "public").exists()
 
@@ -94,7 +96,7 @@ def test_the_pictures_of_an_evaluation(tmp_path: Path) -> None:
         assert (facts.kind, {facts.left, facts.right}) == (COMPARISON, {"baseline", "adapted"})
         assert np.array_equal(np.rint(decode_png(study.picture(pair.left)) * 255), made[facts.left][facts.photo]())
     assert main([*run, "--students", "baseline,nobody", "-o", str(tmp_path / "other")]) == 2
-    assert main([*run, "--dataset", "source", "-o", str(tmp_path / "other")]) == 2
+    assert main([*run, "--dataset", "source", "-o", str(tmp_path / "other")]) == ExitCode.DATA
 
 
 @pytest.fixture
@@ -148,4 +150,4 @@ def test_the_served_command_prints_links_that_open_and_ends_on_ctrl_c(study: Stu
         with urllib.request.urlopen(link.strip(), timeout=20) as page:
             assert len(page_data(page.read())["pairs"]) == 10
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=20) == ExitCode.INTERRUPTED

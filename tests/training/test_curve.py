@@ -32,7 +32,7 @@ def test_a_group_that_dies_is_one_death_of_the_worker_that_began_it(
 ) -> None:
     path = tmp_path / "curve.jsonl"
     with caplog.at_level(logging.WARNING, logger="gmd_ray"), CurveWatcher(path, "finetune adapted", 9, 60.0):
-        CurveKeeper(str(path), NullRecorder(), 0).after_exception(None, errors)
+        CurveKeeper(str(path), NullRecorder(), 0, ("runs/a", "adapted")).after_exception(None, errors)
     [line] = [json.loads(text) for text in path.read_text().splitlines()]
     assert (line["died"], line["with_it"]) == (rank, len(errors) - 1)
     assert line["error"].startswith(said)

@@ -44,8 +44,9 @@ class RayConfig:
 
     enabled: bool = setting(
         True,
-        "false: `generate` works in the process of the command, one block after another, for a debugger. The models "
-        "share that process, and a crash or hang of one ends the run.",
+        "false: `generate`, `finetune`, `pretrain` and `ablate` work in the process of the command, one thing after "
+        "another, for a debugger or a small machine. The models share that process, a crash or hang of one ends the "
+        "run, and a fine-tune that was stopped starts anew.",
     )
     address: str | None = setting(
         None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gmd_ray.evaluation.results import UNTOUCHED, Evaluation
-from gmd_ray.evaluation.summaries.published import published_note, published_rows
+from gmd_ray.evaluation.summaries.published import published_beside, published_note, published_rows
 from gmd_ray.evaluation.table import (
     BASELINE,
     COST_COLUMNS,
@@ -65,10 +65,10 @@ def _table(evaluation: Evaluation, dataset: str) -> list[str]:
             lines.append(" & ".join(["", *small, *("" for _ in costs)]) + r" \\")
         if name == UNTOUCHED:
             lines.append(r"\midrule")
-    if evaluation.published is not None:
-        lines += [r"\midrule", f"% {published_note(evaluation.published)}"]
-        for row in published_rows(evaluation.published):
-            cells = [f"{row.values[metric]:g}" if metric in row.values else "–" for metric in metrics]
+    if (published := published_beside(evaluation, dataset)) is not None:
+        lines += [r"\midrule", f"% {published_note(published)}"]
+        for row in published_rows(published):
+            cells = [row.printed.get(metric, "–") for metric in metrics]
             cost = [row.parameters or "–", row.seconds or "–"] if note else []
             lines.append(_line([f"{row.method} (published)", *cells, *cost]))
     return [*lines, r"\bottomrule", r"\end{tabular}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gmd_ray.evaluation.results import NO_TRUTH, Evaluation
-from gmd_ray.evaluation.summaries.published import published_note, published_rows
+from gmd_ray.evaluation.summaries.published import published_beside, published_note, published_rows
 from gmd_ray.evaluation.summaries.verdict import sentences
 from gmd_ray.evaluation.table import (
     BASELINE,
@@ -44,12 +44,12 @@ def _section(evaluation: Evaluation, dataset: str) -> list[str]:
         cells += cost_cells(evaluation, dataset, name) if note else []
         lines.append(f"| {' | '.join([label(name), *cells])} |")
     notes = []
-    if evaluation.published is not None:
-        for row in published_rows(evaluation.published):
-            cells = [f"{row.values[metric]:g}" if metric in row.values else "–" for metric in metrics]
+    if (published := published_beside(evaluation, dataset)) is not None:
+        for row in published_rows(published):
+            cells = [row.printed.get(metric, "–") for metric in metrics]
             cells += [row.parameters or "–", row.seconds or "–"] if note else []
             lines.append(f"| {' | '.join([f'{row.method} (published)', *cells])} |")
-        notes.append(published_note(evaluation.published))
+        notes.append(published_note(published))
     notes += [f"{metric}: unavailable: {NO_TRUTH}" for metric in evaluation.lacking(dataset)]
     notes += [f"in brackets: {word_note(evaluation, dataset)}"] if word_note(evaluation, dataset) else []
     notes += [*variant_notes(evaluation, metrics), *([note] if note else [])]

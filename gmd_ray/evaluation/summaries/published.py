@@ -8,6 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from gmd_ray.errors import ConfigError, nearest
+from gmd_ray.evaluation.results import Evaluation
+
+COSTS = ("parameters", "seconds")
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,17 @@ class PublishedRow:
     method: str
     values: dict[str, float] = field(default_factory=dict)
     """By metric, in our names."""
+    printed: dict[str, str] = field(default_factory=dict)
+    """The same with the digits that the paper gives."""
     parameters: str = ""
     """As printed, such as `1.3B+12B`."""
     seconds: str = ""
     """Latency in seconds as printed, on hardware that the paper does not name."""
+
+
+def published_beside(evaluation: Evaluation, dataset: str) -> str | None:
+    """The table of the paper to show with a test set: that of the settings with the target, none with the source."""
+    return evaluation.published if dataset == "target" else None
 
 
 def published_rows(table: str) -> list[PublishedRow]:
@@ -58,7 +68,8 @@ def _tables() -> dict[str, list[PublishedRow]]:
         table: [
             PublishedRow(
                 method,
-                {metric: float(text) for metric, text in cells.items() if metric not in ("parameters", "seconds")},
+                {metric: float(text) for metric, text in cells.items() if metric not in COSTS},
+                {metric: text for metric, text in cells.items() if metric not in COSTS},
                 cells.get("parameters", ""),
                 cells.get("seconds", ""),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -51,6 +51,10 @@ class Verified:
         verdict = f"{len(self.findings)} findings" if self.findings else "whole"
         lines = [*self.notes, *map(str, self.findings), f"{self.url}: {looked}: {verdict}"]
         return "\n".join(map(printable, lines))
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs; `ok` without findings."""
+        return {"ok": not self.findings, **asdict(self)}
 
 
 def verify(store: PairStore, deep: bool = False) -> Verified:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,21 @@ class Calibration:
         if self.store is None or not len(self.store.photos):
             return None
         return rank(self.store.made, self.store.photos, self.higher_is_better)
+
+    def as_json(self) -> dict[str, Any]:
+        """The rankings and the proposal for programs; `proposal` is null where no threshold can be proposed."""
+        return {
+            "scorer": self.scorer,
+            "higher_is_better": self.higher_is_better,
+            "threshold": self.threshold,
+            "proposal": self.proposal,
+            "misranked": self.misranked,
+            "missing": self.missing,
+            "rankings": [
+                {"pairs": pairs.photos.name, "n": len(pairs.better), **asdict(ranking)}
+                for pairs, ranking in zip(self.pairs, self.rankings, strict=True)
+            ],
+        }
 
     @property
     def misranked(self) -> bool:

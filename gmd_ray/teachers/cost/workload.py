@@ -236,10 +236,10 @@ class Workload:
         return ACTIVATION_WIDTHS * self.batch * tokens * self.size.width * self.number_bytes
 
     def step_cache_bytes(self) -> int:
-        """Bytes that a step cache keeps during a pass: for each prompt two tensors (image tokens, width), and two that
-        a decision compares them with."""
+        """Bytes that a step cache keeps during a pass: for each prompt two tensors (image tokens, width), and four
+        that a decision takes."""
         prompts = 2 if self.guided else 1
-        return 2 * (prompts + 1) * self.batch * self.image_tokens * self.size.width * self.number_bytes
+        return 2 * (prompts + 2) * self.batch * self.image_tokens * self.size.width * self.number_bytes
 
     @property
     def _grid(self) -> Sequence[float]:

@@ -127,6 +127,10 @@ def test_the_papers_rows_stand_below_ours_and_say_so(noise: Evaluation) -> None:
     assert "| + RF-Solver (online) (published) | 22.15 | – | 1.3B+12B | 1.17+4.79 |" in text
     assert "- published: printed in Table 5 (REDS) of the paper" in text
     assert "w/ GMD (offline) (published) & 24.35 & -- & 1.3B & 1.17" in latex(found)
+    both = replace(evaluation(psnr(-1, 1) | psnr(-1, 1, dataset="source")), published="3/REDS")
+    target, source = markdown(both).split("## source")
+    assert "| Uformer (published) | 27.20 |" in target, "with the digits of the paper"
+    assert "published" not in source, "they are figures of a target"
     [*_, ours] = json.loads(json_text(found))["published"]["rows"]
     assert ours["values"]["psnr"] == 24.35
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from gmd_ray.errors import ExitCode
 from gmd_ray.generation import generate
 from tests.generation.world import World, wait_for
 
@@ -74,7 +75,7 @@ def test_doubled_then_killed_then_stopped_then_finished(fresh_on_ray: World) -> 
         assert any("SIGTERM: finishing what is in flight" in line for line in second.stdout or ())
         time.sleep(3)  # for the word to reach the attempt log
         fresh_on_ray.release()
-        assert second.wait(120) == 143
+        assert second.wait(120) == ExitCode.INTERRUPTED
         assert not lock.exists()
         assert not Path(fresh_on_ray.store, "manifest.json").exists()
 

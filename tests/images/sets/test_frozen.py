@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gmd_ray.cli import main
-from gmd_ray.errors import ConfigError, DataError, ResumeMismatchError
+from gmd_ray.errors import ConfigError, DataError, ExitCode, ResumeMismatchError
 from gmd_ray.images.degradation.degradations import PRESETS, make_degradation, sample_rng
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import encode_png
@@ -226,7 +226,7 @@ def test_an_image_smaller_than_a_crop_is_named_and_the_rest_done(hq: Path, tmp_p
 def test_the_verb_names_what_it_left_out(hq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (hq / "city" / "torn\x1b[2J\n.png").write_bytes(b"no image")
     command = ["degrade", "-i", str(hq), "-o", str(tmp_path / "out"), "--preset", "bicubic", "--workers", "1"]
-    assert main(command) == 1
+    assert main(command) == ExitCode.DATA
     told = capsys.readouterr()
     assert "3 images written" in told.out
     assert f"gmd-ray: {hq}/city/torn\\x1b[2J\\n.png: " in told.err

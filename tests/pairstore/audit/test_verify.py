@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gmd_ray.cli import main
+from gmd_ray.errors import ExitCode
 from gmd_ray.images.listing import list_images
 from gmd_ray.pairstore.audit.verify import Verified, verify
 from gmd_ray.pairstore.store import PairStore, find_store
@@ -233,11 +234,11 @@ def test_the_verb(store: PairStore, capsys: pytest.CaptureFixture[str], tmp_path
     assert "2 part files, 5 rows, 11 images: whole" in capsys.readouterr().out
     leftover(store)
     lost_row(store)
-    assert main(["verify", run]) == 1
+    assert main(["verify", run]) == ExitCode.DATA
     lines = capsys.readouterr().out.strip().splitlines()
     assert "3 findings" in lines[-1], lines
     assert len(lines) == 4
-    assert main(["verify", str(tmp_path / "photos")]) == 2
+    assert main(["verify", str(tmp_path / "photos")]) == ExitCode.DATA
     assert "no pair store here" in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ import pytest
 import gmd_ray
 from gmd_ray.cli import main
 from gmd_ray.demo.toy.prepare import WorldSize, prepare
+from gmd_ray.errors import ExitCode
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import encode_png, to_tensor
 from gmd_ray.pairstore.store import PairStore
@@ -187,7 +188,7 @@ def test_niqe_and_brisque_take_camera_noise_for_quality(
     settings = [f"scorer.metric={metric}", f"scorer.weights={shared_data / 'weights' / file}"]
     settings += ["source.degradation=noise", f"source.hq={data}/source_test_hq", f"target.path={data}/target_test_lq"]
     truths = [f"evaluation.target_lq={data}/target_test_lq", f"evaluation.target_hq={data}/target_test_hq"]
-    assert main(["gate", "--calibrate", *settings, *truths, "--limit", "12"]) == 1
+    assert main(["gate", "--calibrate", *settings, *truths, "--limit", "12"]) == ExitCode.REFUSED
     out = capsys.readouterr().out
     assert "source: in the right order" in out, "white noise on other photos they can tell"
     assert "target test: BACKWARDS" in out

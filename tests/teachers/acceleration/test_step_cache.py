@@ -212,7 +212,7 @@ def test_the_memory_plan_knows_what_is_kept(flux_dir: Path, true_cfg: float | No
     teacher.project(x, ids(x))
     work = Workload.from_config(TeacherFiles.read(flux_dir), teacher.cfg, 2, 16, 24, number_bytes=4)
     prompts = 1 if true_cfg is None else 2
-    assert kept == [work.step_cache_bytes() * prompts // (prompts + 1)]
+    assert kept == [work.step_cache_bytes() * prompts // (prompts + 2)]
     plain = load(flux_dir, prompt=PROMPT, true_cfg=true_cfg)
     assert teacher.memory(2, 512, 512).activations > plain.memory(2, 512, 512).activations
 

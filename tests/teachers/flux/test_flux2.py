@@ -176,7 +176,9 @@ def test_dead_text_is_left_out_exactly(flux2_dir: Path) -> None:
     bank = projector._buffers(z, plan)
     projector.velocity(z, 0.4, grid, plan.inversion_prompt, None, kv_out=bank)
     seen = []
-    handle = projector.model.context_embedder.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    handle = projector.model.transformer_blocks[0].register_forward_pre_hook(
+        lambda _, args, given: seen.append(given["encoder_hidden_states"].shape[1]), with_kwargs=True
+    )
     without = projector.velocity(z, 0.7, grid, plan.prompt, None, kv_in=bank)
     handle.remove()
     assert seen == [0]

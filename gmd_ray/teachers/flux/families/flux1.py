@@ -91,8 +91,10 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
         blocks = list(enumerate(zip(self.block_names(), self._blocks(), strict=True)))
 
         def run(
-            part: slice, x: torch.Tensor, text: torch.Tensor, rows: torch.Tensor | None = None
+            part: slice, stream: list[torch.Tensor], rows: torch.Tensor | None = None
         ) -> tuple[torch.Tensor, torch.Tensor]:
+            x, text = stream
+            stream.clear()  # no caller keeps what the blocks have replaced
             for i, (name, block) in blocks[part]:
                 if i == first_single:
                     # Single blocks work on [text, image] as one sequence. It goes from block to block whole, as an
@@ -108,14 +110,18 @@ class InjectingFlux(InjectingModel, FluxTransformer2DModel):
                 )
             return x, text
 
-        before = x
-        x, text = run(slice(0, 1), x, text)
+        stream, first = [x, text], count if self.single_transformer_blocks else 0
+        del x, text
+        if finish is None:
+            x = run(slice(None), stream)[0][:, first:]
+        else:
+            before = stream[0]
+            after, words = run(slice(0, 1), stream)
 
-        def rest(rows: torch.Tensor | None) -> torch.Tensor:
-            last, _ = run(slice(1, None), images_at(x, rows), images_at(text, rows), rows)
-            return last[:, count:] if self.single_transformer_blocks else last
+            def rest(rows: torch.Tensor | None) -> torch.Tensor:
+                return run(slice(1, None), [images_at(after, rows), images_at(words, rows)], rows)[0][:, first:]
 
-        x = rest(None) if finish is None else finish(before, x, rest)
+            x = finish(before, after, rest)
         last = temb if modulation is None else modulation["norm_out"]
         out = self.all_tokens(self.proj_out(self.norm_out(x, last)), tokens.image)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)

@@ -143,8 +143,10 @@ class InjectingFlux2(InjectingModel, Flux2Transformer2DModel):
         double = list(self.transformer_blocks)
 
         def run(
-            part: slice, x: torch.Tensor, text: torch.Tensor, rows: torch.Tensor | None = None
+            part: slice, stream: list[torch.Tensor], rows: torch.Tensor | None = None
         ) -> tuple[torch.Tensor, torch.Tensor]:
+            x, text = stream
+            stream.clear()  # no caller keeps what the blocks have replaced
             for block, route in zip(double[part], routes[: len(double)][part], strict=True):
                 text, x = block(
                     hidden_states=x,
@@ -156,13 +158,9 @@ class InjectingFlux2(InjectingModel, Flux2Transformer2DModel):
                 )
             return x, text
 
-        before = x
-        x, text = run(slice(0, 1), x, text)
-
-        def rest(rows: torch.Tensor | None) -> torch.Tensor:
-            last, words = run(slice(1, None), images_at(x, rows), images_at(text, rows), rows)
+        def end(part: slice, stream: list[torch.Tensor], rows: torch.Tensor | None = None) -> torch.Tensor:
             # Single blocks have [text, image] as one sequence, whose text is of no use after the last of them.
-            last = torch.cat([words, last], dim=1)
+            last = torch.cat(run(part, stream, rows)[::-1], dim=1)
             for block, route in zip(self.single_transformer_blocks, routes[len(double) :], strict=True):
                 last = block(
                     hidden_states=last,
@@ -171,8 +169,19 @@ class InjectingFlux2(InjectingModel, Flux2Transformer2DModel):
                     image_rotary_emb=rope,
                     joint_attention_kwargs=route,
                 )
-            return last[:, words.shape[1] :]
+            return last[:, count:]
 
-        x = rest(None) if finish is None else finish(before, x, rest)
+        stream, count = [x, text], text.shape[1]
+        del x, text
+        if finish is None:
+            x = end(slice(None), stream)
+        else:
+            before = stream[0]
+            after, words = run(slice(0, 1), stream)
+
+            def rest(rows: torch.Tensor | None) -> torch.Tensor:
+                return end(slice(1, None), [images_at(after, rows), images_at(words, rows)], rows)
+
+            x = finish(before, after, rest)
         out = self.all_tokens(self.proj_out(self.norm_out(x, temb)), tokens.image)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)

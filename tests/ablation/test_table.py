@@ -1,0 +1,126 @@
+"""The table's text: what stands beside, below and in brackets, from cells whose values are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gmd_ray.ablation.cells import DONE_FILE, STUDENT, Cell, make_cells
+from gmd_ray.ablation.figures import SweepFigures, collect_figures, group_of
+from gmd_ray.ablation.sweep import Ablation
+from gmd_ray.ablation.table import json_table, latex_table, markdown_table
+from gmd_ray.evaluation import Evaluation
+from gmd_ray.evaluation.results import PICTURES, ROWS
+from tests.ablation.conftest import SweepWorld
+from tests.ablation.test_cells import sweep_of
+
+IMAGES = [f"photo{k // 2}_{k % 2}.png" for k in range(16)]
+BASE = np.linspace(30, 33, 16)
+
+
+def finish(cell: Cell, values: np.ndarray, **facts: object) -> None:
+    """Write a cell as `run_sweep` leaves it."""
+    rows = [
+        {"dataset": "target", "id": image, "student": name, "metric": "psnr", "value": v, "higher_is_better": True}
+        for name, given in ((STUDENT, values), ("lq", BASE - 1))
+        for image, v in zip(IMAGES, given, strict=True)
+    ]
+    evaluation = Evaluation(
+        rows=pa.Table.from_pylist(rows, schema=ROWS),
+        pictures=PICTURES.empty_table(),
+        students=("lq", STUDENT),
+        metrics=("psnr",),
+        settings="",
+    )
+    evaluation.save(cell.folder)
+    Path(cell.folder, DONE_FILE).write_text(json.dumps(facts))
+
+
+@pytest.fixture
+def table(sweep_world: SweepWorld) -> SweepFigures:
+    """Rows that gain 1 dB, 1.5 dB, and nothing but noise; the third seed of the last one is not finished."""
+    rows = ["{name: before, student: baseline}", "{name: one}", "{name: more, set: {training.steps: 3}}"]
+    sweep = sweep_of(sweep_world.root, *rows, "{name: same, set: {training.steps: 4}}")
+    sweep = replace(sweep, reference="one", published="7/REDS", left_out={"other": "--with x=... (a thing)"})
+    cells = make_cells(sweep, sweep_world.args, sweep_world.out, range(3))
+    rng = np.random.default_rng(0)
+    noise = {seed: rng.normal(0, 0.2, 16) for seed in (0, 1, 2)}
+    for cell in cells:
+        gain = {"before": 0.0, "one": 1.0, "more": 1.5, "same": 0.0}[cell.row.name]
+        if (cell.row.name, cell.seed) == ("same", 2):
+            continue
+        own = rng.normal(0, 0.2, 16) if cell.row.name == "same" else noise.get(cell.seed or 0, 0) * (gain > 0)
+        finish(cell, BASE + gain + own, pairs={"generated": 6, "accepted": 3, "threshold": 5.0})
+    return collect_figures(sweep, cells, r"^(.+?)_\d")
+
+
+def test_a_difference_is_the_mean_over_images_and_seeds_and_named_by_its_interval(table: SweepFigures) -> None:
+    one, same = (table.to_baseline[name, ("target", "psnr")] for name in ("one", "same"))
+    assert one.mean == pytest.approx(1.0, abs=0.1)
+    assert one.low is not None
+    assert 0.5 < one.low < one.mean
+    assert (one.word, same.word) == ("better", "no difference seen")
+    assert ("before", ("target", "psnr")) not in table.to_baseline
+
+
+def test_rows_are_compared_with_the_reference_seed_by_seed(table: SweepFigures) -> None:
+    """The same noise in each seed of both rows: their difference has none, and so no width."""
+    more = table.to_reference["more", ("target", "psnr")]
+    assert more.low is not None
+    assert (more.mean, more.low, more.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert table.to_reference["before", ("target", "psnr")].word == "worse"
+    assert ("one", ("target", "psnr")) not in table.to_reference
+
+
+def test_p_values_are_corrected_over_the_table(table: SweepFigures) -> None:
+    found = table.to_baseline["one", ("target", "psnr")]
+    assert found.p is not None
+    assert found.adjusted_p is not None
+    assert found.adjusted_p >= found.p
+    assert found.adjusted_p == pytest.approx(min(1.0, 3 * found.p))
+
+
+def test_crops_of_a_photo_count_once(table: SweepFigures) -> None:
+    assert group_of("photo3_1.png", r"^(.+?)_\d") == "photo3"
+    assert group_of("other.png", r"^(.+?)_\d") == "other.png"
+    single = replace(table, group=None).to_baseline["same", ("target", "psnr")]
+    grouped = table.to_baseline["same", ("target", "psnr")]
+    assert single.mean == grouped.mean
+    assert (single.low, single.high) != (grouped.low, grouped.high)
+
+
+def test_markdown_says_what_is_missing_and_marks_what_is_published(table: SweepFigures) -> None:
+    text = markdown_table(table)
+    assert "| untouched photo | 30.50 |" in text
+    assert "| before | 31.50 |" in text
+    assert "| one | 32.5" in text
+    assert "Each row minus `one`, seed by seed:" in text
+    assert "Not finished: same (2 of 3)." in text
+    assert "Left out: other, which needs --with x=... (a thing)." in text
+    assert "| ratio 0.9 (Ours) (published) |" in text
+    assert "measured by its authors" in text
+    assert "3 of 6 (50.0 %)" in text
+    same = next(line for line in text.splitlines() if line.startswith("| same |"))
+    assert " =)" in same
+
+
+def test_latex_and_json_have_every_row(table: SweepFigures) -> None:
+    tex, document = latex_table(table), json_table(table)
+    assert tex.count(r" \\") == 1 + 4
+    assert "%" not in tex.replace(r"\%", "")
+    rows = {row["name"]: row for row in document["rows"]}
+    assert rows["same"]["seeds"] == [0, 1]
+    assert rows["one"]["minus_unadapted"]["target/psnr"]["word"] == "better"
+    assert len(rows["more"]["means_by_seed"]["target/psnr"]) == 3
+    assert document["published"]["rows"][0]["method"] == "ratio 1.0"
+
+
+def test_a_sweep_without_a_finished_cell_has_a_table_too(sweep_world: SweepWorld) -> None:
+    sweep: Ablation = sweep_of(sweep_world.root, "{name: one}")
+    cells = make_cells(sweep, sweep_world.args, sweep_world.out, range(2))
+    assert "Not finished: one (0 of 2)." in markdown_table(collect_figures(sweep, cells))

@@ -1,0 +1,113 @@
+"""The dashboard and the alert rules, as far as their text goes; a running job's series are in test_submit_on_ray.py."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gmd_ray.ray_utils.metrics import MEASURES
+from tests.cluster.series import ALERTS, DASHBOARD, NAME, expressions
+
+PANELS: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
+OURS = {series: measure for measure in MEASURES.values() for series in measure.series}
+
+
+def test_every_metric_of_ours_is_shown_and_exists() -> None:
+    named = {name for text in expressions() for name in NAME.findall(text)}
+    assert {name for name in named if name.startswith("ray_gmd_")} <= OURS.keys()
+    shown = {OURS[name].name for name in named if name in OURS}
+    assert shown == MEASURES.keys()
+
+
+def test_labels_of_ours_exist() -> None:
+    for text in expressions():
+        ours = [OURS[name] for name in NAME.findall(text) if name in OURS]
+        if not ours or "__name__" in text:
+            continue
+        known = {label for measure in ours for label in measure.labels} | {"le"}
+        grouped = {label for group in re.findall(r"\bby \(([^)]*)\)", text) for label in group.split(", ")}
+        matched = set(re.findall(r"[{,](\w+)=~?\"", text))
+        assert grouped | matched <= known, text
+
+
+def test_panels_have_ids_places_and_the_datasource_of_the_reader() -> None:
+    ids = [panel["id"] for panel in PANELS]
+    assert len(ids) == len(set(ids))
+    places = sorted((panel["gridPos"]["y"], panel["gridPos"]["x"], panel["gridPos"]["w"]) for panel in PANELS)
+    for (row, left, width), (next_row, next_left, _) in pairwise(places):
+        assert left + width <= 24
+        assert next_row > row or next_left >= left + width, "panels overlap"
+    for panel in PANELS:
+        if panel["type"] != "row":
+            assert panel["datasource"]["uid"] == "${datasource}"
+            assert panel["description"].endswith(".")
+    variables = {each["name"]: each for each in json.loads(DASHBOARD.read_text())["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+
+
+def test_alerts_say_what_and_what_to_do() -> None:
+    [group] = yaml.safe_load(ALERTS.read_text())["groups"]
+    for rule in group["rules"]:
+        assert {"alert", "expr", "for", "labels", "annotations"} == rule.keys()
+        assert {"summary", "description"} == rule["annotations"].keys()
+    assert len({rule["alert"] for rule in group["rules"]}) == len(group["rules"])
+
+
+RULE_TEST = f"""
+rule_files: [{ALERTS}]
+evaluation_interval: 1m
+tests:
+- interval: 1m
+  input_series:
+  - {{series: 'ray_gmd_images_waiting{{run="stuck"}}', values: '5x60'}}
+  - {{series: 'ray_gmd_images_total{{run="stuck",state="accepted"}}', values: '9x60'}}
+  - {{series: 'ray_gmd_images_waiting{{run="goes on"}}', values: '100-1x60'}}
+  - {{series: 'ray_gmd_images_total{{run="goes on",state="accepted"}}', values: '0+9x60'}}
+  - {{series: 'ray_gmd_images_total{{run="goes on",state="failed"}}', values: '0+1x60'}}
+  - {{series: 'ray_gmd_checkpoint_time_seconds{{run="goes on",fine_tune="adapted"}}', values: '0x120'}}
+  alert_rule_test:
+  - eval_time: 50m
+    alertname: GmdNoProgress
+    exp_alerts:
+    - exp_labels: {{run: stuck, severity: warning}}
+      exp_annotations:
+        summary: "stuck: no image was finished for half an hour"
+        description: "5 images wait. See `gmd-ray status`, and the queue and the replicas on the dashboard."
+  - eval_time: 50m
+    alertname: GmdImagesFail
+    exp_alerts:
+    - exp_labels: {{run: goes on, severity: warning}}
+      exp_annotations:
+        summary: "goes on: 10% of the images fail"
+        description: "`gmd-ray status` counts them by stage and error."
+  - eval_time: 50m
+    alertname: GmdCheckpointOld
+    exp_alerts: []
+  - eval_time: 70m
+    alertname: GmdCheckpointOld
+    exp_alerts:
+    - exp_labels: {{run: goes on, fine_tune: adapted, severity: warning}}
+      exp_annotations:
+        summary: "goes on adapted: the last checkpoint is 1h 10m 0s old"
+        description: "A lost node costs that much: lower training.checkpoint_every."
+"""
+
+
+def test_prometheus_takes_the_rules_and_they_fire(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    checked = subprocess.run([promtool, "check", "rules", str(ALERTS)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    file = tmp_path / "test.yaml"
+    file.write_text(RULE_TEST)
+    tested = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
