@@ -105,21 +105,9 @@ def _as_setting(rest: Sequence[str], argv: Sequence[str]) -> str:
 def _parser() -> tuple[Parser, Collection[str]]:
     """The parser, and the names of the verbs."""
     from gmd_ray.terminal import Parser
-    from gmd_ray.verbs import (
-        ablate,
-        catalogues,
-        folders,
-        gate,
-        models,
-        preview,
-        runs,
-        serve,
-        stores,
-        study,
-        submit,
-    )
+    from gmd_ray.verbs import ablate, catalogues, folders, gate, models, registry, runs, stores, submit
     from gmd_ray.verbs.arguments import Verbs
-    from gmd_ray.verbs.tracking import registry
+    from gmd_ray.verbs.pages import preview, serve, study
 
     parser = Parser(prog="gmd-ray", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")

@@ -8,15 +8,15 @@ one again until its process ends. Nothing is recorded where this process is not 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Bounds of the buckets of stage times."""
@@ -244,14 +244,15 @@ def model_name(config: Any) -> str:
 class ActorNames:
     """Options of Ray Data's `ray_remote_args_fn` that name each actor of a pool `stage/number/model`.
 
-    Ray wants names that are unique within a driver, so that the pools of a second stream have a number of their own.
+    Ray wants names that are unique within a driver, so that a stage's second pool is `stage.2`.
     """
 
-    _pools = itertools.count()
+    _pools: ClassVar[Counter[str]] = Counter()
 
     def __init__(self, stage: str, model: str) -> None:
-        pool = next(self._pools)
-        self._head, self._model, self._count = f"{stage}/{pool}" if pool else stage, model, 0
+        self._pools[stage] += 1
+        pool = self._pools[stage]
+        self._head, self._model, self._count = f"{stage}.{pool}" if pool > 1 else stage, model, 0
 
     def __call__(self) -> dict[str, Any]:
         self._count += 1

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from gmd_ray.ray_utils.metrics import MEASURES
 from tests.cluster.series import ALERTS, DASHBOARD, NAME, expressions
+from tests.cluster.tools import CLUSTER, check
 
 PANELS: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
 OURS = {series: measure for measure in MEASURES.values() for series in measure.series}
@@ -102,12 +100,25 @@ tests:
 
 
 def test_prometheus_takes_the_rules_and_they_fire(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed (Debian: prometheus)")
-    checked = subprocess.run([promtool, "check", "rules", str(ALERTS)], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    check("promtool", "check", "rules", ALERTS)
     file = tmp_path / "test.yaml"
     file.write_text(RULE_TEST)
-    tested = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, check=False)
-    assert tested.returncode == 0, tested.stdout + tested.stderr
+    check("promtool", "test", "rules", file)
+
+
+def test_the_lab_machine_finds_dashboard_rules_and_prometheus() -> None:
+    compose, prometheus = load("docker-compose.yaml"), load("prometheus/prometheus.yaml")
+    services = compose["services"]
+    [provider] = load("grafana/provisioning/dashboards/gmd_ray.yaml")["providers"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in services["grafana"]["volumes"]
+    [source] = load("grafana/provisioning/datasources/prometheus.yaml")["datasources"]
+    assert source["url"] == services["head"]["environment"]["RAY_PROMETHEUS_HOST"]
+    assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
+    [pattern] = prometheus["rule_files"]
+    assert f"./grafana/alerts:{Path(pattern).parent}:ro" in services["prometheus"]["volumes"]
+    assert ALERTS.match(Path(pattern).name)
+
+
+def load(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CLUSTER / name).read_text(encoding="utf-8"))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -79,6 +80,27 @@ def test_actors_are_named_by_stage_number_and_model() -> None:
     first, second = ActorNames("project", "FLUX.1-dev"), ActorNames("project", "FLUX.1-dev")
     names = [first()["name"], first()["name"], second()["name"]]
     assert len(set(names)) == 3, "Ray wants unique names"
-    assert all(re.fullmatch(r"project(/\d+)?/\d+/FLUX\.1-dev", name) for name in names)
+    assert all(re.fullmatch(r"project(\.\d+)?/\d+/FLUX\.1-dev", name) for name in names)
     assert model_name(SimpleNamespace(path="/models/FLUX.1-dev/")) == "FLUX.1-dev"
     assert model_name(SimpleNamespace(path=None, metric="niqe")) == "niqe"
+
+
+def test_a_gauge_is_set_again_until_the_session_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: list[float] = []
+    session = SimpleNamespace(alive=True)
+    monkeypatch.setattr(metrics, "REFRESH_S", 0.02)
+    monkeypatch.setattr(metrics, "_metric", lambda name: SimpleNamespace(set=lambda value, _: values.append(value)))
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: session.alive))
+    gauges = metrics._Gauges()
+    gauges.set("gmd_train_step", 1, {"run": "a", "fine_tune": "b"})
+    gauges.set("gmd_train_step", 2, {"run": "a", "fine_tune": "b"})
+    end = time.monotonic() + 10
+    while len(values) < 5 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert values[:2] == [1, 2]
+    assert set(values[2:]) == {2}, "the last value alone comes again"
+    session.alive = False
+    thread = gauges._thread
+    assert thread is not None
+    thread.join(10)
+    assert not thread.is_alive()
