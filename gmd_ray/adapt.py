@@ -28,6 +28,8 @@ class Adapted:
     promoted: bool
     reasons: list[str]
     """One line per promotion gate, with its verdict."""
+    unsent: str = ""
+    """Entries that MLflow has missed and gets later, in words; empty if it has everything."""
 
 
 def adapt(cfg: Config) -> Adapted:
@@ -45,7 +47,7 @@ def adapt(cfg: Config) -> Adapted:
     from gmd_ray.evaluation import evaluate, markdown
     from gmd_ray.generation import generate
     from gmd_ray.report import write_report
-    from gmd_ray.tracking import Decision, TrackingError, promote, register, start_run
+    from gmd_ray.tracking import Decision, TrackingError, promote, record_outcome, register, start_run
     from gmd_ray.training import finetune
 
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
@@ -63,6 +65,7 @@ def adapt(cfg: Config) -> Adapted:
         # Stage 3: measure all students on held-out target and source images.
         with run.stage("evaluate") as recorder:
             evaluation = evaluate(cfg, students, recorder, inputs=inputs)
+        record_outcome(cfg, run, evaluation)
 
         # Register a model version, and promote it to champion if every promotion gate holds. If the registry fails, the
         # hours of work before it still end in a report, which names the failure.
@@ -74,13 +77,18 @@ def adapt(cfg: Config) -> Adapted:
             decision, failure = Decision(False, [f"refused: {error}"], version), error
         report = write_report(cfg, evaluation, run, decision=decision, inputs=inputs)
         if failure is not None:
-            log.error("the registry failed, so that nothing was promoted; everything else is done: %s", report)
+            log.error(
+                "the registry failed, so that nothing was promoted; everything else is done: %s; the same command "
+                "registers the student later, and computes nothing anew",
+                report,
+            )
             raise failure
-        return Adapted(
-            student=students["adapted"],
-            table=markdown(evaluation),
-            report=str(report),
-            version=version,
-            promoted=decision.promoted,
-            reasons=decision.reasons,
-        )
+    return Adapted(
+        student=students["adapted"],
+        table=markdown(evaluation),
+        report=str(report),
+        version=version,
+        promoted=decision.promoted,
+        reasons=decision.reasons,
+        unsent=run.unsent,
+    )

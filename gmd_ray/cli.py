@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Imports that take a tenth of a second stand inside functions, where `main` already handles Ctrl-C.
 
 DESCRIPTION = "Adapt an image restorer to real photos: gmd-ray VERB [preset=NAME] [key=value ...]"
-PRINTING = ("ls", "fetch", "config", "status", "verify", "gate", "plan", "check")
+PRINTING = ("ls", "fetch", "config", "status", "verify", "gate", "plan", "check", "history", "compare", "trace")
 """Verbs whose printing is the last thing they do, so that a closed pipe costs nothing."""
 
 
@@ -105,14 +105,15 @@ def _as_setting(rest: Sequence[str], argv: Sequence[str]) -> str:
 def _parser() -> tuple[Parser, Collection[str]]:
     """The parser, and the names of the verbs."""
     from gmd_ray.terminal import Parser
-    from gmd_ray.verbs import ablate, catalogues, folders, gate, models, preview, runs, serve, stores, study, submit
+    from gmd_ray.verbs import ablate, catalogues, folders, gate, models, registry, runs, stores, submit
     from gmd_ray.verbs.arguments import Verbs
+    from gmd_ray.verbs.pages import preview, serve, study
 
     parser = Parser(prog="gmd-ray", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"gmd-ray {__version__}")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs = Verbs(subparsers)
-    for module in (runs, submit, preview, ablate, stores, gate, serve, study, folders, models, catalogues):
+    for module in (runs, submit, preview, ablate, stores, gate, serve, study, folders, models, registry, catalogues):
         module.register(verbs)
     return parser, subparsers.choices
 

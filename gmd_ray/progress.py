@@ -41,6 +41,9 @@ BAR_S = 1.0
 class NullRecorder:
     """A recorder that keeps nothing, for runs without tracking."""
 
+    unsent = ""
+    """Nothing waits to be sent."""
+
     def params(self, values: Mapping[str, Any]) -> None:
         pass
 

@@ -101,7 +101,7 @@ def test_a_registry_that_is_away_at_the_end_costs_the_promotion_alone(
 ) -> None:
     cfg = without_ray
 
-    def broken(self: MlflowClient, name: str, *args: object) -> None:
+    def broken(self: MlflowClient, name: str, *args: object, **kwargs: object) -> None:
         raise MlflowException("the registry is on fire")
 
     monkeypatch.setattr(MlflowClient, "create_registered_model", broken)
@@ -127,7 +127,7 @@ def test_a_version_that_cannot_be_promoted_is_told_with_its_number(
     def broken(*args: object) -> None:
         raise ConnectionError("gone")
 
-    monkeypatch.setattr("gmd_ray.tracking.registry._champion", broken)
+    monkeypatch.setattr("gmd_ray.tracking.champions.Journal.champion", broken)
     with pytest.raises(TrackingError, match="failed while promoting"):
         adapt(without_ray)
     page = report_of(without_ray)

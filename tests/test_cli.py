@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
         (["plan", "preset=deblur_reds"], "plan needs data.root=..."),
         (["evaluate", "preset=toy", "out=s3://bucket/run"], "must be a path that every node sees"),
         (["generate", "preset=base", "target.path=/", "student.path=/", "teacher.path=/", "out=s3://bucket/run"],
-         "set tracking.uri to a server, or tracking.enabled=false"),
+         "set tracking.uri (or MLFLOW_TRACKING_URI) to a server, or tracking.enabled=false"),
     ],
 )  # fmt: skip
 def test_help_and_mistakes_load_nothing_heavy(args: list[str], line: str) -> None:
@@ -66,7 +66,7 @@ def test_settings_may_stand_behind_options(capsys: pytest.CaptureFixture[str], t
         (["finetune", "-lr", "1"], "without dashes: training.lr=1 or pretrain.lr=1"),
         (["adopt"], "no verb 'adopt'; did you mean 'adapt'?"),
         (["restor", "-i", "x"], "no verb 'restor'; did you mean 'restore'?"),
-        (["zzz"], "no verb 'zzz'; known: ablate, adapt, check, "),
+        (["zzz"], "no verb 'zzz'; known: ablate, adapt, check, compare, "),
     ],
 )
 def test_a_word_that_is_nearly_right_gets_a_hint(

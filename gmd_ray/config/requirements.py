@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from gmd_ray.config.keys import PUBLISHED, flatten
 from gmd_ray.config.metric_names import unmeasured_promotion_gate
 from gmd_ray.config.sections import checks
@@ -77,8 +79,8 @@ def check_out(cfg: Config, *, files: bool) -> None:
         return
     if files or cfg.prepare is not None:
         raise ConfigError(f"out={cfg.out}: the run directory must be a path that every node sees")
-    if cfg.tracking.enabled and not cfg.tracking.uri:
+    if cfg.tracking.enabled and not (cfg.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
         raise ConfigError(
-            f"out={cfg.out}: MLflow cannot keep its database there; set tracking.uri to a server, or "
-            "tracking.enabled=false"
+            f"out={cfg.out}: MLflow cannot keep its database there; set tracking.uri (or "
+            "MLFLOW_TRACKING_URI) to a server, or tracking.enabled=false"
         )

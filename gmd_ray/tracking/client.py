@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from gmd_ray.config import Config
 from gmd_ray.config.places import sqlite_path, sqlite_url
 from gmd_ray.config.secrets import redact, without_credentials
 from gmd_ray.errors import GmdError
@@ -23,6 +24,8 @@ _DEFAULTS = {
     # MLflow's defaults (7 retries, 120 s each) let a run with a mistyped server wait for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    # Standard error is for the log and for this package's own progress.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # The user of gmd_ray decides about usage reports to MLflow's developers.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # Standard output is for the result of the user's command.
@@ -75,6 +78,15 @@ def default_uri(out: str) -> str:
     return sqlite_url(str(local_path(out) / "mlflow.db"))
 
 
+def tracking_uri(cfg: Config) -> str:
+    """The address of MLflow: `tracking.uri`, else MLFLOW_TRACKING_URI, else the database below `out`.
+
+    Raises:
+        TrackingError: as `default_uri`.
+    """
+    return cfg.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(cfg.out)
+
+
 def artifact_location(uri: str, out: str) -> str | None:
     """The artifact location of a new experiment.
 
@@ -88,6 +100,11 @@ def artifact_location(uri: str, out: str) -> str | None:
     if is_remote(out):
         return f"{without_credentials(out).partition('?')[0].rstrip('/')}/mlartifacts"
     return (local_path(out) / "mlartifacts").as_uri()
+
+
+def name_filter(model: str) -> str:
+    """The search filter for a registered model of exactly this name."""
+    return f'name="{model}"' if "'" in model else f"name='{model}'"
 
 
 def store_errors() -> tuple[type[Exception], ...]:
@@ -112,6 +129,10 @@ _REFUSED = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectory
 """Errors of the file system that waiting does not cure."""
 
 
+_PASSING = (401, 403, 408, 429)
+"""HTTP statuses that pass: a token that is renewed, a time limit, too many requests."""
+
+
 def is_refusal(error: Exception) -> bool:
     """Return True if repeating the request cannot help, because it is wrong and not because the server is away."""
     from mlflow.exceptions import MlflowException
@@ -122,7 +143,7 @@ def is_refusal(error: Exception) -> bool:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status is None:
             return isinstance(error, _REFUSED)
-    return 400 <= status < 500 and status not in (408, 429)
+    return 400 <= status < 500 and status not in _PASSING
 
 
 @contextlib.contextmanager

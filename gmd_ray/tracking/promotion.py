@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from gmd_ray.config import PromotionGate
-from gmd_ray.tracking.client import store_errors
-from gmd_ray.tracking.recorder import PARENT_TAG, STAGE_TAG
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
-    from mlflow.tracking import MlflowClient
-
     from gmd_ray.evaluation import Difference, Evaluation
     from gmd_ray.teachers.catalogue.licence import Licence
 
 CANDIDATE = "adapted"
 """Name of the student that is registered and may be promoted."""
-_METRICS = "evaluation/metrics.parquet"
+
+FORCE = "`gmd-ray promote VERSION --anyway --reason TEXT` promotes it all the same"
+"""The way out where a refusal is known to be wrong."""
 
 Verdict = tuple[bool, str]
 """True if this figure allows promotion, and a line with the reason."""
@@ -38,8 +29,8 @@ class Champion:
     version: str
     tags: Mapping[str, str]
     """Tags that `register` gave the version: `test_set.<dataset>` and `metric.<dataset>.<metric>`."""
-    values: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
-    """Values by (dataset, metric) and image; empty if its run no longer has them."""
+    evaluation: Evaluation | None = None
+    """The values by image that travel with the version; None for one of an earlier gmd_ray."""
 
     @property
     def name(self) -> str:
@@ -50,23 +41,16 @@ class Champion:
         return None if text is None else float(text)
 
     def images(self, dataset: str, metric: str) -> Mapping[str, float]:
-        """Values by image, if their mean is the registered one: the run may have evaluated another student since."""
-        values, mean = self.values.get((dataset, metric), {}), self.mean(dataset, metric)
-        if not values or mean is None or not math.isclose(math.fsum(values.values()) / len(values), mean, rel_tol=1e-9):
-            return {}
-        return values
-
-
-def read_champion(client: MlflowClient, version: ModelVersion) -> Champion:
-    return Champion(str(version.version), dict(version.tags), _kept_values(client, version))
+        """Values by image; empty without an evaluation."""
+        return {} if self.evaluation is None else self.evaluation.values(CANDIDATE, dataset, metric)
 
 
 def judge_promotion(gates: Sequence[PromotionGate], evaluation: Evaluation, champion: Champion | None) -> list[Verdict]:
     """Judge the candidate by each gate; if all hold, compare the figures of the gates with the champion's as well.
 
     A candidate is refused if it is worse than the champion on the same test set: on target photos by any amount, on
-    source pairs by more than the gate allows against its own reference. A gate `against: champion` replaces this
-    comparison for its figure.
+    source pairs by more than the gate allows against its own reference. It is refused too if they cannot be compared,
+    since nobody knows then which one is worse. A gate `against: champion` replaces this comparison for its figure.
 
     Args:
         gates: `tracking.gates`.
@@ -90,7 +74,7 @@ def judge_promotion(gates: Sequence[PromotionGate], evaluation: Evaluation, cham
         gate = PromotionGate(metric=metric, dataset=dataset, against="champion", min_gain=allowed)
         verdict = _against_champion(gate, evaluation, champion)
         if isinstance(verdict, str):
-            verdict = True, f"not compared: {dataset} {metric}: {verdict}"
+            verdict = False, f"refused: not compared: {dataset} {metric}: {verdict}; {FORCE}"
         elif not verdict[0]:
             verdict = False, f"{verdict[1]}; a gate `against: champion` with its own min_gain may allow that"
         verdicts.append(verdict)
@@ -155,7 +139,13 @@ def _verdict(gate: PromotionGate, mean: float, gain: float, reference: str, pair
     count = "" if pairs is None else f" (n={pairs.n})"
     what = f"{gate.dataset} {gate.metric} {mean:.4g}"
     gained = f"gain {gain:+.4g}{_interval(pairs)}{' towards the ground truth' if pairs and pairs.to_truth else ''}"
-    return holds, f"{word}: {what}: {gained} over {reference}{count} {sign} {gate.min_gain:g}"
+    phrase = "" if pairs is None else f" ({pairs.phrase})"
+    return holds, f"{word}: {what}: {gained} over {reference}{count} {sign} {gate.min_gain:g}{phrase}"
+
+
+def gain_words(pairs: Difference) -> str:
+    """A gain with its 95 % interval as text, `+0.42 [+0.36, +0.48]`; without one for too few images."""
+    return f"{pairs.gain:+.4g}{_interval(pairs)}"
 
 
 def _interval(pairs: Difference | None) -> str:
@@ -164,31 +154,3 @@ def _interval(pairs: Difference | None) -> str:
         return ""
     low, high = (-pairs.high, -pairs.low) if pairs.lower_is_better else (pairs.low, pairs.high)
     return f" [{low:+.3g}, {high:+.3g}]"
-
-
-def _kept_values(client: MlflowClient, version: ModelVersion) -> dict[tuple[str, str], dict[str, float]]:
-    """Read the candidate's values by image from the run of a version; empty if they are gone."""
-    from gmd_ray.evaluation.results import WHOLE_SET
-
-    values: dict[tuple[str, str], dict[str, float]] = {}
-    if not version.run_id:
-        return values
-    try:
-        experiment = client.get_run(version.run_id).info.experiment_id
-        stage = f"tags.`{PARENT_TAG}` = '{version.run_id}' and tags.`{STAGE_TAG}` = 'evaluate'"
-        for run in client.search_runs([experiment], stage, max_results=1):
-            with tempfile.TemporaryDirectory() as folder:
-                table = pq.read_table(client.download_artifacts(run.info.run_id, _METRICS, folder))
-            # Values of a whole test set cannot be paired by image.
-            rows = table.filter((pc.field("student") == CANDIDATE) & (pc.field("id") != WHOLE_SET)).to_pylist()
-            for row in rows:
-                if row["value"] is not None:
-                    values.setdefault((row["dataset"], row["metric"]), {})[row["id"]] = row["value"]
-    except (
-        *store_errors(),
-        pa.ArrowException,
-        ValueError,
-        KeyError,
-    ):  # gone or damaged: the registered means are compared instead
-        return {}
-    return values

@@ -8,7 +8,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,31 @@ class Before:
     status: str
     end_time: int | None
     """End of the run in milliseconds since the epoch; None if it has not ended."""
+
+
+@dataclass(frozen=True)
+class RunDataset:
+    """A data set that a run has read."""
+
+    name: str
+    digest: str
+    """Hexadecimal digest of its content; MLflow shows the first 36 digits."""
+    context: str
+    """`training` or `test`."""
+    source: str
+    """Path or URL."""
+    profile: Mapping[str, Any]
+    """Further facts, such as counts."""
+
+    def facts(self) -> dict[str, str]:
+        """The content of an outbox entry, with `***` for credentials in URLs."""
+        return {
+            "name": self.name,
+            "digest": self.digest[:36],
+            "context": self.context,
+            "source": json.dumps({"uri": redact(self.source)}),
+            "profile": json.dumps({**self.profile, "digest": self.digest}),
+        }
 
 
 class MlflowRecorder:
@@ -81,27 +106,29 @@ class MlflowRecorder:
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log figures, at a step if there is one. Values that are not finite are left out with a warning."""
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
         kept = []
         for key, value in values.items():
             if math.isfinite(value):
-                kept.append(Metric(_key(self.prefix + key), float(value), now, step or 0))
+                kept.append([_key(self.prefix + key), float(value), now, step or 0])
             else:
                 log.warning("metric %s is %s%s: not logged", key, value, "" if step is None else f" at step {step}")
         for start in range(0, len(kept), _MAX_METRICS):
             part = kept[start : start + _MAX_METRICS]
-            self._put("batch", (part, []), f"metrics {_some([metric.key for metric in part])}")
+            self._put("batch", (part, []), f"metrics {_some([metric[0] for metric in part])}")
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the run, with `***` for credentials in URLs."""
-        from mlflow.entities import RunTag
-
-        tags = [RunTag(_key(self.prefix + key), _cut(redact(str(value)), _MAX_TAG)) for key, value in values.items()]
+        tags = [[_key(self.prefix + key), _cut(redact(str(value)), _MAX_TAG)] for key, value in values.items()]
         for start in range(0, len(tags), _MAX_TAGS):
             part = tags[start : start + _MAX_TAGS]
-            self._put("batch", ([], part), f"tags {_some([tag.key for tag in part])}")
+            self._put("batch", ([], part), f"tags {_some([tag[0] for tag in part])}")
+
+    def datasets(self, datasets: Sequence[RunDataset]) -> None:
+        """Log dataset inputs; one with a name and digest that the run has already changes nothing."""
+        facts = [dataset.facts() for dataset in datasets]
+        if facts:
+            self._put("inputs", (facts,), f"datasets {_some([dataset.name for dataset in datasets])}")
 
     def artifact(self, path: str, folder: str | None = None) -> None:
         """Copy a local file to `folder` of the run's artifacts; in text files, credentials in URLs become `***`."""
@@ -168,6 +195,11 @@ class MlflowRecorder:
             self._put("delete", (), "deletion of the run of a refused command")
         elif self.before.status != "RUNNING":  # its status is RUNNING already
             self._put("status", (self.before.status, self.before.end_time), f"status {self.before.status}")
+
+    @property
+    def unsent(self) -> str:
+        """After the end of the run: what could not be sent, in words; empty if all was."""
+        return self.outbox.unsent
 
     def _put(self, kind: str, payload: tuple[Any, ...], label: str) -> None:
         if kind not in ("status", "delete"):

@@ -6,15 +6,18 @@ import contextlib
 import getpass
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gmd_ray
 from gmd_ray.config import Config
 from gmd_ray.config.load import in_job
+from gmd_ray.config.places import below
 from gmd_ray.config.secrets import redact
 from gmd_ray.hashing import path_digest
 from gmd_ray.progress import NullRecorder
@@ -22,19 +25,35 @@ from gmd_ray.storage import open_filesystem
 from gmd_ray.tracking.client import (
     TrackingError,
     artifact_location,
-    default_uri,
+    is_refusal,
     is_remote,
     local_path,
     tracking_errors,
+    tracking_uri,
 )
 from gmd_ray.tracking.outbox import Outbox
 from gmd_ray.tracking.recorder import Before, MlflowRecorder
+from gmd_ray.tracking.system import sampling
 
 if TYPE_CHECKING:
     from mlflow.entities import RunInfo
 
 log = logging.getLogger("gmd_ray.tracking")
 
+COMMIT_VARIABLE = "GMD_RAY_GIT_COMMIT"
+"""Environment variable with the git commit of the code, where no checkout tells it."""
+EXPERIMENT_TAGS = {
+    # The user interface then opens with the table of runs, not with the view for language models.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": (
+        "Runs of gmd-ray, one for each run directory, with a child run for each stage. "
+        "Columns to show: `gain/target/<metric>` is the adapted student's gain over the baseline on the target test "
+        "set, positive where it is better, with `/low` and `/high` as its 95 % interval; sort by it. "
+        "`gain/source/<metric>` says what it has forgotten. The registered versions and their champion are under "
+        "Models; `gmd-ray history` says who promoted them and why."
+    ),
+}
+"""Tags of a new experiment."""
 MEMO = "mlflow_run.json"
 """File in the run directory with the id of its MLflow run."""
 
@@ -48,40 +67,48 @@ def start_run(cfg: Config, resolved: Mapping[str, Any]) -> Iterator[MlflowRecord
     For a resumed run, changed settings are sent when the command ends, so that a refused command leaves the run as it
     was. A run that was made for a refused command is deleted.
 
-    A server that fails after the start does not stop the run: figures are kept and sent when it answers again, and
-    the log names those that were never sent.
+    A server that fails after the start does not stop the run: figures are kept and sent when it answers again. What
+    could not be sent when the run ends is kept below `out`, where the next command on this directory finds it; the
+    recorder's `unsent` names it. A run that goes on does so without a server, too.
 
     Args:
         cfg: the settings.
         resolved: the merged settings as a nested mapping; they become parameters and the artifact `config.json`.
 
     Raises:
-        TrackingError: MLflow cannot be reached at the start (within about a minute), or refuses the experiment.
+        TrackingError: MLflow cannot be reached at the start of a new run (within about a minute), or refuses the
+            experiment.
     """
     if not cfg.tracking.enabled:
         yield NullRecorder()
         return
-    uri = cfg.tracking.uri or default_uri(cfg.out)
+    uri = tracking_uri(cfg)
     if not is_remote(cfg.out):
         local_path(cfg.out).mkdir(parents=True, exist_ok=True)
-    outbox = Outbox(uri)
+    outbox = Outbox(uri, kept_folder(cfg.out))
     # MLflow logs the creation of its database at level INFO, table by table.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    with tracking_errors(uri, "starting the run"):
-        run_id, before = _open_run(cfg, outbox)
+    run_id, before = _begin(cfg, outbox)
+    if waiting := outbox.take_kept(None if before is None else run_id):
+        log.info("sending %d entries that MLflow has missed", waiting)
     recorder = MlflowRecorder(uri, run_id, outbox=outbox, before=before)
     log.info("MLflow run %s in experiment %r at %s", run_id, cfg.tracking.experiment, redact(uri))
 
+    settings = _submitted_paths(resolved)
+
     def send_settings() -> None:
         recorder.tags(_origin(cfg))
-        recorder.params(resolved)
-        recorder.text(json.dumps(resolved, indent=2, default=str), "config.json")
+        recorder.params(settings)
+        recorder.text(json.dumps(settings, indent=2, default=str), "config.json")
 
     if before is None:
         send_settings()
         outbox.filled_runs.clear()
     try:
-        with recorder.ending(None if before is None else send_settings):
+        with (
+            recorder.ending(None if before is None else send_settings),
+            sampling(outbox, run_id, cfg.tracking.system_metrics_interval_s),
+        ):
             yield recorder
     finally:
         if recorder.deleted:
@@ -94,12 +121,45 @@ def run_id_of(out: str) -> str | None:
     return _read_memo(out).get("run_id")
 
 
+def send_kept(cfg: Config) -> tuple[int, str]:
+    """Send what MLflow has missed of the run directory `cfg.out`.
+
+    Returns:
+        the number of entries that were waiting, and what could not be sent, in words (empty if all was).
+    """
+    outbox = Outbox(tracking_uri(cfg), kept_folder(cfg.out))
+    waiting = outbox.take_kept()
+    outbox.close()
+    return waiting, outbox.unsent
+
+
+def kept_folder(out: str) -> str:
+    """The folder of a run directory for what MLflow has missed."""
+    return below(out, "mlflow_unsent")
+
+
+def _begin(cfg: Config, outbox: Outbox) -> tuple[str, Before | None]:
+    """Find or make the run. A run that this directory knows goes on even if MLflow does not answer now."""
+    try:
+        with tracking_errors(outbox.uri, "starting the run"):
+            return _open_run(cfg, outbox)
+    except TrackingError as error:
+        known, cause = _read_memo(cfg.out), error.__cause__
+        away = isinstance(cause, Exception) and not is_refusal(cause)
+        if not away or known.get("uri") != redact(outbox.uri):
+            raise
+        log.warning("%s; the run goes on as %s, and what MLflow misses is kept", error, known["run_id"])
+        return known["run_id"], Before("RUNNING", None)
+
+
 def _open_run(cfg: Config, outbox: Outbox) -> tuple[str, Before | None]:
     """Find or make the run; return its id, and its earlier state if it existed."""
     client = outbox.client
     experiment = client.get_experiment_by_name(cfg.tracking.experiment)
     if experiment is None:
-        experiment_id = client.create_experiment(cfg.tracking.experiment, artifact_location(outbox.uri, cfg.out))
+        experiment_id = client.create_experiment(
+            cfg.tracking.experiment, artifact_location(outbox.uri, cfg.out), EXPERIMENT_TAGS
+        )
     elif experiment.lifecycle_stage != "active":
         raise TrackingError(
             f"tracking.experiment={cfg.tracking.experiment!r} was deleted at {redact(outbox.uri)}: "
@@ -108,12 +168,14 @@ def _open_run(cfg: Config, outbox: Outbox) -> tuple[str, Before | None]:
     else:
         experiment_id = experiment.experiment_id
     known = _read_memo(cfg.out)
-    if known.get("uri") == redact(outbox.uri) and known.get("experiment_id") == experiment_id:
+    same = known.get("uri") == redact(outbox.uri) and known.get("experiment_id") == experiment_id
+    if "run_id" in known:  # the server may have another address by now, as seen from another machine
         run = _find_run(outbox, experiment_id, known["run_id"])
         if run is not None:
             client.update_run(run.run_id, status="RUNNING")
             return run.run_id, Before(run.status, run.end_time)
-        log.warning("MLflow run %s of this run directory is gone; a new one takes its place", known["run_id"])
+        if same:
+            log.warning("MLflow run %s of this run directory is gone; a new one takes its place", known["run_id"])
     name = redact(cfg.out).rstrip("/").rsplit("/", 1)[-1]
     run_id = client.create_run(experiment_id, run_name=name).info.run_id
     _write_memo(cfg.out, {"uri": redact(outbox.uri), "experiment_id": experiment_id, "run_id": run_id})
@@ -156,10 +218,9 @@ def _origin(cfg: Config) -> dict[str, str]:
         "mlflow.user": _user(),
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
         "gmd_ray.version": gmd_ray.__version__,
-        "gmd_ray.out": cfg.out,
+        "gmd_ray.out": _submitted(cfg.out),
     }
-    if commit := _git_commit():
-        tags["mlflow.source.git.commit"] = commit
+    tags |= _code()
     if cfg.teacher.path:
         tags["teacher.path"] = _submitted(cfg.teacher.path)
     if cfg.student.path:
@@ -177,6 +238,20 @@ def _submitted(path: str) -> str:
     return path
 
 
+def _submitted_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, with `_submitted` applied to every text: a job that is submitted again has the same ones."""
+    if not in_job():
+        return dict(settings)
+    return {
+        key: _submitted_paths(value)
+        if isinstance(value, Mapping)
+        else _submitted(value)
+        if isinstance(value, str)
+        else value
+        for key, value in settings.items()
+    }
+
+
 def _user() -> str:
     try:
         return getpass.getuser()
@@ -184,15 +259,29 @@ def _user() -> str:
         return "unknown"
 
 
-def _git_commit() -> str | None:
-    """The git commit of the checkout that this package is imported from; None if it is installed."""
+def _code() -> dict[str, str]:
+    """Tags for the git commit of this package: of its checkout, of its installation, or as GMD_RAY_GIT_COMMIT says.
+
+    An image or a submitted job holds no checkout, so that its maker sets the variable.
+    """
+    if commit := os.environ.get(COMMIT_VARIABLE):
+        return {"mlflow.source.git.commit": commit}
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
+    if (root / ".git").exists():
+        commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", "gmd_ray")
+        dirty = {"gmd_ray.git_dirty": "true"} if changes else {}
+        return {"mlflow.source.git.commit": commit, **dirty} if commit else {}
+    with contextlib.suppress(PackageNotFoundError, ValueError):
+        origin = json.loads(distribution("gmd_ray").read_text("direct_url.json") or "{}")
+        if commit := origin.get("vcs_info", {}).get("commit_id"):
+            return {"mlflow.source.git.commit": str(commit)}
+    return {}
+
+
+def _git(root: Path, *words: str) -> str:
+    """The output of a git command; empty if it fails."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None
+        return ""
     return done.stdout.strip()

@@ -43,7 +43,9 @@ def register(verbs: Verbs) -> None:
     restore = verbs.add("restore", run_restore, "restore a folder of photos with a student", [verbs.settings])
     restore.add_argument("-i", "--input", required=True, metavar="IN", help="photo, or folder or URL, read recursively")
     restore.add_argument("-o", "--output", required=True, metavar="OUT", help="folder or URL of the results")
-    restore.add_argument("-m", "--model", required=True, metavar="MODEL", help="the student, as student.path=")
+    restore.add_argument(
+        "-m", "--model", required=True, metavar="MODEL", help="the student, as student.path=, or models:/NAME@champion"
+    )
     restore.add_argument("-t", "--tile", type=int, metavar="N", help="side of tiles in input pixels, as student.tile=")
     restore.add_argument("--suffix", default="", help="put behind the stem of each file name")
     restore.add_argument("--ext", default="auto", help="auto (each photo's own), png, jpg, tif, webp, ...")
@@ -103,8 +105,23 @@ def restore_settings(args: argparse.Namespace) -> list[str]:
     return [f"student.path={args.model}", *tile, *args.settings]
 
 
+def _registered(args: argparse.Namespace) -> list[str]:
+    """The settings of a student of the model registry, which is copied to this machine."""
+    from gmd_ray.tracking import fetch_student
+
+    path, settings = fetch_student(load_config(args.settings, check_paths=False), args.model)
+    return [f"student.path={path}", *(f"student.{key}={_yaml(value)}" for key, value in settings.items())]
+
+
+def _yaml(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
 def run_restore(args: argparse.Namespace) -> int:
-    cfg = load_config(restore_settings(args))
+    given = restore_settings(args)
+    if args.model.startswith("models:/"):
+        given = [*_registered(args), *given[1:]]
+    cfg = load_config(given)
     from gmd_ray.folders.restore import restore_folder
     from gmd_ray.ray_utils.session import cluster_address, ray_session
 

@@ -56,6 +56,8 @@ def run_adapt(args: argparse.Namespace) -> int:
         say(reason)
     say(f"student  {result.student}")
     say(f"report   {result.report}")
+    if result.unsent:
+        say(f"mlflow   {result.unsent}")
     return _judged(result.reasons)
 
 
@@ -146,7 +148,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from gmd_ray.ray_utils.session import ray_session
     from gmd_ray.ready import ready
     from gmd_ray.report import write_report
-    from gmd_ray.tracking import start_run
+    from gmd_ray.tracking import record_outcome, start_run
     from gmd_ray.training import finetuned_path
 
     inputs = ready(cfg, "evaluate")
@@ -157,10 +159,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
             students[name] = path
         else:
             log.info("%s: no fine-tuned student at %s; left out", name, path)
-    with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("evaluate") as recorder:
-        evaluation = evaluate(cfg, students, recorder, inputs=inputs)
-        show(markdown(evaluation))
-        say(f"report   {write_report(cfg, evaluation, recorder, inputs=inputs)}")
+    with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
+        with run.stage("evaluate") as recorder:
+            evaluation = evaluate(cfg, students, recorder, inputs=inputs)
+            show(markdown(evaluation))
+            say(f"report   {write_report(cfg, evaluation, recorder, inputs=inputs)}")
+        record_outcome(cfg, run, evaluation)
     return 0
 
 

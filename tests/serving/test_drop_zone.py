@@ -20,7 +20,7 @@ from gmd_ray.serving.drop_zone import DropZone
 from gmd_ray.serving.run_site import RunSite
 from gmd_ray.serving.server import PageServer
 from gmd_ray.students import load_student
-from gmd_ray.verbs.serve import run_site
+from gmd_ray.verbs.pages.serve import run_site
 from tests.serving.asking import get, pixels, png, send
 from tests.serving.conftest import serving
 

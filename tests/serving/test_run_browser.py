@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmd_ray.verbs.serve import run_site
+from gmd_ray.verbs.pages.serve import run_site
 from tests.browser import PHONE, WIDE, WIDER, OpenPage, audit
 from tests.serving.conftest import HOSTILE, serving
 

@@ -21,7 +21,7 @@ from gmd_ray.serving import pair_list
 from gmd_ray.serving.pair_list import PER_PAGE, PairList
 from gmd_ray.serving.run_site import RunSite
 from gmd_ray.serving.server import PageServer, token_hash
-from gmd_ray.verbs.serve import run_site
+from gmd_ray.verbs.pages.serve import run_site
 from tests.evaluation.conftest import write_store
 from tests.serving.asking import get, pixels, png, send
 from tests.serving.conftest import HOSTILE, serving
@@ -205,7 +205,7 @@ def test_the_command_makes_a_token_where_others_can_reach_it(
         return 0
 
     found: list[list[int]] = []
-    monkeypatch.setattr("gmd_ray.verbs.serve.serving", asked)
+    monkeypatch.setattr("gmd_ray.verbs.pages.serve.serving", asked)
     assert main(["serve", str(run), "--port", "0"]) == 0
     assert main(["serve", str(run), "--port", "0", "--host", "0.0.0.0"]) == 0
     assert re.fullmatch(r"run      http://127\.0\.0\.1:\d+/", lines[0])

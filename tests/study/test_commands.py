@@ -109,8 +109,8 @@ def not_serving(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         server.server_close()
         return 0
 
-    monkeypatch.setattr("gmd_ray.verbs.study.serving", closed)
-    monkeypatch.setattr("gmd_ray.verbs.serve.serving", closed)
+    monkeypatch.setattr("gmd_ray.verbs.pages.study.serving", closed)
+    monkeypatch.setattr("gmd_ray.verbs.pages.serve.serving", closed)
     return lines
 
 

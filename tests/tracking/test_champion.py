@@ -1,10 +1,7 @@
-"""The champion that a candidate would replace: compared with it, and by one promotion at a time."""
+"""The champion that a candidate would replace: compared with it, image by image."""
 
 from __future__ import annotations
 
-import threading
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +9,8 @@ from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config, PromotionGate
 from gmd_ray.evaluation import Evaluation
-from gmd_ray.tracking import Decision, TrackingError, promote, promotion, register, registry, start_run
-from gmd_ray.tracking.turns import TAG, turn
+from gmd_ray.tracking import Decision, promote_version
+from gmd_ray.tracking.promotion import FORCE
 from tests.tracking.measures import figures, measured, student_file, version_of
 
 
@@ -48,10 +45,11 @@ def test_a_worse_student_does_not_replace_a_better_champion(
     assert len(first) == 1
     assert second[0].startswith("holds: target psnr 22.15: gain +0.15")
     assert second[1].startswith(
-        "refused: target psnr 22.15: gain -0.15 over champion (version 1) 22.3 is not >= 0; a gate `against: champion`"
+        "refused: target psnr 22.15: gain -0.15 over champion (version 1) 22.3 (n=3) is not >= 0 (too few images); "
+        "a gate `against: champion`"
     )
-    assert third[1].startswith("holds: target psnr 22.35: gain +0.05 over champion (version 1) 22.3 >= 0")
-    assert champions(client, run) == {"challenger": "3", "champion": "3", "previous_champion": "1"}
+    assert third[1].startswith("holds: target psnr 22.35: gain +0.05 over champion (version 1) 22.3 (n=3) >= 0")
+    assert champions(client, run) == {"challenger": "3", "champion": "3", "previous": "1"}
     tag = client.get_model_version(run.tracking.model, "2").tags["promotion"]
     assert tag == f"{second[1]}; {second[0]}", "what refuses comes first, and its word once"
     assert client.get_model_version(run.tracking.model, "3").tags["promotion"] == f"accepted: {'; '.join(third)}"
@@ -96,7 +94,7 @@ def test_a_gate_against_the_champion_speaks_for_its_figure(run: Config, tmp_path
 
 
 @pytest.mark.parametrize("lacking", ["figures", "test set"])
-def test_a_champion_that_cannot_be_compared_is_replaced_and_said_so(
+def test_a_champion_that_cannot_be_compared_is_replaced_only_by_hand(
     lacking: str, run: Config, client: MlflowClient, tmp_path: Path
 ) -> None:
     run.tracking.gates = [PromotionGate()]
@@ -109,8 +107,14 @@ def test_a_champion_that_cannot_be_compared_is_replaced_and_said_so(
         evaluation = measured({("baseline", "target", "psnr"): [20] * 4, ("adapted", "target", "psnr"): [20.1] * 4})
         reason = "champion (version 1) was measured on another test set"
     _, decision = version_of(run, student_file(tmp_path, b"new"), evaluation)
+    assert not decision.promoted
+    assert decision.reasons[1] == f"refused: not compared: target psnr: {reason}; {FORCE}"
+    assert champions(client, run)["champion"] == "1"
+    decision = promote_version(run, "2", "the old test set was wrong", anyway=True)
     assert decision.promoted
-    assert decision.reasons[1] == f"not compared: target psnr: {reason}"
+    assert champions(client, run) == {"challenger": "2", "champion": "2", "previous": "1"}
+    tag = client.get_model_version(run.tracking.model, "2").tags["promotion"]
+    assert tag.startswith("promoted against the gates (the old test set was wrong): refused: not compared")
     run.tracking.gates = []
     _, decision = version_of(run, student_file(tmp_path, b"newer"), evaluation)
     assert decision.reasons == [
@@ -119,72 +123,26 @@ def test_a_champion_that_cannot_be_compared_is_replaced_and_said_so(
     ]
 
 
-def test_images_are_compared_one_by_one_where_the_champions_run_has_them(run: Config, tmp_path: Path) -> None:
+def test_images_are_compared_one_by_one_with_the_values_that_travel_with_the_champion(
+    run: Config, tmp_path: Path
+) -> None:
     run.tracking.gates = [PromotionGate()]
 
     def evaluated(values: list[float | None], content: bytes) -> Decision:
         evaluation = measured({("baseline", "target", "psnr"): [10, 10, 10], ("adapted", "target", "psnr"): values})
-        evaluation.save(run.out)
-        with start_run(run, {}) as recorder:
-            with recorder.stage("evaluate") as stage:
-                stage.artifact(f"{run.out}/evaluation/metrics.parquet", "evaluation")
-            version = register(run, recorder, student_file(tmp_path, content), evaluation)
-            return promote(run, recorder, version, evaluation)
+        return version_of(run, student_file(tmp_path, content), evaluation)[1]
 
     assert evaluated([20, 22, 24], b"one").promoted
     run.out = str(tmp_path / "other")
     decision = evaluated([20.3, 22.1, 24.2], b"two")
-    assert decision.reasons[1] == ("holds: target psnr 22.2: gain +0.2 over champion (version 1) 22 (n=3) >= 0")
-    # The champion's run has gone on to another student: its images are not those of the version, its means are.
+    assert decision.reasons[1] == (
+        "holds: target psnr 22.2: gain +0.2 over champion (version 1) 22 (n=3) >= 0 (too few images)"
+    )
+    # The champion's run has gone on to another student: the values are still those of the version.
     evaluated([5, 5, 5], b"three")
     decision = evaluated([20.5, 22.5, 24.5], b"four")
-    assert decision.reasons[1].startswith("holds: target psnr 22.5: gain +0.3 over champion (version 2) 22.2 >= 0")
+    assert decision.reasons[1].startswith(
+        "holds: target psnr 22.5: gain +0.3 over champion (version 2) 22.2 (n=3) >= 0"
+    )
     decision = evaluated([None, 30, 30], b"five")
     assert "adapted has no value on 1 images" in decision.reasons[0]
-
-
-def test_two_promotions_at_once_cannot_both_win(
-    run: Config, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both see a champion of +0.1; +0.5 and +0.3 would both beat it, and whoever comes last would stay."""
-    run.tracking.gates = [PromotionGate()]
-    version_of(run, student_file(tmp_path, b"first"), figures(0.1))
-    meanwhile: list[threading.Thread] = []
-    decisions: dict[float, Decision] = {}
-
-    def attempt(gain: float) -> None:
-        with start_run(replace(run, out=str(tmp_path / f"run{gain}")), {}) as recorder:
-            version = register(run, recorder, student_file(tmp_path / str(gain), str(gain).encode()), figures(gain))
-            decisions[gain] = promote(run, recorder, version, figures(gain))
-
-    def slow(*args: object) -> list[promotion.Verdict]:
-        if not meanwhile:  # the first is between reading the champion and moving the alias
-            meanwhile.append(threading.Thread(target=attempt, args=(0.3,)))
-            meanwhile[0].start()
-            time.sleep(3)
-            assert 0.3 not in decisions, "it waits"
-        return promotion.judge_promotion(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(registry, "judge_promotion", slow)
-    for gain in (0.5, 0.3):
-        (tmp_path / str(gain)).mkdir()
-    attempt(0.5)
-    meanwhile[0].join()
-    assert {gain: decision.promoted for gain, decision in decisions.items()} == {0.5: True, 0.3: False}
-    assert client.get_model_version_by_alias(run.tracking.model, "champion").tags["metric.target.psnr"] == "22.5"
-
-
-def test_a_server_is_held_by_a_tag(client: MlflowClient, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gmd_ray.tracking.turns.SETTLE_S", 0.02)
-    client.create_registered_model("held")
-    with turn(client, "http://server", "held"):
-        assert TAG in client.get_registered_model("held").tags
-        with (
-            pytest.raises(TrackingError, match="another promotion of held has not ended"),
-            turn(client, "http://server", "held", timeout_s=0.2),
-        ):
-            pytest.fail("two at once")
-    assert TAG not in client.get_registered_model("held").tags
-    client.set_registered_model_tag("held", TAG, f"somebody {time.time() - 120:.0f} elsewhere")
-    with turn(client, "http://server", "held", timeout_s=0.2):
-        pass  # whoever set it has died

@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config, PromotionGate
 from gmd_ray.evaluation import Evaluation
-from gmd_ray.tracking import Decision, judge, promote, register, start_run
+from gmd_ray.tracking import Decision, RegisteredVersion, judge, promote, register, start_run
 from tests.tracking.measures import figures, measured, student_file, version_of
 
 
@@ -54,14 +54,18 @@ def test_a_verdict_gives_the_interval_of_the_gain(run: Config, tmp_path: Path) -
     assert f"[{-difference.high:+.3g}, {-difference.low:+.3g}] over baseline (n=20)" in decision.reasons[0]
 
 
-def test_a_champion_without_values_by_image_cannot_be_held_against_the_truth(run: Config, tmp_path: Path) -> None:
+def test_a_champion_without_values_by_image_cannot_be_held_against_the_truth(
+    run: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run.tracking.gates = [PromotionGate(metric="niqe")]
     assert version_of(run, student_file(tmp_path), noisy(11.3))[1].promoted
     run.out = str(tmp_path / "second")
+    monkeypatch.setattr(RegisteredVersion, "evaluation", lambda version: None)  # one of an earlier gmd_ray
     _, decision = version_of(run, student_file(tmp_path, b"other"), noisy(11.25))
-    assert decision.reasons[1] == (
-        "not compared: target niqe: champion (version 1) no longer has the values by image, which are held against the "
-        "ground truth's"
+    assert not decision.promoted
+    assert decision.reasons[1].startswith(
+        "refused: not compared: target niqe: champion (version 1) no longer has the values by image, which are held "
+        "against the ground truth's"
     )
 
 
@@ -85,7 +89,9 @@ def test_judging_says_what_promoting_would_and_moves_nothing(run: Config, client
     assert first[1].promoted
     # The run's own version is the champion: it is not compared with itself.
     own = judge(run, figures(0.5))
-    assert own == Decision(True, ["holds: target psnr 22.5: gain +0.5 over baseline (n=3) >= 0.4"], "1")
+    assert own == Decision(
+        True, ["holds: target psnr 22.5: gain +0.5 over baseline (n=3) >= 0.4 (too few images)"], "1"
+    )
     run.tracking.gates = [PromotionGate(min_gain=0.6)]
     stricter = judge(run, figures(0.5))
     assert (stricter.promoted, stricter.version) == (True, "1"), "it still is, though these gates would not let it"
@@ -94,7 +100,7 @@ def test_judging_says_what_promoting_would_and_moves_nothing(run: Config, client
     run.out, run.tracking.gates = str(tmp_path / "other"), [PromotionGate()]
     other = judge(run, figures(0.3))
     assert (other.promoted, other.version) == (False, None)
-    assert "gain -0.2 over champion (version 1) 22.5 is not >= 0" in other.reasons[1]
+    assert "gain -0.2 over champion (version 1) 22.5 (n=3) is not >= 0" in other.reasons[1]
     with start_run(run, {}) as recorder:
         version = register(run, recorder, student_file(tmp_path, b"other"), figures(0.3))
         assert promote(run, recorder, version, figures(0.3)).reasons == other.reasons

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config, resolved
 from gmd_ray.tracking import MlflowRecorder, TrackingError, start_run
-from gmd_ray.tracking.client import artifact_location, default_uri
+from gmd_ray.tracking.client import artifact_location, default_uri, tracking_uri
 
 REFUSED = r"^MLflow at sqlite:.* failed while starting the run: [^\n]*$"
 NAMES = ["run?1", "a%20b", "a%b", "exp #1", "a;b", "Grüße 写真", "a&b=c+d@e:f", "w\\x", "[1]", "a'b\"c", "a\nb", " "]
@@ -69,3 +69,13 @@ def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     cfg = Config(out=str(tmp_path))
     with pytest.raises(TrackingError, match=REFUSED), start_run(cfg, {}):
         raise AssertionError("no run began")
+
+
+def test_the_environment_names_the_server_where_the_settings_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = Config(out="/runs/a")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri(cfg) == "sqlite:////runs/a/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert tracking_uri(cfg) == "http://mlflow:5000"
+    cfg.tracking.uri = "http://other:5000"
+    assert tracking_uri(cfg) == "http://other:5000"

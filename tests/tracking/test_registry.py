@@ -70,10 +70,10 @@ def test_champion_changes_hands_only_for_a_gain(run: Config, client: MlflowClien
         outcomes.append(version_of(run, student_file(tmp_path, str(gain).encode()), figures(gain)))
     assert [(version, decision.promoted) for version, decision in outcomes] == [("1", True), ("2", False), ("3", True)]
     assert "no champion to beat yet" in outcomes[0][1].reasons[0]
-    assert "gain +0.05 over champion (version 1) 22.5 is not >= 0.1" in outcomes[1][1].reasons[0]
+    assert "gain +0.05 over champion (version 1) 22.5 (n=3) is not >= 0.1" in outcomes[1][1].reasons[0]
     aliases = client.get_registered_model(run.tracking.model).aliases
     assert {name: str(number) for name, number in aliases.items()} == {
-        "challenger": "3", "champion": "3", "previous_champion": "1",
+        "challenger": "3", "champion": "3", "previous": "1",
     }  # fmt: skip
     assert (
         client.get_model_version(run.tracking.model, "2")

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE, UNAUTHENTICATED
 from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config
@@ -149,83 +149,6 @@ def test_where_things_go_by_default(tmp_path: Path) -> None:
         default_uri("s3://bucket/a")
 
 
-def test_a_server_that_is_not_there_is_one_line_soon(run: Config, closed_port: int) -> None:
-    run.tracking.uri = f"http://me:secret@127.0.0.1:{closed_port}"
-    start = time.monotonic()
-    with (
-        pytest.raises(TrackingError, match=r"MLflow at http://\*\*\*@127.*tracking\.uri") as caught,
-        start_run(run, {}),
-    ):
-        pytest.fail("the run began")
-    assert time.monotonic() - start < 30
-    assert "\n" not in str(caught.value)
-    assert "secret" not in str(caught.value)
-
-
-def test_a_server_that_goes_away_loses_nothing_if_it_comes_back(
-    run: Config,
-    client: MlflowClient,
-    broken_server: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with start_run(run, {}) as recorder:
-        assert isinstance(recorder, MlflowRecorder)
-        outbox = recorder.outbox
-        good, outbox._client = outbox.client, MlflowClient(broken_server)
-        recorder.metrics({"loss": 1.0}, step=1)
-        start = time.monotonic()
-        for step in range(2, 50):
-            recorder.metrics({"loss": 1.0}, step=step)
-        assert time.monotonic() - start < 1  # no further try for a while
-        with recorder.stage("evaluate") as stage:
-            stage.metrics({"psnr": 30.0})
-        assert client.get_run(recorder.run_id).data.metrics == {}
-        outbox._client = good
-    run_data = client.get_run(recorder.run_id)
-    assert [m.step for m in client.get_metric_history(recorder.run_id, "loss")] == list(range(1, 50))
-    # No child run could be made, so its figures are the parent's, under its name.
-    assert run_data.data.metrics["evaluate.psnr"] == 30.0
-    assert run_data.info.status == "FINISHED"
-    assert caplog.text.count("does not answer") == 1
-
-
-def test_what_is_lost_is_named(
-    run: Config, broken_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with start_run(run, {}) as recorder:
-        assert isinstance(recorder, MlflowRecorder)
-        recorder.outbox._client = MlflowClient(broken_server)
-        for step in range(3):
-            recorder.metrics({"loss": 1.0}, step=step)
-        recorder.artifact("report.html")
-    lost = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(lost) == 1
-    assert "lost: metrics loss (x3), file report.html, status FINISHED" in lost[0].getMessage()
-
-
-def test_what_is_lost_stays_lost(
-    run: Config, broken_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    unregistered: list[object] = []
-    monkeypatch.setattr("atexit.unregister", unregistered.append)
-    with start_run(run, {}) as recorder:
-        assert isinstance(recorder, MlflowRecorder)
-        good, recorder.outbox._client = recorder.outbox.client, MlflowClient(broken_server)
-        recorder.metrics({"loss": 1.0})
-    assert "lost: metrics loss" in caplog.text
-    assert unregistered == [recorder.outbox.close]
-    caplog.clear()
-    with caplog.at_level(logging.INFO, logger="gmd_ray"):
-        recorder.outbox._client = good
-        recorder.tags({"late": "yes"})
-        recorder.outbox.close()
-    assert caplog.text == "", "nothing of what was lost is sent, so nothing may say so"
-
-
 def test_a_place_for_files_that_cannot_be_written_to_costs_the_files_alone(
     run: Config, client: MlflowClient, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -253,6 +176,9 @@ def test_a_place_for_files_that_cannot_be_written_to_costs_the_files_alone(
         (ConnectionError(), False),
         (TimeoutError(), False),
         (OSError("no space left on device"), False),
+        (MlflowException("no such run", RESOURCE_DOES_NOT_EXIST), True),
+        (MlflowException("the token is out of date", UNAUTHENTICATED), False),
+        (MlflowException("away", TEMPORARILY_UNAVAILABLE), False),
     ],
 )
 def test_refused_or_away(error: Exception, refused: bool) -> None:

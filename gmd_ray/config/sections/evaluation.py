@@ -115,20 +115,31 @@ class PromotionGate:
 class TrackingConfig:
     """MLflow runs and the model registry."""
 
-    uri: str | None = setting(None, "URI of the server or database; null is an sqlite file below `out`.")
+    uri: str | None = setting(
+        None,
+        "URI of the server or database; null takes MLFLOW_TRACKING_URI from the environment, "
+        "else an sqlite file below `out`.",
+    )
     experiment: str = setting("gmd_ray", "Name of the MLflow experiment.")
     model: str = setting("gmd-student", "Name of the registered model.")
     gates: list[PromotionGate] = setting(
         [PromotionGate(), PromotionGate(dataset="source", min_gain=-0.2)],
         "Conditions that must all hold before the alias `champion` moves. A student that is worse than the present "
-        "champion on the same test set is refused even then: on target photos if it is worse at all, on source pairs "
-        "if it loses more than its condition allows. A condition with `against: champion` decides for its own figure. "
-        "By default the target must not lose, and the source may lose 0.2 dB.",
+        "champion on the same test set, or cannot be compared with it, is refused even then: on target photos if it is "
+        "worse at all, on source pairs if it loses more than its condition allows. A condition with "
+        "`against: champion` decides for its own figure. By default the target must not lose, and the source may lose "
+        "0.2 dB.",
     )
     require_commercial_teacher: bool = setting(
         False,
         "Promote no student unless its teacher's licence lets a company use it (`gmd-ray ls teachers`): refused are "
         "teachers under a non-commercial licence, and those of which nothing is known. `teacher.licence=commercial` "
         "says that you have read it, or have the makers' permission.",
+    )
+    system_metrics_interval_s: float = setting(
+        30.0,
+        "Seconds between two samples of the driver's CPU, memory, disk and network, for MLflow's page of system "
+        "metrics; 0 takes none. GPUs are among them where nvidia-ml-py is installed.",
+        ge=0,
     )
     enabled: bool = setting(True, "Track runs and register models.")

@@ -12,7 +12,7 @@ from gmd_ray.errors import ConfigError
 from gmd_ray.terminal import Parser, say, show
 from gmd_ray.text import printable
 from gmd_ray.verbs.arguments import Verbs, count
-from gmd_ray.verbs.serve import add_address, serving
+from gmd_ray.verbs.pages.serve import add_address, serving
 
 TASKS = ("restoration", "deblurring", "super-resolution")
 LARGE = 100_000_000

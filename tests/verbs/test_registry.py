@@ -1,0 +1,103 @@
+"""The verbs of the model registry, as a user types them, on a database that runs have left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gmd_ray.cli import main
+from gmd_ray.config import Config, PromotionGate
+from tests.tracking.measures import figures, measured, student_file, version_of
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Where the registry is: version 1 is champion with +0.5 dB, version 2 was refused with +0.3 dB."""
+    folder = tmp_path_factory.mktemp("registry")
+    cfg = Config(out=str(folder / "run"))
+    cfg.tracking.uri, cfg.tracking.model = f"sqlite:///{folder}/mlflow.db", "shared"
+    cfg.tracking.gates = [PromotionGate()]
+    assert version_of(cfg, student_file(folder, b"one"), figures(0.5))[1].promoted
+    assert not version_of(cfg, student_file(folder, b"two"), figures(0.3))[1].promoted
+    return [f"tracking.uri={cfg.tracking.uri}", "tracking.model=shared"]
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_refusal_names_each_gate_and_has_a_status_of_its_own(
+    settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["promote", "2", "--reason", "why not", *settings]) == 4
+    first, second, last = said(capsys)
+    assert first.startswith("holds: target psnr 22.3: gain +0.3 over baseline (n=3)")
+    assert second.startswith("refused: target psnr 22.3: gain -0.2 over champion (version 1) 22.5 (n=3)")
+    assert last == "version 2 is not promoted"
+
+
+def test_compare(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "models:/shared@champion", "2", *settings]) == 0
+    assert said(capsys) == [
+        "models:/shared/2 over models:/shared/1",
+        "target psnr: 22.5 -> 22.3: gain -0.2 (n=3), too few images",
+    ]
+    assert main(["compare", "2", "1", "--json", *settings]) == 0
+    [figure] = json.loads(capsys.readouterr().out)["figures"]
+    assert figure["gain"] == pytest.approx(0.2)
+    assert figure["means"] == pytest.approx([22.3, 22.5])
+
+
+def test_another_test_set_is_not_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cfg = Config(out=str(tmp_path / "run"))
+    version_of(cfg, student_file(tmp_path, b"one"), figures(0.5))
+    longer = measured({("baseline", "target", "psnr"): [20] * 4, ("adapted", "target", "psnr"): [21] * 4})
+    version_of(cfg, student_file(tmp_path, b"two"), longer)
+    assert main(["compare", "1", "2", f"out={cfg.out}"]) == 0
+    assert said(capsys)[1].endswith("not compared, they were measured on different test sets")
+
+
+def test_promote_anyway_history_and_rollback(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["promote", "2", "--anyway", "--reason", "the eyes are better", *settings]) == 0
+    assert said(capsys)[-1] == "version 2 is champion now"
+    assert main(["rollback", "--reason", "they are not", *settings]) == 0
+    assert said(capsys) == ["shared: version 1 is champion again, in place of 2"]
+    assert main(["history", *settings]) == 0
+    lines = said(capsys)
+    assert "version 2 over 1: promoted, by " in "\n".join(lines)
+    assert any(line.endswith(": against the gates: the eyes are better") for line in lines)
+    assert main(["history", "--json", *settings]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [entry["action"] for entry in entries][-2:] == ["promoted", "rolled back"]
+    assert entries[-1]["reason"] == "they are not"
+    assert any(gate.startswith("refused") for gate in entries[-2]["gates"])
+
+
+def test_trace_prints_lines(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "1", *settings]) == 0
+    parts = [line.split()[0] for line in said(capsys)]
+    assert parts[:9] == ["version", "run", "code", "store", "teacher", "student", "scorer", "test_sets", "settings"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["promote", "9", "--reason", "x"], "shared has no version 9"),
+        (["promote", "models:/nobody@champion", "--reason", "x"], "no registered model 'nobody'"),
+        (["promote", "models:/shared@staging", "--reason", "x"], "no version of shared has the alias 'staging'"),
+        (["compare", "models:/a/b/c", "1"], "give models:/NAME@ALIAS"),
+    ],
+)
+def test_what_does_not_exist_is_named(
+    words: list[str], message: str, settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, *settings]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_question_makes_no_database(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["history", f"out={tmp_path}/gone"]) == 2
+    assert "no such database" in capsys.readouterr().err
+    assert not (tmp_path / "gone").exists()
