@@ -21,7 +21,7 @@ from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.ray_utils.capacity import TASK_CPUS, read_cpus
 from gmd_ray.ray_utils.metrics import ActorNames, model_name
-from gmd_ray.ray_utils.pools import GROW_AT, actor_pool
+from gmd_ray.ray_utils.pools import GROW_AT, actor_pool, options_of_today
 from gmd_ray.ray_utils.ray_internals import limit_blocks_in_flight, shorten_reservation_expiry
 from gmd_ray.text import one_line
 
@@ -84,14 +84,15 @@ def build_stream(
 def _pool(ds: Dataset, stage: type[Restore | Project | Score], replica: Replica, rows_per_block: int) -> Dataset:
     """Add a pool of actors that take whole blocks; the stage itself cuts them into batches of images of one size."""
     pool: PoolConfig = replica.config.pool
-    return ds.map_batches(
-        stage,
-        fn_constructor_args=(replica,),
-        batch_size=rows_per_block if pool.num_gpus else None,  # Ray wants a number where GPUs are asked for
-        batch_format="pyarrow",
-        ray_remote_args_fn=ActorNames(stage.name, model_name(replica.config)),
-        **actor_pool(pool),
-    )
+    with options_of_today():
+        return ds.map_batches(
+            stage,
+            fn_constructor_args=(replica,),
+            batch_size=rows_per_block if pool.num_gpus else None,  # Ray wants a number where GPUs are asked for
+            batch_format="pyarrow",
+            ray_remote_args_fn=ActorNames(stage.name, model_name(replica.config)),
+            **actor_pool(pool),
+        )
 
 
 def run_stream(

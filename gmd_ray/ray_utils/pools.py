@@ -46,6 +46,17 @@ def actor_pool(pool: PoolConfig) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def options_of_today() -> Iterator[None]:
+    """Leave out Ray's warnings of options that Ray 2.64 removes: names of actors and replaced actors.
+
+    pyproject.toml holds Ray below that until the pools do without them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+        yield
+
+
+@contextlib.contextmanager
 def restarting_pool(pool: PoolConfig, names: ActorNames, times: int = 2) -> Iterator[dict[str, Any]]:
     """Options of `Dataset.map` and `map_batches` for a pool whose actors are replaced when they die.
 
@@ -54,9 +65,7 @@ def restarting_pool(pool: PoolConfig, names: ActorNames, times: int = 2) -> Iter
         names: the names of its actors.
         times: how often Ray replaces a dead actor, and how often it repeats the task that a dead actor was at.
     """
-    with warnings.catch_warnings():
-        # Ray 2.64 removes these two options. pyproject.toml holds Ray below that until this pool does without them.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+    with options_of_today():
         yield {
             **actor_pool(pool),
             "ray_remote_args_fn": names,

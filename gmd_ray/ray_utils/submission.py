@@ -126,16 +126,19 @@ def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) 
     Raises:
         GmdError: the job is not known, or its server is gone.
     """
+    from aiohttp import ClientError
+
     lines, failed = _Lines(write), 0
     while True:
         try:
+            client.get_job_info(job)  # says better than the log's address that there is no such job
             asyncio.run(_tail(client, job, lines))
             info = client.get_job_info(job)
             failed = 0
             if info.status.is_terminal():
                 lines.end()
                 return info
-        except (ConnectionError, RuntimeError, OSError) as error:
+        except (ConnectionError, RuntimeError, OSError, ClientError) as error:
             if "does not exist" in str(error) or "404" in str(error):
                 raise GmdError(f"job {job}: this cluster does not know it") from error
             failed += 1
