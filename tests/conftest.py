@@ -55,8 +55,10 @@ logging.raiseExceptions = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-RAY_FIXTURE = re.compile(r"(?<![.\w])(ray_session|fresh_on_ray)(: |\")")
-"""An argument or a mark of a test by which it gets a fixture that needs the Ray session."""
+RAY_FIXTURE = re.compile(r"(?<![.\w])(ray_session|fresh_on_ray|own_ray)(: |\")")
+"""An argument or a mark of a test by which it gets a fixture that needs Ray."""
+SERVER_FIXTURE = re.compile(r"\w: (MlflowServer|S3Server|Registry)\b|(?<![.\w])postgres: ")
+"""An argument of a test that needs a server of the test session."""
 
 
 def _shared() -> Path:
@@ -112,14 +114,16 @@ def uses_ray(path: Path) -> bool:
 
 
 class OneRaySession(LoadFileScheduling):
-    """Sends the tests of a file to one process, and every file that uses the Ray session to the same one.
+    """Sends the tests of a file to one process, every file that uses Ray to the same one, and those with servers too.
 
     Two processes with a Ray session each would fight for two cores.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "ray" if uses_ray(ROOT / file) else file
+        if uses_ray(ROOT / file):
+            return "ray"
+        return "servers" if SERVER_FIXTURE.search((ROOT / file).read_text(encoding="utf-8")) else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -166,6 +170,11 @@ def ray_session() -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+@pytest.fixture
+def own_ray() -> None:
+    """Mark a test that starts a Ray of its own, so that it runs in the process of all tests with Ray."""
 
 
 @pytest.fixture(scope="session")

@@ -181,6 +181,7 @@ with ray_session(cfg):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_ray")
 @pytest.mark.parametrize("mode", ["token", "disabled"])
 def test_a_driver_joins_a_cluster_without_being_told(mode: str, tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as free:

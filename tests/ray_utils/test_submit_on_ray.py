@@ -27,7 +27,7 @@ from gmd_ray.errors import ExitCode
 from tests.cluster.series import NAME, NEEDS_A_GPU, expressions
 from tests.ray_utils.sockets import family
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = WorldSize(seed=7, target=40, severe=4, source=6, target_test=2, source_test=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -13,8 +13,8 @@ from gmd_ray.text import one_line
 
 log = logging.getLogger("gmd_ray")
 
-Run = Callable[[Sequence[torch.Tensor]], torch.Tensor]
-"""The work: inputs, whose shapes and types never change -> output."""
+Run = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], torch.Tensor]
+"""The work: inputs and the tensors of a bank, whose shapes and types never change -> output."""
 
 
 class ForwardRecorder(Protocol):
@@ -22,6 +22,10 @@ class ForwardRecorder(Protocol):
 
     def record(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
         """Run the work, and return a function that repeats it and gives its output, the same tensor each time."""
+        ...
+
+    def forget(self) -> None:
+        """Learn that nobody holds a recording any more."""
         ...
 
 
@@ -32,12 +36,23 @@ class ImmediateRecorder:
         out = run()
         return lambda: out.copy_(run())
 
+    def forget(self) -> None:
+        pass
+
 
 class CudaRecorder:
-    """Records work as a CUDA graph, which the GPU then repeats at one launch."""
+    """Records work as a CUDA graph, which the GPU then repeats at one launch.
+
+    Recordings share the memory of their activations, since one runs at a time and each makes its own anew. Their
+    outputs stay where they are as long as the recordings do.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._pool: Any = None
+
+    def forget(self) -> None:
+        self._pool = None
 
     def record(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
@@ -46,7 +61,8 @@ class CudaRecorder:
             run()  # compiles, and lets libraries choose their kernels, which a recording may not
         torch.cuda.current_stream(self._device).wait_stream(stream)
         # Other threads of the process pin memory for the next images meanwhile, which is no part of the recording.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             out = run()
 
         def replay() -> torch.Tensor:
@@ -56,38 +72,86 @@ class CudaRecorder:
         return replay
 
 
+class Recording(NamedTuple):
+    """One kind of forward."""
+
+    inputs: list[torch.Tensor]
+    """The memory that it reads, beside the bank's."""
+    replay: Callable[[], torch.Tensor]
+
+
 class ForwardGraphs:
-    """Keeps the recording of the last shape: its memory, that of all activations, is taken beside everything else."""
+    """Keeps a recording for each kind of forward of the last shape: without a bank, writing one, and reading one.
+
+    Recorded work reads and writes the same memory each time. So the tensors of a bank are copied from or to one bank
+    that all recordings share, which takes a hundredth of a forward. Its memory, and that of all activations, is taken
+    beside everything else.
+    """
 
     def __init__(self, recorder: ForwardRecorder) -> None:
         self._recorder: ForwardRecorder | None = recorder
-        self._key: Hashable = None
-        self._fixed: list[torch.Tensor] = []
-        self._replay: Callable[[], torch.Tensor] | None = None
+        self._shape: Hashable = None
+        self._kept: dict[Hashable, Recording] = {}
+        self._bank: list[torch.Tensor] = []
 
-    def __call__(self, key: Hashable, run: Run, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    def __call__(
+        self,
+        kind: Hashable,
+        run: Run,
+        inputs: Sequence[torch.Tensor],
+        bank: Sequence[torch.Tensor] = (),
+        *,
+        writes: bool = False,
+    ) -> torch.Tensor:
         """The output of `run`, in memory of its own.
 
         Args:
-            key: what the recording depends on beside the inputs' shapes and types. `run` must do the same for one key.
-            inputs: all that changes between calls of one key.
+            kind: what the recording depends on beside the shapes and types of its tensors. `run` must do the same for
+                one kind.
+            inputs: all that changes between calls of one kind, the latents first: another shape of theirs lets go of
+                all recordings.
+            bank: the tensors of the bank that this forward writes or reads; all kinds of a shape have the same.
+            writes: the forward fills the bank, and does not read it.
         """
         if self._recorder is None:
-            return run(inputs)
-        key = (key, *((x.shape, x.dtype) for x in inputs))
-        if key != self._key or self._replay is None:
-            self._key, self._replay = None, None  # frees the last one before memory is taken anew
-            fixed = self._fixed = [x.clone() for x in inputs]
+            return run(inputs, bank)
+        if inputs[0].shape != self._shape:
+            self._forget(inputs[0].shape)
+        if bank and not self._bank:
+            self._bank = [torch.empty_like(x) for x in bank]
+        if not writes:
+            _copy(self._bank, bank)
+        key = (kind, writes, *((x.shape, x.dtype) for x in (*inputs, *bank)))
+        if key not in self._kept:
+            fixed = [x.clone() for x in inputs]
+            to = self._bank if bank else []
             try:
-                self._replay, self._key = self._recorder.record(lambda: run(fixed)), key
+                self._kept[key] = Recording(fixed, self._recorder.record(lambda: run(fixed, to)))
             except RuntimeError as error:
                 log.warning("a forward cannot be recorded as a CUDA graph (%s); the host issues it", one_line(error))
-                self._recorder, self._fixed = None, []
-                return run(inputs)
-        for dtype in {x.dtype for x in inputs}:  # one launch for all tensors of a type
-            pairs = [(to, x) for to, x in zip(self._fixed, inputs, strict=True) if x.dtype == dtype]
-            torch._foreach_copy_([to for to, _ in pairs], [x for _, x in pairs])
-        return self._replay().clone()
+                self._forget(None)
+                self._recorder = None
+                return run(inputs, bank)
+        recording = self._kept[key]
+        _copy(recording.inputs, inputs)
+        out = recording.replay().clone()
+        if writes:
+            _copy(bank, self._bank)
+        return out
+
+    def _forget(self, shape: Hashable) -> None:
+        """Free everything before memory is taken anew."""
+        self._kept.clear()
+        self._bank, self._shape = [], shape
+        if self._recorder is not None:
+            self._recorder.forget()
+
+
+def _copy(to: Sequence[torch.Tensor], x: Sequence[torch.Tensor]) -> None:
+    """Copy tensors, those of one type at one launch."""
+    for dtype in {each.dtype for each in x}:
+        pairs = [(a, b) for a, b in zip(to, x, strict=True) if b.dtype == dtype]
+        torch._foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
 
 
 def records_forwards(cfg: TeacherConfig, device: torch.device) -> bool:

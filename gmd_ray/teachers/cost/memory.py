@@ -210,9 +210,9 @@ def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: 
     pixels = tall * wide if cfg.vae_tile_above is None else min(tall * wide, cfg.vae_tile_above)
     codec_peak = codec_activations(work.codec, pixels, number_bytes)
     images = work.batch * 3 * tall * wide * 4
-    # A recording of a forward (`acceleration.graphs`) keeps the transformer's activations to itself.
-    records = cfg.compile is True and place != "host" and ranks == 1
-    recorded = work.activation_bytes() if records and cfg.step_cache is None else 0
+    # Recordings of forwards (`acceleration.graphs`) keep the transformer's activations to themselves, and one bank.
+    records = cfg.compile is True and place != "host" and ranks == 1 and cfg.step_cache is None
+    recorded = work.activation_bytes() + (work.bank_bytes() if work.injected else 0) if records else 0
     steps = work.step_cache_bytes() if cfg.step_cache is not None else 0
     # Tables keep rows of earlier time grids up to KEPT_ROWS, and always those of the grid in use.
     rows = max(KEPT_ROWS, work.modulation_rows())

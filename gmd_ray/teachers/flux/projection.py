@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from gmd_ray.teachers.acceleration.graphs import ForwardGraphs
+from gmd_ray.teachers.acceleration.recorded_form import RecordedForm, recorded_form
 from gmd_ray.teachers.acceleration.step_cache import Finish, StepCache
-from gmd_ray.teachers.flux.cache import Bank, Banks, BankStorage
+from gmd_ray.teachers.flux.cache import Bank, Banks, BankStorage, tensors
 from gmd_ray.teachers.flux.families.model import Constants, InjectingModel
 from gmd_ray.teachers.flux.modulation import Conditioning, ModulationTables
 from gmd_ray.teachers.flux.sampler import Slot, injected_slots, integrate, schedule
@@ -123,7 +124,7 @@ class FluxProjector:
         self.model, self.modulation = model, modulation
         self._dtype = model.dtype  # diffusers walks every module for it: 5 ms on FLUX.1-dev
         self.graphs: ForwardGraphs | None = None
-        """Recordings of the forwards without banks, where the host is not to issue each of them."""
+        """Recordings of the forwards, where the host is not to issue each of them."""
         self.step_cache: StepCache | None = None
         """Skips blocks in forwards without banks, where not every evaluation is to be a full one."""
         self._kept_constants: dict[Prompt, tuple[torch.Tensor, Constants]] = {}
@@ -151,7 +152,7 @@ class FluxProjector:
             img_ids: (S, axes) RoPE positions, as the model's `image_ids` gives them.
             guidance: distilled guidance, None for models without it.
             kv_in, kv_out, kv_from, finish: see the model's `forward`.
-            repeated: the same work may be recorded and repeated (`graphs`), if it touches no bank and skips nothing.
+            repeated: the same work may be recorded and repeated (`graphs`), if it skips nothing.
 
         Returns:
             (B, S, D) float32.
@@ -166,9 +167,10 @@ class FluxProjector:
             given = self.modulation.rows(Conditioning(t, guidance, prompt))
         else:
             given = self.model.conditioning(prompt, t, guidance, batch, dtype, z.device)
-        if self.graphs is not None and repeated and kv_in is None and kv_out is None and finish is None:
-            tensors = [z.to(dtype), *constants, *given.values()]
-            return self.graphs(tuple(given), partial(self._plain, tuple(given)), tensors)
+        if self.graphs is not None and repeated and finish is None:
+            form, bank = recorded_form(tuple(given), kv_in, kv_out, kv_from)
+            inputs = [z.to(dtype), *constants, *given.values()]
+            return self.graphs(form, partial(self._recorded, form), inputs, tensors(bank), writes=form.writes)
         out = self.model(
             hidden_states=z.to(dtype),
             constants=constants,
@@ -185,11 +187,21 @@ class FluxProjector:
         """The end of a forward under that prompt where a step cache is on; a full one skips nothing."""
         return None if self.step_cache is None else self.step_cache.finish(prompt, full=full)
 
-    def _plain(self, names: Sequence[str], inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The velocity without banks, all of whose inputs are tensors: latents, constants, conditioning."""
+    def _recorded(
+        self, form: RecordedForm, inputs: Sequence[torch.Tensor], bank: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """The velocity of a forward all of whose inputs are tensors: latents, constants, conditioning, and a bank."""
         z, text, cos, sin, *given = inputs
-        conditioned = self._conditioned(dict(zip(names, given, strict=True)))
-        out = self.model(hidden_states=z, constants=Constants(text, cos, sin), **conditioned, return_dict=False)[0]
+        kv_in, kv_out = form.banks(bank)
+        out = self.model(
+            hidden_states=z,
+            constants=Constants(text, cos, sin),
+            **self._conditioned(dict(zip(form.conditioning, given, strict=True))),
+            kv_in=kv_in,
+            kv_out=kv_out,
+            kv_from=form.kv_from,
+            return_dict=False,
+        )[0]
         return out.float()
 
     def _constants(self, prompt: Prompt, img_ids: torch.Tensor) -> Constants:

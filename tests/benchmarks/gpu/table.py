@@ -276,7 +276,7 @@ def run_table(
             table.compare("compiled", "plain loop", small, 1)
             table.issue("compiled", 1, small)
             table.stages("compiled", small)
-    # From here on as a run has it: forwards without banks are repeated as one CUDA graph.
+    # From here on as a run has it: a forward is repeated as one CUDA graph.
     recorder = CudaRecorder(teacher.device) if table.cuda else ImmediateRecorder()
     teacher.projector.graphs = ForwardGraphs(recorder)
     with section("512 px, batch 1, recorded", 10) as on:

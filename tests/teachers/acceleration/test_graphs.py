@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from gmd_ray.config import InjectionConfig
 from gmd_ray.teachers import load_teacher
 from gmd_ray.teachers.acceleration.graphs import ForwardGraphs, ImmediateRecorder
 from gmd_ray.teachers.flux.teacher import FluxTeacher
@@ -20,7 +21,10 @@ class Counting(ImmediateRecorder):
     """Counts recordings and repetitions, the first of which each recording makes itself."""
 
     def __init__(self) -> None:
-        self.recorded = self.repeated = 0
+        self.recorded = self.repeated = self.forgotten = 0
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
     def record(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
         self.recorded += 1
@@ -36,15 +40,20 @@ class Counting(ImmediateRecorder):
 @pytest.mark.parametrize(
     ("change", "repeated"),
     [
-        ({}, 2),  # of 2 x 3 evaluations, 2 leave banks and 2 read them
-        ({"prompt": "a sharp photo", "true_cfg": 3.0}, 3),
+        ({}, (6, 3)),  # of 2 x 3 evaluations, 2 write banks and 2 read them
+        ({"prompt": "a sharp photo", "true_cfg": 3.0}, (9, 3)),
+        ({"cache": "input"}, (6, 3)),
+        ({"cache_dtype": "fp8"}, (6, 3)),
+        ({"injection": InjectionConfig(blocks="single", tokens="image", steps=1)}, (6, 3)),
+        ({"injection": InjectionConfig(blocks="double", tensors="v", steps=None)}, (6, 2)),
         ({"solver": "fireflow", "true_cfg": 3.0, "cache": "lockstep"}, None),
-        ({"method": "sdedit", "prompt": "a sharp photo", "true_cfg": 2.0}, 6),
-        ({"cache_location": "host"}, 0),
+        ({"method": "sdedit", "prompt": "a sharp photo", "true_cfg": 2.0}, (6, 1)),
+        ({"cache_location": "host"}, (0, 0)),
     ],
     ids=str,
 )
-def test_forwards_without_banks_are_repeated(flux_dir: Path, change: dict[str, Any], repeated: int | None) -> None:
+def test_forwards_are_repeated(flux_dir: Path, change: dict[str, Any], repeated: tuple[int, int] | None) -> None:
+    """Equal pixels; `repeated` has the evaluations of a projection, and the kinds of them, which are recorded once."""
     teacher, plain = (load_teacher(config(flux_dir, **change)) for _ in range(2))
     assert isinstance(teacher, FluxTeacher)
     recorder = Counting()
@@ -52,17 +61,17 @@ def test_forwards_without_banks_are_repeated(flux_dir: Path, change: dict[str, A
     x = images(2, 16, 24)
     for batch in (x, x.flip(-1), x):
         assert torch.equal(teacher.project(batch, ids(batch)), plain.project(batch, ids(batch)))
-    assert repeated is None or recorder.repeated == 3 * repeated
-    assert recorder.recorded == (recorder.repeated > 0)
+    assert repeated is None or (recorder.repeated, recorder.recorded) == (3 * repeated[0], repeated[1])
     before = recorder.recorded
     small = images(1, 16, 16)
     assert torch.equal(teacher.project(small, ids(small)), plain.project(small, ids(small)))
-    assert recorder.recorded == before + (before > 0), "another shape"
+    assert recorder.recorded == 2 * before, "another shape is recorded anew"
+    assert recorder.forgotten == (2 if before else 0)
 
 
 def test_an_output_outlives_the_next_repetition() -> None:
     graphs = ForwardGraphs(ImmediateRecorder())
-    first, second = (graphs("key", lambda inputs: inputs[0] * 2, [torch.tensor([value])]) for value in (1.0, 5.0))
+    first, second = (graphs("key", lambda inputs, _: inputs[0] * 2, [torch.tensor([value])]) for value in (1.0, 5.0))
     assert (first.item(), second.item()) == (2.0, 10.0)
 
 
@@ -71,8 +80,11 @@ def test_what_cannot_be_recorded_is_run() -> None:
         def record(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
             raise RuntimeError("operation not permitted when stream is capturing")
 
+        def forget(self) -> None:
+            pass
+
     graphs = ForwardGraphs(Refusing())
-    assert [graphs("key", lambda inputs: inputs[0] + 1, [torch.tensor(n)]).item() for n in (1, 2)] == [2, 3]
+    assert [graphs("key", lambda inputs, _: inputs[0] + 1, [torch.tensor(n)]).item() for n in (1, 2)] == [2, 3]
 
 
 @pytest.mark.gpu
