@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gmd_ray.config.secrets import redact
+from gmd_ray.images.files.decode import decode_8bit
 from gmd_ray.pairstore.schema import HIGHER_IS_CLOSER
 from gmd_ray.pairstore.store import PART, PairStore, arrow_errors_as_data_errors
 from gmd_ray.pairstore.view import StoreView
@@ -141,7 +142,7 @@ class PairList:
 
 def thumbnail(png: bytes) -> bytes:
     """A JPEG of a picture, `THUMBNAIL` pixels on its longer side."""
-    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image = Image.fromarray(decode_8bit(png))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from gmd_ray.images.files.decode import decode_8bit
 from gmd_ray.serving.pages import asset
 from gmd_ray.storage import replacing
 from gmd_ray.study.folder import Study
@@ -39,7 +40,7 @@ def export_html(study: Study, to: str | Path) -> int:
 
 def _data_uri(png: bytes) -> str:
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).save(buffer, "WEBP", lossless=True, quality=80, method=4, exact=True)
+    Image.fromarray(decode_8bit(png)).save(buffer, "WEBP", lossless=True, quality=80, method=4, exact=True)
     smaller = min((buffer.getvalue(), "webp"), (png, "png"), key=lambda each: len(each[0]))
     return f"data:image/{smaller[1]};base64,{base64.b64encode(smaller[0]).decode()}"
 
