@@ -146,7 +146,8 @@ def _figure_table(evaluation: Evaluation) -> list[str]:
                 continue
             base = evaluation.mean("baseline", dataset, metric)
             pairs = evaluation.difference(CANDIDATE, dataset, metric)
-            gain = "" if pairs is None else f"{gain_words(pairs)} (n={pairs.n}), {pairs.phrase}"
+            # In MLflow's page, brackets followed by parentheses are a link.
+            gain = "" if pairs is None else f"{gain_words(pairs)}, n={pairs.n}, {pairs.phrase}"
             before = "" if base is None else f"{base:.4g}"
             lines.append(f"| {dataset} | {printable(metric)} | {before} | {mean:.4g} | {gain} |")
     return lines

@@ -2,8 +2,8 @@
 
 Takes the pair store and the fine-tunes that the demo left, repeats those for each further seed (other order, crops and
 flips), and measures every student on the held-out images. Prints for each seed how far the adapted student is
-ahead of the baseline and of both controls, with the standard error over photographs, on how many photographs it is
-ahead, and the mean over seeds with its standard error. Crops of one photograph go together: their mean is one value.
+ahead of the baseline and of both controls, with its 95 % interval over photographs, on how many photographs it is
+ahead, and the mean over seeds with its interval over photographs and seeds. Crops of one photograph go together.
 Fine-tunes run the product's own loop in this process, with Ray Train's local mode. Those that an earlier call finished
 are kept, and several processes may share the work: each takes a fine-tune that no other has taken.
 """
@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
+from gmd_ray.ablation.intervals import two_way_interval
 from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
 from gmd_ray.evaluation import Evaluation
@@ -54,24 +56,31 @@ def finetune_all(cfg: Config, seeds: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Lead:
-    """Lead of one student over another: mean over images, standard error over photographs."""
+    """Lead of one student over another, for one or several training seeds."""
 
     mean: float
-    error: float
+    interval: str
+    """The 95 % interval over photographs, and over seeds where there are several (`ablation.intervals`)."""
     ahead: int
     photographs: int
 
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} {self.interval} ({self.ahead} of {self.photographs})"
 
-def lead(evaluation: Evaluation, dataset: str, metric: str, student: str, other: str) -> Lead:
-    """Compare two students on the images that both have a value for. `NAME_07` is a crop of the photograph NAME."""
-    ours, theirs = (evaluation.values(name, dataset, metric) for name in (student, other))
-    gaps: dict[str, list[float]] = defaultdict(list)
-    for image in ours.keys() & theirs.keys():
-        gaps[image.rpartition("_")[0] or image].append(ours[image] - theirs[image])
-    means = [statistics.fmean(crops) for crops in gaps.values()]
-    everything = [gap for crops in gaps.values() for gap in crops]
-    error = statistics.stdev(means) / math.sqrt(len(means))
-    return Lead(statistics.fmean(everything), error, sum(mean > 0 for mean in means), len(means))
+
+def lead(evaluation: Evaluation, dataset: str, metric: str, pairs: Sequence[tuple[str, str]]) -> Lead:
+    """Compare pairs of students, one for each seed. `NAME_07` is a crop of the photograph NAME."""
+    found = [[evaluation.values(name, dataset, metric) for name in pair] for pair in pairs]
+    images = sorted(set.intersection(*(set(values) for pair in found for values in pair)))
+    gaps = np.array([[ours[image] - theirs[image] for image in images] for ours, theirs in found])
+    groups = [image.rpartition("_")[0] or image for image in images]
+    by_photograph: dict[str, list[float]] = defaultdict(list)
+    for group, gap in zip(groups, gaps.mean(0), strict=True):
+        by_photograph[group].append(gap)
+    ends = two_way_interval(gaps, groups)
+    interval = "(too few photographs)" if ends is None else f"[{ends[0]:+.4f}, {ends[1]:+.4f}]"
+    ahead = sum(statistics.fmean(crops) > 0 for crops in by_photograph.values())
+    return Lead(float(gaps.mean()), interval, ahead, len(by_photograph))
 
 
 def main() -> None:
@@ -102,16 +111,16 @@ def main() -> None:
     for dataset in ("target", "source"):
         for metric in ("psnr", "ssim"):
             for reference in REFERENCES:
-                leads = [
-                    lead(evaluation, dataset, metric, f"adapted-{seed}", name)
-                    for seed in seeds
-                    for name in [reference if reference == "baseline" else f"{reference}-{seed}"]
-                ]
-                cells = [f"{a.mean:+.4f} ± {a.error:.4f} ({a.ahead} of {a.photographs})" for a in leads]
-                means = [a.mean for a in leads]
-                error = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
-                over = f"{statistics.fmean(means):+.4f} ± {error:.4f}"
-                print(f"| {reference} | {dataset} | {metric} | {' | '.join(cells)} | {over} |")
+                pairs = [(f"adapted-{seed}", _of_seed(reference, seed)) for seed in seeds]
+                cells = [str(lead(evaluation, dataset, metric, [pair])) for pair in pairs]
+                over = lead(evaluation, dataset, metric, pairs)
+                row = " | ".join([reference, dataset, metric, *cells, f"{over.mean:+.4f} {over.interval}"])
+                print(f"| {row} |")
+
+
+def _of_seed(reference: str, seed: int) -> str:
+    """The name of a reference among the students of one seed; there is one baseline."""
+    return reference if reference == "baseline" else f"{reference}-{seed}"
 
 
 if __name__ == "__main__":

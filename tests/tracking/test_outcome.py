@@ -1,8 +1,9 @@
-"""The parent run after a run: gains to sort by, data sets, system metrics, code, and its experiment's view."""
+"""The parent run after a run: gains to sort by, data sets, system metrics, code, model card, and its experiment's view."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
 from gmd_ray.hashing import content_digest
 from gmd_ray.tracking import MlflowRecorder, record_outcome, start_run
+from gmd_ray.tracking.model_folder import model_card
 from tests.evaluation.conftest import write_store
 from tests.tracking.measures import measured
 
@@ -111,3 +113,17 @@ def test_settings_of_a_job_are_the_same_when_it_is_submitted_again(
     data = client.get_run(recorder.run_id).data
     assert data.params["source.hq"] == "photos"
     assert not [key for key in data.tags if key.startswith("changed.")]
+
+
+def test_the_card_says_gain_interval_and_number_and_has_no_accidental_links() -> None:
+    baseline = [20.0, 22.0, 24.0, 26.0, 28.0, 30.0, 32.0, 34.0]
+    adapted = [value + 1 + 0.01 * i for i, value in enumerate(baseline)]
+    evaluation = measured({("baseline", "target", "psnr"): baseline, ("adapted", "target", "psnr"): adapted})
+    card = model_card(Config(), evaluation, {})
+    [row] = [line for line in card.splitlines() if line.startswith("| target | psnr")]
+    found = re.search(r"\+(1\.\d+) \[\+(1\.\d+), \+(1\.\d+)\], n=8, better", row)
+    assert found is not None, row
+    mean, low, high = map(float, found.groups())
+    assert low < mean < high
+    # Showdown, which renders MLflow's page, takes brackets that parentheses follow for a link, spaces or not.
+    assert re.search(r"\]\s*\(", card) is None
