@@ -1,4 +1,4 @@
-"""The parent run after a run: gains to sort by, data sets, system metrics, code, model card, and its experiment's view."""
+"""The parent run after a run: gains to sort by, data sets, system metrics, code, model card, the experiment."""
 
 from __future__ import annotations
 
