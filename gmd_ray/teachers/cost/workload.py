@@ -15,9 +15,6 @@ from gmd_ray.teachers.cost.codec import codec_factor
 from gmd_ray.teachers.cost.dimensions import NO_INJECTION, FluxDimensions, Injection, dimensions_of, image_tokens
 from gmd_ray.teachers.flux.sampler import Slot, injected_slots, schedule, time_grid
 
-ACTIVATION_WIDTHS = 18
-"""Live activations at the widest point of a block, in tensors of (tokens, width): 17.1 to 17.6 in eager mode."""
-
 
 @dataclass(frozen=True)
 class TeacherFiles:
@@ -231,9 +228,9 @@ class Workload:
         return kept * self.bank_bytes(fp8=self.fp8_cache) + (self.bank_bytes() if self.fp8_cache else 0)
 
     def activation_bytes(self) -> int:
-        """Bytes of the transformer's activations, a rough bound: see ACTIVATION_WIDTHS."""
+        """Bytes of the transformer's activations, a rough bound: see `Family.widths`."""
         tokens = self.image_tokens + self.text
-        return ACTIVATION_WIDTHS * self.batch * tokens * self.size.width * self.number_bytes
+        return self.size.family.widths * self.batch * tokens * self.size.width * self.number_bytes
 
     def step_cache_bytes(self) -> int:
         """Bytes that a step cache keeps during a pass: for each prompt two tensors (image tokens, width), and four

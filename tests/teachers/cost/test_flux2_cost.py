@@ -214,4 +214,4 @@ def test_activations_of_klein() -> None:
                 )  # fmt: skip
             side = int((image * 256) ** 0.5)
             work = Workload(FILES.size, batch=batch, height=side, width=side, text=text, steps=1)
-            assert 0.85 < memory.peak / work.activation_bytes() <= 1
+            assert 0.9 < memory.peak / work.activation_bytes() <= 1

@@ -221,7 +221,7 @@ def test_the_bound_on_host_memory_is_the_replicas() -> None:
 
 @torch.no_grad()
 def test_activations_of_flux_dev() -> None:
-    """ACTIVATION_WIDTHS and CODEC_WIDTHS are close upper bounds at full size, with attention that keeps no matrix."""
+    """`Family.widths` and CODEC_WIDTHS are close upper bounds at full size, with attention that keeps no matrix."""
     with torch.device("meta"):
         model = InjectingFlux(**FLUX_DEV).to(torch.bfloat16)
         model.use_injecting_attention()
