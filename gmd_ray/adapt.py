@@ -18,11 +18,11 @@ class Adapted:
     """The result of a run; its files are below `out`."""
 
     student: str
-    """Path of the adapted checkpoint, in the file layout of `student.path`."""
+    """Path or URL of the adapted checkpoint, in the file layout of `student.path`."""
     table: str
     """The figures of the evaluation, in Markdown."""
     report: str
-    """Path of the report, a self-contained HTML file."""
+    """Path or URL of the report, a self-contained HTML file."""
     version: str | None
     """Version of the registered model; None without tracking."""
     promoted: bool
@@ -40,7 +40,7 @@ def adapt(cfg: Config) -> Adapted:
             after the report has been written.
     """
     require(cfg, "adapt")
-    check_out(cfg, files=True)
+    check_out(cfg, "adapt")
     inputs = ready(cfg, "adapt", save=False)
 
     # These imports take seconds, so that errors in the settings are reported before them.

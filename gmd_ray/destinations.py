@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from gmd_ray.errors import ConfigError, GmdError
+from gmd_ray.errors import ConfigError, DataError, GmdError
 from gmd_ray.text import one_line
 
 
@@ -45,6 +46,20 @@ def why_unwritable(path: str, *, folder: bool) -> str | None:
         os.rmdir(tempfile.mkdtemp(prefix=".gmd-ray-", dir=parent))
     except OSError as error:
         return f"{error.strerror or type(error).__name__}: {error.filename or path}"
+    return None
+
+
+def why_no_object(url: str) -> str | None:
+    """Say why nothing can be written below a URL; None where an object could be written, and is removed again."""
+    from gmd_ray.storage import open_filesystem, put, remove, why_storage_failed  # pyarrow takes a while to load
+
+    try:
+        filesystem, path = open_filesystem(url)
+        probe = f"{path}/.gmd-ray-{uuid.uuid4().hex}"
+        put(filesystem, probe, b"")
+        remove(filesystem, probe)
+    except (OSError, DataError) as error:
+        return why_storage_failed(error)
     return None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +20,9 @@ from gmd_ray.pairstore.manifest import read_manifest
 from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.progress import NullRecorder
-from gmd_ray.storage import open_filesystem
+from gmd_ray.storage import local_copy
 from gmd_ray.teachers import teacher_licence
-from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
+from gmd_ray.tracking.client import TrackingError, connect, tracking_errors
 from gmd_ray.tracking.journal import make_model
 from gmd_ray.tracking.model_folder import model_card, write_model_folder
 from gmd_ray.tracking.promotion import CANDIDATE
@@ -163,15 +162,9 @@ def _same_version(client: MlflowClient, model: str, run_id: str, digest: str) ->
 @contextmanager
 def _local_file(path: str) -> Iterator[Path]:
     """Yield `path` itself if it is local, else a temporary copy."""
-    if not is_remote(path):
-        local = local_path(path)
-        if not local.exists():
-            raise TrackingError(f"{path}: no such file to register")
-        yield local
-        return
-    filesystem, inner = open_filesystem(path)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / inner.rsplit("/", 1)[-1]
-        with filesystem.open_input_stream(inner) as source, open(copy, "wb") as target:
-            shutil.copyfileobj(source, target)
-        yield copy
+    try:
+        with local_copy(path) as copy:
+            Path(copy).stat()
+            yield Path(copy)
+    except FileNotFoundError as error:
+        raise TrackingError(f"{path}: no such file to register") from error

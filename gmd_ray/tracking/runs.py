@@ -21,12 +21,11 @@ from gmd_ray.config.places import below
 from gmd_ray.config.secrets import redact
 from gmd_ray.hashing import path_digest
 from gmd_ray.progress import NullRecorder
-from gmd_ray.storage import open_filesystem
+from gmd_ray.storage import is_remote, local_copy, open_filesystem
 from gmd_ray.tracking.client import (
     TrackingError,
     artifact_location,
     is_refusal,
-    is_remote,
     local_path,
     tracking_errors,
     tracking_uri,
@@ -225,8 +224,8 @@ def _origin(cfg: Config) -> dict[str, str]:
         tags["teacher.path"] = _submitted(cfg.teacher.path)
     if cfg.student.path:
         tags["student.path"] = _submitted(cfg.student.path)
-        if Path(cfg.student.path).exists():
-            tags["student.sha256"] = path_digest(cfg.student.path)
+        with contextlib.suppress(FileNotFoundError), local_copy(cfg.student.path) as copy:
+            tags["student.sha256"] = path_digest(copy)
     return tags
 
 

@@ -9,7 +9,6 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,13 +18,14 @@ from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, Scalin
 from ray.train.torch import TorchTrainer
 
 from gmd_ray.config import Config
+from gmd_ray.config.places import below
 from gmd_ray.errors import ExitCode, GmdError, InterruptedRunError
 from gmd_ray.progress import Recorder
 from gmd_ray.ray_utils.metrics import run_label
 from gmd_ray.ray_utils.remote_errors import raise_if_error
 from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, root_cause
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
-from gmd_ray.training.run_files import CURVE, SCORE, read_curve
+from gmd_ray.training.run_files import CURVE, SCORE, ray_storage, read_curve
 from gmd_ray.training.spec import TrainingSpec
 
 log = logging.getLogger("gmd_ray.training")
@@ -68,7 +68,7 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
     )
     log.info("%s: %s", label, _what(spec))
     watcher = CurveWatcher(
-        Path(spec.directory, CURVE), label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg)
+        below(spec.directory, CURVE), label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg)
     )
     with _sigterm_ends(label), repeated_signals(trainer.interrupted), watcher:
         try:
@@ -93,17 +93,17 @@ def scaling_config(cfg: Config) -> ScalingConfig:
 
 def run_config(spec: TrainingSpec, recorder: Recorder) -> RunConfig:
     """Ray Train's settings for the checkpoints, the failures and the figures of a fine-tune."""
-    cfg, curve = spec.cfg.training, Path(spec.directory, CURVE)
+    cfg, curve = spec.cfg.training, below(spec.directory, CURVE)
     points = read_curve(curve)
     return RunConfig(
         name="train",
-        storage_path=spec.directory,
+        **ray_storage(spec.directory),
         failure_config=FailureConfig(max_failures=cfg.max_failures),
         checkpoint_config=CheckpointConfig(
             num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if spec.validation else None
         ),
         callbacks=[
-            CurveKeeper(str(curve), recorder, points[-1]["step"] if points else 0, (run_label(spec.cfg.out), spec.name))
+            CurveKeeper(curve, recorder, points[-1]["step"] if points else 0, (run_label(spec.cfg.out), spec.name))
         ],
     )
 

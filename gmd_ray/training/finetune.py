@@ -6,13 +6,14 @@ import dataclasses
 import logging
 import math
 import time
-from pathlib import Path
 
 from gmd_ray.config import Config
+from gmd_ray.config.places import below, name_of
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import DataError
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
+from gmd_ray.storage import is_file, is_folder
 from gmd_ray.training.checkpoints import settle_checkpoints
 from gmd_ray.training.digests import digest_of_path
 from gmd_ray.training.resume import check_settings
@@ -68,11 +69,11 @@ def finetune(
     recorder = NullRecorder() if recorder is None else recorder
     spec = make_spec(cfg, name, seed, inputs=inputs)
     if directory is not None:
-        spec = dataclasses.replace(spec, directory=directory, student=str(Path(directory, Path(spec.student).name)))
+        spec = dataclasses.replace(spec, directory=directory, student=below(directory, name_of(spec.student)))
     settings = check_settings(spec)
-    done_path = Path(spec.directory, DONE)
-    label = f"finetune {Path(spec.directory).name}"
-    if done_path.is_file() and Path(spec.student).exists():
+    done_path = below(spec.directory, DONE)
+    label = f"finetune {name_of(spec.directory)}"
+    if is_file(done_path) and (is_file(spec.student) or is_folder(spec.student)):
         log.info("%s: already finished, %s", label, spec.student)
         return _finished(spec, done_path)
     settle_checkpoints(spec, label)
@@ -88,7 +89,7 @@ def finetune(
 
         resumed_from = fit_in_process(spec)
 
-    points = read_curve(Path(spec.directory, CURVE))
+    points = read_curve(below(spec.directory, CURVE))
     finetuned = Finetuned(
         path=spec.student,
         steps=spec.cfg.training.steps,
@@ -102,7 +103,7 @@ def finetune(
     return finetuned
 
 
-def _finished(spec: TrainingSpec, document: Path) -> Finetuned:
+def _finished(spec: TrainingSpec, document: str) -> Finetuned:
     """Read the result of an earlier run.
 
     Raises:

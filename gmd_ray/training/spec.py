@@ -6,17 +6,18 @@ This module does not import torch: the driver and Ray Train's controller import 
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from gmd_ray.config import Config
+from gmd_ray.config.places import above, below, name_of
 from gmd_ray.config.secrets import digested_values
 from gmd_ray.config.validate import check_test_sets, check_validation
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.sets.pairs import PairFile
 from gmd_ray.images.sets.run_inputs import RunInputs
+from gmd_ray.storage import absolute, is_folder, is_remote, open_filesystem
 from gmd_ray.training.data.targets import AcceptedPairs, accepted_pairs
 from gmd_ray.training.digests import digest, digest_of_files, digest_of_path
 
@@ -50,8 +51,9 @@ class TrainingSpec:
     validation: tuple[PairFile, ...]
     """Held-out source pairs; empty if `training.validate_every` is 0."""
     directory: str
+    """The directory of the fine-tune, a path or URL."""
     student: str
-    """The path that the fine-tuned student is written to."""
+    """The path or URL that the fine-tuned student is written to."""
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the weights, as flat JSON values; a resumed fine-tune must have the same."""
@@ -94,7 +96,7 @@ class Finetuned:
     """The result of a finished fine-tune."""
 
     path: str
-    """Path of the fine-tuned student, in the file layout of `student.path`."""
+    """Path or URL of the fine-tuned student, in the file layout of `student.path`."""
     steps: int
     final_loss: float
     """Mean loss over the last logged interval."""
@@ -105,7 +107,7 @@ class Finetuned:
 
 
 def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
-    """The path that `finetune(cfg, name, seed=seed)` writes the student to.
+    """The path or URL that `finetune(cfg, name, seed=seed)` writes the student to.
 
     Raises:
         ConfigError: `name` is unknown, or `student.path` is not set.
@@ -115,11 +117,12 @@ def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
     if cfg.student.path is None:
         raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
     folder = name if seed is None else f"{name}-seed{seed}"
-    path = Path(cfg.student.path)
-    suffix = "" if path.is_dir() else path.suffix  # a directory may have a dot in its name: ldm-1.3b
+    path = PurePosixPath(name_of(cfg.student.path))
+    suffix = "" if is_folder(cfg.student.path) else path.suffix  # a directory may have a dot in its name: ldm-1.3b
     if path.name.endswith(".pth.tar"):  # an older PyTorch convention
         suffix = ".pth.tar"
-    return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
+    out = cfg.out if is_remote(cfg.out) else open_filesystem(cfg.out)[1]
+    return below(out, f"finetune/{folder}/student{suffix}")
 
 
 def make_spec(
@@ -137,8 +140,6 @@ def make_spec(
     """
     inputs = inputs or RunInputs()
     student = finetuned_path(cfg, name, seed)
-    if "://" in cfg.out:
-        raise ConfigError(f"out={cfg.out}: checkpoints are files; give a path that every node can reach")
     parts = cfg.training.num_workers * cfg.training.accumulate
     if cfg.training.batch_size < parts:
         each = f" x training.accumulate={cfg.training.accumulate}" if cfg.training.accumulate > 1 else ""
@@ -159,13 +160,13 @@ def make_spec(
         cfg=dataclasses.replace(
             cfg,
             training=dataclasses.replace(cfg.training, source_ratio=ratio),
-            student=dataclasses.replace(cfg.student, path=os.path.abspath(str(cfg.student.path))),
+            student=dataclasses.replace(cfg.student, path=absolute(str(cfg.student.path))),
         ),
         seed=cfg.seed if seed is None else seed,
         source=tuple(source),
         target=accepted_pairs(cfg, name, inputs) if ratio < 1 and targets else None,
         validation=_validation(cfg, inputs),
-        directory=os.path.dirname(student),
+        directory=above(student),
         student=student,
     )
 
