@@ -179,12 +179,10 @@ class CurveWatcher:
                     self._progress = stack.enter_context(progress)
                 self._progress.update(line["step"] - self._progress.done, loss=f"{line['loss']:.4g}")
             elif "leaving" in line:
-                ranks = ", ".join(map(str, line["leaving"]))
-                then = "all workers start again elsewhere" if line["waits"] else "training goes on until then"
-                log.warning(
-                    "%s: the node of worker %s goes in %s; checkpoint at step %d, and %s",
-                    self._label, ranks, duration(line["left_s"]), line["saved"], then,
-                )  # fmt: skip
+                workers = f"worker{'s' * (len(line['leaving']) > 1)} {', '.join(map(str, line['leaving']))}"
+                then = "then all workers start again elsewhere" if line["waits"] else "and training goes on until then"
+                saved = f"checkpoint at step {line['saved']}, {then}"
+                log.warning("%s: %s: node goes in %s; %s", self._label, workers, duration(line["left_s"]), saved)
             else:
                 others = f", {line['with_it']} stopped with it" if line.get("with_it") else ""
                 log.warning("%s: worker %s died (%s)%s", self._label, line["died"], line["error"], others)

@@ -85,12 +85,12 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
     watcher = CurveWatcher(
         Path(spec.directory, CURVE), label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg)
     )
-    environment = _environment(cfg.min_workers is not None, nodes_change)
+    environment = train_environment(cfg.min_workers is not None, nodes_change)
     with _sigterm_ends(label), repeated_signals(trainer.interrupted), environment, watcher:
         try:
             answer: int | GmdError | None = trainer.fit().return_value
         except TrainingFailedError as error:
-            raise GmdError(f"{label}: {_why_failed(error, spec)}") from error
+            raise GmdError(f"{label}: {why_failed(error, spec)}") from error
         except RayActorError as error:
             raise InterruptedRunError(f"{label}: {_why_controller_died(str(error))}") from error
     return raise_if_error(answer)
@@ -231,7 +231,7 @@ def repeated_signals(heard: threading.Event, every_s: float = REPEAT_S) -> Itera
 
 
 @contextlib.contextmanager
-def _environment(elastic: bool, nodes_change: bool) -> Iterator[None]:
+def train_environment(elastic: bool, nodes_change: bool) -> Iterator[None]:
     """Set Ray Train's variables while a `with` block runs, where the user has not set them."""
     wanted = dict(_ENVIRONMENT)
     if elastic:
@@ -256,7 +256,8 @@ def _train(config: dict[str, Any]) -> Any:
     return train(config)
 
 
-def _why_failed(error: TrainingFailedError, spec: TrainingSpec) -> str:
+def why_failed(error: TrainingFailedError, spec: TrainingSpec) -> str:
+    """Say which limit ended a fine-tune: that of failures, or that of nodes taken away."""
     t = spec.cfg.training
     goes_on = "the same command goes on from the last checkpoint"
     failures: dict[int, Exception] = getattr(error, "worker_failures", None) or {0: error}

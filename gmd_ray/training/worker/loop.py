@@ -164,7 +164,8 @@ class _Worker:
                 self._report(figures, save)
             if watch and save:
                 watch.saved(time.monotonic() - began)
-            time.sleep(notice.wait_s)
+            if notice.wait_s:
+                time.sleep(notice.wait_s)
         return None
 
     def export(self) -> None:
