@@ -1,0 +1,125 @@
+"""The checkpoints that a worker group saves because one of its nodes goes, or because the group may soon grow.
+
+Ray Train tells the workers that a node goes, and by when. It ends the group at that deadline and starts it again
+elsewhere, from the last checkpoint. So the group saves on notice, in case the node goes early, trains on, and saves
+again so late that one more look would not leave the time to. After that it waits for its end: each step would be lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+from ray.train import PreemptionInfo
+
+from gmd_ray.training.worker.parallel import from_rank_zero
+
+LOOK_S = 1.0
+"""Seconds between two looks, each of which makes all workers wait for one another."""
+
+DEADLINE_S = 120.0
+"""Seconds until a node goes of which Ray does not know when; Ray Train assumes the same."""
+
+SAVES = 2.0
+"""Times that the slowest save so far must fit before the deadline: storage is slower when a node is going."""
+
+MARGIN_S = 3.0
+"""Seconds that the last checkpoint is ahead of the deadline: Ray Train registers it, and clocks differ."""
+
+OVERDUE_S = 60.0
+"""Seconds after the deadline at which a group that nobody ended trains on."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What all workers do after a step."""
+
+    save: bool = False
+    """Save a checkpoint."""
+    wait_s: float = 0.0
+    """Seconds to wait for the end of the group after the checkpoint; 0 to train on."""
+    leaving: tuple[int, ...] = ()
+    """Ranks on the nodes that go; empty unless a checkpoint is saved for that reason."""
+    left_s: float = 0.0
+    """Seconds until the first of these nodes goes."""
+    next_look: int = 0
+    """The step after which the workers look again."""
+
+    def figures(self) -> dict[str, Any]:
+        """The figures that are reported with the checkpoint: `leaving`, `left_s` and `waits` (True for the last)."""
+        return {"leaving": list(self.leaving), "left_s": round(self.left_s, 1), "waits": self.wait_s > 0}
+
+
+class SavePlan:
+    """The decision of rank 0, from its clock and what the last steps and saves took.
+
+    Args:
+        step: the step that training starts at.
+        save_every_s: save at least this often; None saves for nodes that go alone.
+        clock: returns seconds since the epoch.
+    """
+
+    def __init__(self, step: int, save_every_s: float | None, clock: Callable[[], float] = time.time) -> None:
+        self._clock, self._save_every_s = clock, save_every_s
+        self._step, self._looked = step, clock()
+        self._saved, self._save_s = self._looked, 0.0
+        self._nodes: set[str] = set()
+        self._noticed: float | None = None
+        self._waited_for: float | None = None
+
+    def decide(self, step: int, info: PreemptionInfo | None) -> Decision:
+        """Decide what to do after a step.
+
+        Args:
+            step: the number of steps that are done.
+            info: which nodes go; None if none does.
+        """
+        now = self._clock()
+        step_s = max(now - self._looked, 1e-6) / max(step - self._step, 1)
+        ahead = max(1, int(LOOK_S / step_s))
+        self._step, self._looked = step, now
+        if info is None:
+            due = self._save_every_s is not None and now - self._saved >= self._save_every_s
+            return Decision(save=due, next_look=step + ahead)
+        new = not self._nodes.issuperset(info.preempted_node_to_ranks)
+        self._nodes.update(info.preempted_node_to_ranks)
+        self._noticed = now if self._noticed is None else self._noticed
+        deadline = self._noticed + DEADLINE_S if info.deadline_ms is None else info.deadline_ms / 1000
+        left = deadline - now
+        late = left < SAVES * self._save_s + ahead * step_s + MARGIN_S and deadline != self._waited_for
+        if late:
+            self._waited_for = deadline
+        if not new and not late:
+            return Decision(next_look=step + ahead)
+        wait_s = max(left, 0.0) + OVERDUE_S if late else 0.0
+        # The next look is one step after a notice: how long a save takes may be known by then for the first time.
+        return Decision(True, wait_s, tuple(info.preempted_ranks), left, step + 1)
+
+    def saved(self, seconds: float) -> None:
+        """Note that a checkpoint was saved just now, and how long that took."""
+        self._save_s = max(self._save_s, seconds)
+        self._looked = self._saved = self._clock()
+
+
+class PreemptionWatch:
+    """The same decision for all workers, after every step."""
+
+    def __init__(self, plan: SavePlan) -> None:
+        self._plan = plan
+        self._next_look = 0
+
+    def look(self, step: int) -> Decision:
+        """Decide what to do after a step. Every worker must call this after the same steps."""
+        if step < self._next_look:
+            return Decision()
+        # Ray Train answers all workers alike; their clocks differ.
+        decision = from_rank_zero(self._plan.decide(step, ray.train.get_preemption_info()))
+        self._next_look = decision.next_look
+        return decision
+
+    def saved(self, seconds: float) -> None:
+        """Note that a checkpoint was saved just now, and how long that took."""
+        self._plan.saved(seconds)
