@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -176,23 +175,17 @@ def _from_metrics(args: argparse.Namespace) -> int:
     run, settings = str(args.from_metrics), list(args.settings)
     if "=" in run.partition("?")[0] and not Path(run).exists():  # `evaluate --from-metrics out=runs/a`
         run, settings = "", [run, *settings]
-    from gmd_ray.quality import known_metrics
-    from gmd_ray.storage import local_copy
+    from gmd_ray.storage import is_file
 
-    with contextlib.ExitStack() as stack:
-        if run:
-            try:
-                saved = stack.enter_context(local_copy(below(run, "config.yaml")))
-            except FileNotFoundError:
-                saved = ""
-            if not Path(saved).is_file():
-                raise ConfigError(f"evaluate --from-metrics {run}: no config.yaml there; give the directory of a run")
-            settings = [
-                *([] if any(word.startswith("config=") for word in settings) else [f"config={saved}"]),
-                *settings,
-            ]
-            settings.append(f"out={run}")
-        cfg = load_config(settings, check_paths=False, known_metrics=known_metrics)  # the photos may have moved by now
+    saved = below(run, "config.yaml")
+    if run:
+        if not is_file(saved):
+            raise ConfigError(f"evaluate --from-metrics {run}: no config.yaml there; give the directory of a run")
+        settings = [*([] if any(word.startswith("config=") for word in settings) else [f"config={saved}"]), *settings]
+        settings.append(f"out={run}")
+    from gmd_ray.quality import known_metrics
+
+    cfg = load_config(settings, check_paths=False, known_metrics=known_metrics)  # the photos may be elsewhere by now
     from gmd_ray.evaluation import load_evaluation, markdown, record
     from gmd_ray.report import write_report
     from gmd_ray.tracking import judge

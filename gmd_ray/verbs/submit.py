@@ -140,7 +140,7 @@ def _runtime_env(args: argparse.Namespace, cfg: Config | None) -> dict[str, Any]
     env["env_vars"] = variables
     folder = find_checkout(args.working_dir)
     files = [word.removeprefix("config=") for word in args.words if word.startswith("config=")]
-    files = [file for file in files if not os.path.isabs(os.path.expanduser(file))]
+    files = [file for file in files if "://" not in file and not os.path.isabs(os.path.expanduser(file))]
     if folder is None:
         if files or args.include:
             raise ConfigError(f"{(files + args.include)[0]}: give --working-dir DIR, the folder to take it from")
