@@ -30,7 +30,9 @@ def check_places(found: Findings, cfg: Config) -> None:
     """
     if "://" in cfg.out:
         if why := why_no_object(cfg.out):
-            found.error("place", "out", f"out={cfg.out}: cannot be written ({why})")
+            found.error(
+                "place", "out", f"out={cfg.out}: cannot be written ({why}); check the address, and the credentials"
+            )
     else:
         if why := why_unwritable(cfg.out, folder=True):
             found.error("place", "out", f"out={cfg.out}: cannot be written ({why})")
