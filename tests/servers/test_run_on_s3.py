@@ -161,7 +161,7 @@ def test_pairs_and_student_are_those_of_a_disk(
     assert main(["verify", "--deep", f"{bucket.root}/run"]) == 0
     assert main(["status", f"{bucket.root}/run", "--json"]) == 0
     told = capsys.readouterr().out
-    assert "8 rows: whole" in told
+    assert "8 rows, 24 images: whole" in told
     assert json.loads(told[told.index("{") :])["finished"] is True
 
     stamps = _stamps(bucket)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import Check
 from ray.train.v2._internal.execution.context import StorageContext
 
 from gmd_ray.errors import DataError
+from gmd_ray.storage import read_bytes, write_bytes
 from gmd_ray.training.checkpoints import settle_checkpoints
 from gmd_ray.training.spec import TrainingSpec, make_spec
 from tests.training.toys import make_config
@@ -182,3 +184,22 @@ def test_scores_order_a_list_that_is_made_again(tmp_path: Path) -> None:
     settle_checkpoints(spec, "finetune adapted")
     # Worst first, as Ray Train lists them: it removes from the front.
     assert _as_ray_sees_it(spec) == ("step_00000012", ["step_00000004", "step_00000012", "step_00000008"])
+
+
+def test_checkpoints_at_a_url_are_settled_like_those_on_a_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec, train = _leave(tmp_path, [4, 8, 12])
+    state = train / "step_00000012" / "state.pt"
+    state.write_bytes(state.read_bytes()[:-1])
+    url = f"memory://{tmp_path}/run"
+    for file in Path(spec.directory).rglob("*"):
+        if file.is_file():
+            write_bytes(f"{url}/{file.relative_to(spec.directory).as_posix()}", file.read_bytes())
+    with caplog.at_level(logging.WARNING, logger="gmd_ray"):
+        settle_checkpoints(replace(spec, directory=url), "finetune adapted")
+    assert f"{url}/train/step_00000012/state.pt is incomplete: resuming from step 8" in caplog.text
+
+    settle_checkpoints(spec, "finetune adapted")
+    snapshot = "train/checkpoint_manager_snapshot.json"
+    assert read_bytes(f"{url}/{snapshot}") == Path(spec.directory, snapshot).read_bytes()
