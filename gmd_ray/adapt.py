@@ -47,7 +47,16 @@ def adapt(cfg: Config) -> Adapted:
     from gmd_ray.evaluation import evaluate, markdown
     from gmd_ray.generation import generate
     from gmd_ray.report import write_report
-    from gmd_ray.tracking import Decision, TrackingError, promote, record_outcome, register, start_run
+    from gmd_ray.tracking import (
+        Decision,
+        TrackingError,
+        forget_registration,
+        keep_registration,
+        promote,
+        record_outcome,
+        register,
+        start_run,
+    )
     from gmd_ray.training import finetune
 
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
@@ -73,13 +82,15 @@ def adapt(cfg: Config) -> Adapted:
         try:
             version = register(cfg, run, students["adapted"], evaluation)
             decision = promote(cfg, run, version, evaluation)
+            forget_registration(cfg)
         except TrackingError as error:
+            keep_registration(cfg, students["adapted"])
             decision, failure = Decision(False, [f"refused: {error}"], version), error
         report = write_report(cfg, evaluation, run, decision=decision, inputs=inputs)
         if failure is not None:
             log.error(
-                "the registry failed, so that nothing was promoted; everything else is done: %s; the same command "
-                "registers the student later, and computes nothing anew",
+                "the registry failed, so that nothing was promoted; everything else is done: %s; the same command, or "
+                "`gmd-ray sync`, registers the student later, and computes nothing anew",
                 report,
             )
             raise failure

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import gmd_ray
 from gmd_ray.config import Config
+from gmd_ray.config.places import below, name_of
 from gmd_ray.config.secrets import redact
 from gmd_ray.hashing import path_digest
 from gmd_ray.pairstore.manifest import read_manifest
 from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.progress import NullRecorder
-from gmd_ray.storage import local_copy
+from gmd_ray.storage import local_copy, read_bytes, remove_file, write_bytes
 from gmd_ray.teachers import teacher_licence
 from gmd_ray.tracking.client import TrackingError, connect, tracking_errors
 from gmd_ray.tracking.journal import make_model
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gmd_ray.tracking")
 
 CHALLENGER = "challenger"
+UNREGISTERED = "unregistered.json"
+"""File in a run directory whose student is still to be registered, since MLflow was away or refused it."""
 MODEL_NOTE = (
     "Image restorers adapted by gmd-ray. `champion` is the one to use, `previous` the one before it, `challenger` the "
     "newest. `gmd-ray history` says who moved `champion` and why."
@@ -91,6 +94,25 @@ def register(
         client.set_registered_model_alias(model, CHALLENGER, version)
     recorder.tags({"registered_version": version})
     return version
+
+
+def keep_registration(cfg: Config, student_path: str) -> None:
+    """Note below `out` that this student is still to be registered and judged; `champions.register_kept` does it."""
+    write_bytes(below(cfg.out, UNREGISTERED), json.dumps({"student": redact(student_path)}).encode())
+
+
+def kept_registration(cfg: Config) -> str | None:
+    """The path of the student that is still to be registered; None if there is none."""
+    kept = read_bytes(below(cfg.out, UNREGISTERED))
+    if kept is None:
+        return None
+    # The run directory may have another name by now, and a student lies in it.
+    return below(cfg.out, f"finetune/{CANDIDATE}/{name_of(json.loads(kept)['student'])}")
+
+
+def forget_registration(cfg: Config) -> None:
+    """Remove the note of `keep_registration`, if there is one."""
+    remove_file(below(cfg.out, UNREGISTERED))
 
 
 def _send_folder(
