@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from gmd_ray import demo, storage
 from gmd_ray.cli import main
@@ -305,6 +306,6 @@ def _pairs(run: str) -> list[dict[str, object]]:
 def _stamps(chain: Chain) -> dict[str, object]:
     """The time of each part file and of the student."""
     store = find_store(f"{chain.root}/run")
-    parts = [info.path for info in store.filesystem.get_file_info(storage.fs.FileSelector(store.rows_path))]
+    parts = [info.path for info in store.filesystem.get_file_info(fs.FileSelector(store.rows_path))]
     student = f"{store.path.rpartition('/')[0]}/finetune/adapted/student.safetensors"
     return {info.path: info.mtime for info in store.filesystem.get_file_info([*parts, student])}
