@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gmd_ray.cli import main
@@ -48,6 +49,34 @@ def test_compare(settings: list[str], capsys: pytest.CaptureFixture[str]) -> Non
     [figure] = json.loads(capsys.readouterr().out)["figures"]
     assert figure["gain"] == pytest.approx(0.2)
     assert figure["means"] == pytest.approx([22.3, 22.5])
+
+
+def test_figures_are_corrected_for_their_number_and_a_low_one_may_be_good(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Three figures, one of them clear: its p-value times three after Holm."""
+    cfg = Config(out=str(tmp_path / "run"))
+    rng = np.random.default_rng(4)
+    base = rng.normal(20, 1, 12)
+    for name, fall in ((b"one", 0.0), (b"two", 0.5)):
+        values = {
+            ("baseline", "target", "psnr"): list(base),
+            ("adapted", "target", "psnr"): list(base + rng.normal(0, 1, 12)),
+            ("adapted", "target", "lpips"): list(base + rng.normal(0, 1, 12)),
+            ("adapted", "target", "niqe"): list(base - fall + rng.normal(0, 0.1, 12)),
+        }
+        version_of(cfg, student_file(tmp_path, name), measured(values))
+    assert main(["compare", "1", "2", "--json", f"out={cfg.out}"]) == 0
+    figures = {each["metric"]: each for each in json.loads(capsys.readouterr().out)["figures"]}
+    least = min(figures.values(), key=lambda each: each["p"])
+    assert least is figures["niqe"]
+    assert least["adjusted_p"] == pytest.approx(3 * least["p"])
+    assert figures["niqe"]["lower_is_better"] is True
+    assert figures["niqe"]["verdict"] == "better"
+    assert figures["niqe"]["gain"] == pytest.approx(0.5, abs=0.15)
+    assert figures["psnr"]["lower_is_better"] is False
+    assert main(["compare", "1", "2", f"out={cfg.out}"]) == 0
+    assert any(line.startswith("target niqe (lower is better): ") for line in said(capsys))
 
 
 def test_another_test_set_is_not_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
