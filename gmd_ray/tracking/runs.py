@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("gmd_ray.tracking")
 
 COMMIT_VARIABLE = "GMD_RAY_GIT_COMMIT"
-"""Environment variable with the git commit of the code, where no checkout tells it."""
+"""Environment variable with the git commit of the code, where no checkout tells it (`checkout_commit`)."""
+CHANGED = "+changes"
+"""End of a commit in that variable whose checkout differs from it."""
 EXPERIMENT_TAGS = {
     # The user interface then opens with the table of runs, not with the view for language models.
     "mlflow.experimentKind": "custom_model_development",
@@ -262,20 +264,25 @@ def _user() -> str:
 def _code() -> dict[str, str]:
     """Tags for the git commit of this package: of its checkout, of its installation, or as GMD_RAY_GIT_COMMIT says.
 
-    An image or a submitted job holds no checkout, so that its maker sets the variable.
+    An image or a submitted job holds no checkout, so that `cluster/Dockerfile` or `gmd-ray submit` sets the variable.
     """
-    if commit := os.environ.get(COMMIT_VARIABLE):
-        return {"mlflow.source.git.commit": commit}
-    root = Path(__file__).resolve().parents[2]
-    if (root / ".git").exists():
-        commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", "gmd_ray")
-        dirty = {"gmd_ray.git_dirty": "true"} if changes else {}
-        return {"mlflow.source.git.commit": commit, **dirty} if commit else {}
+    if found := os.environ.get(COMMIT_VARIABLE) or checkout_commit(Path(__file__).resolve().parents[2]):
+        commit = found.removesuffix(CHANGED)
+        dirty = {"gmd_ray.git_dirty": "true"} if commit != found else {}
+        return {"mlflow.source.git.commit": commit, **dirty}
     with contextlib.suppress(PackageNotFoundError, ValueError):
         origin = json.loads(distribution("gmd_ray").read_text("direct_url.json") or "{}")
         if commit := origin.get("vcs_info", {}).get("commit_id"):
             return {"mlflow.source.git.commit": str(commit)}
     return {}
+
+
+def checkout_commit(root: Path) -> str:
+    """The git commit of a checkout, ending in `CHANGED` where its `gmd_ray/` differs from it; empty without git."""
+    if not (root / ".git").exists():
+        return ""
+    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", "gmd_ray")
+    return f"{commit}{CHANGED}" if commit and changes else commit
 
 
 def _git(root: Path, *words: str) -> str:
