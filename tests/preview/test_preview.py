@@ -20,7 +20,7 @@ from gmd_ray.preview.grid import parse_grid
 from gmd_ray.preview.page import wilson
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
-from tests.browser import PHONE, WIDER, audit, chromium, opened
+from tests.browser import BROKEN, PHONE, WIDER, audit, chromium, opened
 from tests.planning.conftest import config
 from tests.report.page import Page
 
@@ -159,6 +159,11 @@ def test_the_page_in_a_browser(found: Preview, tmp_path: Path) -> None:
     path = tmp_path / "preview.html"
     path.write_text(make_page(found))
     with chromium() as browser, opened(browser, path, viewport=PHONE) as page:
+        assert page.evaluate(BROKEN, "thead th") == []
+        page.set_viewport_size({"width": 800, "height": 900})
+        assert page.locator("thead th").count() > 8, "the table of the grid and that of the thresholds"
+        assert page.evaluate(BROKEN, "thead th") == []
+        page.set_viewport_size(PHONE)
         page.eval_on_selector_all("details", "all => all.forEach((e) => { e.open = true; })")
         assert page.evaluate(WIDER) == []
         assert audit(page) == []
