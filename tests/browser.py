@@ -90,7 +90,8 @@ WIDER = """() => {
 }"""
 """Elements that reach beyond the window; what a frame cuts off does not count."""
 
-BROKEN = """(selector) => [...document.querySelectorAll(selector)].filter((e) => e.getClientRects().length).flatMap((e) => {
+BROKEN = """(selector) => [...document.querySelectorAll(selector)]
+.filter((e) => e.getClientRects().length).flatMap((e) => {
   const found = [], walker = document.createTreeWalker(e, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode;

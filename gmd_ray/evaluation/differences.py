@@ -91,7 +91,7 @@ def paired(
 
 
 def corrected(found: Sequence[Difference | None]) -> list[Difference | None]:
-    """Correct differences that are shown together for their number after Holm; those without a p-value stay as they are.
+    """Correct differences that are shown together for their number after Holm; those without a p-value stay.
 
     Args:
         found: uncorrected differences, and None for comparisons that could not be made.

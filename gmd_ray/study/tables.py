@@ -20,8 +20,8 @@ _HEADS = (
     *("win rate, ties excluded", "win rate, ties as half"),
 )
 _SEVERAL = (
-    "The sentences hold after Holm's correction for the number of comparisons, the intervals are not corrected: one may "
-    "leave 50 % out where no preference is seen."
+    "The sentences hold after Holm's correction for the number of comparisons. The intervals are not corrected: one "
+    "may leave 50 % out where no preference is seen."
 )
 
 

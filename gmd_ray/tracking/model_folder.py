@@ -129,8 +129,8 @@ def model_card(cfg: Config, evaluation: Evaluation, tags: Mapping[str, str]) -> 
         "",
         *_figure_table(evaluation),
         "",
-        "Intervals are 95 % bootstrap intervals over images, and words hold after Holm's correction for all methods and "
-        "metrics of a test set. The values by image lie in `about/evaluation/`.",
+        "Intervals are 95 % bootstrap intervals over images, and words hold after Holm's correction for all methods "
+        "and metrics of a test set. The values by image lie in `about/evaluation/`.",
         "",
         *(f"- {line}" for line in variant_notes(evaluation, _figures(evaluation))),
         "",

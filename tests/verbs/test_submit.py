@@ -32,7 +32,13 @@ def git(root: Path, *words: str) -> str:
 
 def job_env(folder: Path, *env: str) -> dict[str, Any]:
     args = argparse.Namespace(
-        runtime_env=None, stop_time=None, env=list(env), working_dir=str(folder), words=["adapt"], include=[], exclude=[]
+        runtime_env=None,
+        stop_time=None,
+        env=list(env),
+        working_dir=str(folder),
+        words=["adapt"],
+        include=[],
+        exclude=[],
     )
     return dict(_runtime_env(args, None)["env_vars"])
 
