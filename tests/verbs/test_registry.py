@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from gmd_ray.cli import main
 from gmd_ray.config import Config, PromotionGate
+from gmd_ray.hashing import content_digest
+from tests.evaluation.conftest import write_store
 from tests.tracking.measures import figures, measured, student_file, version_of
 
 
@@ -108,6 +111,22 @@ def test_trace_prints_lines(settings: list[str], capsys: pytest.CaptureFixture[s
     assert main(["trace", "1", *settings]) == 0
     parts = [line.split()[0] for line in said(capsys)]
     assert parts[:9] == ["version", "run", "code", "store", "teacher", "student", "scorer", "test_sets", "settings"]
+
+
+def test_trace_goes_down_to_the_digest_of_each_pairs_photo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cfg = Config(out=str(tmp_path / "run"))
+    digests = [content_digest(f"photo {i}".encode()) for i in range(3)]
+    write_store(tmp_path / "run", [5.0, 4.0, None], digests=digests)
+    version_of(cfg, student_file(tmp_path), figures(0.5))
+    shutil.rmtree(tmp_path / "run" / "pairs")  # what is traced travels with the version
+    assert main(["trace", "1", "--json", f"out={cfg.out}"]) == 0
+    pairs = json.loads(capsys.readouterr().out)["pairs"]
+    assert [row["digest"] for row in pairs] == digests
+    assert [row["accepted"] for row in pairs] == [True, False, False]
+    assert main(["trace", "1", f"out={cfg.out}"]) == 0
+    lines = said(capsys)
+    assert "pairs      3 rows, 1 accepted" in lines
+    assert lines[-1] == f"  00.png: score 5, photo /photos/0, sha256 {digests[0]}"
 
 
 @pytest.mark.parametrize(
