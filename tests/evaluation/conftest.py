@@ -51,7 +51,10 @@ def write_store(
     uri: str = "/photos/{}",
     digests: Sequence[str] = (),
 ) -> None:
-    """A pair store with a row for each score; None is a failed row. `fidelity`: PSNR to `restored`, or none; so `digests`."""
+    """A pair store with a row for each score; None is a failed row.
+
+    `fidelity` is the PSNR to `restored` and `digests` those of the photos, of every row or of none.
+    """
     rows = []
     for i, score in enumerate(scores):
         row = {"id": names.format(i), "uri": uri.format(i), "status": "ok" if score is not None else "failed"}
