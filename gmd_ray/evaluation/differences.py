@@ -72,7 +72,7 @@ def paired(
         truth: values of the ground truth by image; distances to them are compared then.
     """
     if truth:
-        ours, theirs = _distances(ours, truth), _distances(theirs, truth)
+        ours, theirs = distances(ours, truth), distances(theirs, truth)
     gaps = [ours[image] - theirs[image] for image in sorted(ours.keys() & theirs.keys())]
     if not gaps:
         return None
@@ -104,5 +104,6 @@ def corrected(found: Sequence[Difference | None]) -> list[Difference | None]:
     ]
 
 
-def _distances(values: Mapping[str, float], truth: Mapping[str, float]) -> dict[str, float]:
+def distances(values: Mapping[str, float], truth: Mapping[str, float]) -> dict[str, float]:
+    """The distance of each value to the ground truth's, for the images of which both are known."""
     return {image: abs(value - truth[image]) for image, value in values.items() if image in truth}

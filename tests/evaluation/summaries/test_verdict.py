@@ -47,7 +47,7 @@ def sentences(text: str) -> int:
         (
             0.8,
             "better",
-            "made the restored photos better: 20 of 20 target test photos improve, and the average gain is 0.80 dB PSNR.",
+            "photos better: 20 of 20 target test photos improve, and the average gain is 0.80 dB PSNR.",
         ),
         (-0.8, "worse", "made the restored photos worse: 0 of 20 target test photos improve, and the average loss is"),
         (0.001, "unclear", "made no difference that can be seen"),
