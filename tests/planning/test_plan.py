@@ -17,10 +17,11 @@ from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, DataError, ExitCode
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.sets.listed import Listed
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.pairstore.cost import predicted_and_actual
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.pairstore.totals import Totals
-from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
+from gmd_ray.planning.plan import keep_prediction, later_stages, make_plan, pool_warnings, stall_warning, survey
 from gmd_ray.planning.probe import Probe, run_probe
 from gmd_ray.teachers import estimate_teacher
 from tests.config.published import at_a_hundredth
@@ -279,6 +280,31 @@ def test_predicted_and_actual(cfg: Config) -> None:
     assert later["wall_hours"] is later["tflops"] is None, "not the run that was planned"
     cfg.teacher.steps = 7
     assert predicted_and_actual(cfg, plan, ok=4, seconds=seconds, wall=1.0, disk=1)["predicted"] is None
+
+
+def test_a_run_whose_speed_is_known_keeps_its_prediction(cfg: Config, caplog: pytest.LogCaptureFixture) -> None:
+    path = Path(cfg.out, "pairs", "plan.json")
+
+    def kept() -> dict[str, object]:
+        keep_prediction(cfg, RunInputs())
+        found: dict[str, object] = json.loads(path.read_text())
+        return found
+
+    keep_prediction(cfg, RunInputs())
+    assert not path.exists(), "no hours are known"
+    cfg.plan.tflops = 400.0
+    first = kept()
+    assert first == json.loads(json.dumps(make_plan(cfg, *survey(cfg)).as_json()))
+    cfg.plan.tflops = 100.0
+    assert kept() == first, "the plan that the user has seen"
+    cfg.teacher.steps = 7
+    assert kept()["settings_fingerprint"] != first["settings_fingerprint"], "another run"
+    path.unlink()
+    cfg.teacher.method = "nobody:knows"
+    with caplog.at_level("INFO"):
+        keep_prediction(cfg, RunInputs())
+    assert not path.exists()
+    assert "no prediction of time and cost: " in caplog.text
 
 
 def test_a_manifest_holds_both(finished: tuple[World, Totals]) -> None:
