@@ -20,7 +20,7 @@ from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.storage import absolute
 from gmd_ray.training.data.targets import AcceptedPairs, accepted_pairs
 from gmd_ray.training.digests import digest, digest_of_files, digest_of_path
-from gmd_ray.weights import is_model_folder
+from gmd_ray.weights import is_model_folder, is_stored, stored_model
 
 NAMES = ("adapted", "source_only", "median", "supervised", "pretrained")
 
@@ -118,10 +118,9 @@ def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
     if cfg.student.path is None:
         raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
     folder = name if seed is None else f"{name}-seed{seed}"
-    path = Path(cfg.student.path)
-    suffix = (
-        "" if is_model_folder(cfg.student.path) else path.suffix
-    )  # a directory may have a dot in its name: ldm-1.3b
+    path = Path(stored_model(cfg.student.path).name if is_stored(cfg.student.path) else cfg.student.path)
+    # A directory may have a dot in its name: ldm-1.3b.
+    suffix = "" if is_model_folder(cfg.student.path) else path.suffix
     if path.name.endswith(".pth.tar"):  # an older PyTorch convention
         suffix = ".pth.tar"
     return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
