@@ -1,4 +1,4 @@
-"""A server between the tests and the S3 store that counts what passes, and damages or withholds it when asked."""
+"""A server between the tests and the S3 store that counts what is read, and damages or withholds it when asked."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ class Passage:
 
     server: S3Server
     """The proxy, to be used as the S3 server itself."""
+    direct: str
+    """Options of a URL, `?scheme=...`, by which it goes to the store directly: uploads do not pass the proxy."""
     served: Counter[str] = field(default_factory=Counter)
     """Path of an object, `/bucket/key` -> bytes of its content that clients have been sent."""
-    change: Callable[[str, bytes], bytes] = lambda path, body: body
-    """Called with an object's path and content, or a range of it, before they are sent."""
+    asked: list[tuple[str, int]] = field(default_factory=list)
+    """Path of an object and place in it, of each read in the order of the requests."""
+    change: Callable[[str, int, bytes], bytes] = lambda path, start, body: body
+    """Called with an object's path, and the place and content of what is read of it, before that is sent."""
 
 
 @contextlib.contextmanager
@@ -35,15 +39,16 @@ def passing(behind: S3Server) -> Iterator[Passage]:
         protocol_version = "HTTP/1.1"
 
         def _pass(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
             connection = http.client.HTTPConnection(target, timeout=60)
-            connection.request(self.command, self.path, self.rfile.read(length), dict(self.headers.items()))
+            connection.request(self.command, self.path, headers=dict(self.headers.items()))
             answer = connection.getresponse()
             body = answer.read()
             connection.close()
             path = unquote(urlsplit(self.path).path)
             if self.command == "GET" and answer.status in (200, 206) and not urlsplit(self.path).query:
-                body = passage.change(path, body)
+                start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+                passage.asked.append((path, start))
+                body = passage.change(path, start, body)
                 passage.served[path] += len(body)
             self.send_response(answer.status)
             for key, value in answer.getheaders():
@@ -58,11 +63,12 @@ def passing(behind: S3Server) -> Iterator[Passage]:
         def log_message(self, *args: object) -> None:
             """Keep quiet."""
 
-    for verb in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+    for verb in ("GET", "HEAD"):
         setattr(Handler, f"do_{verb}", Handler._pass)
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     proxy.daemon_threads = True
-    passage = Passage(S3Server(f"http://127.0.0.1:{proxy.server_address[1]}"))
+    direct = f"?scheme=http&endpoint_override={target}"
+    passage = Passage(S3Server(f"http://127.0.0.1:{proxy.server_address[1]}"), direct)
     thread = threading.Thread(target=proxy.serve_forever, daemon=True)
     thread.start()
     try:
