@@ -275,26 +275,39 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "status", "message"),
     [
-        (["--from", "csv:", "-o", "out", "--hq", "a"], "csv:: give READER:PLACE; known: hf, parquet, wds"),
-        (["--from", "csv:x.csv", "-o", "out", "--hq", "a"], "csv:x.csv: give READER:PLACE"),
-        (["--from", "", "-o", "out", "--hq", "a"], "give READER:PLACE"),
-        (["--from", "parquet:", "-o", "out", "--hq", "a"], "the place in --from is empty"),
-        (["--from", "hf:", "-o", "out", "--hq", "a"], "the place in --from is empty"),
-        (["--from", "wds:/nowhere", "-o", "out", "--hq", "a"], "no such file or folder"),
-        (["--from", "wds:/", "-o", "", "--hq", "a"], "the output folder is empty"),
-        (["--from", "wds:/", "-o", "zzz://x", "--hq", "a"], "zzz://x: cannot be opened"),
-        (["--from", "parquet:ftp://127.0.0.1:9/x", "-o", "out", "--hq", "a"], "cannot be opened: .*refused"),
-        (["--from", "wds:/", "-o", "out"], "name the column of the images"),
+        (
+            ["--from", "csv:", "-o", "out", "--hq", "a"],
+            ExitCode.SETTINGS,
+            "csv:: give READER:PLACE; known: hf, parquet, wds",
+        ),
+        (["--from", "csv:x.csv", "-o", "out", "--hq", "a"], ExitCode.SETTINGS, "csv:x.csv: give READER:PLACE"),
+        (["--from", "", "-o", "out", "--hq", "a"], ExitCode.SETTINGS, "give READER:PLACE"),
+        (["--from", "parquet:", "-o", "out", "--hq", "a"], ExitCode.SETTINGS, "the place in --from is empty"),
+        (["--from", "hf:", "-o", "out", "--hq", "a"], ExitCode.SETTINGS, "the place in --from is empty"),
+        (["--from", "wds:/nowhere", "-o", "out", "--hq", "a"], ExitCode.DATA, "no such file or folder"),
+        (["--from", "wds:/", "-o", "", "--hq", "a"], ExitCode.SETTINGS, "the output folder is empty"),
+        (["--from", "wds:/", "-o", "zzz://x", "--hq", "a"], ExitCode.DATA, "zzz://x: cannot be opened"),
+        (
+            ["--from", "parquet:ftp://127.0.0.1:9/x", "-o", "out", "--hq", "a"],
+            ExitCode.DATA,
+            "cannot be opened: .*refused",
+        ),
+        (["--from", "wds:/", "-o", "out"], ExitCode.SETTINGS, "name the column of the images"),
     ],
 )
 def test_what_can_be_known_is_refused_before_ray_starts(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    status: ExitCode,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     no_ray(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    assert main(["import", *words]) in (ExitCode.SETTINGS, ExitCode.DATA)
+    assert main(["import", *words]) == status
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert re.search(message, told)

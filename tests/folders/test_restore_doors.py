@@ -34,34 +34,50 @@ def tree(root: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "status", "message"),
     [
-        (["-i", "", "-o", "out", "-m", "model.pth"], "-i is empty"),
-        (["-i", "photos", "-o", "", "-m", "model.pth"], "-o is empty"),
-        (["-i", "photos", "-o", " ", "-m", "model.pth"], "-o is empty"),
-        (["-i", "photos", "-o", "out", "-m", ""], "-m is empty"),
-        (["-i", "photos", "-o", "out", "-m", "model.pth", "--suffix", "/x"], "--suffix /x"),
-        (["-i", "photos", "-o", "out", "-m", "model.pth", "--suffix", "../"], "--suffix ../"),
-        (["-i", "photos", "-o", "out", "-m", "model.pth", "--ext", "../x"], "--ext ../x: known: auto, png"),
-        (["-i", "photos", "-o", "photos/out", "-m", "model.pth"], "lies within"),
-        (["-i", "photos", "-o", "photos", "-m", "model.pth"], "would replace their sources"),
-        (["-i", "photos/a.png", "-o", "photos", "-m", "model.pth"], "would replace their sources"),
-        (["-i", "photos", "-o", "link", "-m", "model.pth"], "would replace their sources"),
-        (["-i", "photos", "-o", "{here}/photos", "-m", "model.pth"], "would replace their sources"),
-        (["-i", "photos", "-o", "file://{here}/photos", "-m", "model.pth"], "would replace their sources"),
-        (["-i", "photos", "-o", "link", "-m", "model.pth", "--suffix", "_r"], "lies within"),
-        (["-i", "photos/deep", "-o", "photos", "-m", "model.pth", "--suffix", "x"], "photos/deep: no such folder"),
-        (["-i", "photos", "-o", "model.pth/out", "-m", "model.pth"], "model.pth/out: cannot be written"),
-        (["-i", "photos", "-o", "model.pth", "-m", "model.pth"], "model.pth: cannot be written"),
-        (["-i", "nowhere", "-o", "out", "-m", "model.pth"], "nowhere: no such folder"),
+        (["-i", "", "-o", "out", "-m", "model.pth"], ExitCode.SETTINGS, "-i is empty"),
+        (["-i", "photos", "-o", "", "-m", "model.pth"], ExitCode.SETTINGS, "-o is empty"),
+        (["-i", "photos", "-o", " ", "-m", "model.pth"], ExitCode.SETTINGS, "-o is empty"),
+        (["-i", "photos", "-o", "out", "-m", ""], ExitCode.SETTINGS, "-m is empty"),
+        (["-i", "photos", "-o", "out", "-m", "model.pth", "--suffix", "/x"], ExitCode.SETTINGS, "--suffix /x"),
+        (["-i", "photos", "-o", "out", "-m", "model.pth", "--suffix", "../"], ExitCode.SETTINGS, "--suffix ../"),
+        (
+            ["-i", "photos", "-o", "out", "-m", "model.pth", "--ext", "../x"],
+            ExitCode.SETTINGS,
+            "--ext ../x: known: auto, png",
+        ),
+        (["-i", "photos", "-o", "photos/out", "-m", "model.pth"], ExitCode.SETTINGS, "lies within"),
+        (["-i", "photos", "-o", "photos", "-m", "model.pth"], ExitCode.SETTINGS, "would replace their sources"),
+        (["-i", "photos/a.png", "-o", "photos", "-m", "model.pth"], ExitCode.SETTINGS, "would replace their sources"),
+        (["-i", "photos", "-o", "link", "-m", "model.pth"], ExitCode.SETTINGS, "would replace their sources"),
+        (["-i", "photos", "-o", "{here}/photos", "-m", "model.pth"], ExitCode.SETTINGS, "would replace their sources"),
+        (
+            ["-i", "photos", "-o", "file://{here}/photos", "-m", "model.pth"],
+            ExitCode.SETTINGS,
+            "would replace their sources",
+        ),
+        (["-i", "photos", "-o", "link", "-m", "model.pth", "--suffix", "_r"], ExitCode.SETTINGS, "lies within"),
+        (
+            ["-i", "photos/deep", "-o", "photos", "-m", "model.pth", "--suffix", "x"],
+            ExitCode.DATA,
+            "photos/deep: no such folder",
+        ),
+        (
+            ["-i", "photos", "-o", "model.pth/out", "-m", "model.pth"],
+            ExitCode.SETTINGS,
+            "model.pth/out: cannot be written",
+        ),
+        (["-i", "photos", "-o", "model.pth", "-m", "model.pth"], ExitCode.SETTINGS, "model.pth: cannot be written"),
+        (["-i", "nowhere", "-o", "out", "-m", "model.pth"], ExitCode.DATA, "nowhere: no such folder"),
     ],
 )
 def test_is_refused_in_one_line_before_anything_is_written(
-    world: Path, args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    world: Path, args: list[str], status: ExitCode, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (world / "link").symlink_to(world / "photos")
     before = tree(world)
-    assert main(["restore", *(arg.replace("{here}", str(world)) for arg in args)]) in (ExitCode.SETTINGS, ExitCode.DATA)
+    assert main(["restore", *(arg.replace("{here}", str(world)) for arg in args)]) == status
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("gmd-ray: ")
     assert message in line

@@ -106,7 +106,7 @@ def test_many_processes_of_a_node_download_each_byte_once(
 
 
 def test_a_killed_download_is_taken_up_by_the_next_process(store: Passage, bucket: str, tmp_path: Path) -> None:
-    """What the killed process had written to disk is not sent again, and a waiting process takes over."""
+    """A waiting process takes over, and asks for nothing that the killed one had written to disk."""
     files = make_flux(tmp_path / "flux")
     url = f"{bucket}/flux"
     publish(tmp_path / "flux", url + store.direct)
