@@ -104,7 +104,7 @@ def _fetch_model(model: str, to: str | None) -> None:
         return
     with writing("--to", to, folder=here.is_dir()):
         copied = publish(here, to)
-    say(f"{to}: {copied} files copied, and checksums for every file")
+    say(f"{to}: {copied} file{'s' * (copied != 1)} copied, and the checksums of all")
 
 
 def _fetch_metrics(metrics: list[str], to: str | None) -> None:
@@ -121,7 +121,7 @@ def _fetch_metrics(metrics: list[str], to: str | None) -> None:
             if not path.is_relative_to(folder):
                 say(f"{path}: the only place where its metric looks for it, on every node")
         copied = publish(Path(folder), to)
-    say(f"{to}: {copied} files copied, and checksums for every file")
+    say(f"{to}: {copied} file{'s' * (copied != 1)} copied, and the checksums of all")
 
 
 def run_demo(args: argparse.Namespace) -> int:

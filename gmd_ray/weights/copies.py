@@ -107,7 +107,7 @@ class NodeCopy:
             parts.mkdir(exist_ok=True)
             self._refuse_small_disk(total - sum(_size(self._part(parts, file)) or 0 for file in files))
             self._record({})
-            with Progress(f"fetching {self.model.name}", max(1, total // 1_000_000), unit="MB") as progress:
+            with Progress(f"fetching {self.model.name}", _megabytes(total), unit="MB") as progress:
                 self._download_each(files, filesystem, path, parts, _Megabytes(progress))
             shutil.rmtree(parts, ignore_errors=True)
         except ModelError:
@@ -168,11 +168,15 @@ class _Megabytes:
             raise InterruptedError("stopped")
         with self._lock:
             self._bytes += more
-            self._progress.update(self._bytes // 1_000_000 - self._progress.done)
+            self._progress.update(_megabytes(self._bytes) - self._progress.done)
 
     def stop(self) -> None:
         """Let every download end at its next chunk."""
         self._stopped = True
+
+
+def _megabytes(size: int) -> int:
+    return -(-size // 1_000_000)
 
 
 def _size(path: Path) -> int | None:

@@ -18,10 +18,10 @@ from gmd_ray.weights.listing import StoredFile, read_tag
 
 log = logging.getLogger("gmd_ray")
 
-CHUNK = 32 << 20
+CHUNK = 16 << 20
 """Bytes of a request: on an object store each takes a round trip."""
 AHEAD = 4
-"""Requests of a file under way at once; they and the chunk being written take 160 MiB of memory."""
+"""Requests of a file under way at once; they and the chunk being written take 80 MiB of memory."""
 
 
 def download(

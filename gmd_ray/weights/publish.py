@@ -43,7 +43,7 @@ def publish(source: Path, url: str) -> int:
     sums = {name: sha256 for name, (_, sha256) in there.items()} if source.is_dir() else {}
     copied = 0
     total = sum(file.stat().st_size for file in files.values())
-    with Progress(f"copying {source.name}", max(1, total // 1_000_000), unit="MB") as progress:
+    with Progress(f"copying {source.name}", -(-total // 1_000_000), unit="MB") as progress:
         done = 0
         for name, file in files.items():
             size = file.stat().st_size
@@ -58,7 +58,7 @@ def publish(source: Path, url: str) -> int:
             else:
                 sums[key] = there[key][1]
             done += size
-            progress.update(done // 1_000_000 - progress.done)
+            progress.update(-(-done // 1_000_000) - progress.done)
         try:
             put(filesystem, f"{path}/{SUMS}" if source.is_dir() else path + SIDECAR, format_sums(sums.items()))
         except OSError as error:

@@ -24,7 +24,7 @@ def test_a_folder_goes_to_a_store_and_from_there_to_the_node(
 ) -> None:
     folder, url = make_model(tmp_path / "flux"), f"file://{tmp_path}/store/flux"
     assert main(["fetch", str(folder), "--to", url]) == 0
-    assert f"{url}: 2 files copied, and checksums for every file" in capsys.readouterr().out
+    assert f"{url}: 2 files copied, and the checksums of all" in capsys.readouterr().out
     assert (tmp_path / "store" / "flux" / "SHA256SUMS").read_text().count("\n") == 2
     assert main(["fetch", url]) == 0
     place = Path(capsys.readouterr().out.strip())
