@@ -20,6 +20,8 @@ from gmd_ray.weights import cache, node_copy, publish
 from tests.servers.running import S3Server
 from tests.weights.proxy import Passage, passing
 
+pytestmark = pytest.mark.slow
+
 COPY = """
 import sys
 from gmd_ray.weights import download, node_copy
