@@ -113,6 +113,8 @@ def _list(filesystem: fs.FileSystem, path: str, url: str) -> StoredModel:
             raise ModelError(f"{url}: an empty folder")
         if absent := sorted(set(sums) - set(found)):
             raise ModelError(f"{url}: {SUMS} names {absent[0]}, which is not there; copy the folder again")
+    for climbing in (key for key in (name, *found) if ".." in PurePosixPath(key).parts):
+        raise ModelError(f"{url}: a file of the name {climbing!r}, which leads out of a folder; rename it")
     unsummed = [name for name in found if name not in sums]
     tags = dict(zip(unsummed, map_threads(lambda name: _tag(filesystem, found[name]), unsummed), strict=True))
     files = [StoredFile(name, found[name].size, sums.get(name), tags.get(name)) for name in sorted(found)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFile
 
 from gmd_ray.errors import ModelError
 from gmd_ray.weights.listing import StoredModel, format_sums, list_model
@@ -90,6 +91,19 @@ def test_a_list_that_does_not_fit_is_refused(tmp_path: Path, sums: str, complain
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
     with pytest.raises(ModelError, match=complaint):
         list_model(str(folder))
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused() -> None:
+    """An object store takes any text as a name."""
+    memory = fsspec.filesystem("memory")
+    memory.store["/models/flux/../../evil.bin"] = MemoryFile(memory, "/models/flux/../../evil.bin", b"x")
+    memory.pseudo_dirs.append("/models/flux")
+    try:
+        with pytest.raises(ModelError, match=r"which leads out of a folder"):
+            list_model("memory://models/flux")
+    finally:
+        memory.store.clear()
+        memory.pseudo_dirs[:] = [""]
 
 
 def test_nothing_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
