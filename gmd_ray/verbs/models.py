@@ -89,13 +89,14 @@ def run_fetch(args: argparse.Namespace) -> int:
 
 def _fetch_model(model: str, to: str | None) -> None:
     """Copy a model to this node, and from here to another place."""
-    from gmd_ray.teachers.directory import MODEL_FOLDERS, TEXT_FOLDERS, model_directory
     from gmd_ray.weights import is_stored, publish, verified_copy
 
     here = Path(model).expanduser()
     if is_stored(model):
         here, _ = verified_copy(model)
     elif not here.exists():
+        from gmd_ray.teachers.directory import MODEL_FOLDERS, TEXT_FOLDERS, model_directory
+
         here = model_directory(model, MODEL_FOLDERS + TEXT_FOLDERS)
     elif to is None:
         raise ConfigError(f"fetch {model}: it is on this machine already; --to PLACE copies it to a store")
