@@ -8,6 +8,7 @@ import pytest
 
 from gmd_ray.cli import main
 from gmd_ray.quality import fetch as downloads
+from gmd_ray.quality.weight_files import WeightFile
 from gmd_ray.weights import cache
 from tests.weights.test_listing import make_model
 
@@ -38,7 +39,7 @@ def test_a_folder_goes_to_a_store_and_from_there_to_the_node(
 def test_files_of_metrics_go_to_a_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def write(file: downloads.WeightFile, place: Path) -> None:
+    def write(file: WeightFile, place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(file.name.encode())
 
