@@ -217,16 +217,18 @@ def test_the_experiments(
         Image.new("L", (side, side), sum(name.encode()) % 256).save(buffer, "PNG")
         return buffer.getvalue()
 
-    def refused() -> str:
-        assert main(args) in (ExitCode.SETTINGS, ExitCode.DATA)
+    def refused(status: ExitCode) -> str:
+        assert main(args) == status
         errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gmd-ray: ")]
         return errors[0]
 
-    assert refused().startswith("gmd-ray: plan needs data.root=... (the folder of the data sets that source.hq and")
+    assert refused(ExitCode.SETTINGS).startswith(
+        "gmd-ray: plan needs data.root=... (the folder of the data sets that source.hq and"
+    )
     args.append(f"data.root={root}")
-    assert refused() == f"gmd-ray: data.root={root}: no such file or folder"
+    assert refused(ExitCode.SETTINGS) == f"gmd-ray: data.root={root}: no such file or folder"
     root.mkdir()
-    assert f"@{root}: " in refused()
+    assert f"@{root}: " in refused(ExitCode.DATA)
 
     values = dict(flatten(load_config(args[1:])))
     fill_sets(root, {values[key].partition("@")[0] for key in PUBLISHED if values[key]}, content)
@@ -243,9 +245,9 @@ def test_the_experiments(
     assert {each["role"] for each in document["sets"]} >= {"source", "target"}
 
     next(path for path in (root / SETS[values["source.hq"].partition("@")[0]].folder).rglob("*.png")).unlink()
-    assert f"@{root}: " in refused()
+    assert f"@{root}: " in refused(ExitCode.DATA)
     args.append(f"target.path={tmp_path / 'nowhere'}")
-    assert refused() == f"gmd-ray: target.path={tmp_path / 'nowhere'}: no such file or folder"
+    assert refused(ExitCode.SETTINGS) == f"gmd-ray: target.path={tmp_path / 'nowhere'}: no such file or folder"
 
 
 def test_the_scale_of_a_checkpoint(cfg: Config, tmp_path: Path) -> None:
