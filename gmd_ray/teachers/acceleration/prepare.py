@@ -33,9 +33,9 @@ def accelerate(
     """
     if cfg.attention_backend is not None:
         use_attention_backend(model, cfg.attention_backend)
-    # Detached first, so that quantization and offloading leave these layers alone: they run once per time grid.
+    # Detached first, so that rounding and offloading leave these layers alone: they run once per time grid.
     tables = None if modulation_home is None else ModulationTables(model, device, modulation_home)
-    if cfg.quantization == "fp8":
+    if cfg.precision == "fp8":
         place = device if cfg.offload == "none" else torch.device("cpu")
         quantize(model, ("transformer_blocks", "single_transformer_blocks"), place)
     if device.type == "cuda":

@@ -145,7 +145,7 @@ def plan_memory(
     raise ConfigError(
         f"teacher: {batch} x {height} x {width} pixels need at least {least.device / 1e9:.2f} GB ({listed})"
         f"{wanted_host}, usable are {device / 1e9:.2f} GB; lower teacher.tile or teacher.pool.batch_size, or set "
-        "teacher.cache_location=auto, teacher.quantization=fp8 or teacher.offload=group"
+        "teacher.cache_location=auto, teacher.precision=fp8 or teacher.offload=group"
     )
 
 
@@ -173,8 +173,8 @@ def weight_bytes(size: FluxDimensions, cfg: TeacherConfig, number_bytes: int, mo
     """Bytes of the transformer's weights on the device of one rank.
 
     Args:
-        cfg: `sharding`, `offload` and `quantization` count.
-        number_bytes: bytes of a weight that is not quantized.
+        cfg: `sharding`, `offload` and `precision` count.
+        number_bytes: bytes of a weight that is not in 8 bits.
         modulation: device or host, where the modulation layers stay.
     """
     double, single = size.double_parameters(), size.single_parameters()
@@ -188,7 +188,7 @@ def weight_bytes(size: FluxDimensions, cfg: TeacherConfig, number_bytes: int, mo
         # One block computes while the next is copied in.
         blocks = 2 * max(double if size.double else 0, single if size.single else 0)
     # In 8 bits a weight is one byte: biases, RMS scales and the scales of the 8-bit rows are a thousandth of a block.
-    block_bytes = blocks if cfg.quantization == "fp8" else blocks * number_bytes
+    block_bytes = blocks if cfg.precision == "fp8" else blocks * number_bytes
     layers = size.modulation_parameters() * number_bytes if modulation == "device" else 0
     return ends * number_bytes + block_bytes + layers
 

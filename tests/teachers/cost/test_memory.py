@@ -75,7 +75,7 @@ def test_the_cache_moves_as_memory_shrinks() -> None:
 def test_small_cards() -> None:
     card = Budget(device=24 * GB, host=64 * GB)
     assert plan(GMD, 512, budget=card).modulation == "host"
-    assert plan(GMD, 512, budget=card, quantization="fp8").weights < 16 * GB
+    assert plan(GMD, 512, budget=card, precision="fp8").weights < 16 * GB
     offloaded = plan(GMD, 512, budget=Budget(8 * GB, 64 * GB), offload="group")
     assert offloaded.weights < 2 * GB
     assert offloaded.modulation == "host"
