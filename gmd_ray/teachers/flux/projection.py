@@ -305,11 +305,10 @@ class FluxProjector:
         return all(isinstance(entry, torch.Tensor) or entry[0] is not None for entry in kv_in.values())
 
     def _banks(self, z: torch.Tensor, plan: ProjectionPlan, slots: Sequence[Slot]) -> Banks:
-        """Storage for the banks of these evaluations, as the plan's location and precision have it."""
-
-        def empty() -> Bank:
-            return self._buffers(z, plan)
-
+        """Storage for the banks of these evaluations, as the plan's location and type have it."""
+        if self.graphs is not None:
+            self.graphs.make_room(z.shape if plan.repeated else None)  # the memory plan counts on it
+        empty = partial(self._buffers, z, plan)
         return self._storage.banks(empty, slots, z.device, plan.cache_location, plan.cache_dtype, plan.resident)
 
     def _buffers(self, z: torch.Tensor, plan: ProjectionPlan) -> Bank:
