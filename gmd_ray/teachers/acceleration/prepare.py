@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers import FluxTransformer2DModel
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, nearest
@@ -57,7 +58,8 @@ def fuse(model: InjectingModel, device: torch.device, *, compiled: bool) -> None
     """
     if model.ranks > 1:
         return
-    fuse_blocks(model, kernel=trustworthy_norm(device, model.dtype, compiled=compiled))
+    if isinstance(model, FluxTransformer2DModel):  # each check of a kernel costs seconds, and FLUX.2 has other norms
+        fuse_blocks(model, kernel=trustworthy_norm(device, model.dtype, compiled=compiled))
     model.attention.fused = trustworthy(device, model.dtype, compiled=compiled)
 
 
