@@ -284,6 +284,7 @@ def run_table(
     # From here on as a run has it: a forward is repeated as one CUDA graph.
     recorder = CudaRecorder(teacher.device) if table.cuda else ImmediateRecorder()
     teacher.projector.graphs = ForwardGraphs(recorder)
+    teacher._memory_cfg = replace(teacher._memory_cfg, compile=True)  # plans the memory of recordings
     with section("512 px, batch 1, recorded", 10) as on:
         if on:
             table.case("recorded", 1, small, 2)
