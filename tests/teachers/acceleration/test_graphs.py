@@ -171,6 +171,6 @@ def test_a_cuda_graph_gives_the_forwards_pixels(flux_dir: Path) -> None:
     assert isinstance(teacher, FluxTeacher)
     assert teacher.projector.graphs is not None
     x = images(1, 16, 24)  # each number of images would take its own minute of compiling
-    for batch in (x, x.flip(-1)):
+    for batch in (x, x.flip(-1), images(1, 16, 16), x):
         found = teacher.project(batch, ids(batch))
         torch.testing.assert_close(found, plain.project(batch, ids(batch)), atol=1e-4, rtol=0)
