@@ -180,4 +180,5 @@ class FluxTeacher:
             cache_location="host" if location == "host" else "device",
             resident=memory.resident if memory else 2,
             cache_dtype=cfg.cache_dtype,
+            repeated=location != "host" and (memory is None or memory.records),
         )

@@ -81,17 +81,20 @@ def test_another_bank_of_the_same_latents_is_recorded_anew(flux_dir: Path) -> No
         assert torch.equal(projector(z, IDS, each), pixels)
 
 
+@pytest.mark.parametrize("change", [{"cache_location": "host"}, {"cache": "lockstep"}, {"inject_steps": 0}], ids=str)
 @torch.no_grad()
-def test_recordings_are_gone_before_banks_go_to_the_host(flux_dir: Path) -> None:
-    """The plan of the host gives banks all room of the device that the forwards leave."""
+def test_recordings_are_gone_where_the_plan_has_no_room_for_them(flux_dir: Path, change: dict[str, Any]) -> None:
+    """Banks, or a larger image, take all room of the device that the forwards leave."""
     projector, plan = prepare(flux_dir)
     z = torch.randn(1, HEIGHT * WIDTH // 4, 48, generator=torch.Generator().manual_seed(4))
+    full = replace(plan, **change, repeated=False)
     recorder = TapeRecorder()
+    expected, found = (projector(z, IDS, each) for each in (full, plan))
     projector.graphs = ForwardGraphs(recorder)
-    found = projector(z, IDS, plan)
+    assert torch.equal(projector(z, IDS, plan), found)
     recorded, repeated, forgotten = recorder.recorded, recorder.repeated, recorder.forgotten
     assert recorded >= 3
-    assert torch.equal(projector(z, IDS, replace(plan, cache_location="host")), found)
+    assert torch.equal(projector(z, IDS, full), expected)
     assert (recorder.recorded, recorder.repeated, recorder.forgotten) == (recorded, repeated, forgotten + 1)
     assert torch.equal(projector(z, IDS, plan), found)
     assert recorder.recorded == 2 * recorded
