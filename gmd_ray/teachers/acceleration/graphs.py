@@ -29,17 +29,6 @@ class ForwardRecorder(Protocol):
         ...
 
 
-class ImmediateRecorder:
-    """Repeats work by calling it: on a CPU there is nothing to record."""
-
-    def record(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        out = run()
-        return lambda: out.copy_(run())
-
-    def forget(self) -> None:
-        pass
-
-
 class CudaRecorder:
     """Records work as a CUDA graph, which the GPU then repeats at one launch.
 

@@ -18,7 +18,7 @@ import torch
 from gmd_ray.config import InjectionConfig
 from gmd_ray.teachers.acceleration.compilation import compile_blocks
 from gmd_ray.teachers.acceleration.float8 import quantize
-from gmd_ray.teachers.acceleration.graphs import CudaRecorder, ForwardGraphs, ImmediateRecorder
+from gmd_ray.teachers.acceleration.graphs import CudaRecorder, ForwardGraphs
 from gmd_ray.teachers.cost.flops import projection_cost
 from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
 from gmd_ray.teachers.flux.latents import image_ids, pack, unpack
@@ -26,6 +26,7 @@ from gmd_ray.teachers.flux.teacher import FluxTeacher
 from tests.benchmarks.eager_projection import project_eagerly, stock_model
 from tests.benchmarks.gpu.alone import attention_alone, autoencoder_alone, checks_alone, host_alone, products_alone
 from tests.benchmarks.gpu.sections import Sections, clock
+from tests.teachers.acceleration.replayed import TapeRecorder
 
 GOAL_SHARE = 0.85
 """Share of the ceiling that a compiled projection is to reach."""
@@ -282,7 +283,7 @@ def run_table(
             table.issue("compiled", 1, small)
             table.stages("compiled", small)
     # From here on as a run has it: a forward is repeated as one CUDA graph.
-    recorder = CudaRecorder(teacher.device) if table.cuda else ImmediateRecorder()
+    recorder = CudaRecorder(teacher.device) if table.cuda else TapeRecorder()
     teacher.projector.graphs = ForwardGraphs(recorder)
     teacher._memory_cfg = replace(teacher._memory_cfg, compile=True)  # plans the memory of recordings
     with section("512 px, batch 1, recorded", 10) as on:

@@ -13,7 +13,7 @@ import torch
 
 from gmd_ray.config import InjectionConfig
 from gmd_ray.teachers import load_teacher
-from gmd_ray.teachers.acceleration.graphs import CudaRecorder, ForwardGraphs, ImmediateRecorder
+from gmd_ray.teachers.acceleration.graphs import CudaRecorder, ForwardGraphs
 from gmd_ray.teachers.flux.teacher import FluxTeacher
 from tests.teachers.acceleration.replayed import TapeRecorder
 from tests.teachers.flux.test_caches import HEIGHT, IDS, WIDTH, prepare
@@ -53,7 +53,7 @@ def test_forwards_are_repeated(flux_dir: Path, change: dict[str, Any], repeated:
 
 
 def test_an_output_outlives_the_next_repetition() -> None:
-    graphs = ForwardGraphs(ImmediateRecorder())
+    graphs = ForwardGraphs(TapeRecorder())
     first, second = (graphs("key", lambda inputs, _: inputs[0] * 2, [torch.tensor([value])]) for value in (1.0, 5.0))
     assert (first.item(), second.item()) == (2.0, 10.0)
 
