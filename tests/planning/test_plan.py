@@ -94,6 +94,17 @@ def test_the_memory_of_a_replica(cfg: Config) -> None:
     assert make_plan(cfg, *survey(cfg)).replica_bytes[0] < fastest, "nothing is kept without injection"
 
 
+def test_the_memory_of_a_replica_that_will_be_compiled(cfg: Config) -> None:
+    """Recordings keep activations and a bank to themselves: `teacher.compile=auto` counts as what it comes to."""
+    cfg.teacher.device, cfg.teacher.steps = "cuda", 2500  # so that a few images pay for it
+    found = {}
+    for choice in ("auto", True, False):
+        cfg.teacher.compile = choice
+        found[choice] = make_plan(cfg, *survey(cfg)).replica_bytes
+    assert found["auto"] == found[True]
+    assert found["auto"] > found[False]
+
+
 def test_what_comes_after_the_stream_is_counted(cfg: Config) -> None:
     cfg.training.steps, cfg.training.batch_size, cfg.controls = 1000, 8, ["source_only"]
     listed = [Listed("target", "a", None, 9), Listed("target test", "b", None, 30), Listed("source test", "c", "d", 20)]

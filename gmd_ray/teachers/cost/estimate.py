@@ -81,10 +81,13 @@ class TeacherEstimate:
         # Without a limit the plan keeps everything on the device; lockstep and layers on the host need the least.
         cfg, endless = self._cfg, Budget(1 << 62, 1 << 62)
         number = 4 if cfg.dtype == "float32" else 2
-        least = replace(cfg, cache="lockstep", modulation="host" if cfg.modulation == "auto" else cfg.modulation)
+        least = replace(cfg, compile=False)
+        if cfg.cache_location == "auto":
+            home = "host" if cfg.modulation == "auto" else cfg.modulation
+            least = replace(least, cache="lockstep", modulation=home)
         sizes = [
             plan_memory(self._files, settings, cfg.pool.batch_size, height, width, endless, number).device
-            for settings in (cfg, least if cfg.cache_location == "auto" else cfg)
+            for settings in (cfg, least)
         ]
         return sizes[0], min(sizes)
 
