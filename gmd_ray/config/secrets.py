@@ -1,7 +1,7 @@
 """Keeps secrets out of terminals, logs, reports and run records.
 
 Secrets are passwords and signatures in URLs, values of environment variables that settings refer to, and those of
-variables that are named like a secret: HF_TOKEN, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_PASSWORD. Text that is displayed
+variables with the name of a secret: HF_TOKEN, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_PASSWORD. Text that is displayed
 or stored passes through `redact`; files are opened with the text itself. A process learns the secrets of its settings
 and of its command line (`learn`, `remember`), those of its environment by itself, and hides them wherever they occur.
 """

@@ -48,6 +48,7 @@ PLANTED = {
 SECRETS = [*(value for name, value in PLANTED.items() if name != "RAY_JOB_HEADERS"), "planted-header", "planted-typed"]
 VISIBLE = "planted-visible"
 """The name of an experiment and of a photo, which are no secrets: the search has to find it."""
+NOWHERE = "s3://planter:planted-typed@nowhere/x?scheme=http&endpoint_override=127.0.0.1%3A1"
 VERBS = """
 import json, sys
 from gmd_ray.cli import main
@@ -167,11 +168,11 @@ def test_the_whole_chain_tells_none(place: Place) -> None:
             ["sheet", str(out)], ["history", *where], ["trace", "models:/gmd-toy-student/1", *where],
             ["preview", *words, "--photos", "2"], ["export", *words, "--to", str(head.folder / "pairs")],
             # Mistakes, whose messages repeat what was given.
-            ["generate", *words, *failing, "target.path=s3://planter:planted-typed@nowhere/x?scheme=http&endpoint_override=127.0.0.1%3A1"],
-            ["generate", *words, f"out={head.folder / 'away'}", "tracking.uri=http://me:planted-typed@127.0.0.1:1", "ray.enabled=false"],
-            ["generate", *words, *failing, "teacher.path=https://me:planted-typed@host/x", "nothing.such=planted-typed@x"],
+            ["generate", *words, *failing, f"target.path={NOWHERE}"],
+            ["generate", *words, *failing, "tracking.enabled=true", "tracking.uri=http://me:planted-typed@127.0.0.1:1"],
+            ["generate", *words, *failing, "teacher.path=https://me:planted-typed@host/x", "a.b=https://planted-typed@x"],
             ["generate", *words, *failing, "training.steps=${oc.env:PROMPT}"],
-            ["status", "s3://planter:planted-typed@nowhere/x?scheme=http&endpoint_override=127.0.0.1%3A1"],
+            ["status", NOWHERE],
         ]
     )  # fmt: skip
     statuses = re.findall(r"^status (\w+)$", told, re.MULTILINE)
