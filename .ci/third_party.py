@@ -15,8 +15,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK, PAGE = ROOT / "requirements.lock", ROOT / "docs" / "third_party.md"
 BEGIN, END = "<!-- written by make licences -->\n", "<!-- end -->\n"
-WIDEST = 60
-"""Characters of a licence in the table; some packages declare one for each of their files."""
 
 KNOWN = {
     # They declare nothing that names it: from their licence files and their project's pages.
@@ -93,8 +91,7 @@ def table() -> str:
         if found is None:
             unknown.append(package)
             continue
-        shown = found if len(found) <= WIDEST else f"{found[: found.rindex(' AND ', 0, WIDEST)]} AND others"
-        lines.append(f"| {package} | {', '.join(versions)} | {shown} |")
+        lines.append(f"| {package} | {', '.join(versions)} | {found} |")
     if unknown:
         raise SystemExit(f"no licence found for {', '.join(unknown)}: run make install, or extend KNOWN in {__file__}")
     return "\n".join(lines) + "\n"

