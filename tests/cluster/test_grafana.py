@@ -118,7 +118,7 @@ tests:
     - exp_labels: {{instance: a, GpuIndex: "0", severity: warning}}
       exp_annotations:
         summary: "a GPU 0: 98.75% of its memory is used"
-        description: "A larger photo may find none left. Lower batch_size of the pool, or how many models share the GPU."
+        description: "A larger photo may find none left. Lower batch_size of the pool, or let fewer models share it."
   - {{eval_time: 25m, alertname: GmdGpuHot, exp_alerts: []}}
   - eval_time: 50m
     alertname: GmdGpuHot
