@@ -96,7 +96,8 @@ class Place:
             "tracking.gates=[{metric: psnr, dataset: target, against: baseline, min_gain: -50}]",
             "teacher.steps=1", "teacher.injection.steps=1", "teacher.pool.min=1", "teacher.pool.max=1",
             "scorer.threshold=1", "generation.rows_per_block=4",
-            "training.num_workers=2", "training.steps=4", "training.batch_size=4", "training.checkpoint_every=2", "training.log_every=2",
+            "training.num_workers=2", "training.cpus_per_worker=1", "training.steps=4", "training.batch_size=4",
+            "training.checkpoint_every=2", "training.log_every=2",
             "evaluation.metrics=[psnr]", "evaluation.report_images=2",
         ]  # fmt: skip
 
