@@ -1,4 +1,4 @@
-"""How the workers of a fine-tune find each other when all of them are on this machine.
+"""The meeting of the workers of a fine-tune when all of them are on this machine.
 
 PyTorch's own way is a TCPStore, which listens on all interfaces and asks nobody for a token. Where every node of the
 Ray cluster has a loopback address, as in a private session, they meet in a file instead, and Gloo and NCCL talk over

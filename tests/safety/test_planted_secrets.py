@@ -188,7 +188,7 @@ def test_the_whole_chain_tells_none(place: Place) -> None:
         [
             ["status", str(out)], ["status", str(out), "--json"], ["status", str(out), "--image", f"{VISIBLE}.png"],
             ["verify", str(out), "--deep"], ["config", *words], ["config", "--explain", "tracking.uri"],
-            ["plan", *words], ["check", *words], ["gate", str(out), "--html", str(out / "gate.html")],
+            ["plan", *words], ["check", *words, "ray.num_cpus=4"], ["gate", str(out), "--html", str(out / "gate.html")],
             ["sheet", str(out)], ["history", *where], ["trace", "models:/gmd-toy-student/1", *where],
             ["preview", *words, "--photos", "2"], ["export", *words, "--to", str(head.folder / "pairs")],
             # Mistakes, whose messages repeat what was given.
@@ -199,10 +199,6 @@ def test_the_whole_chain_tells_none(place: Place) -> None:
             ["status", NOWHERE],
         ]
     )  # fmt: skip
-    statuses = re.findall(r"^status (\w+)$", told, re.MULTILINE)
-    assert statuses[:3] == ["0", "0", "0"], told
-    assert set(statuses[4:8] + statuses[9:14]) == {"0"}, told
-    assert "0" not in statuses[14:], told
     with place.served() as (address, _):
         for page in ("", "pairs", "report.html", f"pair?id={VISIBLE}.png", "pairs?find=planted-hub"):
             try:
@@ -227,6 +223,10 @@ def test_the_whole_chain_tells_none(place: Place) -> None:
     ):
         assert any(re.search(pattern, name) for name in seen), (pattern, seen)
     assert found == {}
+    statuses = re.findall(r"^status (\w+)$", told, re.MULTILINE)
+    assert statuses[:3] == ["0", "0", "0"], told
+    assert set(statuses[4:8] + statuses[9:14]) == {"0"}, told
+    assert "0" not in statuses[14:], told
     assert (out / "config.yaml").stat().st_mode & 0o077 == 0
 
 
