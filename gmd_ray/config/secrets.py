@@ -146,6 +146,11 @@ def learn(text: str) -> None:
         remember(form)
 
 
+def holds_secret(name: str, value: str) -> bool:
+    """Tell whether an environment variable of this name and value holds a secret."""
+    return bool(value and _VARIABLE.search(name)) or name == _HEADERS or redact_urls(value) != value
+
+
 def known() -> tuple[str, ...]:
     """The secrets of this process, for `remember` in another one."""
     return tuple(_known)
