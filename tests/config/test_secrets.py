@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import pickle
 import stat
+import traceback
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +17,7 @@ import yaml
 from gmd_ray.config import Config, secrets
 from gmd_ray.config.load import config_text, load_config, resolved, save_config
 from gmd_ray.config.secrets import digested, is_redacted, known, learn, redact, remember
-from gmd_ray.errors import ConfigError
+from gmd_ray.errors import ConfigError, GmdError, InterruptedRunError, StorageError
 from gmd_ray.pairstore import run_settings
 
 
@@ -278,6 +280,19 @@ def test_a_store_knows_its_settings_again_without_their_secrets(
     assert changed["teacher.prompt"] != first["teacher.prompt"], "another prompt is another setting"
     assert run_settings.relevant(Config()) == run_settings.relevant(load_config([]))
     assert digested("nothing hidden") == "nothing hidden"
+
+
+def test_errors_tell_no_secrets_in_any_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray logs the traceback of an error in a worker by itself."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted/aws+key")
+    for kind in (ConfigError, StorageError, InterruptedRunError):
+        try:
+            raise kind("s3://me:hunter2@bucket/x?secret_key=hunter2: cannot be opened with planted/aws+key")
+        except GmdError as error:
+            sent = pickle.loads(pickle.dumps(error))
+            for found in (error, sent):
+                assert str(found) == "s3://***@bucket/x?secret_key=*** cannot be opened with ***"
+                assert "hunter2" not in traceback.format_exception(found)[-1]
 
 
 def test_rows_hold_no_secrets() -> None:
