@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 
 from gmd_ray.config import Config
 from gmd_ray.training import finetune, finetuned_path
-from gmd_ray.training.run_files import read_curve
+from gmd_ray.training.run_files import curve_lines, read_curve
 from gmd_ray.training.spec import make_spec
 from tests.training.oracle import plain_training
 from tests.training.toys import FileRecorder, make_config
@@ -86,8 +85,13 @@ def wait_until(true: Callable[[], bool], timeout_s: float = 120.0) -> None:
         time.sleep(0.05)
 
 
+def lines(cfg: Config) -> list[dict[str, Any]]:
+    path = curve_of(cfg)
+    return curve_lines(path.read_bytes()) if path.is_file() else []
+
+
 def wait_for_step(cfg: Config, step: int) -> None:
-    wait_until(lambda: any(point["step"] >= step for point in read_curve(curve_of(cfg))))
+    wait_until(lambda: any(line.get("step", 0) >= step for line in lines(cfg)))
 
 
 def worker_nodes() -> list[str]:
@@ -111,8 +115,7 @@ def take_away(cluster: Any, node_id: str, notice_s: int) -> float:
 
 
 def notices(cfg: Config) -> list[dict[str, Any]]:
-    lines = map(json.loads, curve_of(cfg).read_text().splitlines())
-    return [line for line in lines if "leaving" in line]
+    return [line for line in lines(cfg) if "leaving" in line]
 
 
 @pytest.mark.chaos
