@@ -104,11 +104,11 @@ def worker_nodes() -> list[str]:
 
 def take_away(cluster: Any, node_id: str, notice_s: int) -> float:
     """Tell Ray that a node goes, as a preStop hook does, and kill it when its time is over; return that time."""
-    deadline = time.time() + notice_s
     ray = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address]
     why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
     subprocess.run([*ray, "--node-id", node_id, *why, "--deadline-remaining-seconds", str(notice_s)], check=True)
-    time.sleep(deadline + 3 - time.time())  # the command itself takes some seconds to start
+    deadline = time.time() + notice_s
+    time.sleep(notice_s)
     [node] = [node for node in cluster.nodes if node.node_id == node_id]
     cluster.remove_node(node, allow_graceful=False)
     return deadline
@@ -153,13 +153,13 @@ def test_a_node_that_goes_after_a_notice_costs_no_step_and_changes_no_weight(tmp
 
     # Ray Train takes reports one by one, 0.3 s apart: with one for each step, a step takes as long.
     settings = {"batch_size": 8, "patch": 16, "num_workers": 2, "cpus_per_worker": 1.0, "checkpoint_every": 1000}
-    cfg = make_config(tmp_path, steps=100, log_every=100, **settings)
+    cfg = make_config(tmp_path, steps=60, log_every=100, **settings)
     undisturbed = finetune(cfg, "adapted", FileRecorder(tmp_path / "undisturbed.jsonl"))
     assert undisturbed.resumed_from is None
 
     cluster.nodes.append(cluster.add_node(**NODE))  # the spare node
     cluster.wait_for_nodes()
-    cfg = make_config(tmp_path, steps=100, log_every=1, **settings)
+    cfg = make_config(tmp_path, steps=60, log_every=1, **settings)
     cfg.out = str(tmp_path / "disturbed")
     shutil.copytree(tmp_path / "run" / "pairs", tmp_path / "disturbed" / "pairs")
     recorder = TimedRecorder(tmp_path / "disturbed.jsonl")
@@ -175,11 +175,11 @@ def test_a_node_that_goes_after_a_notice_costs_no_step_and_changes_no_weight(tmp
     chaos.check()
     first, second = notices(cfg)
     assert (first["waits"], second["waits"]) == (False, True)
-    assert first["saved"] + 10 < second["saved"] == finetuned.resumed_from
+    assert first["saved"] + 2 < second["saved"] == finetuned.resumed_from
     begun = [point for point in recorder.read() if point["at"] <= deadlines[0]]
     redone = begun[-1]["step"] - finetuned.resumed_from
     assert 0 <= redone <= 2
-    assert [point["step"] for point in read_curve(curve_of(cfg))] == list(range(1, 101))
+    assert [point["step"] for point in read_curve(curve_of(cfg))] == list(range(1, 61))
     before, after = (torch.load(done.path, weights_only=True) for done in (undisturbed, finetuned))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -202,7 +202,7 @@ def test_a_group_shrinks_when_a_node_goes_and_grows_when_one_comes(
     def act() -> None:
         wait_for_step(cfg, 10)
         sizes.append(len(worker_nodes()))
-        take_away(cluster, worker_nodes()[0], 8)
+        take_away(cluster, worker_nodes()[0], 10)
         wait_for_step(cfg, notices(cfg)[-1]["saved"] + 20)
         sizes.append(len(worker_nodes()))
         cluster.nodes.append(cluster.add_node(**NODE))

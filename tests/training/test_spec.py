@@ -157,7 +157,7 @@ def test_settings_that_leave_the_weights_alone_may_change(tmp_path: Path) -> Non
             max_failures=9,
             max_preemption_failures=9,
             cache_gb=9,
-        ),  # fmt: skip
+        ),
         _set("student", tile=64),
         _set("", log_interval_s=3.0),
     ):

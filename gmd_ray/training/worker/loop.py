@@ -25,7 +25,7 @@ from gmd_ray.training.spec import TrainingSpec
 from gmd_ray.training.worker.meter import Meter
 from gmd_ray.training.worker.optim import learning_rate
 from gmd_ray.training.worker.parallel import first_failure, gathered, load_optimizer, wrap
-from gmd_ray.training.worker.preemption import Decision, PreemptionWatch, SavePlan
+from gmd_ray.training.worker.preemption import PreemptionWatch, SaveDecision, SavePlan
 from gmd_ray.training.worker.state import load_state
 from gmd_ray.training.worker.step import TrainingStep, memory_layout
 from gmd_ray.training.worker.validation import Validation
@@ -155,7 +155,7 @@ class _Worker:
                 # The later one wins a tie, as in Ray Train's ranking of the checkpoints that it keeps.
                 self._best = max(self._best, (figures[SCORE], done))
                 meter.restart(prefetcher.waited_s)
-            notice = watch.look(done) if watch and not last else Decision()
+            notice = watch.look(done) if watch and not last else SaveDecision()
             if notice.leaving:
                 figures |= notice.figures()
             save = last or validate or done % cfg.checkpoint_every == 0 or notice.save

@@ -34,8 +34,8 @@ OVERDUE_S = 60.0
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What all workers do after a step."""
+class SaveDecision:
+    """The same order to all workers after a step: to save, to wait, and when to look again."""
 
     save: bool = False
     """Save a checkpoint."""
@@ -70,7 +70,7 @@ class SavePlan:
         self._noticed: float | None = None
         self._waited_for: float | None = None
 
-    def decide(self, step: int, info: PreemptionInfo | None) -> Decision:
+    def decide(self, step: int, info: PreemptionInfo | None) -> SaveDecision:
         """Decide what to do after a step.
 
         Args:
@@ -83,7 +83,7 @@ class SavePlan:
         self._step, self._looked = step, now
         if info is None:
             due = self._save_every_s is not None and now - self._saved >= self._save_every_s
-            return Decision(save=due, next_look=step + ahead)
+            return SaveDecision(save=due, next_look=step + ahead)
         new = not self._nodes.issuperset(info.preempted_node_to_ranks)
         self._nodes.update(info.preempted_node_to_ranks)
         self._noticed = now if self._noticed is None else self._noticed
@@ -93,10 +93,10 @@ class SavePlan:
         if late:
             self._waited_for = deadline
         if not new and not late:
-            return Decision(next_look=step + ahead)
+            return SaveDecision(next_look=step + ahead)
         wait_s = max(left, 0.0) + OVERDUE_S if late else 0.0
         # The next look is one step after a notice: how long a save takes may be known by then for the first time.
-        return Decision(True, wait_s, tuple(info.preempted_ranks), left, step + 1)
+        return SaveDecision(True, wait_s, tuple(info.preempted_ranks), left, step + 1)
 
     def saved(self, seconds: float) -> None:
         """Note that a checkpoint was saved just now, and how long that took."""
@@ -111,10 +111,10 @@ class PreemptionWatch:
         self._plan = plan
         self._next_look = 0
 
-    def look(self, step: int) -> Decision:
+    def look(self, step: int) -> SaveDecision:
         """Decide what to do after a step. Every worker must call this after the same steps."""
         if step < self._next_look:
-            return Decision()
+            return SaveDecision()
         # Ray Train answers all workers alike; their clocks differ.
         decision = from_rank_zero(self._plan.decide(step, ray.train.get_preemption_info()))
         self._next_look = decision.next_look

@@ -16,7 +16,7 @@ from ray.train.torch import TorchTrainer
 from gmd_ray.training.spec import make_spec
 from gmd_ray.training.worker import preemption
 from gmd_ray.training.worker.loop import train
-from gmd_ray.training.worker.preemption import Decision, PreemptionWatch, SavePlan
+from gmd_ray.training.worker.preemption import PreemptionWatch, SaveDecision, SavePlan
 from tests.training.toys import make_config
 
 
@@ -133,8 +133,8 @@ def test_workers_ask_ray_train_only_where_they_look(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("ray.train.get_preemption_info", lambda: asked.append(1))
 
     class EveryTen:
-        def decide(self, step: int, info: PreemptionInfo | None) -> Decision:
-            return Decision(save=True, next_look=step + 10)
+        def decide(self, step: int, info: PreemptionInfo | None) -> SaveDecision:
+            return SaveDecision(save=True, next_look=step + 10)
 
     watch = PreemptionWatch(EveryTen())  # type: ignore[arg-type]
     assert [step for step in range(1, 31) if watch.look(step).save] == [1, 11, 21]
@@ -159,8 +159,12 @@ def train_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **config: Any) -
 
 
 def test_the_loop_saves_and_waits_as_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decisions = {3: Decision(True, 0.0, (1, 2), 60.04), 5: Decision(True, 64.0, (1, 2), 4.0), 8: Decision(True)}
-    monkeypatch.setattr(PreemptionWatch, "look", lambda self, step: decisions.get(step, Decision()))
+    decisions = {
+        3: SaveDecision(True, 0.0, (1, 2), 60.04),
+        5: SaveDecision(True, 64.0, (1, 2), 4.0),
+        8: SaveDecision(True),
+    }
+    monkeypatch.setattr(PreemptionWatch, "look", lambda self, step: decisions.get(step, SaveDecision()))
     reports, waits = train_here(tmp_path, monkeypatch, resize_s=60.0)
     assert [name for _, name in reports] == ["step_00000003", "step_00000005", "step_00000008", "step_00000012"]
     assert reports[0][0] == {"step": 3, "leaving": [1, 2], "left_s": 60.0, "waits": False}
