@@ -20,6 +20,9 @@ from gmd_ray.training.worker.parallel import from_rank_zero
 LOOK_S = 1.0
 """Seconds between two looks, each of which makes all workers wait for one another."""
 
+LOOK_STEPS = 32
+"""Steps between two looks at most: the next steps may be slower than the last."""
+
 DEADLINE_S = 120.0
 """Seconds until a node goes of which Ray does not know when; Ray Train assumes the same."""
 
@@ -65,7 +68,8 @@ class SavePlan:
     def __init__(self, step: int, save_every_s: float | None, clock: Callable[[], float] = time.time) -> None:
         self._clock, self._save_every_s = clock, save_every_s
         self._step, self._looked = step, clock()
-        self._saved, self._save_s = self._looked, 0.0
+        self._saved, self._save_s = self._looked, 0.0  # time of the last save; duration of the slowest
+        self._saving_s = 0.0  # spent since the last look
         self._nodes: set[str] = set()
         self._noticed: float | None = None
         self._waited_for: float | None = None
@@ -78,9 +82,9 @@ class SavePlan:
             info: which nodes go; None if none does.
         """
         now = self._clock()
-        step_s = max(now - self._looked, 1e-6) / max(step - self._step, 1)
-        ahead = max(1, int(LOOK_S / step_s))
-        self._step, self._looked = step, now
+        step_s = max(now - self._looked - self._saving_s, 1e-6) / max(step - self._step, 1)
+        ahead = min(max(1, int(LOOK_S / step_s)), LOOK_STEPS)
+        self._step, self._looked, self._saving_s = step, now, 0.0
         if info is None:
             due = self._save_every_s is not None and now - self._saved >= self._save_every_s
             return SaveDecision(save=due, next_look=step + ahead)
@@ -101,7 +105,8 @@ class SavePlan:
     def saved(self, seconds: float) -> None:
         """Note that a checkpoint was saved just now, and how long that took."""
         self._save_s = max(self._save_s, seconds)
-        self._looked = self._saved = self._clock()
+        self._saving_s += seconds
+        self._saved = self._clock()
 
 
 class PreemptionWatch:

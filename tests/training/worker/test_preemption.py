@@ -28,6 +28,7 @@ class Drive:
     save_s: float
     notices: dict[float, PreemptionInfo] = field(default_factory=dict)
     save_every_s: float | None = None
+    checkpoint_every: int = 10**9
     now: float = 1000.0
     looks: int = 0
     saves: list[tuple[int, float]] = field(default_factory=list)
@@ -44,6 +45,9 @@ class Drive:
         while self.now < until:
             self.now += self.step_s
             self.step += 1
+            if self.step % self.checkpoint_every == 0:
+                self.now += self.save_s
+                plan.saved(self.save_s)
             if self.step < next_look:
                 continue
             self.looks += 1
@@ -78,7 +82,11 @@ def test_two_saves_the_last_of_them_whole_before_the_deadline_and_no_step_after_
 
 
 def test_looks_are_about_a_second_apart_and_never_closer_than_a_step() -> None:
-    assert 95 <= Drive(0.01, 0.0).run(until=1100.0).looks <= 105
+    assert 95 <= Drive(0.05, 0.0).run(until=1100.0).looks <= 105
+    saving = Drive(0.05, 2.5, checkpoint_every=99).run(until=1100.0)  # now and then just before a look
+    assert 60 <= saving.looks <= 75  # in 67 s of training
+    fast = Drive(0.001, 0.0).run(until=1010.0)
+    assert fast.step / preemption.LOOK_STEPS == pytest.approx(fast.looks, rel=0.01)
     slow = Drive(3.0, 0.0).run(until=1100.0)
     assert slow.looks == slow.step
     assert slow.saves == []
