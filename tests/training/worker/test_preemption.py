@@ -29,6 +29,8 @@ class Drive:
     notices: dict[float, PreemptionInfo] = field(default_factory=dict)
     save_every_s: float | None = None
     checkpoint_every: int = 10**9
+    report_s: float = 0.0
+    """Seconds that a step takes after the look, unless it is saved."""
     now: float = 1000.0
     looks: int = 0
     saves: list[tuple[int, float]] = field(default_factory=list)
@@ -45,19 +47,18 @@ class Drive:
         while self.now < until:
             self.now += self.step_s
             self.step += 1
-            if self.step % self.checkpoint_every == 0:
-                self.now += self.save_s
-                plan.saved(self.save_s)
-            if self.step < next_look:
-                continue
-            self.looks += 1
-            info = [info for at, info in self.notices.items() if at <= self.now]
-            decision = plan.decide(self.step, info[-1] if info else None)
-            next_look = decision.next_look
-            if decision.save:
+            decision = SaveDecision()
+            if self.step >= next_look:
+                self.looks += 1
+                info = [info for at, info in self.notices.items() if at <= self.now]
+                decision = plan.decide(self.step, info[-1] if info else None)
+                next_look = decision.next_look
+            if decision.save or self.step % self.checkpoint_every == 0:
                 self.now += self.save_s
                 self.saves.append((self.step, self.now))
                 plan.saved(self.save_s)
+            else:
+                self.now += self.report_s
             if decision.wait_s:
                 self.waits.append(self.now)
                 self.now += decision.wait_s
@@ -79,6 +80,13 @@ def test_two_saves_the_last_of_them_whole_before_the_deadline_and_no_step_after_
     assert 1110.0 - 2 * (save_s + preemption.LOOK_S + step_s) - preemption.MARGIN_S <= whole <= 1110.0 - 1.0
     assert drive.waits == [whole]
     assert drive.step == last_step  # nothing is redone
+
+
+def test_a_short_step_after_a_save_says_nothing_about_the_next_ones() -> None:
+    drive = Drive(0.02, 0.3, {1020.0: going(1030.0, 1)}, report_s=0.3).run(until=1030.0)
+    _, (last_step, whole) = drive.saves
+    assert whole <= 1030.0 - 1.0
+    assert drive.step == last_step
 
 
 def test_looks_are_about_a_second_apart_and_never_closer_than_a_step() -> None:
