@@ -27,7 +27,7 @@ NAMES = ("adapted", "source_only", "median", "supervised", "pretrained")
 NO_EFFECT = {
     "num_workers", "min_workers", "use_gpu", "cpus_per_worker", "labels", "cache_gb", "channels_last",
     "compile", "accumulate", "strategy", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures",
-    "validate_every", "validation_images", "export", "supervised_hq", "perceptual_weights",
+    "max_preemption_failures", "validate_every", "validation_images", "export", "supervised_hq", "perceptual_weights",
 }  # fmt: skip
 """Fields of `training` that change the weights by rounding at most, or that `TrainingSpec.settings` handles itself.
 
