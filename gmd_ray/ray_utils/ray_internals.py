@@ -118,6 +118,32 @@ def says_it_cannot_grow(report: bytes | None) -> bool:
     return bool(kinds) and all(kind.startswith("node_") for kind in kinds)
 
 
+def on_head_node() -> bool:
+    """Return whether this process, which has joined a cluster, runs on its head. False if Ray does not say."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    try:
+        from ray._private.resource_spec import HEAD_NODE_RESOURCE_NAME
+    except ImportError:
+        return False
+    return any(node["NodeID"] == here and HEAD_NODE_RESOURCE_NAME in node["Resources"] for node in ray.nodes())
+
+
+def is_draining(node_id: str) -> bool:
+    """Return whether a node of this process's cluster is to go. False if Ray does not say.
+
+    Raises:
+        RayError and others: the cluster's head does not answer.
+    """
+    try:
+        from ray._private.state import state
+
+        return node_id in state.get_draining_nodes()
+    except (ImportError, AttributeError):
+        return False
+
+
 # ---- the start of a session
 
 

@@ -27,6 +27,8 @@ NAMES = [
     ("ray._private.worker", "_global_node"),
     ("ray._private.ray_constants", "DEBUG_AUTOSCALING_STATUS"),
     ("ray.experimental.internal_kv", "_internal_kv_get"),
+    ("ray._private.resource_spec", "HEAD_NODE_RESOURCE_NAME"),
+    ("ray._private.state", "state.get_draining_nodes"),
     # The start of a session.
     ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER"),
     ("ray._private.worker", "connect"),

@@ -11,7 +11,8 @@ import pytest
 from ray.exceptions import ActorUnavailableError, GetTimeoutError
 
 from gmd_ray.errors import DataError
-from gmd_ray.generation.attempt_log import AttemptLog, Attempts, AtWork, RemoteAttemptLog
+from gmd_ray.generation.attempts.log import AttemptLog, Attempts, AtWork
+from gmd_ray.generation.attempts.remote import RemoteAttemptLog
 
 
 class Actor:
