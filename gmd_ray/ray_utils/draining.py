@@ -22,7 +22,7 @@ def watch_this_node(tell: Callable[[], None]) -> None:
     if not ray.is_initialized() or ray_internals.on_head_node():
         return
     node = ray.get_runtime_context().get_node_id()
-    watch(lambda: ray_internals.is_draining(node), tell)
+    watch(lambda: node in ray_internals.draining_nodes(), tell)
 
 
 def watch(draining: Callable[[], bool], tell: Callable[[], None], poll_s: float = POLL_S) -> threading.Thread:

@@ -124,14 +124,14 @@ def on_head_node() -> bool:
 
     here = ray.get_runtime_context().get_node_id()
     try:
-        from ray._private.resource_spec import HEAD_NODE_RESOURCE_NAME
+        from ray._common.constants import HEAD_NODE_RESOURCE_NAME
     except ImportError:
         return False
     return any(node["NodeID"] == here and HEAD_NODE_RESOURCE_NAME in node["Resources"] for node in ray.nodes())
 
 
-def is_draining(node_id: str) -> bool:
-    """Return whether a node of this process's cluster is to go. False if Ray does not say.
+def draining_nodes() -> set[str]:
+    """Return the ids of the nodes of this process's cluster that are to go. Empty if Ray does not say.
 
     Raises:
         RayError and others: the cluster's head does not answer.
@@ -139,9 +139,9 @@ def is_draining(node_id: str) -> bool:
     try:
         from ray._private.state import state
 
-        return node_id in state.get_draining_nodes()
+        return set(state.get_draining_nodes())
     except (ImportError, AttributeError):
-        return False
+        return set()
 
 
 # ---- the start of a session

@@ -19,7 +19,7 @@ from gmd_ray.ray_utils import ray_internals
 
 PACKAGE = Path(gmd_ray.__file__).parent
 PRIVATE = ["ray._private", "ray._raylet", "ray._internal", "ray.data._internal", "ray.train._internal"]
-PRIVATE += ["ray.train.v2._internal", "ray.autoscaler._private", "ray.experimental.internal_kv"]
+PRIVATE += ["ray._common", "ray.train.v2._internal", "ray.autoscaler._private", "ray.experimental.internal_kv"]
 ALLOWED = {"ray_utils/ray_internals.py", "ray_utils/blocks_in_flight.py"}
 
 NAMES = [
@@ -27,7 +27,7 @@ NAMES = [
     ("ray._private.worker", "_global_node"),
     ("ray._private.ray_constants", "DEBUG_AUTOSCALING_STATUS"),
     ("ray.experimental.internal_kv", "_internal_kv_get"),
-    ("ray._private.resource_spec", "HEAD_NODE_RESOURCE_NAME"),
+    ("ray._common.constants", "HEAD_NODE_RESOURCE_NAME"),
     ("ray._private.state", "state.get_draining_nodes"),
     # The start of a session.
     ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER"),

@@ -201,7 +201,8 @@ def test_a_worker_that_loads_its_model_leaves_and_its_start_is_not_held_against_
 
 def test_the_node_is_watched_until_it_is_to_go() -> None:
     """A head that does not answer for a while is no notice, and no end of the watch."""
-    answers, told = iter([False, ConnectionError("no head"), True, True]), list[float]()
+    answers: Iterator[Any] = iter([False, ConnectionError("no head"), True, True])
+    told: list[float] = []
 
     def draining() -> bool:
         answer = next(answers)
