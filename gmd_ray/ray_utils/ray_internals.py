@@ -1,4 +1,4 @@
-"""Everything that touches private names of Ray, except the policy in `blocks_in_flight`.
+"""Everything that touches private names of Ray, except `blocks_in_flight`, `draining` and `rescue`.
 
 Private names are looked up when a function is called, never when this module is imported. Where a version of Ray has
 other names, the function does without: a warning says what is lost where a user would notice.
@@ -116,32 +116,6 @@ def says_it_cannot_grow(report: bytes | None) -> bool:
     said: dict[str, Any] = json.loads(report or "{}")
     kinds = (said.get("autoscaler_report") or {}).get("active_nodes") or {}
     return bool(kinds) and all(kind.startswith("node_") for kind in kinds)
-
-
-def on_head_node() -> bool:
-    """Return whether this process, which has joined a cluster, runs on its head. False if Ray does not say."""
-    import ray
-
-    here = ray.get_runtime_context().get_node_id()
-    try:
-        from ray._common.constants import HEAD_NODE_RESOURCE_NAME
-    except ImportError:
-        return False
-    return any(node["NodeID"] == here and HEAD_NODE_RESOURCE_NAME in node["Resources"] for node in ray.nodes())
-
-
-def draining_nodes() -> set[str]:
-    """Return the ids of the nodes of this process's cluster that are to go. Empty if Ray does not say.
-
-    Raises:
-        RayError and others: the cluster's head does not answer.
-    """
-    try:
-        from ray._private.state import state
-
-        return set(state.get_draining_nodes())
-    except (ImportError, AttributeError):
-        return set()
 
 
 # ---- the start of a session

@@ -12,8 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gmd_ray.ray_utils import ray_internals
-from gmd_ray.ray_utils.draining import POLL_S
+from gmd_ray.ray_utils.draining import POLL_S, draining_nodes
 
 log = logging.getLogger("gmd_ray.generation")
 
@@ -27,7 +26,7 @@ class BlockRescue:
     def __init__(self, topology: Any) -> None:
         """Take the topology of a stream: operator -> state of the operator. Its private names are looked up here."""
         self._topology = topology
-        self._next = float("inf") if ray_internals.started_here() else 0.0  # a private session has one node
+        self._next = 0.0
         self._round: threading.Thread | None = None
 
     def look(self) -> None:
@@ -37,10 +36,10 @@ class BlockRescue:
             return
         self._next = now + POLL_S
         try:
-            going = ray_internals.draining_nodes()
+            going = draining_nodes()
             blocks = waiting_blocks(self._topology) if going else []
-        except AttributeError as error:
-            log.warning("blocks on drained nodes are made again with this version of Ray (%s)", error)
+        except (ImportError, AttributeError) as error:
+            log.warning("what is on a drained node is lost with it with this version of Ray (%s)", error)
             self._next = float("inf")
             return
         except Exception:  # noqa: BLE001 -- the cluster's head is away for a while; the next look may tell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from ray.data._internal.execution.operators.actor_pool_map_operator import Actor
 from ray.data._internal.execution.streaming_executor_state import OpBufferQueue
 from ray.data.block import BlockMetadata
 
-from gmd_ray.ray_utils import ray_internals, rescue
+from gmd_ray.ray_utils import rescue
 
 
 def bundle(rows: int) -> RefBundle:
@@ -29,11 +30,9 @@ def stage(*before: RefBundle, within: Any = (), tasks: tuple[RefBundle, ...] = (
     buffer = OpBufferQueue(1)
     for waiting in before:
         buffer.append(waiting)
-    op = SimpleNamespace(
-        metrics=OpRuntimeMetrics(SimpleNamespace(input_dependencies=[])), _input_queues=list(within), _output_queues=[]
-    )
-    for number, inputs in enumerate(tasks):
-        op.metrics._running_tasks[number] = SimpleNamespace(inputs=inputs)
+    at_work = {number: SimpleNamespace(inputs=inputs) for number, inputs in enumerate(tasks)}
+    metrics = SimpleNamespace(_running_tasks=at_work)
+    op = SimpleNamespace(metrics=metrics, _input_queues=list(within), _output_queues=[])
     return op, SimpleNamespace(input_queues=[buffer])
 
 
@@ -54,6 +53,7 @@ def test_every_block_of_a_stream_that_waits_is_found() -> None:
     assert len(found) == 7
     assert set(found) == {block.ref for each in bundles for block in each.blocks}
     assert isinstance(ActorPoolMapOperator._input_queues, property), "where the pools keep theirs"
+    assert "self._running_tasks[task_index] = RunningTaskInfo(" in inspect.getsource(OpRuntimeMetrics)
 
 
 def test_only_blocks_without_another_copy_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,23 +81,18 @@ def test_nothing_is_looked_for_where_no_node_goes(monkeypatch: pytest.MonkeyPatc
         asked.append(set())
         return asked[-1]
 
-    monkeypatch.setattr(ray_internals, "started_here", lambda: False)
-    monkeypatch.setattr(ray_internals, "draining_nodes", draining)
+    monkeypatch.setattr(rescue, "draining_nodes", draining)
     search = rescue.BlockRescue(Topology([("not an operator", "nor its state")]))
     for _ in range(5):
         search.look()
     assert len(asked) == 1, "once in POLL_S"
-    monkeypatch.setattr(ray_internals, "started_here", lambda: True)
-    rescue.BlockRescue(Topology()).look()
-    assert len(asked) == 1, "a private session has no other node"
 
 
 def test_another_version_of_ray_costs_the_copies_and_no_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ray_internals, "started_here", lambda: False)
-    monkeypatch.setattr(ray_internals, "draining_nodes", lambda: {"going"})
+    monkeypatch.setattr(rescue, "draining_nodes", lambda: {"going"})
     search = rescue.BlockRescue(Topology([("not an operator", "nor its state")]))
     for _ in range(2):
         search.look()
-    assert caplog.text.count("blocks on drained nodes are made again with this version of Ray") == 1
+    assert caplog.text.count("what is on a drained node is lost with it with this version of Ray") == 1
