@@ -25,6 +25,7 @@ from gmd_ray.ray_utils.capacity import TASK_CPUS, read_cpus
 from gmd_ray.ray_utils.metrics import ActorNames, model_name
 from gmd_ray.ray_utils.pools import GROW_AT, actor_pool, options_of_today
 from gmd_ray.ray_utils.ray_internals import limit_blocks_in_flight, shorten_reservation_expiry
+from gmd_ray.ray_utils.remote_errors import forget_locals
 from gmd_ray.text import one_line
 
 STALLED = 0.5
@@ -115,6 +116,7 @@ def run_stream(
     try:
         yield from ds.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except (RayError, ExecutionTimeoutError, SystemException) as error:
+        forget_locals(error)  # a caller that goes on, and starts the next run, needs the room
         reason = log.error()
         if reason is not None:
             raise reason from error
