@@ -13,37 +13,63 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
+import torch
 from ray._private.utils import get_ray_address_file
 from ray.cluster_utils import Cluster
 
-from gmd_ray.config import PoolConfig
+from gmd_ray.config import PoolConfig, StudentConfig
 from gmd_ray.generation import generate
-from tests.generation.world import World, wait_for
+from gmd_ray.students import ModuleStudent
+from tests.generation.world import World, load_toy_student, wait_for
 
 NODE = {"num_cpus": 2, "object_store_memory": 150_000_000}
-TEACHER = {"num_cpus": 1, "resources": {"teacher": 1}, "object_store_memory": 150_000_000}
 BATCH = 2
+
+
+class _LoggedStudent(ModuleStudent):
+    """Leaves the ids of each call beside its weights."""
+
+    def __init__(self, cfg: StudentConfig) -> None:
+        super().__init__(cfg, load_toy_student(cfg).module)
+        self._log = Path(str(cfg.path)).with_suffix(".log")
+
+    def restore(self, lq: torch.Tensor, ids: Sequence[str] | None = None) -> torch.Tensor:
+        with open(self._log, "a") as file:
+            file.write("".join(f"{key}\n" for key in ids or ()))
+        return super().restore(lq, ids)
+
+
+def load_logged_student(cfg: StudentConfig) -> ModuleStudent:
+    """Load the toy world's student (`student.factory`); its log is the file of its weights with the suffix .log."""
+    return _LoggedStudent(cfg)
 
 
 def main() -> None:
     notice_s, seconds = float(sys.argv[3]), float(sys.argv[4])
     world = World(Path(sys.argv[1]), on_ray=True)
     world.cfg.target.limit = int(sys.argv[2])
+    world.cfg.student.factory = f"{load_logged_student.__module__}:load_logged_student"
+    world.cfg.student.pool = PoolConfig(num_cpus=0.5, batch_size=4, resources={"student": 1})
     world.cfg.teacher.pool = PoolConfig(min=2, max=2, num_cpus=0.5, batch_size=BATCH, resources={"teacher": 1})
     os.makedirs(os.path.dirname(get_ray_address_file(None)), exist_ok=True)  # Cluster leaves its address there
     cluster = Cluster(
         initialize_head=True,
         head_node_args={**NODE, "include_dashboard": False, "temp_dir": tempfile.mkdtemp(prefix="gmd-", dir="/tmp")},
     )
-    nodes = [cluster.add_node(**TEACHER) for _ in range(3)]  # two teachers, and room for one
+    going = cluster.add_node(**NODE, resources={"student": 1, "teacher": 1})
+    cluster.add_node(**NODE, resources={"teacher": 1})
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     result: dict[str, Any] = {}
+    students_log = Path(str(world.cfg.student.path)).with_suffix(".log")
+    students_log.unlink(missing_ok=True)
 
     def run() -> None:
         try:
@@ -53,13 +79,15 @@ def main() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    wait_for(lambda: len(teachers(world)) == 2 and bool(written(world)), 240)
-    going = next(node for node in nodes if children(node) & teachers(world))
+    wait_for(lambda: len(teachers(world)) == 2 and bool(written(world)), 400)
+    cluster.add_node(**NODE, resources={"student": 1, "teacher": 1})  # room for those that move
     [old] = children(going) & teachers(world)
     drain(cluster.address, going.node_id, notice_s)
     deadline = time.monotonic() + notice_s
     while time.monotonic() < deadline:
         time.sleep(0.1)
+    result["begun_before"] = sorted(world.projected())
+    result["restored_before"] = len(set(students_log.read_text().split()))
     result["left_before_the_deadline"] = not psutil.pid_exists(old)
     result["others_there"] = [title for title in titles(going) if title.startswith("ray::")]
     result["written"] = sorted(written(world))
@@ -67,6 +95,7 @@ def main() -> None:
     cluster.remove_node(going, allow_graceful=False)
     thread.join()
     result["begun"] = world.projected()
+    result["restored"] = Counter(students_log.read_text().split())
     result["teachers"] = len(teachers(world))
     print(json.dumps(result, default=str), flush=True)
     ray.shutdown()

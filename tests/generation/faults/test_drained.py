@@ -36,7 +36,7 @@ def drained(world: World, images: int, notice_s: float, seconds: float) -> dict[
     command = [sys.executable, "-m", "tests.generation.faults.drained", str(world.root)]
     command += [str(images), str(notice_s), str(seconds)]
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert "error" not in answer, answer["error"]
@@ -59,11 +59,13 @@ def world(undisturbed: World, tmp_path: Path) -> World:
 
 
 def test_a_notice_longer_than_a_batch_costs_nothing(world: World, undisturbed: World) -> None:
-    answer = drained(world, IMAGES, notice_s=15, seconds=0.8)
+    answer = drained(world, IMAGES, notice_s=20, seconds=0.8)
     assert answer["left_before_the_deadline"], answer
     assert 0 < len(answer["written"]) < IMAGES
     assert answer["teachers"] == 3, "two, and the one in the place of the one that left"
     assert {key: times for key, times in answer["begun"].items() if times > 1} == {}
+    assert answer["restored_before"] > len(answer["begun_before"]), "blocks waited for a teacher where they were made"
+    assert {key: times for key, times in answer["restored"].items() if times > 1} == {}
     assert (answer["books"]["ok"], answer["books"]["failed"]) == (IMAGES, 0)
     assert {row["attempts"] for row in world.rows().values()} == {1}
     same_rows(world, undisturbed)
