@@ -24,7 +24,11 @@ from gmd_ray.images.listing import ImageFile
 from gmd_ray.ray_utils.capacity import TASK_CPUS, read_cpus
 from gmd_ray.ray_utils.metrics import ActorNames, model_name
 from gmd_ray.ray_utils.pools import GROW_AT, actor_pool, options_of_today
-from gmd_ray.ray_utils.ray_internals import limit_blocks_in_flight, shorten_reservation_expiry
+from gmd_ray.ray_utils.ray_internals import (
+    fetch_metadata_inline,
+    limit_blocks_in_flight,
+    shorten_reservation_expiry,
+)
 from gmd_ray.ray_utils.remote_errors import forget_locals
 from gmd_ray.text import one_line
 
@@ -79,6 +83,7 @@ def build_stream(
     ds.context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT
     limit_blocks_in_flight(ds.context, cfg)
     shorten_reservation_expiry()
+    fetch_metadata_inline()
     ds.context.enable_progress_bars = False  # they would write over gmd_ray's own
     ds.context.issue_detectors_config.detectors = []  # advice for authors of Ray programs, in a user's log
     return ds

@@ -41,6 +41,7 @@ NAMES = [
     ("ray._raylet", "AuthenticationTokenLoader.get_raw_token"),
     # Streams.
     ("ray.data._internal.cluster_autoscaler", "RateBasedClusterAutoscaler.__init__"),
+    ("ray.data._internal.execution.metadata_fetcher", "_PREFETCH_ON_THREAD"),
     ("ray.data._internal.execution.backpressure_policy", "BackpressurePolicy"),
     ("ray.data._internal.execution.backpressure_policy", "ENABLED_BACKPRESSURE_POLICIES"),
     ("ray.data._internal.execution.backpressure_policy", "ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY"),
@@ -70,6 +71,15 @@ def test_what_is_set_or_passed_is_there() -> None:
     given = list(inspect.signature(BackpressurePolicy.__init__).parameters)
     assert given == ["self", "data_context", "topology", "resource_manager"]
     assert "self.input_queues" in inspect.getsource(OpState.__init__)
+
+
+def test_a_stream_made_afterwards_fetches_metadata_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.data._internal.execution import metadata_fetcher as fetchers
+
+    monkeypatch.setattr(fetchers, "_PREFETCH_ON_THREAD", True)
+    assert isinstance(fetchers.make_metadata_fetcher(), fetchers.ThreadedMetadataFetcher)
+    ray_internals.fetch_metadata_inline()
+    assert isinstance(fetchers.make_metadata_fetcher(), fetchers.InlineMetadataFetcher)
 
 
 def test_the_loggers_that_are_quieted_exist() -> None:
@@ -128,15 +138,19 @@ def test_another_version_of_ray_costs_the_bounds_and_no_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from ray.data import DataContext
+    from ray.data._internal.execution import metadata_fetcher
 
     context = DataContext()
+    monkeypatch.delattr(metadata_fetcher, "_PREFETCH_ON_THREAD")
     without(monkeypatch, "gmd_ray.ray_utils.blocks_in_flight", "ray.data._internal.cluster_autoscaler")
     with caplog.at_level(logging.WARNING):
         ray_internals.limit_blocks_in_flight(context, Config())
         ray_internals.shorten_reservation_expiry()
-    bound, expiry = caplog.messages
+        ray_internals.fetch_metadata_inline()
+    bound, expiry, kept = caplog.messages
     assert "the blocks in flight are not bounded with this version of Ray" in bound
     assert "after a kill, a run may wait three minutes" in expiry
+    assert "after a failure, a stream may keep its actors" in kept
 
 
 def test_another_version_of_ray_is_joined_and_started_as_ray_does_it(
