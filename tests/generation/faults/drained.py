@@ -14,49 +14,29 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
-import torch
 from ray._private.utils import get_ray_address_file
 from ray.cluster_utils import Cluster
 
-from gmd_ray.config import PoolConfig, StudentConfig
+from gmd_ray.config import PoolConfig
 from gmd_ray.generation import generate
-from gmd_ray.students import ModuleStudent
-from tests.generation.world import World, load_toy_student, wait_for
+from tests.generation.faults import logged_student
+from tests.generation.world import World, wait_for
 
 NODE = {"num_cpus": 2, "object_store_memory": 150_000_000}
 BATCH = 2
-
-
-class _LoggedStudent(ModuleStudent):
-    """Leaves the ids of each call beside its weights."""
-
-    def __init__(self, cfg: StudentConfig) -> None:
-        super().__init__(cfg, load_toy_student(cfg).module)
-        self._log = Path(str(cfg.path)).with_suffix(".log")
-
-    def restore(self, lq: torch.Tensor, ids: Sequence[str] | None = None) -> torch.Tensor:
-        with open(self._log, "a") as file:
-            file.write("".join(f"{key}\n" for key in ids or ()))
-        return super().restore(lq, ids)
-
-
-def load_logged_student(cfg: StudentConfig) -> ModuleStudent:
-    """Load the toy world's student (`student.factory`); its log is the file of its weights with the suffix .log."""
-    return _LoggedStudent(cfg)
 
 
 def main() -> None:
     notice_s, seconds = float(sys.argv[3]), float(sys.argv[4])
     world = World(Path(sys.argv[1]), on_ray=True)
     world.cfg.target.limit = int(sys.argv[2])
-    world.cfg.student.factory = f"{load_logged_student.__module__}:load_logged_student"
+    world.cfg.student.factory = f"{logged_student.__name__}:load_logged_student"
     world.cfg.student.pool = PoolConfig(num_cpus=0.5, batch_size=4, resources={"student": 1})
     world.cfg.teacher.pool = PoolConfig(min=2, max=2, num_cpus=0.5, batch_size=BATCH, resources={"teacher": 1})
     os.makedirs(os.path.dirname(get_ray_address_file(None)), exist_ok=True)  # Cluster leaves its address there
@@ -68,7 +48,7 @@ def main() -> None:
     cluster.add_node(**NODE, resources={"teacher": 1})
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     result: dict[str, Any] = {}
-    students_log = Path(str(world.cfg.student.path)).with_suffix(".log")
+    students_log = logged_student.log_of(world.cfg.student)
     students_log.unlink(missing_ok=True)
 
     def run() -> None:
@@ -79,7 +59,9 @@ def main() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    wait_for(lambda: len(teachers(world)) == 2 and bool(written(world)), 400)
+    wait_for(lambda: "error" in result or (len(teachers(world)) == 2 and bool(written(world))), 400)
+    if "error" in result:
+        raise SystemExit(result["error"])
     cluster.add_node(**NODE, resources={"student": 1, "teacher": 1})  # room for those that move
     [old] = children(going) & teachers(world)
     drain(cluster.address, going.node_id, notice_s)
