@@ -105,9 +105,12 @@ def written(world: World) -> set[str]:
 
 
 def processes(node: Any) -> list[psutil.Process]:
-    """Processes of actors, tasks and agents on a node; what has ended may stay in the table of processes for a while."""
-    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    return [process for process in raylet.children() if process.status() != psutil.STATUS_ZOMBIE]
+    """Processes of actors, tasks and agents on a node. None if it has ended by itself, as Ray lets an idle one do."""
+    try:
+        children = psutil.Process(node.all_processes["raylet"][0].process.pid).children()
+    except psutil.NoSuchProcess:
+        return []
+    return [process for process in children if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def children(node: Any) -> set[int]:
