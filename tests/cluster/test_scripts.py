@@ -158,11 +158,11 @@ def test_the_scripts_are_clean() -> None:
     check("shellcheck", "--external-sources", *sorted(SLURM.glob("*.sh")), *sorted(SLURM.glob("*.sbatch")))
 
 
-def drain(folder: Path, seconds: int, ps: str, ray: str = "") -> tuple[Stage, subprocess.Popen[str]]:
+def drain(folder: Path, seconds: int, ps: str, ray: str = "", copy: int = 8) -> tuple[Stage, subprocess.Popen[str]]:
     if shutil.which("timeout") is None:
         pytest.skip("no timeout here; coreutils bring it")
     stage = Stage(folder, {"ps": ps, "ray": ray}, RAY_ADDRESS="head:6379")
-    return stage, stage.start("sh", str(KUBERAY / "base" / "drain.sh"), str(seconds))
+    return stage, stage.start("sh", str(KUBERAY / "base" / "drain.sh"), str(seconds), str(copy))
 
 
 IDLE = (
@@ -184,14 +184,18 @@ def test_a_node_without_work_goes_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_a_node_goes_when_its_work_is_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seconds", "least", "most"), [(60, 2.0, 15.0), (4, 0.0, 4.0)])
+def test_a_node_goes_when_its_work_is_done_and_fetched(tmp_path: Path, seconds: int, least: float, most: float) -> None:
+    """What the work has left in the object store of the node is fetched within 3 s here, or until the deadline."""
     busy = f'[ -e {tmp_path}/done ] || echo "ray::MapWorker(Project)"\n{IDLE}'
-    stage, run = drain(tmp_path, 60, busy)
+    stage, run = drain(tmp_path, seconds, busy, copy=3)
     stage.wait_for("ps ")
     time.sleep(1.5)
     assert run.poll() is None
     (tmp_path / "done").touch()
-    assert run.wait(10) == 0
+    done = time.monotonic()
+    assert run.wait(20) == 0
+    assert least <= time.monotonic() - done < most + 5
 
 
 def test_the_deadline_ends_the_wait_even_without_a_head(tmp_path: Path) -> None:
