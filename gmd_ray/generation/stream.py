@@ -13,16 +13,23 @@ from ray.exceptions import RayError, RayTaskError
 
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import InterruptedRunError
-from gmd_ray.generation.attempt_log import START, RemoteAttemptLog
+from gmd_ray.generation.attempts.log import START
+from gmd_ray.generation.attempts.remote import RemoteAttemptLog
 from gmd_ray.generation.io_stages import input_blocks, read_arguments, read_images, write_arguments, write_rows
+from gmd_ray.generation.loading import Replica, replica_of
 from gmd_ray.generation.models import Models
-from gmd_ray.generation.stages import Project, Replica, Restore, Score, replica_of
+from gmd_ray.generation.stages import Project, Restore, Score
 from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.ray_utils.capacity import TASK_CPUS, read_cpus
 from gmd_ray.ray_utils.metrics import ActorNames, model_name
 from gmd_ray.ray_utils.pools import GROW_AT, actor_pool, options_of_today
-from gmd_ray.ray_utils.ray_internals import limit_blocks_in_flight, shorten_reservation_expiry
+from gmd_ray.ray_utils.ray_internals import (
+    fetch_metadata_inline,
+    limit_blocks_in_flight,
+    shorten_reservation_expiry,
+)
+from gmd_ray.ray_utils.remote_errors import forget_locals
 from gmd_ray.text import one_line
 
 STALLED = 0.5
@@ -76,6 +83,7 @@ def build_stream(
     ds.context.autoscaling_config.actor_pool_util_upscaling_threshold = GROW_AT
     limit_blocks_in_flight(ds.context, cfg)
     shorten_reservation_expiry()
+    fetch_metadata_inline()
     ds.context.enable_progress_bars = False  # they would write over gmd_ray's own
     ds.context.issue_detectors_config.detectors = []  # advice for authors of Ray programs, in a user's log
     return ds
@@ -113,6 +121,7 @@ def run_stream(
     try:
         yield from ds.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except (RayError, ExecutionTimeoutError, SystemException) as error:
+        forget_locals(error)  # a caller that goes on, and starts the next run, needs the room
         reason = log.error()
         if reason is not None:
             raise reason from error

@@ -1,4 +1,4 @@
-"""Everything that touches private names of Ray, except the policy in `blocks_in_flight`.
+"""Everything that touches private names of Ray, except `blocks_in_flight`, `draining` and `rescue`.
 
 Private names are looked up when a function is called, never when this module is imported. Where a version of Ray has
 other names, the function does without: a warning says what is lost where a user would notice.
@@ -59,6 +59,23 @@ def limit_blocks_in_flight(context: DataContext, cfg: Config) -> None:
         limit_blocks(context, BLOCKS_AHEAD + actors * (BLOCKS_PER_ACTOR + 1))
     except (ImportError, AttributeError) as error:
         log.warning("the blocks in flight are not bounded with this version of Ray (%s)", error)
+
+
+def fetch_metadata_inline() -> None:
+    """Make the streams of this process fetch what Ray says of a finished block in their own loop, not in a thread.
+
+    The thread's object keeps the tasks that it waited for when a stream fails, and with them handles of live actors:
+    their share of the cluster is not given back while this process lives. A block takes seconds, and its metadata a
+    millisecond.
+    """
+    try:
+        from ray.data._internal.execution import metadata_fetcher
+
+        if not hasattr(metadata_fetcher, "_PREFETCH_ON_THREAD"):
+            raise AttributeError("no _PREFETCH_ON_THREAD")
+        metadata_fetcher._PREFETCH_ON_THREAD = False
+    except (ImportError, AttributeError) as error:
+        log.warning("after a failure, a stream may keep its actors with this version of Ray (%s)", error)
 
 
 def shorten_reservation_expiry() -> None:

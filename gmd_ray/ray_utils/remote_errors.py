@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -89,3 +90,20 @@ def is_ray_error(error: BaseException) -> bool:
     """Return whether Ray itself raised this error. Does not import Ray: where nobody has, the error is not Ray's."""
     exceptions = sys.modules.get("ray.exceptions")
     return exceptions is not None and isinstance(error, exceptions.RayError)
+
+
+def forget_locals(error: BaseException) -> None:
+    """Forget the local variables of the calls that an exception and its causes went through.
+
+    Ray Data gives up the actors of a failed stream by dropping its handles of them. The traceback may hold one in the
+    variables of a call, and with it the actor and its share of the cluster, until the exception is collected as part
+    of a reference cycle, which Python does when it likes.
+    """
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
+            chain += [link.__cause__, link.__context__]

@@ -12,12 +12,12 @@ from typing import Any
 from gmd_ray.config import StudentConfig
 from gmd_ray.config.validate import check_tiles
 from gmd_ray.errors import ConfigError, GmdError, ModelError, nearest
-from gmd_ray.storage import is_remote, local_copy
 from gmd_ray.students.common import refuse_not_finite
 from gmd_ray.students.losses import LOSSES, Perceptual
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.protocol import Student
 from gmd_ray.text import one_line
+from gmd_ray.weights import node_copy
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -35,7 +35,7 @@ def load_student(
     Args:
         cfg: settings of the student. With `factory`, that function makes the student. Otherwise `path` is a latent
             diffusion directory, or a checkpoint of any architecture that spandrel (or spandrel_extra_arches, if
-            installed) supports. At a URL, it is read from a temporary copy.
+            installed) supports. Of a URL, this node's copy is loaded.
         loss: pixel loss of `training_loss`: l1, l2, charbonnier or psnr. A latent diffusion student ignores it and
             learns its velocity; a student from a factory may have a loss of its own.
         stochastic_depth: keep the random skipping of residual branches that some architectures use in training (SwinIR:
@@ -46,7 +46,7 @@ def load_student(
     Raises:
         ConfigError: a setting is invalid, or does not apply to this kind of student.
         ModelError: a file cannot be loaded, or could not be saved back in its layout.
-        StorageError: the storage of a URL fails.
+        StorageError: a URL cannot be reached, and this node has no copy.
     """
     if cfg.path is None:
         raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
@@ -55,7 +55,8 @@ def load_student(
     if loss not in LOSSES:
         raise ConfigError(f"training.loss={loss}: {nearest(loss, LOSSES)}")
     check_tiles("student", cfg.tile, cfg.tile_overlap)
-    student = _load_remote(cfg, loss, stochastic_depth) if is_remote(cfg.path) else _load(cfg, loss, stochastic_depth)
+    cfg = replace(cfg, path=str(node_copy(cfg.path)))
+    student = _load(cfg, loss, stochastic_depth)
     if perceptual:
         if not isinstance(student, ModuleStudent):
             raise ConfigError(f"training.perceptual={perceptual:g}: {cfg.path} is trained on latents; set it to 0")
@@ -63,18 +64,6 @@ def load_student(
             raise ConfigError("training.perceptual: set training.perceptual_weights to a file of torchvision's vgg19")
         student.perceptual = (perceptual, Perceptual(perceptual_weights))
     return student
-
-
-def _load_remote(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Student:
-    url = str(cfg.path)
-    try:
-        with local_copy(url) as copy:
-            try:
-                return _load(replace(cfg, path=copy), loss, stochastic_depth)
-            except ModelError as error:
-                raise ModelError(str(error).replace(copy, url)) from error
-    except FileNotFoundError as error:
-        raise ModelError(f"student checkpoint {url} does not exist: set student.path to a weight file") from error
 
 
 def _load(cfg: StudentConfig, loss: str, stochastic_depth: bool) -> Student:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from gmd_ray.errors import ConfigError
 from gmd_ray.hashing import content_digest, short_digest
 from gmd_ray.images.listing import read_file
-from gmd_ray.storage import local_copy
+from gmd_ray.weights import node_copy
 
 _THREADS = 8
 
@@ -31,24 +30,18 @@ def digest_of_files(uris: Sequence[str]) -> str:
 
 
 def digest_of_path(path: str, key: str = "student.path") -> str:
-    """A digest of a file's content, or of the names and contents of a folder's files; both may lie at a URL.
+    """A digest of a file's content, or of the names and contents of a folder's files; a URL is copied to this node.
 
     Args:
         key: the setting that holds the path, for the error message.
 
     Raises:
         ConfigError: there is nothing at `path`.
-        StorageError: the storage fails.
+        GmdError: a URL that cannot be copied, see `weights.node_copy`.
     """
-    try:
-        with local_copy(path) as copy:
-            return _digest_of_local(Path(copy))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{key}={path}: no such file or folder") from error
-
-
-def _digest_of_local(root: Path) -> str:
-    root.stat()  # raises FileNotFoundError
+    root = node_copy(path)
+    if not root.exists():
+        raise ConfigError(f"{key}={path}: no such file or folder")
     content = hashlib.sha256()
     for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
         content.update(f"\0{file.relative_to(root).as_posix()}\0".encode())

@@ -34,6 +34,7 @@ from gmd_ray.ray_utils.metrics import run_label
 from gmd_ray.ray_utils.ray_internals import can_grow
 from gmd_ray.ray_utils.remote_errors import raise_if_error
 from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, is_preemption, root_cause
+from gmd_ray.training.meeting import torch_config
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
 from gmd_ray.training.run_files import CURVE, SCORE, ray_storage, read_curve
 from gmd_ray.training.spec import TrainingSpec
@@ -78,6 +79,7 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
         _train,
         # Without the listing's facts about files, which the workers do not need: half of the bytes.
         train_loop_config={"spec": spec.without_listing(), "resize_s": RESIZE_S if nodes_change else None},
+        torch_config=torch_config(),
         scaling_config=scaling_config(spec.cfg),
         run_config=run_config(spec, recorder),
     )

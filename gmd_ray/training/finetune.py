@@ -13,7 +13,7 @@ from gmd_ray.config.secrets import redact
 from gmd_ray.errors import DataError
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
-from gmd_ray.storage import is_file, is_folder
+from gmd_ray.storage import is_file, is_folder, local_copy
 from gmd_ray.training.checkpoints import settle_checkpoints
 from gmd_ray.training.digests import digest_of_path
 from gmd_ray.training.resume import check_settings
@@ -63,7 +63,8 @@ def finetune(
             or a finished student file that has changed since it was written.
         ModelError: the student cannot be loaded or saved.
         ResumeMismatchError: the output was begun with other settings, pairs, source images or student weights.
-        GmdError: the loss is not finite, or workers died more than `training.max_failures` times.
+        GmdError: the loss is not finite, workers died more than `training.max_failures` times, or their nodes were
+            taken away more than `training.max_preemption_failures` times.
     """
     started = time.monotonic()
     recorder = NullRecorder() if recorder is None else recorder
@@ -98,7 +99,7 @@ def finetune(
         resumed_from=resumed_from,
     )
     document = dataclasses.asdict(finetuned) | {"path": redact(spec.student)}  # no later run reads the path
-    write_json(done_path, document | {_DIGEST: digest_of_path(spec.student)})
+    write_json(done_path, document | {_DIGEST: _digest_of_student(spec)})
     recorder.artifact(spec.student)
     return finetuned
 
@@ -111,9 +112,15 @@ def _finished(spec: TrainingSpec, document: str) -> Finetuned:
     """
     result = read_json(document)
     written = result.pop(_DIGEST, None)
-    if written is not None and digest_of_path(spec.student) != written:
+    if written is not None and _digest_of_student(spec) != written:
         raise DataError(
             f"{spec.student}: not as this fine-tune wrote it (incomplete or replaced); remove it, and the same command "
             f"writes it again from the last checkpoint"
         )
     return Finetuned(**result | {"path": spec.student})
+
+
+def _digest_of_student(spec: TrainingSpec) -> str:
+    """The digest of the fine-tuned student as it lies in its place now, not of an earlier copy on this node."""
+    with local_copy(spec.student) as copy:
+        return digest_of_path(copy)

@@ -75,7 +75,8 @@ def refuse_begun_pretraining(cfg: Config, inputs: RunInputs | None = None) -> No
     made = _made_start(cfg)
     path = str(cfg.student.path) if made is None else made
     asked = dataclasses.replace(_as_finetune(cfg), student=dataclasses.replace(cfg.student, path=path))
-    folder = above(finetuned_path(asked, "pretrained"))
+    # The initial weights, whose ending names that of the student, may not be there yet.
+    folder = above(finetuned_path(asked, "pretrained") if made is None else made)
     if not is_begun(folder):
         return
     if made is not None and not (is_file(made) and read_json(below(folder, RECIPE)) == _recipe(cfg)):

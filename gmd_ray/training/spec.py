@@ -11,22 +11,23 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gmd_ray.config import Config
-from gmd_ray.config.places import above, below, name_of
+from gmd_ray.config.places import above, below
 from gmd_ray.config.secrets import digested_values
 from gmd_ray.config.validate import check_test_sets, check_validation
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.sets.pairs import PairFile
 from gmd_ray.images.sets.run_inputs import RunInputs
-from gmd_ray.storage import absolute, is_folder, is_remote, open_filesystem
+from gmd_ray.storage import absolute, is_remote, open_filesystem
 from gmd_ray.training.data.targets import AcceptedPairs, accepted_pairs
 from gmd_ray.training.digests import digest, digest_of_files, digest_of_path
+from gmd_ray.weights import is_model_folder, is_stored, stored_model
 
 NAMES = ("adapted", "source_only", "median", "supervised", "pretrained")
 
 NO_EFFECT = {
     "num_workers", "min_workers", "use_gpu", "cpus_per_worker", "labels", "cache_gb", "channels_last",
     "compile", "accumulate", "strategy", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures",
-    "validate_every", "validation_images", "export", "supervised_hq", "perceptual_weights",
+    "max_preemption_failures", "validate_every", "validation_images", "export", "supervised_hq", "perceptual_weights",
 }  # fmt: skip
 """Fields of `training` that change the weights by rounding at most, or that `TrainingSpec.settings` handles itself.
 
@@ -111,14 +112,16 @@ def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
 
     Raises:
         ConfigError: `name` is unknown, or `student.path` is not set.
+        GmdError: `student.path` is a URL that cannot be listed, and this node has no copy.
     """
     if name not in NAMES:
         raise ConfigError(f"no fine-tune is called {name!r}; {nearest(name, NAMES)}")
     if cfg.student.path is None:
         raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
     folder = name if seed is None else f"{name}-seed{seed}"
-    path = PurePosixPath(name_of(cfg.student.path))
-    suffix = "" if is_folder(cfg.student.path) else path.suffix  # a directory may have a dot in its name: ldm-1.3b
+    path = PurePosixPath(stored_model(cfg.student.path).name if is_stored(cfg.student.path) else cfg.student.path)
+    # A directory may have a dot in its name: ldm-1.3b.
+    suffix = "" if is_model_folder(cfg.student.path) else path.suffix
     if path.name.endswith(".pth.tar"):  # an older PyTorch convention
         suffix = ".pth.tar"
     out = cfg.out if is_remote(cfg.out) else open_filesystem(cfg.out)[1]

@@ -19,14 +19,16 @@ from gmd_ray.ray_utils import ray_internals
 
 PACKAGE = Path(gmd_ray.__file__).parent
 PRIVATE = ["ray._private", "ray._raylet", "ray._internal", "ray.data._internal", "ray.train._internal"]
-PRIVATE += ["ray.train.v2._internal", "ray.autoscaler._private", "ray.experimental.internal_kv"]
-ALLOWED = {"ray_utils/ray_internals.py", "ray_utils/blocks_in_flight.py"}
+PRIVATE += ["ray._common", "ray.train.v2._internal", "ray.autoscaler._private", "ray.experimental.internal_kv"]
+ALLOWED = {"ray_utils/ray_internals.py", "ray_utils/blocks_in_flight.py", "ray_utils/draining.py"}
 
 NAMES = [
     # The cluster.
     ("ray._private.worker", "_global_node"),
     ("ray._private.ray_constants", "DEBUG_AUTOSCALING_STATUS"),
     ("ray.experimental.internal_kv", "_internal_kv_get"),
+    ("ray._common.constants", "HEAD_NODE_RESOURCE_NAME"),
+    ("ray._private.state", "state.get_draining_nodes"),
     # The start of a session.
     ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER"),
     ("ray._private.worker", "connect"),
@@ -39,6 +41,7 @@ NAMES = [
     ("ray._raylet", "AuthenticationTokenLoader.get_raw_token"),
     # Streams.
     ("ray.data._internal.cluster_autoscaler", "RateBasedClusterAutoscaler.__init__"),
+    ("ray.data._internal.execution.metadata_fetcher", "_PREFETCH_ON_THREAD"),
     ("ray.data._internal.execution.backpressure_policy", "BackpressurePolicy"),
     ("ray.data._internal.execution.backpressure_policy", "ENABLED_BACKPRESSURE_POLICIES"),
     ("ray.data._internal.execution.backpressure_policy", "ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY"),
@@ -70,6 +73,15 @@ def test_what_is_set_or_passed_is_there() -> None:
     assert "self.input_queues" in inspect.getsource(OpState.__init__)
 
 
+def test_a_stream_made_afterwards_fetches_metadata_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.data._internal.execution import metadata_fetcher as fetchers
+
+    monkeypatch.setattr(fetchers, "_PREFETCH_ON_THREAD", True)
+    assert isinstance(fetchers.make_metadata_fetcher(), fetchers.ThreadedMetadataFetcher)
+    ray_internals.fetch_metadata_inline()
+    assert isinstance(fetchers.make_metadata_fetcher(), fetchers.InlineMetadataFetcher)
+
+
 def test_the_loggers_that_are_quieted_exist() -> None:
     for name in ray_internals.CHATTER:
         assert importlib.util.find_spec(name) is not None, name
@@ -88,7 +100,7 @@ def private_names(source: str) -> list[str]:
     return sorted({name for name in found for private in PRIVATE if name == private or name.startswith(f"{private}.")})
 
 
-def test_private_names_are_in_two_files_alone() -> None:
+def test_private_names_are_in_few_files_alone() -> None:
     users = {
         path.relative_to(PACKAGE).as_posix(): names
         for path in PACKAGE.rglob("*.py")
@@ -126,15 +138,19 @@ def test_another_version_of_ray_costs_the_bounds_and_no_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from ray.data import DataContext
+    from ray.data._internal.execution import metadata_fetcher
 
     context = DataContext()
+    monkeypatch.delattr(metadata_fetcher, "_PREFETCH_ON_THREAD")
     without(monkeypatch, "gmd_ray.ray_utils.blocks_in_flight", "ray.data._internal.cluster_autoscaler")
     with caplog.at_level(logging.WARNING):
         ray_internals.limit_blocks_in_flight(context, Config())
         ray_internals.shorten_reservation_expiry()
-    bound, expiry = caplog.messages
+        ray_internals.fetch_metadata_inline()
+    bound, expiry, kept = caplog.messages
     assert "the blocks in flight are not bounded with this version of Ray" in bound
     assert "after a kill, a run may wait three minutes" in expiry
+    assert "after a failure, a stream may keep its actors" in kept
 
 
 def test_another_version_of_ray_is_joined_and_started_as_ray_does_it(

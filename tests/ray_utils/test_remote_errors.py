@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
 from gmd_ray.errors import ConfigError, DataError, GmdError, ModelError
-from gmd_ray.ray_utils.remote_errors import as_text, as_value, from_text, is_ray_error, raise_if_error
+from gmd_ray.ray_utils.remote_errors import (
+    as_text,
+    as_value,
+    forget_locals,
+    from_text,
+    is_ray_error,
+    raise_if_error,
+)
 
 
 def divide(a: float, *, by: float) -> float:
@@ -62,3 +71,37 @@ def test_an_error_class_of_another_module_becomes_a_plain_one() -> None:
     again = from_text(as_text(_UnlistedError("why")))
     assert type(again) is GmdError
     assert str(again) == "why"
+
+
+class _Handle:
+    """Stands for the handle of an actor."""
+
+
+def test_a_forgotten_traceback_holds_nothing_that_its_calls_had() -> None:
+    """The cycle is the one of Ray Data's thread, which keeps its exception in a variable of its own."""
+
+    def use(handle: _Handle) -> None:
+        held.append(weakref.ref(handle))
+        raise OSError("in use")
+
+    def keep() -> BaseException:
+        kept: BaseException | None = None
+        try:
+            try:
+                use(_Handle())
+            except OSError as error:
+                raise ValueError("a block is lost") from error
+        except ValueError as error:
+            kept = error  # kept -> its traceback -> this call -> kept
+        assert kept is not None
+        return kept
+
+    held: list[weakref.ref[_Handle]] = []
+    gc.disable()
+    try:
+        keep()
+        assert held[0]() is not None  # else this test could not fail
+        forget_locals(keep())
+        assert held[1]() is None
+    finally:
+        gc.enable()

@@ -1,4 +1,4 @@
-"""What Ray Train is told before it starts, and what a user is told after it failed."""
+"""The settings that Ray Train gets before it starts, and the words for a user after it failed."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import torch
 
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
 from gmd_ray.ray_utils.remote_errors import as_value
-from gmd_ray.storage import local_copy, local_draft
+from gmd_ray.storage import local_draft
 from gmd_ray.students import Student, load_student
 from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data.datasets import Crops, SourcePairs, TargetPairs
@@ -26,7 +26,7 @@ from gmd_ray.training.spec import TrainingSpec
 from gmd_ray.training.worker.meter import Meter
 from gmd_ray.training.worker.optim import learning_rate
 from gmd_ray.training.worker.parallel import first_failure, gathered, load_optimizer, wrap
-from gmd_ray.training.worker.preemption import Decision, PreemptionWatch, SavePlan
+from gmd_ray.training.worker.preemption import PreemptionWatch, SaveDecision, SavePlan
 from gmd_ray.training.worker.state import load_state
 from gmd_ray.training.worker.step import TrainingStep, memory_layout
 from gmd_ray.training.worker.validation import Validation
@@ -156,7 +156,7 @@ class _Worker:
                 # The later one wins a tie, as in Ray Train's ranking of the checkpoints that it keeps.
                 self._best = max(self._best, (figures[SCORE], done))
                 meter.restart(prefetcher.waited_s)
-            notice = watch.look(done) if watch and not last else Decision()
+            notice = watch.look(done) if watch and not last else SaveDecision()
             if notice.leaving:
                 figures |= notice.figures()
             save = last or validate or done % cfg.checkpoint_every == 0 or notice.save
@@ -176,17 +176,16 @@ class _Worker:
             _, step = self._best
             if self._cfg.export == "best" and step not in (0, self._cfg.steps):
                 state = load_state(state_of(self._spec.directory, step))["ema"]
-            path = str(self._spec.cfg.student.path)
-            with local_copy(path) as original, local_draft(self._spec.student) as place:
-                student = self._load_student(original)  # a new one: the weights of self._student may be sharded
-                student.module.load_state_dict(state)
+            student = self._load_student()  # a new one: the weights of self._student may be sharded
+            student.module.load_state_dict(state)
+            with local_draft(self._spec.student) as place:
                 student.save(place)
 
-    def _load_student(self, path: str | None = None) -> Student:
-        """Load `student.path`, or a copy of it, on the CPU; `wrap` moves it to the device that the worker was given."""
-        cfg, student = self._cfg, self._spec.cfg.student
+    def _load_student(self) -> Student:
+        """Load `student.path` on the CPU; `wrap` moves it to the device that Ray Train gave this worker."""
+        cfg = self._cfg
         return load_student(
-            dataclasses.replace(student, device="cpu", path=path or student.path),
+            dataclasses.replace(self._spec.cfg.student, device="cpu"),
             cfg.loss,
             stochastic_depth=self._spec.name == "pretrained",
             perceptual=cfg.perceptual,

@@ -18,7 +18,11 @@ from ray.train import PreemptionInfo
 from gmd_ray.training.worker.parallel import from_rank_zero
 
 LOOK_S = 1.0
-"""Seconds between two looks, each of which makes all workers wait for one another."""
+"""Seconds between two looks, each of which makes all workers wait for one another. After a notice they look after each
+step."""
+
+LOOK_STEPS = 32
+"""Steps between two looks at most: the next steps may be slower than the last."""
 
 DEADLINE_S = 120.0
 """Seconds until a node goes of which Ray does not know when; Ray Train assumes the same."""
@@ -34,8 +38,8 @@ OVERDUE_S = 60.0
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What all workers do after a step."""
+class SaveDecision:
+    """The same order to all workers after a step: to save, to wait, and when to look again."""
 
     save: bool = False
     """Save a checkpoint."""
@@ -65,12 +69,14 @@ class SavePlan:
     def __init__(self, step: int, save_every_s: float | None, clock: Callable[[], float] = time.time) -> None:
         self._clock, self._save_every_s = clock, save_every_s
         self._step, self._looked = step, clock()
-        self._saved, self._save_s = self._looked, 0.0
+        self._saved, self._save_s = self._looked, 0.0  # time of the last save; duration of the slowest
+        self._saving_s = 0.0  # spent since the last look
+        self._step_s = 0.0
         self._nodes: set[str] = set()
         self._noticed: float | None = None
         self._waited_for: float | None = None
 
-    def decide(self, step: int, info: PreemptionInfo | None) -> Decision:
+    def decide(self, step: int, info: PreemptionInfo | None) -> SaveDecision:
         """Decide what to do after a step.
 
         Args:
@@ -78,30 +84,30 @@ class SavePlan:
             info: which nodes go; None if none does.
         """
         now = self._clock()
-        step_s = max(now - self._looked, 1e-6) / max(step - self._step, 1)
-        ahead = max(1, int(LOOK_S / step_s))
-        self._step, self._looked = step, now
+        latest_s = max(now - self._looked - self._saving_s, 1e-6) / max(step - self._step, 1)
+        step_s = max(latest_s, self._step_s)  # a step alone may be a short one
+        self._step, self._step_s, self._looked, self._saving_s = step, latest_s, now, 0.0
         if info is None:
             due = self._save_every_s is not None and now - self._saved >= self._save_every_s
-            return Decision(save=due, next_look=step + ahead)
+            return SaveDecision(save=due, next_look=step + min(max(1, int(LOOK_S / step_s)), LOOK_STEPS))
         new = not self._nodes.issuperset(info.preempted_node_to_ranks)
         self._nodes.update(info.preempted_node_to_ranks)
         self._noticed = now if self._noticed is None else self._noticed
         deadline = self._noticed + DEADLINE_S if info.deadline_ms is None else info.deadline_ms / 1000
         left = deadline - now
-        late = left < SAVES * self._save_s + ahead * step_s + MARGIN_S and deadline != self._waited_for
+        late = left < SAVES * self._save_s + step_s + MARGIN_S and deadline != self._waited_for
         if late:
             self._waited_for = deadline
         if not new and not late:
-            return Decision(next_look=step + ahead)
+            return SaveDecision(next_look=step + 1)
         wait_s = max(left, 0.0) + OVERDUE_S if late else 0.0
-        # The next look is one step after a notice: how long a save takes may be known by then for the first time.
-        return Decision(True, wait_s, tuple(info.preempted_ranks), left, step + 1)
+        return SaveDecision(True, wait_s, tuple(info.preempted_ranks), left, step + 1)
 
     def saved(self, seconds: float) -> None:
         """Note that a checkpoint was saved just now, and how long that took."""
         self._save_s = max(self._save_s, seconds)
-        self._looked = self._saved = self._clock()
+        self._saving_s += seconds
+        self._saved = self._clock()
 
 
 class PreemptionWatch:
@@ -111,10 +117,10 @@ class PreemptionWatch:
         self._plan = plan
         self._next_look = 0
 
-    def look(self, step: int) -> Decision:
+    def look(self, step: int) -> SaveDecision:
         """Decide what to do after a step. Every worker must call this after the same steps."""
         if step < self._next_look:
-            return Decision()
+            return SaveDecision()
         # Ray Train answers all workers alike; their clocks differ.
         decision = from_rank_zero(self._plan.decide(step, ray.train.get_preemption_info()))
         self._next_look = decision.next_look

@@ -84,7 +84,7 @@ def test_missing_weights_end_the_run_and_a_broken_accelerator_does_not(fresh_on_
             generate(fresh_on_ray.cfg, models=fresh_on_ray.models())
         assert time.monotonic() - start < 60
         # Everything is handed back, so that a run with the right path finds room.
-        wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], seconds=180)
+        wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], seconds=60)
     finally:
         gc.enable()
     fresh_on_ray.cfg.teacher.path = right

@@ -16,7 +16,7 @@ from ray.train.torch import TorchTrainer
 from gmd_ray.training.spec import make_spec
 from gmd_ray.training.worker import preemption
 from gmd_ray.training.worker.loop import train
-from gmd_ray.training.worker.preemption import Decision, PreemptionWatch, SavePlan
+from gmd_ray.training.worker.preemption import PreemptionWatch, SaveDecision, SavePlan
 from tests.training.toys import make_config
 
 
@@ -28,6 +28,9 @@ class Drive:
     save_s: float
     notices: dict[float, PreemptionInfo] = field(default_factory=dict)
     save_every_s: float | None = None
+    checkpoint_every: int = 10**9
+    report_s: float = 0.0
+    """Seconds that a step takes after the look, unless it is saved."""
     now: float = 1000.0
     looks: int = 0
     saves: list[tuple[int, float]] = field(default_factory=list)
@@ -44,16 +47,18 @@ class Drive:
         while self.now < until:
             self.now += self.step_s
             self.step += 1
-            if self.step < next_look:
-                continue
-            self.looks += 1
-            info = [info for at, info in self.notices.items() if at <= self.now]
-            decision = plan.decide(self.step, info[-1] if info else None)
-            next_look = decision.next_look
-            if decision.save:
+            decision = SaveDecision()
+            if self.step >= next_look:
+                self.looks += 1
+                info = [info for at, info in self.notices.items() if at <= self.now]
+                decision = plan.decide(self.step, info[-1] if info else None)
+                next_look = decision.next_look
+            if decision.save or self.step % self.checkpoint_every == 0:
                 self.now += self.save_s
                 self.saves.append((self.step, self.now))
                 plan.saved(self.save_s)
+            else:
+                self.now += self.report_s
             if decision.wait_s:
                 self.waits.append(self.now)
                 self.now += decision.wait_s
@@ -77,8 +82,19 @@ def test_two_saves_the_last_of_them_whole_before_the_deadline_and_no_step_after_
     assert drive.step == last_step  # nothing is redone
 
 
+def test_a_short_step_after_a_save_says_nothing_about_the_next_ones() -> None:
+    drive = Drive(0.02, 0.3, {1020.0: going(1030.0, 1)}, report_s=0.3).run(until=1030.0)
+    _, (last_step, whole) = drive.saves
+    assert whole <= 1030.0 - 1.0
+    assert drive.step == last_step
+
+
 def test_looks_are_about_a_second_apart_and_never_closer_than_a_step() -> None:
-    assert 95 <= Drive(0.01, 0.0).run(until=1100.0).looks <= 105
+    assert 95 <= Drive(0.05, 0.0).run(until=1100.0).looks <= 105
+    saving = Drive(0.05, 2.5, checkpoint_every=99).run(until=1100.0)  # now and then just before a look
+    assert 60 <= saving.looks <= 75  # in 67 s of training
+    fast = Drive(0.001, 0.0).run(until=1010.0)
+    assert fast.step / preemption.LOOK_STEPS == pytest.approx(fast.looks, rel=0.01)
     slow = Drive(3.0, 0.0).run(until=1100.0)
     assert slow.looks == slow.step
     assert slow.saves == []
@@ -133,8 +149,8 @@ def test_workers_ask_ray_train_only_where_they_look(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("ray.train.get_preemption_info", lambda: asked.append(1))
 
     class EveryTen:
-        def decide(self, step: int, info: PreemptionInfo | None) -> Decision:
-            return Decision(save=True, next_look=step + 10)
+        def decide(self, step: int, info: PreemptionInfo | None) -> SaveDecision:
+            return SaveDecision(save=True, next_look=step + 10)
 
     watch = PreemptionWatch(EveryTen())  # type: ignore[arg-type]
     assert [step for step in range(1, 31) if watch.look(step).save] == [1, 11, 21]
@@ -159,8 +175,12 @@ def train_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **config: Any) -
 
 
 def test_the_loop_saves_and_waits_as_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decisions = {3: Decision(True, 0.0, (1, 2), 60.04), 5: Decision(True, 64.0, (1, 2), 4.0), 8: Decision(True)}
-    monkeypatch.setattr(PreemptionWatch, "look", lambda self, step: decisions.get(step, Decision()))
+    decisions = {
+        3: SaveDecision(True, 0.0, (1, 2), 60.04),
+        5: SaveDecision(True, 64.0, (1, 2), 4.0),
+        8: SaveDecision(True),
+    }
+    monkeypatch.setattr(PreemptionWatch, "look", lambda self, step: decisions.get(step, SaveDecision()))
     reports, waits = train_here(tmp_path, monkeypatch, resize_s=60.0)
     assert [name for _, name in reports] == ["step_00000003", "step_00000005", "step_00000008", "step_00000012"]
     assert reports[0][0] == {"step": 3, "leaving": [1, 2], "left_s": 60.0, "waits": False}
