@@ -1,4 +1,4 @@
-"""The finished runs of tests/generation, which tests of the store look into, and the run that tests of the plan plan."""
+"""The finished runs of tests/generation, which tests of the store look into, and a run of tests/planning."""
 
 from tests.generation.conftest import finished, fresh, world
 from tests.planning.conftest import cfg, flux, photos

@@ -16,8 +16,9 @@ from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, DataError, ExitCode
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.sets.listed import Listed
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.pairstore.store import PairStore, store_url
-from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
+from gmd_ray.planning.plan import keep_prediction, later_stages, make_plan, pool_warnings, stall_warning, survey
 from gmd_ray.planning.probe import Probe, run_probe
 from gmd_ray.teachers import estimate_teacher
 from tests.config.published import at_a_hundredth
