@@ -1,4 +1,4 @@
-"""What the timeline of a cluster says of a run that is known."""
+"""The timeline of a cluster over a run that is known."""
 
 from __future__ import annotations
 
