@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from gmd_ray.errors import ConfigError, DataError, GmdError
+from gmd_ray.errors import ConfigError, DataError, GmdError, StorageError
 from gmd_ray.text import one_line
 
 
@@ -78,7 +78,9 @@ def writing(option: str, path: str, *, folder: bool) -> Iterator[None]:
         raise ConfigError(f"{option} {path}: cannot be written ({why})")
     try:
         yield
-    except (BrokenPipeError, GmdError):  # a closed pipe is no file, and a GmdError says itself what it is about
+    except (BrokenPipeError, GmdError) as error:  # a closed pipe is no file; a GmdError says itself what it is about
+        if isinstance(error, StorageError) and str(error).startswith(f"{path}: cannot be written"):
+            raise ConfigError(f"{option} {error}") from error
         raise
     except OSError as error:
         raise ConfigError(f"{option} {path}: cannot be written ({one_line(error)})") from error

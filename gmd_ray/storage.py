@@ -189,18 +189,38 @@ def get(filesystem: fs.FileSystem, path: str) -> bytes | None:
 
 
 def read_bytes(url: str) -> bytes | None:
-    """`get` by URL."""
-    return get(*open_filesystem(url))
+    """`get` by URL; failures of storage elsewhere are StorageErrors, after three tries."""
+    filesystem, path = open_filesystem(url)
+    with _told(url, "read"):
+        return with_retries(lambda: get(filesystem, path)) if is_remote(url) else get(filesystem, path)
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """`put` by URL."""
-    put(*open_filesystem(url), data)
+    """`put` by URL; failures of storage elsewhere are StorageErrors, after three tries."""
+    filesystem, path = open_filesystem(url)
+    with _told(url, "written"):
+        with_retries(lambda: put(filesystem, path, data)) if is_remote(url) else put(filesystem, path, data)
+
+
+@contextlib.contextmanager
+def _told(url: str, what: str) -> Iterator[None]:
+    """Name the URL in an error of storage elsewhere."""
+    try:
+        yield
+    except OSError as error:
+        if not is_remote(url):
+            raise
+        raise StorageError(f"{url}: cannot be {what}: {why_storage_failed(error)}") from error
 
 
 def put_json(filesystem: fs.FileSystem, path: str, value: Any) -> None:
     """`put` a value as indented JSON with sorted keys."""
-    put(filesystem, path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+    put(filesystem, path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """The bytes of the file that `put_json` writes."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def remove(filesystem: fs.FileSystem, path: str) -> None:
@@ -226,10 +246,8 @@ def remove_file(url: str) -> None:
 
 def _kind(url: str) -> fs.FileType:
     filesystem, path = open_filesystem(url)
-    try:
+    with _told(url, "looked into"):
         return filesystem.get_file_info(path).type
-    except OSError as error:
-        raise StorageError(f"{url}: cannot be looked into: {why_storage_failed(error)}") from error
 
 
 @contextlib.contextmanager
@@ -252,10 +270,8 @@ def local_copy(url: str) -> Iterator[str]:
     filesystem, path = open_filesystem(url)
     with tempfile.TemporaryDirectory(prefix="gmd-copy-") as folder:
         place = os.path.join(folder, PurePosixPath(path).name)
-        try:
+        with _told(url, "read"):
             with_retries(lambda: _fetch(filesystem, path, place, kind))
-        except OSError as error:
-            raise StorageError(f"{url}: cannot be read: {why_storage_failed(error)}") from error
         yield place
 
 
@@ -280,12 +296,10 @@ def local_draft(url: str) -> Iterator[str]:
         place = Path(folder, PurePosixPath(path).name)
         yield str(place)
         files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
-        try:
+        with _told(url, "written"):
             for file in files:
                 inside = "" if file == place else f"/{file.relative_to(place).as_posix()}"
                 with_retries(lambda file=file, to=f"{path}{inside}": _send(filesystem, file, to))  # type: ignore[misc]
-        except OSError as error:
-            raise StorageError(f"{url}: cannot be written: {why_storage_failed(error)}") from error
 
 
 def _fetch(filesystem: fs.FileSystem, path: str, place: str, kind: fs.FileType) -> None:

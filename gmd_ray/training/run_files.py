@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from gmd_ray.config.places import above, below
 from gmd_ray.errors import DataError
-from gmd_ray.storage import get, is_remote, open_filesystem, put, put_json, read_bytes, with_retries, write_bytes
+from gmd_ray.storage import is_remote, json_bytes, open_filesystem, read_bytes, write_bytes
 
 CURVE = "curve.jsonl"
 """The figures of each logged step; see `gmd_ray.training.curve`."""
@@ -82,7 +82,7 @@ def read_json(place: str) -> dict[str, Any]:
 
 def write_json(place: str, value: dict[str, Any]) -> None:
     """Write a JSON file in one step: a reader sees the old content or the new one, never a part."""
-    put_json(*open_filesystem(place), value)
+    write_bytes(place, json_bytes(value))
 
 
 def read_curve(place: str | Path) -> list[dict[str, Any]]:
@@ -103,8 +103,7 @@ def append_line(place: str, line: bytes) -> None:
         with open(place, "ab") as file:
             file.write(line)
         return
-    filesystem, path = open_filesystem(place)
-    with_retries(lambda: put(filesystem, path, (get(filesystem, path) or b"") + line))
+    write_bytes(place, (read_bytes(place) or b"") + line)
 
 
 def read_end(place: str, offset: int) -> bytes:

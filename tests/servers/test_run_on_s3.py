@@ -242,6 +242,10 @@ def test_what_needs_a_disk_says_so(
         (bucket.command("finetune", "run", "prepare=toy"), "prepare=toy draws images into a local folder"),
         (["ablate", "table5", *bucket.command("ablate", "run")[1:]], "ablate needs a local folder"),
         (["serve", f"{bucket.root}/run"], "shows a run directory of this machine"),
+        (
+            ["sheet", f"{bucket.root}/run", "--to", "s3://not-there/a.html"],
+            "--to s3://not-there/a.html: cannot be written",
+        ),
     ):
         assert main(words) == ExitCode.SETTINGS
         assert said in capsys.readouterr().err
