@@ -136,7 +136,7 @@ def below(server: S3Server, folder: str) -> set[str]:
 def is_bare(environment: dict[str, str]) -> bool:
     """Tell whether nothing of a run is left on the machine."""
     machine = Path(environment["HOME"]).parent
-    copies = [path for path in (machine / "tmp").iterdir() if path.name.startswith("gmd-")]
+    copies = [*(machine / "tmp").glob("gmd-copy-*"), *(machine / "tmp").glob("gmd-draft-*")]
     return not copies and not [*(machine / "cwd").iterdir()]
 
 
