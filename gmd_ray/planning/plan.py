@@ -124,7 +124,8 @@ def survey(cfg: Config, inputs: RunInputs | None = None) -> tuple[list[PlannedIm
         ConfigError: neither a student nor `plan.scale`.
     """
     files = (inputs or RunInputs()).images(cfg.target.path or "", cfg.target.limit)
-    teacher, scale = estimate_teacher(cfg.teacher), _scale(cfg)
+    compiled = compilation_of_run(cfg, len(files)).on  # recordings of its forwards take memory
+    teacher, scale = estimate_teacher(replace(cfg.teacher, compile=compiled)), _scale(cfg)
     memory = cache(teacher.replica_bytes)
     jobs = []
     for file, size in zip(files, image_sizes(files, cfg.target.max_pixels), strict=True):

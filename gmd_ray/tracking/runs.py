@@ -19,6 +19,7 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import in_job
 from gmd_ray.config.places import below
 from gmd_ray.config.secrets import redact
+from gmd_ray.errors import GmdError
 from gmd_ray.hashing import path_digest
 from gmd_ray.progress import NullRecorder
 from gmd_ray.storage import open_filesystem
@@ -34,6 +35,7 @@ from gmd_ray.tracking.client import (
 from gmd_ray.tracking.outbox import Outbox
 from gmd_ray.tracking.recorder import Before, MlflowRecorder
 from gmd_ray.tracking.system import sampling
+from gmd_ray.weights import node_copy
 
 if TYPE_CHECKING:
     from mlflow.entities import RunInfo
@@ -227,8 +229,9 @@ def _origin(cfg: Config) -> dict[str, str]:
         tags["teacher.path"] = _submitted(cfg.teacher.path)
     if cfg.student.path:
         tags["student.path"] = _submitted(cfg.student.path)
-        if Path(cfg.student.path).exists():
-            tags["student.sha256"] = path_digest(cfg.student.path)
+        with contextlib.suppress(GmdError):  # a URL that is away; the run itself tells that
+            if (student := node_copy(cfg.student.path)).exists():
+                tags["student.sha256"] = path_digest(student)
     return tags
 
 
