@@ -138,6 +138,15 @@ def test_files_that_are_no_settings(tmp_path: Path, content: bytes | None, words
     assert f"config={file}" in line
 
 
+def test_only_one_settings_file(tmp_path: Path) -> None:
+    """The second would replace the first as a whole, and silently: its settings are not laid over it."""
+    files = [tmp_path / "base.yaml", tmp_path / "mine.yaml"]
+    for file in files:
+        file.write_text("training: {steps: 7}\n")
+    line = refusal(*(f"config={file}" for file in files))
+    assert all(str(file) in line for file in files)
+
+
 def test_saved_settings_read_back_the_same(tmp_path: Path) -> None:
     cfg = load_config(
         [

@@ -38,7 +38,7 @@ class InjectionConfig:
 class TeacherConfig:
     """The frozen text-to-image flow model that pulls a restored image onto the manifold of natural images."""
 
-    path: str | None = setting(None, "Local directory, or hub id, in the layout of diffusers.")
+    path: str | None = setting(None, "Local directory, URL or hub id, in the layout of diffusers.")
     method: str = setting(
         "inversion",
         "inversion (paper): with FLUX or Stable Diffusion, whichever lies in `path`. ddim: the same by name, Stable "

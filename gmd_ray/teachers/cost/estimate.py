@@ -14,7 +14,7 @@ from gmd_ray.teachers.cost.codec import codec_factor
 from gmd_ray.teachers.cost.dimensions import Injection, dimensions_of
 from gmd_ray.teachers.cost.flops import projection_cost
 from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
-from gmd_ray.teachers.directory import TABLE
+from gmd_ray.teachers.directory import TABLE, local_directory
 from gmd_ray.teachers.flux.families.family import check_model
 from gmd_ray.teachers.text_encoders import has_encoders
 
@@ -129,11 +129,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _file(path: str | None, name: str) -> Path | None:
-    """A file of a local directory or of a hub id; None if it does not exist or the hub does not answer."""
-    if path is None or Path(path).is_dir():
-        file = Path(path or "") / name
+    """A file of a local directory, a URL or a hub id; None if it does not exist or cannot be reached."""
+    local = local_directory(path)
+    if path is None or local is not None:
+        file = (local or Path()) / name
         return file if file.is_file() else None
-    if path.count("/") != 1 or path.startswith((".", "/")):
+    if "://" in path or path.count("/") != 1 or path.startswith((".", "/")):
         return None
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -146,7 +147,7 @@ def _file(path: str | None, name: str) -> Path | None:
 
 def _text_tokens(cfg: TeacherConfig) -> int:
     """Tokens of the prompt: as the settings say, or as the table beside the weights has it where no text encoder is."""
-    table = Path(cfg.path or "") / TABLE
+    table = (local_directory(cfg.path) or Path()) / TABLE
     if table.is_file() and not has_encoders(table.parent):
         from safetensors import safe_open
 
