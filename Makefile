@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test chaos install lint type lock clean help
+.PHONY: demo test chaos install lint type audit licences sbom lock clean help
 
 help:
 	@echo "make demo   adapt a denoiser to photographs from another camera, with tables and a report"
 	@echo "make test   run the tests          make lint   ruff          make type   mypy"
 	@echo "make lock   resolve requirements.lock anew     make clean   remove .venv and caches"
+	@echo "make audit  ask for known vulnerabilities      make sbom    write sbom.cdx.json"
 
 demo: $(INSTALLED)
 	$(BIN)/gmd-ray adapt preset=demo
@@ -25,11 +26,23 @@ chaos: $(INSTALLED)
 	$(BIN)/python -m pytest -m chaos
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check gmd_ray jobs tests
-	$(BIN)/ruff format --check gmd_ray jobs tests
+	$(BIN)/ruff check gmd_ray jobs tests .ci
+	$(BIN)/ruff format --check gmd_ray jobs tests .ci
 
 type: $(INSTALLED)
 	$(BIN)/mypy
+
+# Known vulnerabilities of the locked packages; one line where no service can be asked.
+audit: $(INSTALLED)
+	@$(BIN)/python .ci/audit.py
+
+licences: $(INSTALLED)
+	$(BIN)/python .ci/third_party.py
+
+# CycloneDX, of what the lock has installed on this system.
+sbom: $(INSTALLED)
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible \
+		--output-file sbom.cdx.json $(BIN)/python
 
 # Debian's Python has no ensurepip unless python3-venv is there; pip outside then installs uv inside.
 # --no-deps: the lock is complete, and leaves out on purpose what [tool.uv] in pyproject.toml excludes.

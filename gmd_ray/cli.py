@@ -35,10 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    from gmd_ray.config.secrets import learn
+    from gmd_ray.config.secrets import learn, learn_environment
     from gmd_ray.terminal import complain, start_log
 
     argv = sys.argv[1:] if argv is None else argv
+    learn_environment()
     for word in argv:
         learn(word)
     args = parse(argv)

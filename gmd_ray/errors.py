@@ -24,10 +24,18 @@ class ExitCode(IntEnum):
 
 
 class GmdError(Exception):
-    """Base of every error that gmd_ray raises on purpose."""
+    """Base of every error that gmd_ray raises on purpose. Its text has no secrets.
+
+    Messages repeat URLs, and an error of a worker is in Ray's own logs before any code of ours sees it.
+    """
 
     exit_code: ExitCode = ExitCode.FAILED
     """Status of a command that ends with this error."""
+
+    def __str__(self) -> str:
+        from gmd_ray.config.secrets import redact  # here: the package `config` imports this module
+
+        return redact(super().__str__())
 
 
 class InterruptedRunError(GmdError):

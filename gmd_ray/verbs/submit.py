@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gmd_ray import __version__
 from gmd_ray.config.load import load_config
 from gmd_ray.config.places import below
-from gmd_ray.config.secrets import redact
+from gmd_ray.config.secrets import holds_secret, redact
 from gmd_ray.errors import ConfigError, ExitCode
 from gmd_ray.terminal import say, show
 from gmd_ray.verbs.arguments import Verbs, count
@@ -84,8 +84,7 @@ def run_submit(args: argparse.Namespace) -> int:
         cfg = load_config(given, check_paths=False)
     runtime_env = _runtime_env(args, cfg)
     command = shlex.join(["python", "-m", "gmd_ray.cli", *args.words])
-    if redact(command) != command:
-        log.warning("the dashboard shows the secrets in a job's command; --env NAME takes one from this shell instead")
+    _warn_of_secrets(command, runtime_env["env_vars"])
 
     from gmd_ray.ray_utils.submission import connect, submit
 
@@ -128,6 +127,7 @@ def _runtime_env(args: argparse.Namespace, cfg: Config | None) -> dict[str, Any]
     """The job's runtime environment: what travels, the stop time, and what the user adds."""
     from gmd_ray.ray_utils.submission import STOP_WAIT
     from gmd_ray.ray_utils.working_dir import find_checkout, pack
+    from gmd_ray.tracking.runs import COMMIT_VARIABLE, checkout_commit
 
     env = _read_runtime_env(args.runtime_env) if args.runtime_env else {}
     grace = 60 if cfg is None else cfg.generation.grace_s
@@ -139,6 +139,9 @@ def _runtime_env(args: argparse.Namespace, cfg: Config | None) -> dict[str, Any]
         variables[name] = value if sign else os.environ[name]
     env["env_vars"] = variables
     folder = find_checkout(args.working_dir)
+    if folder is not None and (folder / "gmd_ray").is_dir() and "working_dir" not in env:
+        # .git stays behind. Empty where there is none: the commit of the job's image is not that of the code sent.
+        variables.setdefault(COMMIT_VARIABLE, checkout_commit(folder))
     files = [word.removeprefix("config=") for word in args.words if word.startswith("config=")]
     files = [file for file in files if not os.path.isabs(os.path.expanduser(file))]
     if folder is None:
@@ -150,6 +153,18 @@ def _runtime_env(args: argparse.Namespace, cfg: Config | None) -> dict[str, Any]
         env["excludes"] = [*packed.excludes, *env.get("excludes", [])]
         say(f"sends    {packed.size / 1024**2:.1f} MiB of {folder}")
     return env
+
+
+def _warn_of_secrets(command: str, variables: dict[str, str]) -> None:
+    """Warn of secrets that Ray would show and write down."""
+    named = [name for name, value in variables.items() if holds_secret(name, value)]
+    if redact(command) != command:
+        named.append("the command")
+    if named:
+        log.warning(
+            f"Ray's dashboard and logs will show {', '.join(named)}: give secrets to the environment of `ray start` "
+            "and write ${oc.env:NAME} in settings"
+        )
 
 
 def _below(folder: Path, file: str) -> str:

@@ -15,7 +15,9 @@ ALERTS = GRAFANA / "alerts" / "gmd_ray.yaml"
 
 NAME = re.compile(r"\b(?:ray|autoscaler)_\w+")
 """Names of series in an expression."""
-NEEDS_A_GPU = {"ray_node_gpus_utilization", "ray_node_gram_used"}
+NEEDS_A_GPU = {
+    "ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available", "ray_node_gpu_temperature_celsius",
+}  # fmt: skip
 """Series of Ray's that a node without a GPU does not export (ray/dashboard/modules/reporter/reporter_agent.py)."""
 
 

@@ -65,12 +65,20 @@ evaluation_interval: 1m
 tests:
 - interval: 1m
   input_series:
-  - {{series: 'ray_gmd_images_waiting{{run="stuck"}}', values: '5x60'}}
+  - {{series: 'ray_gmd_images_waiting{{run="stuck"}}', values: '5x180'}}
   - {{series: 'ray_gmd_images_total{{run="stuck",state="accepted"}}', values: '9x60'}}
   - {{series: 'ray_gmd_images_waiting{{run="goes on"}}', values: '100-1x60'}}
   - {{series: 'ray_gmd_images_total{{run="goes on",state="accepted"}}', values: '0+9x60'}}
   - {{series: 'ray_gmd_images_total{{run="goes on",state="failed"}}', values: '0+1x60'}}
   - {{series: 'ray_gmd_checkpoint_time_seconds{{run="goes on",fine_tune="adapted"}}', values: '0x120'}}
+  - {{series: 'ray_node_gpus_utilization{{instance="a",GpuIndex="0"}}', values: '90x60 8x120'}}
+  - {{series: 'ray_node_gpus_utilization{{instance="b",GpuIndex="0"}}', values: '90x60 16x120'}}
+  - {{series: 'ray_node_gram_used{{instance="a",GpuIndex="0"}}', values: '79x60'}}
+  - {{series: 'ray_node_gram_available{{instance="a",GpuIndex="0"}}', values: '1x60'}}
+  - {{series: 'ray_node_gram_used{{instance="b",GpuIndex="0"}}', values: '77x60'}}
+  - {{series: 'ray_node_gram_available{{instance="b",GpuIndex="0"}}', values: '3x60'}}
+  - {{series: 'ray_node_gpu_temperature_celsius{{instance="a",GpuIndex="1"}}', values: '70x20 91x40'}}
+  - {{series: 'ray_node_gpu_temperature_celsius{{instance="b",GpuIndex="0"}}', values: '84x60'}}
   alert_rule_test:
   - eval_time: 50m
     alertname: GmdNoProgress
@@ -96,6 +104,29 @@ tests:
       exp_annotations:
         summary: "goes on adapted: the last checkpoint is 1h 10m 0s old"
         description: "A lost node costs that much: lower training.checkpoint_every."
+  - {{eval_time: 50m, alertname: GmdGpusIdle, exp_alerts: []}}
+  - eval_time: 120m
+    alertname: GmdGpusIdle
+    exp_alerts:
+    - exp_labels: {{severity: info}}
+      exp_annotations:
+        summary: "GPUs are at work for 12 % of their time, though images wait"
+        description: "See which stage is busy: teachers may wait for photos, or share too few CPUs. Lower max of pools."
+  - eval_time: 50m
+    alertname: GmdGpuMemoryFull
+    exp_alerts:
+    - exp_labels: {{instance: a, GpuIndex: "0", severity: warning}}
+      exp_annotations:
+        summary: "a GPU 0: 98.75% of its memory is used"
+        description: "A larger photo may find none left. Lower batch_size of the pool, or let fewer models share it."
+  - {{eval_time: 25m, alertname: GmdGpuHot, exp_alerts: []}}
+  - eval_time: 50m
+    alertname: GmdGpuHot
+    exp_alerts:
+    - exp_labels: {{instance: a, GpuIndex: "1", severity: warning}}
+      exp_annotations:
+        summary: "a GPU 1: 91 degrees Celsius"
+        description: "It slows down by itself, and its images take longer. Look at the cooling of that machine."
 """
 
 

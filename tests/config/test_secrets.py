@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import pickle
 import stat
+import traceback
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +17,7 @@ import yaml
 from gmd_ray.config import Config, secrets
 from gmd_ray.config.load import config_text, load_config, resolved, save_config
 from gmd_ray.config.secrets import digested, is_redacted, known, learn, redact, remember
-from gmd_ray.errors import ConfigError
+from gmd_ray.errors import ConfigError, GmdError, InterruptedRunError, StorageError
 from gmd_ray.pairstore import run_settings
 
 
@@ -104,6 +106,64 @@ def test_the_longer_of_two_secrets_goes_first() -> None:
     remember("hunter")
     remember("hunter2000")
     assert redact("hunter2000 hunter") == "*** ***"
+
+
+SECRET_VARIABLES = {
+    "HF_TOKEN": "planted-hub", "HUGGING_FACE_HUB_TOKEN": "planted-hub-2", "AWS_SECRET_ACCESS_KEY": "planted/aws+key",
+    "AWS_SESSION_TOKEN": "planted-session", "MLFLOW_TRACKING_PASSWORD": "planted-mlflow",
+    "RAY_AUTH_TOKEN": "planted-ray", "GRAFANA_PASSWORD": "planted-grafana", "PGPASSWORD": "planted-postgres",
+    "WANDB_API_KEY": "planted-wandb",
+    "AZURE_STORAGE_CONNECTION_STRING": "AccountKey=planted==", "RAY_JOB_HEADERS": '{"X-A": "Bearer planted-header"}',
+    "MLFLOW_TRACKING_URI": "http://me:planted-uri@host:5000", "https_proxy": "http://me:planted-proxy@host:1",
+}  # fmt: skip
+
+
+def test_secrets_of_the_environment_are_hidden_though_no_setting_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRET_VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    for value in (
+        "planted-hub", "planted-hub-2", "planted%2Faws%2Bkey", "planted-session", "planted-mlflow", "planted-ray",
+        "planted-grafana", "planted-postgres", "planted-wandb", "AccountKey=planted==", "planted-header",
+        "planted-uri", "planted-proxy",
+    ):  # fmt: skip
+        assert redact(f"401 for {value} at host") == "401 for *** at host", value
+    assert known() == (), "they are not handed to other processes, which have an environment of their own"
+    # A setting with the same text is saved as a reference, and found again.
+    cfg = load_config(
+        [
+            "pretrain.architecture=Net",
+            "pretrain.arguments.token=planted-hub",
+            "teacher.prompt=as planted-grafana has it",
+        ]
+    )
+    saved = yaml.safe_load(config_text(cfg))
+    assert saved["pretrain"]["arguments"]["token"] == "${oc.env:HF_TOKEN}"
+    assert saved["teacher"]["prompt"] == "as ${oc.env:GRAFANA_PASSWORD} has it"
+
+
+def test_variables_without_a_secret_hide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    harmless = {
+        "HF_TOKEN_PATH": "/home/me/token", "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token",
+        "GPG_KEY": "A035C8C19219BA82", "AWS_ACCESS_KEY_ID": "an-identifier", "RAY_AUTH_MODE": "token-mode",
+        "AWS_ENDPOINT_URL": "http://host:7070/abcdefg",
+        "S3_PASSWORD": "testing",  # too short: the word may stand anywhere
+        "RAY_JOB_HEADERS": "no JSON, planted-header",
+    }  # fmt: skip
+    for name, value in harmless.items():
+        monkeypatch.setenv(name, value)
+    for value in harmless.values():
+        assert redact(f"see {value}") == f"see {value}"
+
+
+def test_variables_that_are_set_later_are_found_by_another_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert redact("planted-hub") == "planted-hub"
+    monkeypatch.setenv("HF_TOKEN", "planted-hub")
+    secrets.learn_environment()
+    assert redact("planted-hub") == "***"
+    monkeypatch.delenv("HF_TOKEN")
+    secrets.learn_environment()
+    remember("planted-uri")
+    assert redact("planted-hub planted-uri") == "planted-hub ***"
 
 
 @pytest.fixture
@@ -220,6 +280,19 @@ def test_a_store_knows_its_settings_again_without_their_secrets(
     assert changed["teacher.prompt"] != first["teacher.prompt"], "another prompt is another setting"
     assert run_settings.relevant(Config()) == run_settings.relevant(load_config([]))
     assert digested("nothing hidden") == "nothing hidden"
+
+
+def test_errors_tell_no_secrets_in_any_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray logs the traceback of an error in a worker by itself."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted/aws+key")
+    for kind in (ConfigError, StorageError, InterruptedRunError):
+        try:
+            raise kind("s3://me:hunter2@bucket/x?secret_key=hunter2: cannot be opened with planted/aws+key")
+        except GmdError as error:
+            sent = pickle.loads(pickle.dumps(error))
+            for found in (error, sent):
+                assert str(found) == "s3://***@bucket/x?secret_key=*** cannot be opened with ***"
+                assert "hunter2" not in traceback.format_exception(found)[-1]
 
 
 def test_rows_hold_no_secrets() -> None:

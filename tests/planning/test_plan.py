@@ -17,10 +17,11 @@ from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, DataError, ExitCode
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.sets.listed import Listed
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.pairstore.cost import predicted_and_actual
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.pairstore.totals import Totals
-from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
+from gmd_ray.planning.plan import keep_prediction, later_stages, make_plan, pool_warnings, stall_warning, survey
 from gmd_ray.planning.probe import Probe, run_probe
 from gmd_ray.teachers import estimate_teacher
 from tests.config.published import at_a_hundredth
@@ -91,6 +92,17 @@ def test_the_memory_of_a_replica(cfg: Config) -> None:
     assert 15e9 < least < fastest, "the modulation layers may wait in host memory, the cache be recomputed"
     cfg.teacher.injection.steps = 0
     assert make_plan(cfg, *survey(cfg)).replica_bytes[0] < fastest, "nothing is kept without injection"
+
+
+def test_the_memory_of_a_replica_that_will_be_compiled(cfg: Config) -> None:
+    """Recordings keep activations and a bank to themselves: `teacher.compile=auto` counts as what it comes to."""
+    cfg.teacher.device, cfg.teacher.steps = "cuda", 2500  # so that a few images pay for it
+    found = {}
+    for choice in ("auto", True, False):
+        cfg.teacher.compile = choice
+        found[choice] = make_plan(cfg, *survey(cfg)).replica_bytes
+    assert found["auto"] == found[True]
+    assert found["auto"] > found[False]
 
 
 def test_what_comes_after_the_stream_is_counted(cfg: Config) -> None:
@@ -216,16 +228,18 @@ def test_the_experiments(
         Image.new("L", (side, side), sum(name.encode()) % 256).save(buffer, "PNG")
         return buffer.getvalue()
 
-    def refused() -> str:
-        assert main(args) in (ExitCode.SETTINGS, ExitCode.DATA)
+    def refused(status: ExitCode) -> str:
+        assert main(args) == status
         errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gmd-ray: ")]
         return errors[0]
 
-    assert refused().startswith("gmd-ray: plan needs data.root=... (the folder of the data sets that source.hq and")
+    assert refused(ExitCode.SETTINGS).startswith(
+        "gmd-ray: plan needs data.root=... (the folder of the data sets that source.hq and"
+    )
     args.append(f"data.root={root}")
-    assert refused() == f"gmd-ray: data.root={root}: no such file or folder"
+    assert refused(ExitCode.SETTINGS) == f"gmd-ray: data.root={root}: no such file or folder"
     root.mkdir()
-    assert f"@{root}: " in refused()
+    assert f"@{root}: " in refused(ExitCode.DATA)
 
     values = dict(flatten(load_config(args[1:])))
     fill_sets(root, {values[key].partition("@")[0] for key in PUBLISHED if values[key]}, content)
@@ -242,9 +256,9 @@ def test_the_experiments(
     assert {each["role"] for each in document["sets"]} >= {"source", "target"}
 
     next(path for path in (root / SETS[values["source.hq"].partition("@")[0]].folder).rglob("*.png")).unlink()
-    assert f"@{root}: " in refused()
+    assert f"@{root}: " in refused(ExitCode.DATA)
     args.append(f"target.path={tmp_path / 'nowhere'}")
-    assert refused() == f"gmd-ray: target.path={tmp_path / 'nowhere'}: no such file or folder"
+    assert refused(ExitCode.SETTINGS) == f"gmd-ray: target.path={tmp_path / 'nowhere'}: no such file or folder"
 
 
 def test_the_scale_of_a_checkpoint(cfg: Config, tmp_path: Path) -> None:
@@ -279,6 +293,31 @@ def test_predicted_and_actual(cfg: Config) -> None:
     assert later["wall_hours"] is later["tflops"] is None, "not the run that was planned"
     cfg.teacher.steps = 7
     assert predicted_and_actual(cfg, plan, ok=4, seconds=seconds, wall=1.0, disk=1)["predicted"] is None
+
+
+def test_a_run_whose_speed_is_known_keeps_its_prediction(cfg: Config, caplog: pytest.LogCaptureFixture) -> None:
+    path = Path(cfg.out, "pairs", "plan.json")
+
+    def kept() -> dict[str, object]:
+        keep_prediction(cfg, RunInputs())
+        found: dict[str, object] = json.loads(path.read_text())
+        return found
+
+    keep_prediction(cfg, RunInputs())
+    assert not path.exists(), "no hours are known"
+    cfg.plan.tflops = 400.0
+    first = kept()
+    assert first == json.loads(json.dumps(make_plan(cfg, *survey(cfg)).as_json()))
+    cfg.plan.tflops = 100.0
+    assert kept() == first, "the plan that the user has seen"
+    cfg.teacher.steps = 7
+    assert kept()["settings_fingerprint"] != first["settings_fingerprint"], "another run"
+    path.unlink()
+    cfg.teacher.method = "nobody:knows"
+    with caplog.at_level("INFO"):
+        keep_prediction(cfg, RunInputs())
+    assert not path.exists()
+    assert "no prediction of time and cost: " in caplog.text
 
 
 def test_a_manifest_holds_both(finished: tuple[World, Totals]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 LISTENING = "0A"
@@ -36,10 +37,11 @@ def listening(pid: int) -> Iterator[tuple[str, str, int]]:
                 address, port = words[1].split(":")
                 places[f"socket:[{words[9]}]"] = address, int(port, 16)
     for member in sorted(family(pid)):
-        try:
-            links = {os.readlink(link) for link in Path(f"/proc/{member}/fd").iterdir()}
+        links = set()
+        with suppress(OSError):  # the process ends
             name = Path(f"/proc/{member}/cmdline").read_text().replace("\0", " ")
-        except OSError:
-            continue
+            for link in list(Path(f"/proc/{member}/fd").iterdir()):
+                with suppress(OSError):  # closed by now, as that of this very listing
+                    links.add(os.readlink(link))
         for link in links & places.keys():
             yield name, *places[link]

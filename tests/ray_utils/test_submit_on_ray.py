@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -25,15 +19,12 @@ import pytest
 from gmd_ray.demo.toy.prepare import WorldSize, prepare
 from gmd_ray.errors import ExitCode
 from tests.cluster.series import NAME, NEEDS_A_GPU, expressions
-from tests.ray_utils.sockets import family
+from tests.ray_utils.heads import JOB_S, Head, running_head
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = WorldSize(seed=7, target=40, severe=4, source=6, target_test=2, source_test=2)
 STEPS = 12
-LEFT_BEHIND = ["--exclude", "gmd_ray/demo/photos/weights", "--exclude", "gmd_ray/demo/photos/photographs"]
-UP_S, JOB_S = 180, 900
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
@@ -61,102 +52,29 @@ class Series:
         return sums
 
 
-@dataclass
-class Head:
-    address: str
-    metrics: str
-    env: dict[str, str]
+@contextmanager
+def scraped(head: Head) -> Iterator[Series]:
+    """Scrape the node twice a second within the block."""
+    series, over = Series(), threading.Event()
 
-    def submit(self, *words: str) -> subprocess.Popen[str]:
-        """Start `gmd-ray submit`, with SIGINT as a terminal leaves it."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "gmd_ray.cli", "submit", *words, "--address", self.address, *LEFT_BEHIND],
-            cwd=ROOT, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )  # fmt: skip
+    def scrape() -> None:
+        while not over.wait(0.5):
+            with suppress(OSError), urllib.request.urlopen(head.metrics, timeout=10) as answer:
+                series.take(answer.read().decode())
 
-    def submitted(self, *words: str) -> tuple[int, str]:
-        with self.submit(*words) as process:
-            output = process.communicate(timeout=JOB_S)[0]
-        return process.returncode, output
-
-    def info(self, job: str) -> dict[str, object]:
-        request = urllib.request.Request(f"{self.address}/api/jobs/{job}")
-        request.add_header("Authorization", f"Bearer {self.env['RAY_AUTH_TOKEN']}")
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            found: dict[str, object] = json.load(answer)
-        return found
-
-    @contextmanager
-    def scraped(self) -> Iterator[Series]:
-        """Scrape the node twice a second within the block."""
-        series, over = Series(), threading.Event()
-
-        def scrape() -> None:
-            while not over.wait(0.5):
-                with suppress(OSError), urllib.request.urlopen(self.metrics, timeout=10) as answer:
-                    series.take(answer.read().decode())
-
-        thread = threading.Thread(target=scrape, daemon=True)
-        thread.start()
-        try:
-            yield series
-        finally:
-            over.set()
-            thread.join()
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    thread = threading.Thread(target=scrape, daemon=True)
+    thread.start()
+    try:
+        yield series
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    temp = tempfile.mkdtemp(prefix="gmd-", dir="/tmp")  # short: Ray's sockets lie below it
-    port, dashboard, exported, client, http, grpc = free_ports(6)
-    env = os.environ | {
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0", "HOME": temp,
-        "RAY_metrics_report_interval_ms": "4000", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }  # fmt: skip
-    for name in ("RAY_ADDRESS", "PYTHONPATH"):  # a job sees the package in its working directory, not this checkout
-        env.pop(name, None)
-    command = [
-        str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=4",
-        "--num-gpus=0", "--object-store-memory=200000000", f"--temp-dir={temp}", "--node-ip-address=127.0.0.1",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--metrics-export-port={exported}",
-        f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={http}",
-        f"--dashboard-agent-grpc-port={grpc}", "--disable-usage-stats",
-    ]  # fmt: skip
-    log = Path(temp, "start.log")
-    with log.open("w") as file:
-        process = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-    found = Head(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{exported}/metrics", env)
-    try:
-        end = time.monotonic() + UP_S
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, log.read_text()
-            with suppress(OSError):
-                request = urllib.request.Request(f"{found.address}/api/jobs/")
-                request.add_header("Authorization", f"Bearer {'a' * 64}")
-                with urllib.request.urlopen(request, timeout=5), urllib.request.urlopen(found.metrics, timeout=5):
-                    break
-            time.sleep(0.5)
+    with running_head() as found:
         yield found
-    finally:
-        members = family(process.pid)
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        for member in members:
-            with suppress(ProcessLookupError):
-                os.kill(member, signal.SIGKILL)
-        process.wait()
-        shutil.rmtree(temp, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +99,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_an_adapt_is_followed_to_its_refusal_and_every_series_is_there(head: Head, words: list[str]) -> None:
-    with head.scraped() as series:
+    with scraped(head) as series:
         status, output = head.submitted("adapt", *words)
     out = Path(words[-1].removeprefix("out="))
     assert status == ExitCode.REFUSED, output
@@ -232,7 +150,7 @@ def test_a_job_that_was_left_is_followed_later(head: Head, tmp_path: Path) -> No
 
 
 def test_without_the_token(head: Head) -> None:
-    poor = Head(head.address, head.metrics, {k: v for k, v in head.env.items() if not k.startswith("RAY_AUTH")})
+    poor = replace(head, env={k: v for k, v in head.env.items() if not k.startswith("RAY_AUTH")})
     status, output = poor.submitted("status", "/nowhere")
     assert status == ExitCode.SETTINGS, output
     assert "wants a token: set RAY_AUTH_TOKEN" in output
