@@ -1,4 +1,4 @@
-"""What the timeline of a cluster says of a run that is known."""
+"""A made-up run as the timeline of a cluster."""
 
 from __future__ import annotations
 
