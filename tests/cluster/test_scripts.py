@@ -186,7 +186,7 @@ def test_a_node_without_work_goes_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("seconds", "least", "most"), [(60, 2.0, 15.0), (4, 0.0, 4.0)])
 def test_a_node_goes_when_its_work_is_done_and_fetched(tmp_path: Path, seconds: int, least: float, most: float) -> None:
-    """Others have 3 s here to fetch what the work has left in the object store of the node, or until the deadline."""
+    """Blocks that were left in the object store of the node are fetched within 3 s here, or until the deadline."""
     busy = f'[ -e {tmp_path}/done ] || echo "ray::MapWorker(Project)"\n{IDLE}'
     stage, run = drain(tmp_path, seconds, busy, copy=3)
     stage.wait_for("ps ")

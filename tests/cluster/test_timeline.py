@@ -1,4 +1,4 @@
-"""A made-up run as the timeline of a cluster."""
+"""The timeline of a cluster over a run that is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `gmd-ray submit` gives a job and warns of; no cluster is asked. Jobs: tests/ray_utils/test_submit_on_ray.py."""
+"""The environment and the warnings of `gmd-ray submit`; no cluster is asked. Jobs: ray_utils/test_submit_on_ray.py."""
 
 from __future__ import annotations
 
