@@ -275,25 +275,3 @@ def test_a_probe_that_fails_says_why_and_leaves_nothing(cfg: Config, monkeypatch
     cfg.out = "s3://bucket/run"
     with pytest.raises(DataError, match="a probe needs a folder that every node sees"):
         run_probe(cfg, jobs, 2)
-
-
-def test_a_run_whose_speed_is_known_keeps_its_prediction(cfg: Config, caplog: pytest.LogCaptureFixture) -> None:
-    path = Path(cfg.out, "pairs", "plan.json")
-
-    def kept() -> dict[str, object]:
-        keep_prediction(cfg, RunInputs())
-        return dict(json.loads(path.read_text()))
-
-    keep_prediction(cfg, RunInputs())
-    assert not path.exists(), "no hours are known"
-    cfg.plan.tflops = 400.0
-    first = kept()
-    assert first == json.loads(json.dumps(make_plan(cfg, *survey(cfg)).as_json()))
-    cfg.plan.tflops = 100.0
-    assert kept() == first, "the plan that the user has seen"
-    cfg.teacher.steps = 7
-    assert kept()["settings_fingerprint"] != first["settings_fingerprint"], "another run"
-    cfg.teacher.method = "nobody:knows"
-    with caplog.at_level("INFO"):
-        keep_prediction(cfg, RunInputs())
-    assert "no prediction of time and cost: " in caplog.text
