@@ -46,6 +46,7 @@ def adapt(cfg: Config) -> Adapted:
     # These imports take seconds, so that errors in the settings are reported before them.
     from gmd_ray.evaluation import evaluate, markdown
     from gmd_ray.generation import generate
+    from gmd_ray.planning.plan import keep_prediction
     from gmd_ray.report import write_report
     from gmd_ray.tracking import Decision, TrackingError, promote, record_outcome, register, start_run
     from gmd_ray.training import finetune
@@ -53,6 +54,7 @@ def adapt(cfg: Config) -> Adapted:
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
         # Stages 0, 1, 1b: restore, project and score every target photo.
         with run.stage("generate") as recorder:
+            keep_prediction(cfg, inputs)
             totals = generate(cfg, recorder, inputs=inputs)
         log.info("%s", totals)
 

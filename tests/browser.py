@@ -90,6 +90,21 @@ WIDER = """() => {
 }"""
 """Elements that reach beyond the window; what a frame cuts off does not count."""
 
+BROKEN = """(selector) => [...document.querySelectorAll(selector)]
+.filter((e) => e.getClientRects().length).flatMap((e) => {
+  const found = [], walker = document.createTreeWalker(e, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    for (const word of node.data.matchAll(/\\w+/g)) {
+      const range = document.createRange();
+      range.setStart(node, word.index); range.setEnd(node, word.index + word[0].length);
+      if (range.getClientRects().length > 1) found.push(word[0]);
+    }
+  }
+  return found;
+})"""
+"""Words of the elements that a selector finds that go on in a second line."""
+
 
 @contextmanager
 def chromium() -> Iterator[Any]:

@@ -4,6 +4,9 @@
 
 # Every node finds the token in the home directory, which they share.
 export RAY_AUTH_MODE=token
+# Models of URLs are downloaded once for each node to a disk of its own, if the site names one, and else once for all
+# nodes to the home directory.
+[ -z "${SLURM_TMPDIR:-}" ] || export GMD_RAY_CACHE=${GMD_RAY_CACHE:-$SLURM_TMPDIR/gmd_ray}
 # Ray's sockets lie below it, and their paths may have 107 bytes: not $SLURM_TMPDIR. A job of its own for each user.
 ray_tmp=/tmp/ray-$SLURM_JOB_ID
 # Several jobs may share a node: a port for each.

@@ -16,7 +16,8 @@ from gmd_ray.ablation.intervals import two_way_interval
 from gmd_ray.ablation.run import read_facts
 from gmd_ray.ablation.sweep import Ablation, SweepRow
 from gmd_ray.evaluation import Difference, Evaluation, load_evaluation
-from gmd_ray.evaluation.results import UNTOUCHED, InferenceCost
+from gmd_ray.evaluation.differences import distances
+from gmd_ray.evaluation.results import TRUTH, UNTOUCHED, InferenceCost
 from gmd_ray.evaluation.statistics import holm
 
 Column = tuple[str, str]
@@ -83,14 +84,27 @@ class SweepFigures:
     @cached_property
     def untouched(self) -> dict[Column, float]:
         """Means of the unprocessed input, where it was measured."""
+        return self._means(UNTOUCHED)
+
+    @cached_property
+    def ground_truth(self) -> dict[Column, float]:
+        """Means of the ground truth, which has a value of every no-reference metric."""
+        return self._means(TRUTH)
+
+    def _means(self, name: str) -> dict[Column, float]:
         found: dict[Column, float] = {}
         for row in self.rows:
             for evaluation in row.evaluations[:1]:
                 for column in self.columns:
-                    mean = evaluation.mean(UNTOUCHED, *column)
+                    mean = evaluation.mean(name, *column)
                     if mean is not None:
                         found.setdefault(column, mean)
         return found
+
+    @property
+    def variants(self) -> dict[str, str]:
+        """Variant of each metric in words (`Evaluation.variants`)."""
+        return {name: text for row in self.rows for e in row.evaluations for name, text in e.variants.items()}
 
     def higher_is_better(self, metric: str) -> bool:
         """Direction of a metric."""
@@ -109,7 +123,7 @@ class SweepFigures:
                 continue
             for column in row.columns:
                 theirs = row.baseline.values("student", *column)
-                difference = self._difference(row.values(*column), [theirs] * len(row.cells), column[1])
+                difference = self._difference(row.values(*column), [theirs] * len(row.cells), column)
                 if difference is not None:
                     found[row.row.name, column] = difference
         return corrected(found)
@@ -124,14 +138,18 @@ class SweepFigures:
                 continue
             for column in row.columns:
                 ours, theirs = _paired_seeds(row, reference, column)
-                difference = self._difference(ours, theirs, column[1])
+                difference = self._difference(ours, theirs, column)
                 if difference is not None:
                     found[row.row.name, column] = difference
         return corrected(found)
 
     def _difference(
-        self, ours: Sequence[dict[str, float]], theirs: Sequence[dict[str, float]], metric: str
+        self, ours: Sequence[dict[str, float]], theirs: Sequence[dict[str, float]], column: Column
     ) -> Difference | None:
+        """The difference of values, or of their distances to the ground truth's where that has values."""
+        truth = next((found for r in self.rows for e in r.evaluations if (found := e.truth(*column))), None)
+        if truth is not None:
+            ours, theirs = ([distances(values, truth) for values in side] for side in (ours, theirs))
         pairs = [pair for pair in zip(ours, theirs, strict=False) if pair[0] and pair[1]]
         if not pairs:
             return None
@@ -142,8 +160,9 @@ class SweepFigures:
         groups = None if self.group is None else [group_of(image, self.group) for image in ids]
         low, high, p = two_way_interval(gaps, groups) or (None, None, None)
         missing = sum(len(b.keys() - a.keys()) for a, b in pairs)
-        higher = self.higher_is_better(metric)
-        return Difference(float(gaps.mean()), low, high, len(ids), missing, not higher, p=p, adjusted_p=p)
+        lower = truth is not None or not self.higher_is_better(column[1])
+        mean = float(gaps.mean())
+        return Difference(mean, low, high, len(ids), missing, lower, truth is not None, p=p, adjusted_p=p)
 
 
 def group_of(image: str, pattern: str) -> str:

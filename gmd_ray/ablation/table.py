@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from gmd_ray.ablation.figures import Column, RowFigures, SweepFigures
 from gmd_ray.evaluation import Difference
+from gmd_ray.evaluation.results import TRUTH, UNTOUCHED
 from gmd_ray.evaluation.summaries.published import published_note, published_rows
-from gmd_ray.evaluation.table import change, number
+from gmd_ray.evaluation.table import change, label, number
 from gmd_ray.storage import replacing
 
 SCHEMA = pa.schema(
@@ -53,12 +54,7 @@ def markdown_table(figures: SweepFigures) -> str:
     lines = [f"# {sweep.title}", ""]
     heads = ["method", *(_head(figures, column) for column in figures.columns), *_more_heads(figures)]
     lines += [_line(heads), _line(["---"] * len(heads))]
-    if figures.untouched:
-        cells = [_mean(figures.untouched.get(column)) for column in figures.columns]
-        lines.append(_line(["untouched photo", *cells, *([""] * len(_more_heads(figures)))]))
-    for row in figures.rows:
-        cells = [_cell(row, column, figures.to_baseline.get((row.row.name, column))) for column in figures.columns]
-        lines.append(_line([row.row.name, *cells, *_more_cells(figures, row)]))
+    lines += [_line(cells) for cells in _body(figures)]
     if figures.to_reference:
         lines += ["", f"Each row minus `{sweep.reference}`, seed by seed:", ""]
         heads = ["method", *(_head(figures, column) for column in figures.columns)]
@@ -71,6 +67,20 @@ def markdown_table(figures: SweepFigures) -> str:
     if sweep.published is not None:
         lines += ["", *published_lines(sweep.published)]
     return "\n".join([*lines, "", *notes(figures)]) + "\n"
+
+
+def _body(figures: SweepFigures) -> list[list[str]]:
+    """The cells of the table: the untouched photo, every row, and the ground truth where it has values."""
+    blank = [""] * len(_more_heads(figures))
+    lines = []
+    if figures.untouched:
+        lines.append([label(UNTOUCHED), *(_mean(figures.untouched.get(column)) for column in figures.columns), *blank])
+    for row in figures.rows:
+        cells = [_cell(row, column, figures.to_baseline.get((row.row.name, column))) for column in figures.columns]
+        lines.append([row.row.name, *cells, *_more_cells(figures, row)])
+    if figures.ground_truth:
+        lines.append([label(TRUTH), *(_mean(figures.ground_truth.get(column)) for column in figures.columns), *blank])
+    return lines
 
 
 def published_lines(table: str) -> list[str]:
@@ -96,8 +106,12 @@ def notes(figures: SweepFigures) -> list[str]:
         lines.append(
             f"{sets}; up to {seeds} training seeds. In brackets: minus the unadapted student, with the 95 % bootstrap "
             f"interval over images and seeds{together}; `=` marks a difference that is not seen after Holm's "
-            "correction over the table. ↑ higher is better."
+            "correction over the table. ↑ higher is better, ↓ lower is better."
         )
+    if figures.ground_truth:
+        lines.append("A no-reference metric is judged by its distance to the ground truth's value: closer is better.")
+    metrics = dict.fromkeys(metric for _, metric in figures.columns)
+    lines += [f"{name.upper()}: {figures.variants[name]}." for name in metrics if name in figures.variants]
     short = [f"{row.row.name} ({len(row.cells)} of {row.seeds})" for row in figures.rows if len(row.cells) < row.seeds]
     if short:
         lines.append(f"Not finished: {', '.join(short)}.")
@@ -106,17 +120,14 @@ def notes(figures: SweepFigures) -> list[str]:
 
 
 def latex_table(figures: SweepFigures) -> str:
-    """The same table for LaTeX with booktabs; intervals stand below each other's means in small type."""
+    """The same table for LaTeX with booktabs; notes are comments."""
     heads = ["method", *(_head(figures, column) for column in figures.columns), *_more_heads(figures)]
     lines = [rf"\begin{{tabular}}{{l{'c' * (len(heads) - 1)}}}", r"\toprule"]
     lines.append(" & ".join(_tex(head) for head in heads) + r" \\")
     lines.append(r"\midrule")
-    for row in figures.rows:
-        cells = [
-            _tex(_cell(row, column, figures.to_baseline.get((row.row.name, column)))) for column in figures.columns
-        ]
-        lines.append(" & ".join([_tex(row.row.name), *cells, *map(_tex, _more_cells(figures, row))]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    lines += [" & ".join(map(_tex, cells)) + r" \\" for cells in _body(figures)]
+    comments = [f"% {note.removeprefix('- ')}" for note in notes(figures)]
+    return "\n".join([*comments, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def json_table(figures: SweepFigures) -> dict[str, Any]:
@@ -127,6 +138,8 @@ def json_table(figures: SweepFigures) -> dict[str, Any]:
         "published": _published_document(figures.sweep.published),
         "images": {dataset: figures.images(dataset) for dataset, _ in figures.columns},
         "untouched": {"/".join(column): mean for column, mean in figures.untouched.items()},
+        "ground_truth": {"/".join(column): mean for column, mean in figures.ground_truth.items()},
+        "variants": figures.variants,
         "rows": [
             {
                 "name": row.row.name,
@@ -188,12 +201,13 @@ def _cell(row: RowFigures, column: Column, difference: Difference | None) -> str
     if mean is None or difference is None:
         return _mean(mean)
     unseen = " =" if difference.word == "no difference seen" else ""
-    return f"{number(mean)} ({change(difference, mean)}{unseen})"
+    what = "distance " if difference.to_truth else ""
+    return f"{number(mean)} ({what}{change(difference, mean)}{unseen})"
 
 
 def _verdict(row: RowFigures, column: Column, difference: Difference | None) -> str:
     mean = row.mean(*column)
-    return "" if difference is None or mean is None else f"{change(difference, mean)} {difference.word}"
+    return "" if difference is None or mean is None else f"{change(difference, mean)} {difference.phrase}"
 
 
 def _more_heads(figures: SweepFigures) -> list[str]:

@@ -53,6 +53,8 @@ def _settings(schema: type, defaults: Any, head: str) -> Iterator[Setting]:
 
 SETTINGS: dict[str, Setting] = {found.key: found for found in _settings(Config, Config(), "")}
 """Every setting by its key, in the order of the dataclasses. The defaults are not to be changed in place."""
+RENAMED = {"teacher.quantization": "teacher.precision"}
+"""Former key -> the key in its place, for the message to those who still give it."""
 PUBLISHED = tuple(key for key, found in SETTINGS.items() if found.rule.published)
 """Settings that may name a published data set, `SET/SPLIT/SIDE@ROOT`."""
 PATHS = tuple(

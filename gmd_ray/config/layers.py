@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from gmd_ray.config import values
-from gmd_ray.config.keys import SETTINGS, section_at
+from gmd_ray.config.keys import RENAMED, SETTINGS, section_at
 from gmd_ray.config.references import PACKAGE
 from gmd_ray.config.sections.run import Config
 from gmd_ray.config.sections.setting import types_of
@@ -185,11 +185,14 @@ def _walk(loader: values.Loader, node: yaml.Node, schema: type, head: str, where
 def _unknown(name: str, rest: Sequence[str], head: str, siblings: Iterable[str]) -> Refused:
     """The refusal of a setting that does not exist.
 
-    It names the settings of that name in other sections, else the nearest setting, else all siblings.
+    It names the setting that has taken its place, else the settings of that name in other sections, else the nearest
+    setting, else all siblings.
     """
     siblings = [f"{head}{sibling}" for sibling in siblings]
     namesakes = [repr(key) for key in SETTINGS if key.endswith(f".{name}")]
-    if namesakes:
+    if f"{head}{name}" in RENAMED:
+        hint = f"its place is taken by {RENAMED[f'{head}{name}']!r}"
+    elif namesakes:
         hint = f"did you mean {' or '.join(namesakes)}?"
     else:
         close = nearest(".".join([f"{head}{name}", *rest]), [*siblings, *SETTINGS])

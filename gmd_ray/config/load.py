@@ -87,6 +87,10 @@ def load_config(
         if key == "preset":
             preset = value
         elif key == "config":
+            if file is not None:
+                raise ConfigError(
+                    f"{arg}: a second settings file; config={file} is given already, and only one is read"
+                )
             file = value
         else:
             overrides.append(arg)

@@ -188,9 +188,12 @@ def _check_teacher(teacher: TeacherConfig) -> None:
             f"teacher.gpus_per_replica={ranks}: every rank needs a GPU; set teacher.pool.num_gpus={ranks}, or "
             f"teacher.device=cpu"
         )
-    if ranks > 1 and (teacher.offload != "none" or teacher.quantization != "none"):
-        key = "offload" if teacher.offload != "none" else "quantization"
-        raise ConfigError(f"teacher.{key}: only for a replica with one GPU; set it to none, or gpus_per_replica=1")
+    for key, usual in (("offload", "none"), ("precision", "same")):
+        if ranks > 1 and (value := getattr(teacher, key)) != usual:
+            raise ConfigError(
+                f"teacher.{key}={value}: only for a replica with one GPU; set teacher.{key}={usual}, or "
+                "teacher.gpus_per_replica=1"
+            )
     check_step_cache(teacher)
     if ranks > 1 and ":" in teacher.device:
         raise ConfigError(f"teacher.device={teacher.device}: {ranks} ranks cannot share one; use auto, cuda or cpu")

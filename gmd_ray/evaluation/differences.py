@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from gmd_ray.evaluation.statistics import LEVEL, mean_interval
+from gmd_ray.evaluation.statistics import LEVEL, holm, mean_interval
 
 BETTER, WORSE, UNSEEN, TOO_FEW = "better", "worse", "no difference seen", "too few images"
 
@@ -72,7 +72,7 @@ def paired(
         truth: values of the ground truth by image; distances to them are compared then.
     """
     if truth:
-        ours, theirs = _distances(ours, truth), _distances(theirs, truth)
+        ours, theirs = distances(ours, truth), distances(theirs, truth)
     gaps = [ours[image] - theirs[image] for image in sorted(ours.keys() & theirs.keys())]
     if not gaps:
         return None
@@ -90,5 +90,20 @@ def paired(
     )
 
 
-def _distances(values: Mapping[str, float], truth: Mapping[str, float]) -> dict[str, float]:
+def corrected(found: Sequence[Difference | None]) -> list[Difference | None]:
+    """Correct differences that are shown together for their number after Holm; those without a p-value stay.
+
+    Args:
+        found: uncorrected differences, and None for comparisons that could not be made.
+    """
+    judged = [difference for difference in found if difference is not None and difference.p is not None]
+    adjusted = iter(holm([difference.p for difference in judged if difference.p is not None]))
+    return [
+        difference if difference is None or difference.p is None else replace(difference, adjusted_p=next(adjusted))
+        for difference in found
+    ]
+
+
+def distances(values: Mapping[str, float], truth: Mapping[str, float]) -> dict[str, float]:
+    """The distance of each value to the ground truth's, for the images of which both are known."""
     return {image: abs(value - truth[image]) for image, value in values.items() if image in truth}

@@ -82,6 +82,8 @@ def _teacher(cfg: Config, text: str) -> TeacherConfig:
         if not at and not cfg.teacher.path:
             raise ConfigError(f"evaluation.methods: online:{text}: set teacher.path, or give online:{text}@DIRECTORY")
         return replace(found, path=path) if at else found
+    if "://" in text and not at:
+        return replace(cfg.teacher, path=text)
     if at or not Path(text).is_dir():
         raise ConfigError(
             f"evaluation.methods: online:{text}: neither a directory nor a preset of a teacher; "

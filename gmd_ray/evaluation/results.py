@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import pyarrow as pa
@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gmd_ray.errors import DataError
-from gmd_ray.evaluation.differences import Difference, paired
-from gmd_ray.evaluation.statistics import holm
+from gmd_ray.evaluation.differences import Difference, corrected, paired
 from gmd_ray.hashing import short_digest
 from gmd_ray.storage import read_bytes, write_bytes
 
@@ -188,10 +187,10 @@ class Evaluation:
                     difference = self.compare(dataset, metric, ours, theirs)
                     if difference is not None:
                         found[student, metric] = difference
-            judged = [(key, difference.p) for key, difference in found.items() if difference.p is not None]
-            for (key, _), p in zip(judged, holm([p for _, p in judged]), strict=True):
-                found[key] = replace(found[key], adjusted_p=p)
-            self._compared[dataset, against] = found
+            together = corrected(list(found.values()))
+            self._compared[dataset, against] = {
+                key: difference for key, difference in zip(found, together, strict=True) if difference is not None
+            }
         return self._compared[dataset, against]
 
     @cached_property

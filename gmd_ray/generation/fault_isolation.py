@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from gmd_ray.errors import GmdError, ReplicaLostError
-from gmd_ray.generation.attempt_log import AnyAttemptLog, Attempts
+from gmd_ray.generation.attempts.log import Attempts
+from gmd_ray.generation.attempts.remote import AnyAttemptLog
 from gmd_ray.generation.watchdog import Bound, Watchdog
 from gmd_ray.images.files.encode import png_size
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
@@ -38,6 +39,7 @@ class FaultIsolation:
     - A worker whose batch takes too long is ended, and has then died of that batch.
     - Where the accelerator breaks in a worker that worked before, the rows at hand are not suspects. The next worker
       tries them first, before it has done anything else, so that if it breaks too, the batch alone is to blame.
+    - The same holds for a batch that is at work when its node is about to go.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class FaultIsolation:
         self.stage, self.log, self.max_attempts = stage, log, max_attempts
         self._before_leaving, self._own_process, self._worked = before_leaving, own_process, False
         self._watchdog = Watchdog(bound, self._report_hang, before_leaving)
+        self._at_work: list[str] = []
 
     def run(self, rows: list[Row], work: Work, cut: Cut) -> None:
         """Fill in the columns of every row that is still ok, or mark the row failed.
@@ -114,7 +117,7 @@ class FaultIsolation:
 
     def attempt(self, batch: list[Row], work: Work) -> None:
         """Run the stage on one batch, and on halves of it where it raises, down to the row to blame."""
-        ids = [row["id"] for row in batch]
+        ids = self._at_work = [row["id"] for row in batch]
         counts = self.log.begin(self.stage, ids)
         if counts is None:
             for row in batch:
@@ -145,6 +148,13 @@ class FaultIsolation:
                 row.update(new)
                 row[f"seconds_{self.stage}"] = seconds
         self.log.done(self.stage, ids)
+
+    def excuse_at_work(self) -> None:
+        """Take back the attempt that goes on, if one does: its worker may be killed before it ends.
+
+        This may be called from any thread.
+        """
+        self.log.excuse(self.stage, self._at_work)
 
     def _ends_this_process(self, error: BaseException) -> bool:
         """Return whether an exception is a signal to this process, not the doing of a model, which has its own thread.

@@ -13,11 +13,12 @@ from collections.abc import Generator
 import pyarrow as pa
 
 from gmd_ray.config import Config
-from gmd_ray.generation.attempt_log import AttemptLog
+from gmd_ray.generation.attempts.log import AttemptLog
 from gmd_ray.generation.fault_isolation import UNBOUNDED
 from gmd_ray.generation.io_stages import input_blocks, read_arguments, read_images, write_arguments, write_rows
+from gmd_ray.generation.loading import replica_of
 from gmd_ray.generation.models import Models
-from gmd_ray.generation.stages import Project, Restore, Score, replica_of
+from gmd_ray.generation.stages import Project, Restore, Score
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.ray_utils import shutdown
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import known, redact, remember
 from gmd_ray.errors import GmdError
-from gmd_ray.generation.attempt_log import AnyAttemptLog
+from gmd_ray.generation.attempts.remote import AnyAttemptLog
 from gmd_ray.generation.fault_isolation import UNBOUNDED, FaultIsolation, Row, one_by_one, to_table
 from gmd_ray.generation.watchdog import Bound
 from gmd_ray.hashing import content_digest

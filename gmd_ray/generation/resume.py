@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from gmd_ray.config import Config, StudentConfig
 from gmd_ray.errors import DataError, ModelError, ResumeMismatchError
+from gmd_ray.generation.loading import facts_of
 from gmd_ray.generation.models import Models, model_configs
-from gmd_ray.generation.stages import facts_of
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png

@@ -17,7 +17,8 @@ from gmd_ray.config.load import config_text, save_config
 from gmd_ray.config.places import below
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import suspects
-from gmd_ray.generation.attempt_log import AnyAttemptLog, AttemptLog, start_attempt_log
+from gmd_ray.generation.attempts.log import AttemptLog
+from gmd_ray.generation.attempts.remote import AnyAttemptLog, start_attempt_log
 from gmd_ray.generation.checks.gate import GateCheck
 from gmd_ray.generation.models import Models
 from gmd_ray.generation.outputs import say_counts

@@ -2,60 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 import torch
 
-from gmd_ray.config import Config
-from gmd_ray.errors import GmdError, ModelError, ReplicaLostError, ResumeMismatchError
-from gmd_ray.generation.attempt_log import START, AnyAttemptLog
-from gmd_ray.generation.fault_isolation import UNBOUNDED, FaultIsolation, Row, batches_by_size, fail, to_table
-from gmd_ray.generation.models import Models, model_configs
+from gmd_ray.generation.attempts.handover import HandOver
+from gmd_ray.generation.attempts.log import START
+from gmd_ray.generation.fault_isolation import FaultIsolation, Row, batches_by_size, fail, to_table
+from gmd_ray.generation.loading import Replica, load_model
 from gmd_ray.generation.outputs import CLIPPED, images_of, scores_of
-from gmd_ray.generation.watchdog import Bound
 from gmd_ray.images.files.encode import decode_png, encode_png, to_images, to_tensor
 from gmd_ray.images.padding import pad_to_multiple
+from gmd_ray.ray_utils.draining import watch_this_node
 from gmd_ray.ray_utils.metrics import ReplicaClock, model_name
 from gmd_ray.text import one_line
 
 IO_THREADS = 2
 """Threads of an actor for PNGs. They mostly run while the model has the accelerator."""
-MAX_STARTS = 3
-"""Number of deaths while loading a model (out of memory, for example) after which the run ends."""
-HAND_OVER_S = 2.0
-"""Time for Ray to take the block that a call has returned, in seconds. Ray does not say when it has."""
-PATIENCE_S = 60.0
-"""Time for the last images of a block to be encoded in a worker that is about to end, in seconds."""
-
-
-@dataclass(frozen=True)
-class Replica:
-    """Everything that a stage needs to start: how to load its model, and the attempt log that it reports to."""
-
-    load: Callable[[Any], Any]
-    config: Any
-    """StudentConfig, TeacherConfig or ScorerConfig."""
-    log: AnyAttemptLog
-    max_attempts: int
-    bound: Bound = UNBOUNDED
-    """Time that a batch may take."""
-    own_process: bool = True
-    """False in the driver's process, which the stage may neither end nor give its number of threads."""
-
-
-def replica_of(
-    cfg: Config, section: str, models: Models, log: AnyAttemptLog, bound: Bound, own_process: bool = True
-) -> Replica:
-    """Return what the stage of a model (student, teacher or scorer) needs in a run with these settings."""
-    load, config = getattr(models, section), model_configs(cfg)[section]
-    return Replica(load, config, log, cfg.generation.max_attempts, bound, own_process)
 
 
 @dataclass(frozen=True)
@@ -91,38 +58,53 @@ class _ModelStage:
         pool = replica.config.pool
         if replica.own_process:
             torch.set_num_threads(max(1, int(pool.num_cpus)))
+        self._log = replica.log
+        self._hand_over = HandOver(self.name, replica.log)
+        self._isolation = FaultIsolation(
+            self.name, replica.log, replica.max_attempts, self._hand_over.wait, replica.bound, replica.own_process
+        )
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="gmd-model")
+        if replica.own_process:
+            watch_this_node(self.node_goes)
         self.model = load_model(self.model_column, replica)
         self._clock = ReplicaClock(self.name, model_name(replica.config))
-        self._isolation = FaultIsolation(
-            self.name, replica.log, replica.max_attempts, self._hand_over, replica.bound, replica.own_process
-        )
-        self._log = replica.log
         self._multiple = getattr(self.model, "batch_multiple", 1)
         self._batch_size = pool.batch_size
         self._threads = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="gmd-png")
-        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="gmd-model")
-        self._on_their_way = 0
-        """Number of blocks that the model is done with and that have not been returned."""
-        self._returned = threading.Condition()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
-        batches, suspects = self._isolation.sift(rows, self._cut)
+        settled = self._hand_over.take(rows)
+        known = {row["id"] for row in settled}
+        batches, suspects = self._isolation.sift([row for row in rows if row["id"] not in known], self._cut)
         decoding: _Decoding = {}
         self._decode(batches[:1], decoding)  # while the model is still at the other block
-        self._model_thread.submit(self._run_model, batches, suspects, decoding).result()
-        try:
+        self._model_thread.submit(self._run_model, table, settled, batches, suspects, decoding).result()
+        with self._hand_over.on_its_way():
             self._collect(rows)  # while the model is at the other block already
             return to_table(rows)
-        finally:
-            with self._returned:
-                self._on_their_way -= 1
-                self._returned.notify_all()
+
+    def node_goes(self) -> None:
+        """Let this worker end after the batch in hand, since its node is to go; Ray starts another elsewhere.
+
+        This may be called from any thread, at any time from the start of the worker on.
+        """
+        self._hand_over.asked.set()
+        self._isolation.excuse_at_work()
+        self._log.excuse(f"{START}{self.model_column}", [self._log.worker()])  # if it is still loading
+        self._model_thread.submit(self._hand_over.leave)  # if it has no block; else it looks before each batch
 
     def _cut(self, rows: list[Row]) -> Iterator[list[Row]]:
         return batches_by_size(rows, self.image_column, self._batch_size, self._multiple)
 
-    def _run_model(self, batches: list[list[Row]], suspects: list[Row], decoding: _Decoding) -> None:
+    def _run_model(
+        self,
+        table: pa.Table,
+        settled: list[Row],
+        batches: list[list[Row]],
+        suspects: list[Row],
+        decoding: _Decoding,
+    ) -> None:
         """Run the model over a block, in the model's thread.
 
         Suspects are decoded in this thread too, inside their attempt, so that a crash of the decoder is attributed to
@@ -133,22 +115,16 @@ class _ModelStage:
             decoded = decoding.pop(_key(rows), None)  # None for suspects, and for halves of a batch that raised
             return self._work(rows, decoded.result() if decoded else self._load(rows))
 
-        for index, batch in enumerate(batches):
+        parts = [*batches, *([row] for row in suspects)]
+        for index, batch in enumerate(parts):
+            if self._hand_over.asked.is_set():
+                self._collect(settled)
+                self._hand_over.keep(table, settled)
+                self._hand_over.leave()
             self._decode(batches[index + 1 : index + 2], decoding)
             self._isolation.attempt(batch, work)
-        for row in suspects:
-            self._isolation.attempt([row], work)
-        with self._returned:
-            self._on_their_way += 1
-
-    def _hand_over(self) -> None:
-        """Wait until blocks which are done have left a process that is about to end.
-
-        They would be lost with it and made again, and if each worker breaks at the same point, made again for ever.
-        """
-        with self._returned:
-            self._returned.wait_for(lambda: self._on_their_way == 0, PATIENCE_S)
-        time.sleep(HAND_OVER_S)
+            settled += batch
+        self._hand_over.done()
 
     def _decode(self, batches: list[list[Row]], decoding: _Decoding) -> None:
         for batch in batches:
@@ -243,58 +219,6 @@ class Score(_ModelStage):
             values = scores_of(self.model.fidelity(batch.images, batch.restored), len(ids), "the fidelity")
             columns = [{**column, "fidelity": value} for column, value in zip(columns, values, strict=True)]
         return columns
-
-
-def load_model(section: str, replica: Replica) -> Any:
-    """Load a model for a stage, and end the run where that cannot be done.
-
-    An error that is raised in an actor comes back wrapped in a traceback, and Ray repeats for ever the start of an
-    actor that dies while it loads. So the reason goes to the attempt log, from which the driver raises it.
-
-    Raises:
-        ModelError: the model cannot be loaded, or its worker died `MAX_STARTS` times while loading it.
-        ResumeMismatchError: the model is not the one that made the store's rows.
-    """
-    log, me, stage = replica.log, replica.log.worker(), f"{START}{section}"
-    [starts] = log.begin(stage, [me]) or [1]
-    try:
-        if starts > MAX_STARTS:
-            raise ModelError(f"the {section} worker died {MAX_STARTS} times while loading its model (out of memory?)")
-        model = _load(section, replica)
-        facts = facts_of(model)
-        agreed = log.agree(section, facts)
-        if agreed != facts:
-            raise ResumeMismatchError(
-                f"{section}.path gives model {facts['fingerprint']}, the store's rows are of {agreed['fingerprint']} "
-                f"(other weights, settings or precision); give another out=, or the old model"
-            )
-    except GmdError as error:
-        log.fail(error)
-        raise
-    log.done(stage, [me])
-    return model
-
-
-def _load(section: str, replica: Replica) -> Any:
-    """Load the model; whatever it raises becomes a GmdError, or ends this process if another may do better."""
-    try:
-        return replica.load(replica.config)
-    except BaseException as error:
-        if not replica.own_process and isinstance(error, KeyboardInterrupt | SystemExit):
-            raise  # Ctrl-C and SIGTERM, which the driver hears
-        if replica.own_process and (isinstance(error, ReplicaLostError) or hasattr(error, "ray_terminate_msg")):
-            os._exit(1)  # as if this process had died: Ray starts another
-        if isinstance(error, GmdError):
-            raise
-        raise ModelError(f"the {section} could not be loaded: {type(error).__name__}: {one_line(error)}") from error
-
-
-def facts_of(model: Any) -> dict[str, Any]:
-    """Return what must be the same for every worker of a stage, and for every run on a store."""
-    facts = {"fingerprint": model.fingerprint}
-    if hasattr(model, "higher_is_better"):
-        facts["higher_is_better"] = model.higher_is_better
-    return facts
 
 
 def _key(rows: list[Row]) -> tuple[str, ...]:

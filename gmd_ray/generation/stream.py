@@ -13,10 +13,12 @@ from ray.exceptions import RayError, RayTaskError
 
 from gmd_ray.config import Config, PoolConfig
 from gmd_ray.errors import InterruptedRunError
-from gmd_ray.generation.attempt_log import START, RemoteAttemptLog
+from gmd_ray.generation.attempts.log import START
+from gmd_ray.generation.attempts.remote import RemoteAttemptLog
 from gmd_ray.generation.io_stages import input_blocks, read_arguments, read_images, write_arguments, write_rows
+from gmd_ray.generation.loading import Replica, replica_of
 from gmd_ray.generation.models import Models
-from gmd_ray.generation.stages import Project, Replica, Restore, Score, replica_of
+from gmd_ray.generation.stages import Project, Restore, Score
 from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.ray_utils.capacity import TASK_CPUS, read_cpus

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
-from gmd_ray.generation.attempt_log import Attempts, Evidence
+from gmd_ray.generation.attempts.log import Attempts, Evidence
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.pairstore import run_settings
 from gmd_ray.pairstore.store import PairStore

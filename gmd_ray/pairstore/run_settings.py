@@ -5,6 +5,7 @@ What counts are settings that alter pixels or scores, by value, and models by th
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,9 +14,10 @@ from typing import Any
 
 from gmd_ray.config import Config
 from gmd_ray.config.secrets import digested, digested_values
-from gmd_ray.errors import DataError, ResumeMismatchError
+from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
 from gmd_ray.hashing import short_digest
 from gmd_ray.pairstore.store import PairStore
+from gmd_ray.weights import stored_model
 
 SETTINGS_FILE = "settings.json"
 
@@ -149,7 +151,7 @@ def places(cfg: Config) -> dict[str, dict[str, Any]]:
         path = sections[section][field]
         shown = None if path is None else digested(path)
         # Photos may be added to the target folder, so only its path is compared.
-        found[key] = {"path": shown} if key == "target.path" or path is None else {"path": shown, **_stat(Path(path))}
+        found[key] = {"path": shown} if key == "target.path" or path is None else {"path": shown, **_stat(path)}
     if cfg.scorer.path is not None:
         found["scorer.weights"] = {"path": None}  # unused then
     return found
@@ -203,8 +205,16 @@ def _flat(key: str, value: Any) -> dict[str, Any]:
     return {key: value}
 
 
-def _stat(path: Path) -> dict[str, Any]:
-    """Size in bytes and latest change of a file, or of all files below a directory; empty for a hub id or URL."""
+def _stat(place: str) -> dict[str, Any]:
+    """Size in bytes and latest change of a file, or of all files below a directory; for a URL its `identity`.
+
+    Empty for a hub id, and for a URL that is away.
+    """
+    if "://" in place:
+        with contextlib.suppress(GmdError):
+            return {"identity": stored_model(place).identity}
+        return {}
+    path = Path(place)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
     stats = [file.stat() for file in files]
     if not stats:

@@ -54,7 +54,7 @@ def check_bursts(found: Findings, side: Side) -> None:
         "near-copies",
         side.key,
         f"near-copies: of {where}, about {len(copies):,} look like the one before them by name, as in a burst "
-        f"({some(names)}); they count for little more than one, in what is learned and in standard errors",
+        f"({some(names)}); they count for little more than one, in what is learned and in intervals",
     )
 
 

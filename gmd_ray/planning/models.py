@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from gmd_ray.config import Config
-from gmd_ray.errors import GmdError
+from gmd_ray.errors import ConfigError, GmdError
 from gmd_ray.network import reachable
 from gmd_ray.planning.findings import ERROR, FACT, WARNING, Findings
 from gmd_ray.quality import MissingWeights, fetch_command, missing_scorer_weights, missing_weights
+from gmd_ray.weights import node_copy
 
 log = logging.getLogger("gmd_ray")
 
@@ -110,8 +110,9 @@ def check_weights(found: Findings, cfg: Config, stages: Collection[str], *, here
     _say_how_to_fetch(found, offline)
     if "finetune" in stages and cfg.training.perceptual and cfg.training.perceptual_weights:
         path = cfg.training.perceptual_weights
-        if not Path(path).is_file():
-            found.error("weights", "training.perceptual_weights", f"training.perceptual_weights={path}: no such file")
+        with found.errors_of("weights", "training.perceptual_weights"):
+            if not node_copy(path).is_file():
+                raise ConfigError(f"training.perceptual_weights={path}: no such file")
     unmeasured = frozenset(entry.metric for entry in metrics if entry not in to_fetch)
     return WeightCheck(unmeasured, tuple(to_fetch))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Collection, Mapping
@@ -9,9 +10,11 @@ from pathlib import Path
 
 from gmd_ray.config import Config
 from gmd_ray.destinations import why_unwritable
+from gmd_ray.errors import GmdError
 from gmd_ray.images.sets.listed import TARGET
 from gmd_ray.planning.data_sets import DataSet
 from gmd_ray.planning.findings import Findings
+from gmd_ray.weights import node_copy
 
 _SQLITE = "sqlite:///"
 _KEPT = ("pairs", "pairs/rows", "finetune", "evaluation", "prompts", "mlartifacts")
@@ -80,7 +83,9 @@ def _pairs(cfg: Config, target: DataSet, scale: int) -> float:
 
 def _checkpoints(cfg: Config, stages: Collection[str]) -> float:
     """Bytes of the checkpoints of every unfinished fine-tune: those it keeps, and the one being written."""
-    student = _size(Path(cfg.student.path)) if cfg.student.path else 0
+    student = 0
+    with contextlib.suppress(GmdError):  # a student that cannot be had here, which `find_scale` tells
+        student = _size(node_copy(cfg.student.path)) if cfg.student.path else 0
     names = ["pretrained"] if "pretrain" in stages else ["adapted", *cfg.controls]
     todo = [name for name in names if not Path(cfg.out, "finetune", name, "finetuned.json").is_file()]
     return float(len(todo) * (cfg.training.keep_checkpoints + 1) * _COPIES * student)

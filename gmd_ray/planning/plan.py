@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -10,17 +11,20 @@ from functools import cache
 from typing import Any
 
 from gmd_ray.config import Config
-from gmd_ray.errors import ConfigError, DataError
+from gmd_ray.errors import ConfigError, DataError, GmdError
 from gmd_ray.generation.watchdog import batch_bound
 from gmd_ray.images.listing import ImageFile
 from gmd_ray.images.sets.listed import Listed
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.images.sizes import image_sizes
 from gmd_ray.pairstore import run_settings
-from gmd_ray.pairstore.cost import price
+from gmd_ray.pairstore.cost import PLAN_FILE, price
+from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.planning.probe import Probe
 from gmd_ray.students import load_student
 from gmd_ray.teachers import compilation_of_run, estimate_teacher, teacher_licence
+
+log = logging.getLogger("gmd_ray")
 
 SIZES_SHOWN = 4
 
@@ -120,7 +124,8 @@ def survey(cfg: Config, inputs: RunInputs | None = None) -> tuple[list[PlannedIm
         ConfigError: neither a student nor `plan.scale`.
     """
     files = (inputs or RunInputs()).images(cfg.target.path or "", cfg.target.limit)
-    teacher, scale = estimate_teacher(cfg.teacher), _scale(cfg)
+    compiled = compilation_of_run(cfg, len(files)).on  # recordings of its forwards take memory
+    teacher, scale = estimate_teacher(replace(cfg.teacher, compile=compiled)), _scale(cfg)
     memory = cache(teacher.replica_bytes)
     jobs = []
     for file, size in zip(files, image_sizes(files, cfg.target.max_pixels), strict=True):
@@ -182,6 +187,25 @@ def make_plan(cfg: Config, jobs: list[PlannedImage], unreadable: int, probe: Pro
         compilation=str(compilation_of_run(cfg, len(jobs))),
         step_cache=cfg.teacher.step_cache,
     )
+
+
+def keep_prediction(cfg: Config, inputs: RunInputs) -> None:
+    """Keep a plan in the pair store for a run that says what its accelerators do, and has none of its settings yet.
+
+    The report then sets what was predicted beside what was spent. Without `plan.tflops` there are no hours to predict,
+    and the headers of the photos are not read again. A teacher without a cost model has no plan.
+    """
+    store = PairStore(store_url(cfg.out))
+    known = store.read(PLAN_FILE) or {}
+    now = run_settings.fingerprint(run_settings.relevant(cfg))
+    if cfg.plan.tflops is None or known.get("settings_fingerprint") == now:
+        return
+    try:
+        plan = make_plan(cfg, *survey(cfg, inputs))
+    except GmdError as error:
+        log.info("no prediction of time and cost: %s", error)
+        return
+    store.write(PLAN_FILE, plan.as_json())
 
 
 def later_stages(cfg: Config, listed: Sequence[Listed]) -> list[str]:

@@ -11,6 +11,7 @@ from gmd_ray.pairstore.thresholds import GateView
 from gmd_ray.planning.plan import later_stages
 from gmd_ray.preview.run import Preview
 from gmd_ray.preview.sweep import Outcome, Sweep
+from gmd_ray.quality import metric_variant
 from gmd_ray.report.charts import score_charts
 from gmd_ray.report.gallery import Gallery, ShownPhoto, fit, label, pair_photo
 from gmd_ray.report.pages import render
@@ -48,6 +49,7 @@ def make_page(found: Preview) -> str:
         gpu=_gpu(found),
         later=later_stages(cfg, [])[:-1],
         sweep=_grid_rows(found.sweep) if found.sweep else [],
+        score=_score(found),
         restored=_db(found.sweep.restored_psnr) if found.sweep else "",
         best=found.sweep.best if found.sweep else None,
         failed=[row for row in found.rows if row["status"] != "ok"],
@@ -197,6 +199,13 @@ def _gpu(found: Preview) -> str:
 
 def _on_gpu(found: Preview) -> bool:
     return bool(found.cfg.teacher.pool.num_gpus)
+
+
+def _score(found: Preview) -> str:
+    """The scorer's name, variant and direction."""
+    scorer = found.cfg.scorer
+    name = last_name(scorer.path) if scorer.path else f"{scorer.metric}, {metric_variant(scorer.metric)}"
+    return f"{name}, {'higher' if found.gate.higher_is_better else 'lower'} is better"
 
 
 def _db(value: float | None) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
-from gmd_ray.evaluation.differences import Difference, paired
+from gmd_ray.evaluation.differences import Difference, corrected, paired
 from gmd_ray.generation import Models, generate
 from gmd_ray.images.degradation.degradations import make_degradation
 from gmd_ray.images.files.encode import decode_png, encode_png
@@ -42,7 +42,7 @@ class Outcome:
     psnr: float | None
     """Mean PSNR of the source pairs' projections to the truth, in dB; None without pairs."""
     against_restored: Difference | None
-    """PSNR to the truth: projection minus restored image, paired by image."""
+    """PSNR to the truth: projection minus restored image, paired by image, and corrected for the number of points."""
     seconds: float | None
     """Median seconds of the teacher for a photo."""
     failed: int
@@ -100,6 +100,8 @@ def run_sweep(
         photos.update(_start_of(of_photos))
         sources.update(_start_of(of_sources))
         outcomes.append(_outcome(point, of_photos, of_sources, truths))
+    together = corrected([outcome.against_restored for outcome in outcomes])
+    outcomes = [replace(made, against_restored=found) for made, found in zip(outcomes, together, strict=True)]
     source_inputs = {image: {**pngs, "hq": encode_png(truths[image], 6)} for image, pngs in sources.items()}
     before = [psnr(decode_png(pngs["restored"]), truths[image]) for image, pngs in sources.items()]
     return Sweep(outcomes, statistics.fmean(before) if before else None, photos, source_inputs)

@@ -70,7 +70,7 @@ def load_fid(weights: str | None, device: str, crop_border: int, directory: str 
     missing = missing_weights("fid", weights, "evaluation.weights.fid", directory)
     if missing:
         raise _unavailable("; ".join(entry.reason for entry in missing))
-    local, root = local_weights(weights, directory)
+    local, root = local_weights("fid", weights, directory)
     return FrechetDistance(_inception(str(local or FILES["fid"][0].place(root))), device, crop_border)
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmd_ray.config import ScorerConfig
+from gmd_ray.errors import GmdError
 from gmd_ray.quality.catalogue import metric_info, pyiqa_installed
 from gmd_ray.quality.weight_files import FILES, REPOSITORIES, WeightFile
+from gmd_ray.weights import is_model_folder, is_stored, node_copy
 
 NO_PYIQA = "pyiqa is not installed; pip install 'gmd_ray[metrics]' (its licence is non-commercial)"
 _LFS_POINTER = b"version https://git-lfs"
@@ -38,7 +40,8 @@ def missing_weights(
     """Every weight file that a metric lacks on this machine; empty if it can be loaded.
 
     Args:
-        weights: the metric's weight file, or a weights directory; None for neither.
+        weights: the metric's weight file, or a weights directory, local or a URL; None for neither. Of a URL, the
+            metric's files are copied to this node.
         setting: the key that holds `weights`, for the messages.
         directory: weights directory that holds the other files; None is torch's hub directory.
 
@@ -54,7 +57,10 @@ def missing_weights(
         return []
     if not pyiqa_installed():
         return [missing(NO_PYIQA)]
-    local, root = local_weights(weights, directory)
+    try:
+        local, root = local_weights(metric, weights, directory)
+    except GmdError as error:
+        return [missing(f"{setting}={weights or directory}: {error}")]
     if local is not None and (fault := file_fault(local)) is not None:
         return [missing(f"{setting}={weights}: {fault}")]
     if metric not in FILES and metric not in REPOSITORIES:
@@ -63,6 +69,9 @@ def missing_weights(
     for file in FILES.get(metric, ()):
         place = file.place(root)
         if (local is not None and not file.backbone) or (fault := file_fault(place)) is None:
+            continue
+        if not file.folder.startswith("~") and (url := _url_of_directory(weights, directory)) is not None:
+            found.append(missing(f"no {file.folder}/{file.name} in {url}; `gmd-ray fetch {metric} --to {url}` adds it"))
             continue
         what = f"no {file.name}" if fault == "no such file" else f"{place}: {fault}"
         other_way = "" if file.backbone else f", or set {setting}=FILE"
@@ -91,15 +100,28 @@ def missing_scorer_weights(cfg: ScorerConfig) -> list[MissingWeights]:
 
 def fidelity_directory(cfg: ScorerConfig) -> str | None:
     """The weights directory of the fidelity metric: that of the scorer, unless `fidelity_weights` names another."""
-    return cfg.weights if cfg.weights is not None and os.path.isdir(cfg.weights) else None
+    return cfg.weights if cfg.weights is not None and is_model_folder(cfg.weights) else None
 
 
-def local_weights(weights: str | None, directory: str | None = None) -> tuple[Path | None, Path]:
-    """Sort out what a setting names: a weight file (or None), and the weights directory that holds all other files."""
-    if weights is not None and os.path.isdir(weights):
-        return None, Path(weights).absolute()
-    local = None if weights is None else Path(weights)
-    return local, default_directory() if directory is None else Path(directory).absolute()
+def local_weights(metric: str, weights: str | None, directory: str | None = None) -> tuple[Path | None, Path]:
+    """Sort out what a setting names: a weight file (or None), and the weights directory that holds all other files.
+
+    The metric's files of a URL are copied to this node.
+
+    Raises:
+        GmdError: a URL that cannot be copied, see `weights.node_copy`.
+    """
+    files = [f"{file.folder}/{file.name}" for file in FILES.get(metric, ())]
+    if weights is not None and is_model_folder(weights):
+        return None, node_copy(weights, files).absolute()
+    local = None if weights is None else node_copy(weights)
+    return local, default_directory() if directory is None else node_copy(directory, files).absolute()
+
+
+def _url_of_directory(weights: str | None, directory: str | None) -> str | None:
+    """The URL of the weights directory; None where it is a local one, into which a file may be downloaded."""
+    folder = weights if weights is not None and is_model_folder(weights) else directory
+    return folder if folder is not None and is_stored(folder) else None
 
 
 def default_directory() -> Path:

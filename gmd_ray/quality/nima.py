@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from gmd_ray.errors import DataError, ModelError
 from gmd_ray.quality.inputs import eight_bit
 from gmd_ray.text import one_line
+from gmd_ray.weights import node_copy
 
 BINS = 10
 """The scores 1 to 10 of the AVA data set, for which NIMA and the paper's threshold of 4.2 are made."""
@@ -104,12 +105,12 @@ class NimaScorer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> NimaScorer:
-        """Read a directory that `save_pretrained` wrote; the scorer is on the CPU, in eval mode.
+        """Read what `save_pretrained` wrote to a directory or URL; the scorer is on the CPU, in eval mode.
 
         Raises:
             ModelError: files that are missing, of another class or shape, or not safetensors.
         """
-        folder = Path(directory)
+        folder = node_copy(str(directory))
         config_file, weights_file = folder / "config.json", folder / "model.safetensors"
         for file in (config_file, weights_file):
             if not file.is_file():

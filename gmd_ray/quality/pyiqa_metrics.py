@@ -92,7 +92,7 @@ class PyiqaMetric:
         if missing:
             hint = f" (`gmd-ray fetch {name}` downloads it)" if any(entry.file for entry in missing) else ""
             raise self._unavailable("; ".join(entry.reason for entry in missing) + hint)
-        self._local, self._directory = local_weights(weights, directory)
+        self._local, self._directory = local_weights(name, weights, directory)
         self._model = self._load()
         self.fingerprint = self._digest()
 

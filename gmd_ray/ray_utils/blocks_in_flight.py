@@ -17,6 +17,7 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 
 from gmd_ray.ray_utils import shutdown
+from gmd_ray.ray_utils.rescue import BlockRescue
 
 log = logging.getLogger("gmd_ray.generation")
 
@@ -41,6 +42,7 @@ class BlocksInFlight(BackpressurePolicy):
         """
         super().__init__(data_context, topology, resource_manager)
         self._limit = int(data_context.get_config(_LIMIT_KEY))
+        self._rescue = BlockRescue(topology)
         # The first stage is the one whose only input is the operator that has no input itself.
         [self._read] = (
             op for op in topology if op.input_dependencies and not op.input_dependencies[0].input_dependencies
@@ -56,6 +58,11 @@ class BlocksInFlight(BackpressurePolicy):
             return
         # The operator's own method, not `can_add_input` of this policy, which Ray ignores where no task is running.
         self._read.can_add_input = self.room
+
+    def can_add_input(self, op: Any) -> bool:
+        """See the base class: nothing is held back here. Ray asks this for each operator, many times in a second."""
+        self._rescue.look()
+        return True
 
     def room(self) -> bool:
         """Return whether the first stage may take another block. Ray asks before it starts each read task."""

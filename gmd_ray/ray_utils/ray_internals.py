@@ -1,4 +1,4 @@
-"""Everything that touches private names of Ray, except the policy in `blocks_in_flight`.
+"""Everything that touches private names of Ray, except `blocks_in_flight`, `draining` and `rescue`.
 
 Private names are looked up when a function is called, never when this module is imported. Where a version of Ray has
 other names, the function does without: a warning says what is lost where a user would notice.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gmd_ray.students.losses import LOSSES, Perceptual
 from gmd_ray.students.module_student import ModuleStudent
 from gmd_ray.students.protocol import Student
 from gmd_ray.text import one_line
+from gmd_ray.weights import node_copy
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -33,7 +35,7 @@ def load_student(
     Args:
         cfg: settings of the student. With `factory`, that function makes the student. Otherwise `path` is a latent
             diffusion directory, or a checkpoint of any architecture that spandrel (or spandrel_extra_arches, if
-            installed) supports.
+            installed) supports. Of a URL, this node's copy is loaded.
         loss: pixel loss of `training_loss`: l1, l2, charbonnier or psnr. A latent diffusion student ignores it and
             learns its velocity; a student from a factory may have a loss of its own.
         stochastic_depth: keep the random skipping of residual branches that some architectures use in training (SwinIR:
@@ -44,6 +46,7 @@ def load_student(
     Raises:
         ConfigError: a setting is invalid, or does not apply to this kind of student.
         ModelError: a file cannot be loaded, or could not be saved back in its layout.
+        StorageError: a URL cannot be reached, and this node has no copy.
     """
     if cfg.path is None:
         raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
@@ -52,6 +55,7 @@ def load_student(
     if loss not in LOSSES:
         raise ConfigError(f"training.loss={loss}: {nearest(loss, LOSSES)}")
     check_tiles("student", cfg.tile, cfg.tile_overlap)
+    cfg = replace(cfg, path=str(node_copy(cfg.path)))
     student = _load(cfg, loss, stochastic_depth)
     if perceptual:
         if not isinstance(student, ModuleStudent):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gmd_ray.errors import ConfigError
+from gmd_ray.weights import node_copy
 
 LOSSES = ("l1", "l2", "charbonnier", "psnr")
 _CHARBONNIER_EPS = 1e-9
@@ -64,12 +65,13 @@ class Perceptual(nn.Module):
         from torchvision.models import vgg19
 
         key = f"training.perceptual_weights={weights}"
-        if not Path(weights).is_file():
+        file = node_copy(str(weights))
+        if not file.is_file():
             raise ConfigError(f"{key}: no such file; save torchvision's vgg19 state dict there")
         with torch.device("meta"):
             layers = vgg19(weights=None).features[: max(_FEATURES) + 1]
         try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
             own = {name.removeprefix("features."): value for name, value in state.items()}
             layers.load_state_dict({name: own[name] for name in layers.state_dict()}, assign=True)
         except (RuntimeError, KeyError, AttributeError, EOFError, pickle.UnpicklingError) as error:

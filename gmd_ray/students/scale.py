@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from gmd_ray.config import StudentConfig
 from gmd_ray.students.loading import load_student
+from gmd_ray.weights import is_model_folder, node_copy
 
 
 def student_scale(cfg: StudentConfig) -> int:
@@ -18,9 +18,9 @@ def student_scale(cfg: StudentConfig) -> int:
     Raises:
         ConfigError, ModelError: as in `load_student`.
     """
-    if cfg.path is not None and cfg.factory is None and Path(cfg.path).is_dir():
+    if cfg.path is not None and cfg.factory is None and is_model_folder(cfg.path):
         from gmd_ray.students.latent.student import read_index
 
-        return int(read_index(Path(cfg.path))["scale"])
+        return int(read_index(node_copy(cfg.path))["scale"])
     # Without tiles, as loading a tiled student measures the receptive radius of its network.
     return load_student(replace(cfg, device="cpu", tile=0, tile_overlap=None)).scale

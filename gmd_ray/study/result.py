@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gmd_ray.errors import DataError
 from gmd_ray.study.answers import Answer
 from gmd_ray.study.folder import COMPARISON, DEGRADED, REPEATED, Study, StudyKey
 from gmd_ray.study.statistics import (
+    LEVEL,
     Tally,
     WinRate,
     agreement_with_others,
@@ -63,6 +64,8 @@ class MethodComparison:
     without_ties: WinRate | None
     """Win rate of the first; None where there are ties alone."""
     ties_as_half: WinRate | None
+    adjusted_p: float | None
+    """`ties_as_half.p` after Holm's correction for all comparisons of the study; None where it is."""
     verdict: str
     """A sentence; see `_verdict`."""
 
@@ -134,10 +137,11 @@ def study_result(
             units.setdefault(pair, []).append(choice)
     sided = [choice for given in units.values() for choice in given if choice != "tie"]
     methods = itertools.combinations(key.methods, 2)
+    comparisons = [_comparison(first, second, choices, key, seed) for first, second in methods]
     return StudyResult(
         study=study.id,
         title=study.title,
-        comparisons=tuple(_comparison(first, second, choices, key, seed) for first, second in methods),
+        comparisons=tuple(_judged(comparisons)),
         raters=tuple(raters),
         alpha=krippendorff_alpha(units.values()),
         chose_a=(sided.count("left"), len(sided)),
@@ -199,19 +203,30 @@ def _comparison(
         losses=losses,
         without_ties=without_ties(tallies, seed),
         ties_as_half=half,
-        verdict=_verdict(first, second, half, tallies),
+        adjusted_p=None,
+        verdict="",
     )
 
 
-def _verdict(first: str, second: str, half: WinRate | None, tallies: Sequence[Tally]) -> str:
-    """One sentence, by the clustered interval of the win rate with ties as half: it leaves 0.5 out, or it does not."""
+def _judged(comparisons: Sequence[MethodComparison]) -> list[MethodComparison]:
+    """The comparisons with their verdicts, which hold after Holm's correction for their number."""
+    from gmd_ray.evaluation.statistics import holm
+
+    known = [each.ties_as_half.p for each in comparisons if each.ties_as_half and each.ties_as_half.p is not None]
+    adjusted = iter(holm(known))
+    judged = []
+    for each in comparisons:
+        p = None if each.ties_as_half is None or each.ties_as_half.p is None else next(adjusted)
+        judged.append(replace(each, adjusted_p=p, verdict=_verdict(each.first, each.second, each.ties_as_half, p)))
+    return judged
+
+
+def _verdict(first: str, second: str, half: WinRate | None, p: float | None) -> str:
+    """One sentence, by the win rate with ties as half and its adjusted p-value."""
     if half is None:
         return f"Nobody compared {first} with {second}."
-    if half.clustered is None:
+    if p is None:
         return f"One rater compared {first} with {second}: too few to judge."
-    low, high = half.clustered
-    if low > 0.5:
-        return f"Raters prefer {first} to {second}."
-    if high < 0.5:
-        return f"Raters prefer {second} to {first}."
-    return f"No preference seen between {first} and {second}."
+    if p >= 1 - LEVEL:
+        return f"No preference seen between {first} and {second}."
+    return f"Raters prefer {first} to {second}." if half.rate > 0.5 else f"Raters prefer {second} to {first}."

@@ -28,6 +28,8 @@ class WinRate:
     clustered: Interval | None
     """Percentiles of a bootstrap that draws whole raters, since the answers of one rater are alike; None for fewer than
     two raters."""
+    p: float | None
+    """Two-sided p-value of a rate of one half: twice the share of these samples on its other side, or at it."""
 
 
 def wilson(successes: float, count: int, level: float = LEVEL) -> Interval:
@@ -55,7 +57,7 @@ def without_ties(tallies: Sequence[Tally], seed: int = 0) -> WinRate | None:
     if wins + losses == 0:
         return None
     clustered = _clustered(tallies, np.array([1, 0, 0]), np.array([1, 0, 1]), seed)
-    return WinRate(wins / (wins + losses), wilson(wins, wins + losses), clustered)
+    return WinRate(wins / (wins + losses), wilson(wins, wins + losses), *clustered)
 
 
 def ties_as_half(tallies: Sequence[Tally], seed: int = 0) -> WinRate | None:
@@ -65,7 +67,7 @@ def ties_as_half(tallies: Sequence[Tally], seed: int = 0) -> WinRate | None:
     if count == 0:
         return None
     clustered = _clustered(tallies, np.array([1, 0.5, 0]), np.array([1, 1, 1]), seed)
-    return WinRate((wins + ties / 2) / count, wilson(wins + ties / 2, count), clustered)
+    return WinRate((wins + ties / 2) / count, wilson(wins + ties / 2, count), *clustered)
 
 
 def _sums(tallies: Sequence[Tally]) -> Tally:
@@ -73,17 +75,20 @@ def _sums(tallies: Sequence[Tally]) -> Tally:
     return wins, ties, losses
 
 
-def _clustered(tallies: Sequence[Tally], gains: np.ndarray, counted: np.ndarray, seed: int) -> Interval | None:
-    """Percentile interval of sum(gains) / sum(counted) over samples of raters, drawn with replacement."""
+def _clustered(
+    tallies: Sequence[Tally], gains: np.ndarray, counted: np.ndarray, seed: int
+) -> tuple[Interval | None, float | None]:
+    """Interval and p-value of sum(gains) / sum(counted) over samples of raters, drawn with replacement."""
     raters = len(tallies)
     if raters < 2:
-        return None
+        return None, None
     table = np.array(tallies, np.float64)
     drawn = np.random.default_rng(seed).multinomial(raters, np.full(raters, 1 / raters), size=RESAMPLES)
     above, below = drawn @ (table @ gains), drawn @ (table @ counted)
     shares = above[below > 0] / below[below > 0]  # a sample may hold ties alone
     low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    sides = float(np.mean(shares <= 0.5)), float(np.mean(shares >= 0.5))
+    return (float(low), float(high)), min(1.0, 2 * max(min(sides), 1 / len(shares)))
 
 
 def krippendorff_alpha(units: Iterable[Sequence[str]]) -> float | None:

@@ -13,13 +13,16 @@ from gmd_ray.text import printable
 
 _NOTE = (
     "Win rates are those of the first method. The first interval (Wilson) takes answers as independent; the second, "
-    "a bootstrap over whole raters, does not, and is the one that the sentences above go by. Both are 95 %."
+    "a bootstrap over whole raters, does not, and the sentences above go by it. Both are 95 %."
 )
 _HEADS = (
     *("first", "second", "raters", "photos", "wins", "ties", "losses"),
     *("win rate, ties excluded", "win rate, ties as half"),
 )
-_SEVERAL = "The intervals are not corrected for the number of comparisons."
+_SEVERAL = (
+    "The sentences hold after Holm's correction for the number of comparisons. The intervals are not corrected: one "
+    "may leave 50 % out where no preference is seen."
+)
 
 
 def result_markdown(result: StudyResult) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from gmd_ray.config import TeacherConfig
-from gmd_ray.teachers.directory import cached_snapshot, hub_out_of_reach, local_directory, read_config
+from gmd_ray.errors import GmdError
+from gmd_ray.teachers.directory import CONFIGS, cached_snapshot, hub_out_of_reach, local_directory, read_config
+from gmd_ray.weights import node_copy, stored_model
 
 _POINTER = b"version https://git-lfs"
 _WEIGHTLESS_CODECS = {"SpaceToDepthCodec"}
@@ -16,7 +20,8 @@ def missing_parts(cfg: TeacherConfig, *, weights: bool = True) -> list[str]:
     """The parts that `teacher.path` lacks to load a teacher from it.
 
     A local directory, or the snapshot of a hub id in the hub's cache, has to hold the config files of its models. A hub
-    id that is not in the cache counts as complete if the hub answers, which takes 3 s at most. A plugin
+    id that is not in the cache counts as complete if the hub answers, which takes 3 s at most. Of a URL the small files
+    are copied to this node, and the names of its weight files are looked at. A plugin
     (`teacher.method=package.module:factory`) is not checked.
 
     Args:
@@ -28,6 +33,13 @@ def missing_parts(cfg: TeacherConfig, *, weights: bool = True) -> list[str]:
     if not cfg.path or ":" in cfg.method:
         return []
     where = f"teacher.path={cfg.path}"
+    if "://" in cfg.path:
+        try:
+            copy = node_copy(cfg.path, CONFIGS)
+            names = {file.name for file in stored_model(cfg.path).files}
+        except GmdError as error:
+            return [f"teacher.path={error}"]
+        return _complaints(copy, where, weights, names)
     path = local_directory(cfg.path) or (cached_snapshot(cfg.path) if cfg.path.count("/") == 1 else None)
     if local_directory(cfg.path) is None:
         if Path(cfg.path).is_absolute() or cfg.path.startswith(".") or cfg.path.count("/") != 1:
@@ -46,8 +58,12 @@ def missing_parts(cfg: TeacherConfig, *, weights: bool = True) -> list[str]:
     return _complaints(path, where, weights)
 
 
-def _complaints(path: Path, where: str, weights: bool) -> list[str]:
-    """A line for each missing or damaged file of a local directory."""
+def _complaints(path: Path, where: str, weights: bool, stored: Collection[str] | None = None) -> list[str]:
+    """A line for each missing or damaged file of a local directory.
+
+    Args:
+        stored: names of all files of a URL, of which `path` has the small ones.
+    """
     network = next((name for name in ("transformer", "unet") if (path / name / "config.json").is_file()), None)
     if network is None:
         return [
@@ -63,16 +79,21 @@ def _complaints(path: Path, where: str, weights: bool) -> list[str]:
         folders = [network]
         if read_config(path / "vae" / "config.json").get("_class_name") not in (None, *_WEIGHTLESS_CODECS):
             folders.append("vae")
-        lines += [f"{where}: {line}" for folder in folders for line in _weight_complaints(path / folder)]
+        lines += [f"{where}: {line}" for folder in folders for line in _weight_complaints(path, folder, stored)]
     return lines
 
 
-def _weight_complaints(folder: Path) -> list[str]:
-    """A line for each problem with the weight files of one model."""
+def _weight_complaints(path: Path, name: str, stored: Collection[str] | None) -> list[str]:
+    """A line for each problem with the weight files of one model, in the folder `name`."""
+    folder = path / name
     indices = sorted(folder.glob("*.safetensors.index.json"))
     if indices:
         wanted = sorted(set(read_config(indices[0]).get("weight_map", {}).values()))
-        absent = [name for name in wanted if not (folder / name).is_file()]
+        absent = [
+            file
+            for file in wanted
+            if (not (folder / file).is_file() if stored is None else f"{name}/{file}" not in stored)
+        ]
         if absent:
             some = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
             return [
@@ -82,8 +103,11 @@ def _weight_complaints(folder: Path) -> list[str]:
         files = [folder / name for name in wanted]
     else:
         files = sorted(folder.glob("*.safetensors"))
-        if not files:
+        held = bool(files) if stored is None else any(re.fullmatch(rf"{name}/[^/]*\.safetensors", f) for f in stored)
+        if not held:
             return [f"no *.safetensors in {folder.name}/; other weight files are not loaded"]
+    if stored is not None:
+        return []  # they are checked as they are downloaded
     return [line for file in files if (line := _damage(file)) is not None]
 
 

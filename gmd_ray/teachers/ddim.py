@@ -42,7 +42,7 @@ GROUPS = ("all", "down", "mid", "up")
 """Groups of U-Net blocks that `teacher.injection.blocks` can name."""
 
 FLUX_ONLY: dict[str, object] = {
-    "quantization": "none", "offload": "none", "compile": False, "attention_backend": None, "cache_dtype": "same",
+    "precision": "same", "offload": "none", "compile": False, "attention_backend": None, "cache_dtype": "same",
     "host_cache_gb": None, "schedule": "auto", "step_cache": None,
 }  # fmt: skip
 """Settings of FLUX that change results or need hardware, with their defaults. Other values are refused, not ignored."""

@@ -6,30 +6,39 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gmd_ray.errors import ConfigError, ModelError
+from gmd_ray.errors import ConfigError, GmdError, ModelError
 from gmd_ray.network import reachable
 from gmd_ray.text import one_line
+from gmd_ray.weights import is_stored, node_copy
 
 MODEL_FOLDERS = ("transformer", "unet", "vae", "scheduler")
 TEXT_FOLDERS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 TABLE = "prompt_embeddings.safetensors"
 """File of prompt embeddings beside the folders, with `<prompt>.prompt_embeds` (T, D) and `<prompt>.pooled` (P,)."""
 
-_OTHER_WEIGHTS = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*", "*.fp16.*", "*.non_ema.*"]
+CONFIGS = ("*.json", "README.md", "LICENSE*", "LICENCE*", TABLE)
+"""Patterns of the small files of a directory, which tell what it holds."""
+
+_OTHER_FORMATS = ["*.bin", "*.ckpt", "*.msgpack", "*.onnx*"]
+_OTHER_WEIGHTS = [*_OTHER_FORMATS, "*.fp16.*", "*.non_ema.*"]
 
 
 def model_directory(path: str | None, folders: tuple[str, ...] = MODEL_FOLDERS) -> Path:
-    """The local directory of `teacher.path`, or a downloaded snapshot of a hub id.
+    """The local directory of `teacher.path`, this node's copy of a URL, or a downloaded snapshot of a hub id.
 
     Args:
-        folders: folders to download from the hub.
+        folders: folders to download from the URL or the hub.
 
     Raises:
         ConfigError: `path` is empty.
         ModelError: `path` is no local directory, and no hub id that can be downloaded or is in the hub's cache.
+        GmdError: a URL that cannot be copied, see `weights.node_copy`.
     """
     if not path:
-        raise ConfigError("teacher.path: give a local directory or a hub id in the diffusers layout")
+        raise ConfigError("teacher.path: give a local directory, a URL or a hub id in the diffusers layout")
+    wanted = [*CONFIGS, *(f"{folder}/*" for folder in folders)]
+    if is_stored(path):
+        return node_copy(path, wanted, _OTHER_FORMATS)  # all that `weights_digest` sees in a local directory
     local = local_directory(path)
     if local is not None:
         return local
@@ -38,7 +47,6 @@ def model_directory(path: str | None, folders: tuple[str, ...] = MODEL_FOLDERS) 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "README.md", "LICENSE*", TABLE, *(f"{folder}/*" for folder in folders)]
     why = hub_out_of_reach()
     try:
         # Without a network the hub's client would retry for more than a minute, so only its cache is asked.
@@ -75,7 +83,15 @@ def hub_out_of_reach() -> str | None:
 
 
 def local_directory(path: str | None) -> Path | None:
-    """`path` if it is a directory on this machine; None for a hub id."""
+    """`path` if it is a directory on this machine, or for a URL a copy of the small files; None for a hub id.
+
+    None too for a URL that cannot be reached.
+    """
+    if path and "://" in path:
+        try:
+            return node_copy(path, CONFIGS)
+        except GmdError:
+            return None
     return Path(path) if path and Path(path).is_dir() else None
 
 

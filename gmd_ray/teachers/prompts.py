@@ -6,6 +6,7 @@ writes a file that the replicas read through `teacher.prompt_embeddings`. See do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from gmd_ray.teachers.directory import MODEL_FOLDERS, TABLE, TEXT_FOLDERS, has_u
 from gmd_ray.teachers.fingerprint import text_revision
 from gmd_ray.teachers.text_encoders import CLIP_TOKENS, Prompt, check_encoders, encode, has_encoders
 from gmd_ray.text import one_line
+from gmd_ray.weights import stored_model
 
 
 class Known(NamedTuple):
@@ -63,8 +65,8 @@ def find_prompts(cfg: TeacherConfig, folder: str) -> TeacherConfig | None:
     """The settings with the file that `encode_prompts` wrote to `folder` for them, or None if it has yet to run.
 
     The settings come back unchanged if nothing has to be encoded: the prompts are in the table, or in the file that
-    `cfg.prompt_embeddings` names already, or the teacher is a plugin, which encodes its own prompts. Nothing is
-    downloaded.
+    `cfg.prompt_embeddings` names already, or the teacher is a plugin, which encodes its own prompts. Nothing but the
+    small files of a URL is downloaded.
 
     Raises:
         ModelError: a prompt is in no file and the local directory has no text encoders; or the file of embeddings
@@ -75,6 +77,10 @@ def find_prompts(cfg: TeacherConfig, folder: str) -> TeacherConfig | None:
     path = local_directory(cfg.path)
     if path is None:
         return cfg if _handed_to_hub_id(cfg) else None
+    if _leaves_encoders(cfg.path, path):
+        in_table = _table_rows(path, _length(cfg, path))
+        known = all(text in in_table for text in _texts(cfg))
+        return cfg if known or _handed_to_hub_id(cfg) else None
     ready = _ready(cfg, path)
     missing = [text for text in _texts(cfg) if text not in ready]
     if not missing:
@@ -153,6 +159,13 @@ def _ready(cfg: TeacherConfig, path: Path) -> dict[str, Known]:
         found = _by_text(_read(cfg.prompt_embeddings), length, cfg.prompt_embeddings, revision)
     found |= _table_rows(path, length)
     return found if encoders else _table(path) | found
+
+
+def _leaves_encoders(path: str | None, local: Path) -> bool:
+    """True if a URL has text encoders that this node's copy of it lacks."""
+    if not path or "://" not in path or has_encoders(local):
+        return False
+    return any(re.fullmatch(r"text_encoder/[^/]*\.safetensors", file.name) for file in stored_model(path).files)
 
 
 def _handed_to_hub_id(cfg: TeacherConfig) -> bool:

@@ -80,6 +80,9 @@ def write_model_folder(folder: Path, cfg: Config, file: str, evaluation: Evaluat
 
 def model_card(cfg: Config, evaluation: Evaluation, tags: Mapping[str, str]) -> str:
     """The model card in Markdown: how to use it, data, figures with intervals, teacher and licence, limits."""
+    from gmd_ray.evaluation.summaries.verdict import sentences
+    from gmd_ray.evaluation.table import variant_notes
+
     name, teacher = cfg.tracking.model, redact(str(cfg.teacher.path))
     licence = f"{tags.get('teacher.licence', 'unknown')} ({tags.get('teacher.licence_source', 'not known')})"
     counts = ", ".join(f"{tags[key]} {key[6:]}" for key in _COUNTS if key in tags) or "no pair store beside the run"
@@ -120,11 +123,16 @@ def model_card(cfg: Config, evaluation: Evaluation, tags: Mapping[str, str]) -> 
         "- The licence of the student that was adapted applies as well, and the rights in the photos.",
         "",
         "## Figures",
+        " ".join(sentences(evaluation)),
+        "",
         tested,
         "",
         *_figure_table(evaluation),
         "",
-        "Intervals are 95 % bootstrap intervals over images. The values by image lie in `about/evaluation/`.",
+        "Intervals are 95 % bootstrap intervals over images, and words hold after Holm's correction for all methods "
+        "and metrics of a test set. The values by image lie in `about/evaluation/`.",
+        "",
+        *(f"- {line}" for line in variant_notes(evaluation, _figures(evaluation))),
         "",
         "## Limits",
         "- It is adapted to photos like those of the target; elsewhere the figures do not speak for it.",
@@ -137,19 +145,32 @@ def model_card(cfg: Config, evaluation: Evaluation, tags: Mapping[str, str]) -> 
 _COUNTS = ("pairs.inputs", "pairs.accepted", "pairs.rejected", "pairs.failed")
 
 
+def _figures(evaluation: Evaluation) -> list[str]:
+    """The metrics that have a value of the adapted student on any test set."""
+    sets = evaluation.datasets
+    return [name for name in evaluation.metrics if any(evaluation.values(CANDIDATE, each, name) for each in sets)]
+
+
 def _figure_table(evaluation: Evaluation) -> list[str]:
-    lines = ["| test set | metric | baseline | adapted | gain over the baseline |", "| --- | --- | --- | --- | --- |"]
+    """A row for each test set and metric; the ground truth has a column if it has a value of a no-reference metric."""
+    from gmd_ray.evaluation.results import TRUTH, UNTOUCHED
+    from gmd_ray.evaluation.table import label
+
+    metrics = _figures(evaluation)
+    truth = any(evaluation.truth(dataset, metric) for dataset in evaluation.datasets for metric in metrics)
+    methods = [UNTOUCHED, "baseline", CANDIDATE, *([TRUTH] if truth else [])]
+    heads = ["test set", "metric", *map(label, methods), "gain over the baseline"]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for dataset in evaluation.datasets:
-        for metric in evaluation.metrics:
-            mean = evaluation.mean(CANDIDATE, dataset, metric)
-            if mean is None:
+        for metric in metrics:
+            if not evaluation.values(CANDIDATE, dataset, metric):
                 continue
-            base = evaluation.mean("baseline", dataset, metric)
+            means = [evaluation.mean(method, dataset, metric) for method in methods]
             pairs = evaluation.difference(CANDIDATE, dataset, metric)
             # In MLflow's page, brackets followed by parentheses are a link.
             gain = "" if pairs is None else f"{gain_words(pairs)}, n={pairs.n}, {pairs.phrase}"
-            before = "" if base is None else f"{base:.4g}"
-            lines.append(f"| {dataset} | {printable(metric)} | {before} | {mean:.4g} | {gain} |")
+            cells = [dataset, printable(metric), *("" if mean is None else f"{mean:.4g}" for mean in means), gain]
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

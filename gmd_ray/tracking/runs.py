@@ -19,6 +19,7 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import in_job
 from gmd_ray.config.places import below
 from gmd_ray.config.secrets import redact
+from gmd_ray.errors import GmdError
 from gmd_ray.hashing import path_digest
 from gmd_ray.progress import NullRecorder
 from gmd_ray.storage import open_filesystem
@@ -34,6 +35,7 @@ from gmd_ray.tracking.client import (
 from gmd_ray.tracking.outbox import Outbox
 from gmd_ray.tracking.recorder import Before, MlflowRecorder
 from gmd_ray.tracking.system import sampling
+from gmd_ray.weights import node_copy
 
 if TYPE_CHECKING:
     from mlflow.entities import RunInfo
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("gmd_ray.tracking")
 
 COMMIT_VARIABLE = "GMD_RAY_GIT_COMMIT"
-"""Environment variable with the git commit of the code, where no checkout tells it."""
+"""Environment variable with the git commit of the code, where no checkout tells it (`checkout_commit`)."""
+CHANGED = "+changes"
+"""End of a commit in that variable whose checkout differs from it."""
 EXPERIMENT_TAGS = {
     # The user interface then opens with the table of runs, not with the view for language models.
     "mlflow.experimentKind": "custom_model_development",
@@ -225,8 +229,9 @@ def _origin(cfg: Config) -> dict[str, str]:
         tags["teacher.path"] = _submitted(cfg.teacher.path)
     if cfg.student.path:
         tags["student.path"] = _submitted(cfg.student.path)
-        if Path(cfg.student.path).exists():
-            tags["student.sha256"] = path_digest(cfg.student.path)
+        with contextlib.suppress(GmdError):  # a URL that is away; the run itself tells that
+            if (student := node_copy(cfg.student.path)).exists():
+                tags["student.sha256"] = path_digest(student)
     return tags
 
 
@@ -262,20 +267,25 @@ def _user() -> str:
 def _code() -> dict[str, str]:
     """Tags for the git commit of this package: of its checkout, of its installation, or as GMD_RAY_GIT_COMMIT says.
 
-    An image or a submitted job holds no checkout, so that its maker sets the variable.
+    An image or a submitted job holds no checkout, so that `cluster/Dockerfile` or `gmd-ray submit` sets the variable.
     """
-    if commit := os.environ.get(COMMIT_VARIABLE):
-        return {"mlflow.source.git.commit": commit}
-    root = Path(__file__).resolve().parents[2]
-    if (root / ".git").exists():
-        commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", "gmd_ray")
-        dirty = {"gmd_ray.git_dirty": "true"} if changes else {}
-        return {"mlflow.source.git.commit": commit, **dirty} if commit else {}
+    if found := os.environ.get(COMMIT_VARIABLE) or checkout_commit(Path(__file__).resolve().parents[2]):
+        commit = found.removesuffix(CHANGED)
+        dirty = {"gmd_ray.git_dirty": "true"} if commit != found else {}
+        return {"mlflow.source.git.commit": commit, **dirty}
     with contextlib.suppress(PackageNotFoundError, ValueError):
         origin = json.loads(distribution("gmd_ray").read_text("direct_url.json") or "{}")
         if commit := origin.get("vcs_info", {}).get("commit_id"):
             return {"mlflow.source.git.commit": str(commit)}
     return {}
+
+
+def checkout_commit(root: Path) -> str:
+    """The git commit of a checkout, ending in `CHANGED` where its `gmd_ray/` differs from it; empty without git."""
+    if not (root / ".git").exists():
+        return ""
+    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", "gmd_ray")
+    return f"{commit}{CHANGED}" if commit and changes else commit
 
 
 def _git(root: Path, *words: str) -> str:

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,26 +209,35 @@ class ComparedFigure:
     metric: str
     means: tuple[float | None, float | None]
     difference: Difference | None
-    """The second version minus the first, paired by image; None where they cannot be paired."""
+    """The second version minus the first, paired by image, and corrected for the number of figures; None where they
+    cannot be paired."""
     why: str
     """The reason for which they cannot be paired; empty where they can."""
+    lower_is_better: bool
+    """Direction of the metric."""
 
     def to_json(self) -> dict[str, Any]:
         """The figure as a JSON object; `gain` is positive where the second version is the better one."""
         pairs = self.difference
         facts = {} if pairs is None else {"gain": pairs.gain, "n": pairs.n, "verdict": pairs.phrase, "p": pairs.p}
+        facts |= {} if pairs is None else {"adjusted_p": pairs.adjusted_p}
         if pairs is not None and pairs.low is not None and pairs.high is not None:
             ends = (-pairs.high, -pairs.low) if pairs.lower_is_better else (pairs.low, pairs.high)
             facts["interval"] = list(ends)
-        return {"dataset": self.dataset, "metric": self.metric, "means": list(self.means), **facts, "why": self.why}
+        what = {"dataset": self.dataset, "metric": self.metric, "lower_is_better": self.lower_is_better}
+        return {**what, "means": list(self.means), **facts, "why": self.why}
 
 
 def compare_versions(first: RegisteredVersion, second: RegisteredVersion) -> list[ComparedFigure]:
     """Compare two versions by the values that travel with them; nothing is restored or measured.
 
+    The words of the differences hold after Holm's correction for all of them.
+
     Raises:
         DataError: one of them has no values by image.
     """
+    from gmd_ray.evaluation.differences import corrected
+
     evaluations = []
     for version in (first, second):
         evaluation = version.evaluation()
@@ -245,8 +254,10 @@ def compare_versions(first: RegisteredVersion, second: RegisteredVersion) -> lis
             why = _why_not(a, b, dataset, means)
             theirs, ours = (evaluation.values(CANDIDATE, dataset, metric) for evaluation in (a, b))
             difference = None if why else b.compare(dataset, metric, ours, theirs)
-            found.append(ComparedFigure(dataset, metric, means, difference, why))
-    return found
+            lower = not {**a.directions, **b.directions}.get(metric, True)
+            found.append(ComparedFigure(dataset, metric, means, difference, why, lower))
+    together = corrected([figure.difference for figure in found])
+    return [replace(figure, difference=pairs) for figure, pairs in zip(found, together, strict=True)]
 
 
 def _why_not(a: Evaluation, b: Evaluation, dataset: str, means: Sequence[float | None]) -> str:

@@ -50,11 +50,14 @@ class CurveKeeper(UserCallback):
     def __init__(self, path: str, recorder: Recorder, last_step: int, labels: tuple[str, str]) -> None:
         self._path, self._recorder, self._last, self._labels = path, recorder, last_step, labels
         self._began = False
+        self._dead: tuple[int, ...] = ()
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         figures = dict(metrics[0])
         record_training(*self._labels, figures, saved=checkpoint is not None or not self._began)
-        self._began = True
+        self._began, self._dead = True, ()
+        if "leaving" in figures:
+            self._append({key: figures.pop(key) for key in ("leaving", "left_s", "waits")} | {"saved": figures["step"]})
         if "loss" not in figures or figures["step"] <= self._last:
             return
         self._last = figures["step"]
@@ -64,6 +67,10 @@ class CurveKeeper(UserCallback):
         self._recorder.metrics(figures, step=step)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        if any(map(is_preemption, worker_exceptions.values())):
+            if self._dead == (ranks := tuple(sorted(worker_exceptions))):
+                return  # until all of the group has ended, Ray Train tells of the same deaths at each poll
+            self._dead = ranks
         rank, error = root_cause(worker_exceptions)
         self._append({"died": rank, "error": described(error), "with_it": len(worker_exceptions) - 1})
 
@@ -85,6 +92,12 @@ def root_cause(errors: Mapping[int, Exception]) -> tuple[int, Exception]:
         return (2 if _COLLATERAL.search(str(error)) else 1), rank
 
     return min(errors.items(), key=doubt)
+
+
+def is_preemption(error: Exception) -> bool:
+    """True for a worker that died on a node that Ray was told would be taken away."""
+    error = _unwrapped(error)
+    return isinstance(error, RayActorError) and error.preempted
 
 
 def described(error: Exception) -> str:
@@ -165,6 +178,11 @@ class CurveWatcher:
                     progress = Progress(self._label, self._total, "step", self._interval_s, initial=line["step"])
                     self._progress = stack.enter_context(progress)
                 self._progress.update(line["step"] - self._progress.done, loss=f"{line['loss']:.4g}")
+            elif "leaving" in line:
+                workers = f"worker{'s' * (len(line['leaving']) > 1)} {', '.join(map(str, line['leaving']))}"
+                then = "then all workers start again elsewhere" if line["waits"] else "and training goes on until then"
+                saved = f"checkpoint at step {line['saved']}, {then}"
+                log.warning("%s: %s: node goes in %s; %s", self._label, workers, duration(line["left_s"]), saved)
             else:
                 others = f", {line['with_it']} stopped with it" if line.get("with_it") else ""
                 log.warning("%s: worker %s died (%s)%s", self._label, line["died"], line["error"], others)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from gmd_ray.errors import ConfigError
 from gmd_ray.hashing import content_digest, short_digest
 from gmd_ray.images.listing import read_file
+from gmd_ray.weights import node_copy
 
 _THREADS = 8
 
@@ -30,15 +30,16 @@ def digest_of_files(uris: Sequence[str]) -> str:
 
 
 def digest_of_path(path: str, key: str = "student.path") -> str:
-    """A digest of a local file's content, or of the names and contents of a folder's files.
+    """A digest of a file's content, or of the names and contents of a folder's files; a URL is copied to this node.
 
     Args:
         key: the setting that holds the path, for the error message.
 
     Raises:
         ConfigError: there is nothing at `path`.
+        GmdError: a URL that cannot be copied, see `weights.node_copy`.
     """
-    root = Path(path)
+    root = node_copy(path)
     if not root.exists():
         raise ConfigError(f"{key}={path}: no such file or folder")
     content = hashlib.sha256()

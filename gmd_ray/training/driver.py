@@ -15,15 +15,25 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    PreemptionError,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchTrainer
 
 from gmd_ray.config import Config
 from gmd_ray.errors import ExitCode, GmdError, InterruptedRunError
 from gmd_ray.progress import Recorder
+from gmd_ray.ray_utils.capacity import living_nodes
 from gmd_ray.ray_utils.metrics import run_label
+from gmd_ray.ray_utils.ray_internals import can_grow
 from gmd_ray.ray_utils.remote_errors import raise_if_error
-from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, root_cause
+from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, is_preemption, root_cause
 from gmd_ray.training.meeting import torch_config
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
 from gmd_ray.training.run_files import CURVE, SCORE, read_curve
@@ -42,7 +52,12 @@ _ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     # The controller commits checkpoints, and notices that workers have finished, when it polls; the default is 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+    # Some spot nodes go 15 s after their notice; the default is 5 s.
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
 }
+
+RESIZE_S = 60.0
+"""Seconds between two looks of Ray Train whether an elastic group of workers can grow."""
 
 
 def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
@@ -57,13 +72,13 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
         KeyboardInterrupt: Ctrl-C was pressed; the workers have ended.
         SystemExit: SIGTERM arrived; the workers have ended.
     """
-    _set_environment(spec)
     check_resources(spec.cfg)
     cfg = spec.cfg.training
+    nodes_change = len(living_nodes(ray.nodes())) > 1 or can_grow()
     trainer = _Trainer(
         _train,
         # Without the listing's facts about files, which the workers do not need: half of the bytes.
-        train_loop_config={"spec": spec.without_listing()},
+        train_loop_config={"spec": spec.without_listing(), "resize_s": RESIZE_S if nodes_change else None},
         torch_config=torch_config(),
         scaling_config=scaling_config(spec.cfg),
         run_config=run_config(spec, recorder),
@@ -72,11 +87,12 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
     watcher = CurveWatcher(
         Path(spec.directory, CURVE), label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg)
     )
-    with _sigterm_ends(label), repeated_signals(trainer.interrupted), watcher:
+    environment = train_environment(cfg.min_workers is not None, nodes_change)
+    with _sigterm_ends(label), repeated_signals(trainer.interrupted), environment, watcher:
         try:
             answer: int | GmdError | None = trainer.fit().return_value
         except TrainingFailedError as error:
-            raise GmdError(f"{label}: {_why_failed(error, spec)}") from error
+            raise GmdError(f"{label}: {why_failed(error, spec)}") from error
         except RayActorError as error:
             raise InterruptedRunError(f"{label}: {_why_controller_died(str(error))}") from error
     return raise_if_error(answer)
@@ -90,6 +106,7 @@ def scaling_config(cfg: Config) -> ScalingConfig:
         use_gpu=t.use_gpu,
         resources_per_worker=worker_resources(cfg),
         label_selector=dict(t.labels) or None,
+        elastic_resize_monitor_interval_s=RESIZE_S,
     )
 
 
@@ -100,7 +117,9 @@ def run_config(spec: TrainingSpec, recorder: Recorder) -> RunConfig:
     return RunConfig(
         name="train",
         storage_path=spec.directory,
-        failure_config=FailureConfig(max_failures=cfg.max_failures),
+        failure_config=FailureConfig(
+            max_failures=cfg.max_failures, max_preemption_failures=cfg.max_preemption_failures
+        ),
         checkpoint_config=CheckpointConfig(
             num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if spec.validation else None
         ),
@@ -213,15 +232,23 @@ def repeated_signals(heard: threading.Event, every_s: float = REPEAT_S) -> Itera
             signal.signal(number, handler)
 
 
-def _set_environment(spec: TrainingSpec) -> None:
-    if spec.cfg.training.min_workers is not None:
+@contextlib.contextmanager
+def train_environment(elastic: bool, nodes_change: bool) -> Iterator[None]:
+    """Set Ray Train's variables while a `with` block runs, where the user has not set them."""
+    wanted = dict(_ENVIRONMENT)
+    if elastic:
         # Ray counts a lost node for a while, and a worker group that needs it cannot start: give up on it sooner.
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
-    if len(ray.nodes()) == 1:
+        wanted["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "120"
+    if not nodes_change:
         # The preemption watcher is a process of its own, and useless on a cluster of one node.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+        wanted["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+    wanted = {key: value for key, value in wanted.items() if key not in os.environ}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for key in wanted:
+            del os.environ[key]
 
 
 def _train(config: dict[str, Any]) -> Any:
@@ -231,12 +258,17 @@ def _train(config: dict[str, Any]) -> Any:
     return train(config)
 
 
-def _why_failed(error: TrainingFailedError, spec: TrainingSpec) -> str:
-    _, cause = root_cause(getattr(error, "worker_failures", None) or {0: error})
-    return (
-        f"workers failed more than training.max_failures={spec.cfg.training.max_failures} times, the last time with "
-        f"{described(cause)}; the same command goes on from the last checkpoint"
-    )
+def why_failed(error: TrainingFailedError, spec: TrainingSpec) -> str:
+    """Say which limit ended a fine-tune: that of failures, or that of nodes taken away."""
+    t = spec.cfg.training
+    goes_on = "the same command goes on from the last checkpoint"
+    failures: dict[int, Exception] = getattr(error, "worker_failures", None) or {0: error}
+    if isinstance(error, PreemptionError) or any(is_preemption(failure) for failure in failures.values()):
+        limit = f"training.max_preemption_failures={t.max_preemption_failures}"
+        return f"nodes of workers were taken away more than {limit} times; {goes_on}"
+    _, cause = root_cause(failures)
+    limit = f"training.max_failures={t.max_failures}"
+    return f"workers failed more than {limit} times, the last time with {described(cause)}; {goes_on}"
 
 
 def _why_controller_died(message: str) -> str:

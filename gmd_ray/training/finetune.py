@@ -62,7 +62,8 @@ def finetune(
             or a finished student file that has changed since it was written.
         ModelError: the student cannot be loaded or saved.
         ResumeMismatchError: the output was begun with other settings, pairs, source images or student weights.
-        GmdError: the loss is not finite, or workers died more than `training.max_failures` times.
+        GmdError: the loss is not finite, workers died more than `training.max_failures` times, or their nodes were
+            taken away more than `training.max_preemption_failures` times.
     """
     started = time.monotonic()
     recorder = NullRecorder() if recorder is None else recorder

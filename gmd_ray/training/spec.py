@@ -17,15 +17,17 @@ from gmd_ray.config.validate import check_test_sets, check_validation
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.sets.pairs import PairFile
 from gmd_ray.images.sets.run_inputs import RunInputs
+from gmd_ray.storage import absolute
 from gmd_ray.training.data.targets import AcceptedPairs, accepted_pairs
 from gmd_ray.training.digests import digest, digest_of_files, digest_of_path
+from gmd_ray.weights import is_model_folder, is_stored, stored_model
 
 NAMES = ("adapted", "source_only", "median", "supervised", "pretrained")
 
 NO_EFFECT = {
     "num_workers", "min_workers", "use_gpu", "cpus_per_worker", "labels", "cache_gb", "channels_last",
     "compile", "accumulate", "strategy", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures",
-    "validate_every", "validation_images", "export", "supervised_hq", "perceptual_weights",
+    "max_preemption_failures", "validate_every", "validation_images", "export", "supervised_hq", "perceptual_weights",
 }  # fmt: skip
 """Fields of `training` that change the weights by rounding at most, or that `TrainingSpec.settings` handles itself.
 
@@ -109,14 +111,16 @@ def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
 
     Raises:
         ConfigError: `name` is unknown, or `student.path` is not set.
+        GmdError: `student.path` is a URL that cannot be listed, and this node has no copy.
     """
     if name not in NAMES:
         raise ConfigError(f"no fine-tune is called {name!r}; {nearest(name, NAMES)}")
     if cfg.student.path is None:
         raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
     folder = name if seed is None else f"{name}-seed{seed}"
-    path = Path(cfg.student.path)
-    suffix = "" if path.is_dir() else path.suffix  # a directory may have a dot in its name: ldm-1.3b
+    path = Path(stored_model(cfg.student.path).name if is_stored(cfg.student.path) else cfg.student.path)
+    # A directory may have a dot in its name: ldm-1.3b.
+    suffix = "" if is_model_folder(cfg.student.path) else path.suffix
     if path.name.endswith(".pth.tar"):  # an older PyTorch convention
         suffix = ".pth.tar"
     return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
@@ -159,7 +163,7 @@ def make_spec(
         cfg=dataclasses.replace(
             cfg,
             training=dataclasses.replace(cfg.training, source_ratio=ratio),
-            student=dataclasses.replace(cfg.student, path=os.path.abspath(str(cfg.student.path))),
+            student=dataclasses.replace(cfg.student, path=absolute(str(cfg.student.path))),
         ),
         seed=cfg.seed if seed is None else seed,
         source=tuple(source),

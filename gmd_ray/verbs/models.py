@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from gmd_ray.destinations import writing
+from gmd_ray.errors import ConfigError
 from gmd_ray.terminal import say
 from gmd_ray.verbs.arguments import Verbs, count
 from gmd_ray.verbs.settings import load_settings
@@ -25,10 +27,14 @@ def register(verbs: Verbs) -> None:
     encode = verbs.add("encode-prompts", run_encode_prompts, text, [verbs.settings])
     encode.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="another prompt; may be repeated")
     encode.add_argument("--to", metavar="DIR", help="destination folder or URL; default <out>/prompts")
-    text = "download the weight files of metrics, ahead of a run without internet access"
+    text = "bring the weights of metrics or models to this node, or to a store, ahead of a run"
     fetch = verbs.add("fetch", run_fetch, text)
-    fetch.add_argument("metrics", nargs="+", metavar="METRIC", help="as `gmd-ray ls metrics` names them")
-    fetch.add_argument("--to", metavar="DIR", help="weights directory; default: torch's hub directory")
+    text = "a metric, as `gmd-ray ls metrics` names it; or a model: its URL, hub id (owner/name) or path with a slash"
+    fetch.add_argument("weights", nargs="+", metavar="WEIGHTS", help=text)
+    text = (
+        "folder or URL: the weights directory of metrics (default: torch's hub directory), or where one model is copied"
+    )
+    fetch.add_argument("--to", metavar="PLACE", help=text)
     demo = verbs.add("demo", run_demo, "train the models of the demo anew")
     demo.add_argument("action", choices=["train-models"])
     demo.add_argument("--to", required=True, metavar="DIR", help="where teacher/, student.safetensors and scorer/ go")
@@ -70,11 +76,53 @@ def run_encode_prompts(args: argparse.Namespace) -> int:
 
 
 def run_fetch(args: argparse.Namespace) -> int:
-    from gmd_ray.quality.fetch import fetch
-
-    for path in fetch(args.metrics, args.to):
-        say(str(path))
+    models = [name for name in args.weights if "/" in name]
+    metrics = [name for name in args.weights if "/" not in name]
+    if args.to and models and len(args.weights) > 1:
+        raise ConfigError("fetch: --to takes one model, or metrics alone; give one command for each")
+    for model in models:
+        _fetch_model(model, args.to)
+    if metrics:
+        _fetch_metrics(metrics, args.to)
     return 0
+
+
+def _fetch_model(model: str, to: str | None) -> None:
+    """Copy a model to this node, and from here to another place."""
+    from gmd_ray.weights import is_stored, publish, verified_copy
+
+    here = Path(model).expanduser()
+    if is_stored(model):
+        here, _ = verified_copy(model)
+    elif not here.exists():
+        from gmd_ray.teachers.directory import MODEL_FOLDERS, TEXT_FOLDERS, model_directory
+
+        here = model_directory(model, MODEL_FOLDERS + TEXT_FOLDERS)
+    elif to is None:
+        raise ConfigError(f"fetch {model}: it is on this machine already; --to PLACE copies it to a store")
+    if to is None:
+        say(str(here))
+        return
+    with writing("--to", to, folder=here.is_dir()):
+        copied = publish(here, to)
+    say(f"{to}: {copied} file{'s' * (copied != 1)} copied, and the checksums of all")
+
+
+def _fetch_metrics(metrics: list[str], to: str | None) -> None:
+    """Download the weight files of metrics to this machine, or by way of it to a URL."""
+    from gmd_ray.quality.fetch import fetch
+    from gmd_ray.weights import publish
+
+    if to is None or "://" not in to:
+        for path in fetch(metrics, to):
+            say(str(path))
+        return
+    with tempfile.TemporaryDirectory(prefix="gmd-ray-") as folder:
+        for path in fetch(metrics, folder):
+            if not path.is_relative_to(folder):
+                say(f"{path}: the only place where its metric looks for it, on every node")
+        copied = publish(Path(folder), to)
+    say(f"{to}: {copied} file{'s' * (copied != 1)} copied, and the checksums of all")
 
 
 def run_demo(args: argparse.Namespace) -> int:

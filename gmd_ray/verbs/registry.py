@@ -132,7 +132,8 @@ def run_trace(args: argparse.Namespace) -> int:
 def _line(figure: ComparedFigure) -> str:
     facts = figure.to_json()
     means = " -> ".join("-" if mean is None else f"{mean:.4g}" for mean in figure.means)
-    head = f"{figure.dataset} {figure.metric}: {means}"
+    direction = " (lower is better)" if figure.lower_is_better else ""
+    head = f"{figure.dataset} {figure.metric}{direction}: {means}"
     if figure.difference is None:
         return f"{head}: not compared, {figure.why or 'no image has both'}"
     ends = facts.get("interval")

@@ -102,12 +102,14 @@ def run_plan(args: argparse.Namespace) -> int:
 def run_generate(args: argparse.Namespace) -> int:
     cfg = load_settings(args, "generate")
     from gmd_ray.generation import generate
+    from gmd_ray.planning.plan import keep_prediction
     from gmd_ray.ray_utils.session import ray_session
     from gmd_ray.ready import ready
     from gmd_ray.tracking import start_run
 
     inputs = ready(cfg, "generate", save=False)
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run, run.stage("generate") as recorder:
+        keep_prediction(cfg, inputs)
         say(generate(cfg, recorder, inputs=inputs))
     return 0
 

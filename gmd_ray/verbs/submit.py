@@ -127,6 +127,7 @@ def _runtime_env(args: argparse.Namespace, cfg: Config | None) -> dict[str, Any]
     """The job's runtime environment: what travels, the stop time, and what the user adds."""
     from gmd_ray.ray_utils.submission import STOP_WAIT
     from gmd_ray.ray_utils.working_dir import find_checkout, pack
+    from gmd_ray.tracking.runs import COMMIT_VARIABLE, checkout_commit
 
     env = _read_runtime_env(args.runtime_env) if args.runtime_env else {}
     grace = 60 if cfg is None else cfg.generation.grace_s
@@ -138,6 +139,9 @@ def _runtime_env(args: argparse.Namespace, cfg: Config | None) -> dict[str, Any]
         variables[name] = value if sign else os.environ[name]
     env["env_vars"] = variables
     folder = find_checkout(args.working_dir)
+    if folder is not None and (folder / "gmd_ray").is_dir() and "working_dir" not in env:
+        # .git stays behind. Empty where there is none: the commit of the job's image is not that of the code sent.
+        variables.setdefault(COMMIT_VARIABLE, checkout_commit(folder))
     files = [word.removeprefix("config=") for word in args.words if word.startswith("config=")]
     files = [file for file in files if not os.path.isabs(os.path.expanduser(file))]
     if folder is None:

@@ -15,7 +15,7 @@ from gmd_ray.ablation.figures import SweepFigures, collect_figures, group_of
 from gmd_ray.ablation.sweep import Ablation
 from gmd_ray.ablation.table import json_table, latex_table, markdown_table
 from gmd_ray.evaluation import Evaluation
-from gmd_ray.evaluation.results import PICTURES, ROWS
+from gmd_ray.evaluation.results import PICTURES, ROWS, TRUTH
 from tests.ablation.conftest import SweepWorld
 from tests.ablation.test_cells import sweep_of
 
@@ -111,13 +111,51 @@ def test_markdown_says_what_is_missing_and_marks_what_is_published(table: SweepF
 
 def test_latex_and_json_have_every_row(table: SweepFigures) -> None:
     tex, document = latex_table(table), json_table(table)
-    assert tex.count(r" \\") == 1 + 4
-    assert "%" not in tex.replace(r"\%", "")
+    assert tex.count(r" \\") == 1 + 1 + 4, "heads, the untouched photo, and each row"
+    rows_of_tex = [line for line in tex.splitlines() if not line.startswith("%")]
+    assert "%" not in "".join(rows_of_tex).replace(r"\%", "")
     rows = {row["name"]: row for row in document["rows"]}
     assert rows["same"]["seeds"] == [0, 1]
     assert rows["one"]["minus_unadapted"]["target/psnr"]["word"] == "better"
     assert len(rows["more"]["means_by_seed"]["target/psnr"]) == 3
     assert document["published"]["rows"][0]["method"] == "ratio 1.0"
+
+
+def test_a_no_reference_metric_is_judged_by_the_truth_and_every_metric_is_named(sweep_world: SweepWorld) -> None:
+    """NIQE says 6.8 of the noisy photo and 11.2 of its truth: a student that raises it from 7 to 10 comes nearer."""
+    sweep = sweep_of(sweep_world.root, "{name: before, student: baseline}", "{name: one}")
+    cells = make_cells(sweep, sweep_world.args, sweep_world.out, range(3))
+    spread = np.linspace(0, 0.4, 16)
+    for cell in cells:
+        ours = 7.0 if cell.row.name == "before" else 10.0 + 0.1 * (cell.seed or 0)
+        rows = [
+            {"dataset": "target", "id": image, "student": name, "metric": "niqe", "value": value + more}
+            | {"higher_is_better": False}
+            for name, value in ((STUDENT, ours), ("lq", 6.8), (TRUTH, 11.2))
+            for image, more in zip(IMAGES, spread, strict=True)
+        ]
+        Evaluation(
+            rows=pa.Table.from_pylist(rows, schema=ROWS),
+            pictures=PICTURES.empty_table(),
+            students=("lq", STUDENT),
+            metrics=("niqe",),
+            settings="",
+            variants={"niqe": "Y, pyiqa's niqe"},
+        ).save(cell.folder)
+        Path(cell.folder, DONE_FILE).write_text("{}")
+    table = collect_figures(sweep, cells)
+    found = table.to_baseline["one", ("target", "niqe")]
+    # Distances 4.2 before, and 1.2, 1.1 and 1.0 after.
+    assert found.mean == pytest.approx(1.1 - 4.2)
+    assert (found.word, found.phrase, found.to_truth) == ("better", "closer to the truth", True)
+    text, tex = markdown_table(table), latex_table(table)
+    assert "| untouched photo | 7.000 |" in text
+    assert "| ground truth | 11.40 |" in text
+    assert "| one | 10.30 (distance -3.10" in text
+    for notes in (text, tex):
+        assert "NIQE: Y, pyiqa's niqe." in notes
+        assert "judged by its distance to the ground truth's value" in notes
+    assert json_table(table)["ground_truth"] == {"target/niqe": pytest.approx(11.4)}
 
 
 def test_a_sweep_without_a_finished_cell_has_a_table_too(sweep_world: SweepWorld) -> None:

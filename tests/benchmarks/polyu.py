@@ -28,7 +28,18 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import load_config
 from gmd_ray.training.in_process import fit_in_process
 from gmd_ray.training.spec import make_spec
-from tests.benchmarks.polyu_tables import NAMES, RATIOS, SEEDS, Key, gap, gaps_by_sigma, print_tables, scene, values
+from tests.benchmarks.polyu_tables import (
+    NAMES,
+    RATIOS,
+    SEEDS,
+    Key,
+    gaps_by_sigma,
+    gaps_of,
+    print_tables,
+    scene,
+    values,
+    with_interval,
+)
 
 DEV_SCENES = slice(2, None, 5)
 """Every fifth training scene, from the third: the development split of the target."""
@@ -89,10 +100,8 @@ def dev(args: argparse.Namespace) -> None:
     base, rows = pq.read_table(before), measure(cfg, spec.student, items)
     parts = []
     for dataset in ("target", "source"):
-        mean, error, over_scenes = gap(values(rows, dataset, "psnr"), values(base, dataset, "psnr"))
-        parts.append(
-            f"{dataset} {mean:+.2f} ± {error:.2f}" + (f" (scenes {over_scenes:.2f})" if dataset == "target" else "")
-        )
+        gaps = gaps_of(values(rows, dataset, "psnr"), values(base, dataset, "psnr"), dataset == "target")
+        parts.append(f"{dataset} {with_interval(gaps)}")
     by_sigma = gaps_by_sigma(cfg, values(rows, "source", "psnr"), values(base, "source", "psnr"))
     t = cfg.training
     what = (

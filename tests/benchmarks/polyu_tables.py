@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import stdtrit
 
 from gmd_ray.config import Config
 from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
@@ -39,16 +40,22 @@ def values(rows: pa.Table, dataset: str, metric: str, student: str = "student") 
     }
 
 
-def mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
-    array = np.array(numbers)
-    return float(array.mean()), float(array.std(ddof=1) / len(array) ** 0.5) if len(array) > 1 else float("nan")
+def with_interval(numbers: Sequence[float], form: str = "+.2f") -> str:
+    """The mean of independent numbers and its 95 % t interval; the mean alone for a single number."""
+    array = np.array(numbers, np.float64)
+    n, mean = len(array), float(array.mean())
+    if n < 2:
+        return f"{mean:{form}}"
+    half = float(stdtrit(n - 1, 0.975)) * float(array.std(ddof=1)) / n**0.5
+    return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
 
 
-def gap(ours: dict[str, float], theirs: dict[str, float]) -> tuple[float, float, float]:
-    """Mean difference, its standard error over images, and over scenes."""
-    gaps = {key: ours[key] - theirs[key] for key in theirs}
-    scenes = [np.mean([gaps[key] for key in gaps if scene(key) == name]) for name in {scene(key) for key in gaps}]
-    return (*mean_and_error(list(gaps.values())), mean_and_error(scenes)[1])
+def gaps_of(ours: dict[str, float], theirs: dict[str, float], by_scene: bool) -> list[float]:
+    """Differences by image, or their means by scene: crops of one scene are no independent images."""
+    gaps: dict[str, list[float]] = {}
+    for key in theirs:
+        gaps.setdefault(scene(key) if by_scene else key, []).append(ours[key] - theirs[key])
+    return [float(np.mean(group)) for group in gaps.values()]
 
 
 BINS = ((0, 5), (5, 15), (15, 35), (35, 55))
@@ -87,7 +94,7 @@ def print_tables(cfg: Config, base: pa.Table, rows: Mapping[Key, pa.Table]) -> N
     print("| --- " * (len(metrics) + 4) + "|")
     columns = [*(("target", metric) for metric in metrics), ("source", "psnr")]
     for student, label in (("lq", "untouched photo"), ("student", "unadapted")):
-        cells = [mean_and_error(list(values(base, *column, student).values()))[0] for column in columns]
+        cells = [np.mean(list(values(base, *column, student).values())) for column in columns]
         print(f"| {label} | | |" + "".join(f" {cell:.4g} |" for cell in cells))
     for name in NAMES:
         for ratio in RATIOS:
@@ -101,8 +108,8 @@ def print_tables(cfg: Config, base: pa.Table, rows: Mapping[Key, pa.Table]) -> N
                     cells.append("–")
                     continue
                 mean = {key: float(np.mean([one[key] for one in per_seed])) for key in per_seed[0]}
-                change, error, _ = gap(mean, values(base, *column))
-                cells.append(f"{np.mean(list(mean.values())):.4g} ({change:+.3f} ± {error:.3f})")
+                change = with_interval(gaps_of(mean, values(base, *column), column[0] == "target"), "+.4f")
+                cells.append(f"{np.mean(list(mean.values())):.4g} ({change})")
             print(f"| {name} | {ratio} | {len(seeds)} |" + "".join(f" {cell} |" for cell in cells))
     _print_leads(rows, base)
     for key, table in rows.items():
@@ -124,15 +131,12 @@ def _print_leads(rows: Mapping[Key, pa.Table], base: pa.Table) -> None:
                     if ours is None or reference is None:
                         continue
                     left, right = values(ours, "target", metric), values(reference, "target", metric)
-                    mean, error, scenes = gap(left, right)
-                    names = {scene(key) for key in left}
-                    ahead = sum(np.mean([left[k] - right[k] for k in left if scene(k) == name]) > 0 for name in names)
-                    cells.append(f"{mean:+.4f} ± {error:.4f} ± {scenes:.4f}, {ahead} of {len(names)} scenes")
-                    means.append(mean)
-                if not means:
-                    continue
-                mean, error = mean_and_error(means)
-                print(f"| {ratio} | {other} | {metric} | {' | '.join(cells)} | {mean:+.4f} ± {error:.4f} |")
+                    gaps = gaps_of(left, right, by_scene=True)
+                    cells.append(f"{with_interval(gaps, '+.4f')}, {sum(gap > 0 for gap in gaps)} of {len(gaps)} scenes")
+                    means.append(float(np.mean(gaps)))
+                if means:
+                    overall = with_interval(means, "+.4f")
+                    print(f"| {ratio} | {other} | {metric} | {' | '.join(cells)} | {overall} |")
 
 
 def _print_truth(cfg: Config) -> None:
@@ -155,7 +159,6 @@ def _print_truth(cfg: Config) -> None:
         for key, image in images.items():
             found.setdefault(key, []).append(float(psnr(to_tensor([image])[0], truth)))
     for key, line in found.items():
-        mean, error = mean_and_error(line)
-        print(f"against the truth, {key}: {mean:.2f} ± {error:.2f} dB on {len(line)} crops")
+        print(f"against the truth, {key}: {with_interval(line, '.2f')} dB on {len(line)} crops")
     better = np.mean([a > b for a, b in zip(found["pseudo_target"], found["median of restored"], strict=True)])
     print(json.dumps({"share of pseudo-targets nearer to the truth than the median": round(float(better), 3)}))

@@ -197,11 +197,11 @@ def main() -> None:
     parser.add_argument("--cache-dtype", choices=["same", "fp8"], default="same")
     parser.add_argument("--modulation", choices=["auto", "device", "host"], default="auto")
     parser.add_argument("--offload", choices=["none", "group"], default="none")
-    parser.add_argument("--quantization", choices=["none", "fp8"], default="none")
+    parser.add_argument("--precision", choices=["same", "fp8"], default="same")
     parser.add_argument("--no-eager", action="store_true", help="leave the eager loop out")
     args = parser.parse_args()
-    if len(args.injection) > 1 and (args.offload, args.quantization) != ("none", "none"):
-        parser.error("--offload and --quantization are done to the weights once: give a single --injection with them")
+    if len(args.injection) > 1 and (args.offload, args.precision) != ("none", "same"):
+        parser.error("--offload and --precision are done to the weights once: give a single --injection with them")
 
     device = torch.device("cuda" if cuda and not args.tiny else "cpu")
     if args.what == "table":
@@ -226,7 +226,7 @@ def main() -> None:
         settings = {
             "cache": args.cache, "cache_location": args.cache_location, "cache_dtype": args.cache_dtype,
             "modulation": args.modulation, "attention_backend": args.attention, "offload": args.offload,
-            "quantization": args.quantization,
+            "precision": args.precision,
         }  # fmt: skip
         size = FluxDimensions.from_config(dict(base.model.config))
         teacher = base

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.config.sections.generation import GenerationConfig
+from gmd_ray.weights.copies import CACHE
 from tests.cluster.tools import CLUSTER, check, load
 from tests.servers.running import running_mlflow
 
@@ -67,6 +68,17 @@ def test_every_file_that_is_mounted_is_here() -> None:
     paths = {mount.split(":")[0] for mount in mounts}
     assert folders <= paths
     assert all((CLUSTER / path).is_file() for path in paths - folders)
+
+
+def test_all_containers_of_ray_share_a_cache_of_weights_that_they_may_write() -> None:
+    """A new volume takes over the owner of the image's folder."""
+    dockerfile = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
+    owned = re.findall(r"install --directory --owner=ray --group=ray (.*)$", dockerfile, re.MULTILINE)
+    assert len(owned) == 2
+    for name in ("head", "worker-cpu", "worker-gpu"):
+        place = SERVICES[name]["environment"][CACHE]
+        assert f"cache:{place}" in SERVICES[name]["volumes"]
+        assert all(place in folders.split() for folders in owned)
 
 
 def test_prometheus_takes_its_settings_and_finds_the_nodes() -> None:

@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from ray._private.ray_constants import RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 
+from gmd_ray.weights.copies import CACHE
 from tests.cluster.tools import KUBERAY, OVERLAYS, build, check, container, overlay, spec
 
 CLUSTERS = [*OVERLAYS, "small-job", "large-job"]
@@ -130,6 +131,8 @@ def test_every_pod_has_the_image_the_volume_the_settings_and_the_secrets(name: s
         mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in ray["volumeMounts"]}
         assert mounts["/shared"]["persistentVolumeClaim"]["claimName"] == claim
         assert mounts["/etc/gmd_ray"]["configMap"]["name"] == settings["metadata"]["name"]
+        [cache] = [entry["value"] for entry in ray["env"] if entry["name"] == CACHE]
+        assert mounts[cache]["emptyDir"] == {}
         assert all(entry["value"].startswith("/shared/") for entry in ray["env"] if entry["name"].endswith("_HOME"))
         assert [source["secretRef"]["name"] for source in ray["envFrom"]] == [
             "gmd-hub", "gmd-object-store", "gmd-mlflow"

@@ -21,8 +21,8 @@ import pytest
 from gmd_ray.demo.toy.prepare import WorldSize, prepare
 from gmd_ray.pairstore.store import find_store
 from tests.cluster.tools import KUBERAY, ROOT, load
-from tests.ray_utils.heads import TOKEN, free_ports
 from tests.ray_utils.sockets import family
+from tests.servers.heads import TOKEN, free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 

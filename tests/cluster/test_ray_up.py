@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import ray
 
+from gmd_ray.weights.copies import CACHE
 from tests.cluster.tools import load, spec
 
 FILES = ("aws.yaml", "gcp.yaml")
@@ -47,6 +48,15 @@ def test_tokens_are_on(file: str) -> None:
     [head] = [line for line in raw["head_start_ray_commands"] if "--head" in line]
     assert "--dashboard-host=127.0.0.1" in head
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_cache_of_weights_lies_on_the_node_and_the_user_of_the_image_owns_it(file: str) -> None:
+    raw = load(file)
+    [cache] = [option.rpartition("=")[2] for option in raw["docker"]["run_options"] if f"--env={CACHE}=" in option]
+    [volume] = [option for option in raw["docker"]["run_options"] if option.endswith(f":{cache}")]
+    folder = volume.removeprefix("--volume=").partition(":")[0]
+    assert f"sudo install --directory --owner=1000 --group=1000 {folder}" in raw["initialization_commands"]
 
 
 @pytest.mark.parametrize("file", FILES)

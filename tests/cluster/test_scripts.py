@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gmd_ray.weights.copies import CACHE
 from tests.cluster.tools import CLUSTER, KUBERAY, ROOT, check, load
 
 SLURM = CLUSTER / "slurm"
@@ -92,6 +93,22 @@ def test_a_run_gets_a_head_workers_with_labels_and_the_address(tmp_path: Path) -
     assert not [call for call in calls if call.startswith("scontrol")]
 
 
+@pytest.mark.parametrize(
+    ("given", "cache"),
+    [
+        ({}, ""),
+        ({"SLURM_TMPDIR": "/local/4711"}, "/local/4711/gmd_ray"),
+        ({"SLURM_TMPDIR": "/local/4711", CACHE: "/nvme"}, "/nvme"),
+    ],
+)
+def test_weights_go_to_the_node_s_own_disk(tmp_path: Path, given: dict[str, str], cache: str) -> None:
+    environment = {CACHE: "", "SLURM_TMPDIR": "", **given}
+    stage = allocation(tmp_path, nodes=1, driver_s=0, **environment)
+    script = f'source "{SLURM}/cluster.sh"; echo "[${CACHE}]"'
+    run = stage.start("bash", "-c", script)
+    assert run.communicate(timeout=30)[0].strip() == f"[{cache}]"
+
+
 def test_one_node_needs_no_srun_and_no_labels(tmp_path: Path) -> None:
     stage = allocation(tmp_path, nodes=1, driver_s=0)
     assert stage.start("bash", str(SLURM / "ray.sbatch"), "generate", "out=/shared/run").wait(30) == 0
@@ -141,11 +158,11 @@ def test_the_scripts_are_clean() -> None:
     check("shellcheck", "--external-sources", *sorted(SLURM.glob("*.sh")), *sorted(SLURM.glob("*.sbatch")))
 
 
-def drain(folder: Path, seconds: int, ps: str, ray: str = "") -> tuple[Stage, subprocess.Popen[str]]:
+def drain(folder: Path, seconds: int, ps: str, ray: str = "", copy: int = 8) -> tuple[Stage, subprocess.Popen[str]]:
     if shutil.which("timeout") is None:
         pytest.skip("no timeout here; coreutils bring it")
     stage = Stage(folder, {"ps": ps, "ray": ray}, RAY_ADDRESS="head:6379")
-    return stage, stage.start("sh", str(KUBERAY / "base" / "drain.sh"), str(seconds))
+    return stage, stage.start("sh", str(KUBERAY / "base" / "drain.sh"), str(seconds), str(copy))
 
 
 IDLE = (
@@ -167,14 +184,18 @@ def test_a_node_without_work_goes_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_a_node_goes_when_its_work_is_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seconds", "least", "most"), [(60, 2.0, 15.0), (4, 0.0, 4.0)])
+def test_a_node_goes_when_its_work_is_done_and_fetched(tmp_path: Path, seconds: int, least: float, most: float) -> None:
+    """Blocks that were left in the object store of the node are fetched within 3 s here, or until the deadline."""
     busy = f'[ -e {tmp_path}/done ] || echo "ray::MapWorker(Project)"\n{IDLE}'
-    stage, run = drain(tmp_path, 60, busy)
+    stage, run = drain(tmp_path, seconds, busy, copy=3)
     stage.wait_for("ps ")
     time.sleep(1.5)
     assert run.poll() is None
     (tmp_path / "done").touch()
-    assert run.wait(10) == 0
+    done = time.monotonic()
+    assert run.wait(20) == 0
+    assert least <= time.monotonic() - done < most + 5
 
 
 def test_the_deadline_ends_the_wait_even_without_a_head(tmp_path: Path) -> None:

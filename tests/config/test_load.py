@@ -71,6 +71,10 @@ def test_gates_are_dataclasses() -> None:
     [
         ("teacher.stps=3", "did you mean 'teacher.steps'?"),
         ("teachr.steps=3", "did you mean 'teacher.steps'?"),
+        (
+            "teacher.quantization=fp8",
+            "no setting teacher.quantization; its place is taken by 'teacher.precision'",
+        ),
         ("student.pool.mx=2", "did you mean 'student.pool.max'?"),
         ("source_ratio=0.5", "did you mean 'training.source_ratio'?"),
         (
@@ -118,6 +122,7 @@ def test_wrong_types_and_wrong_syntax(override: str, words: str) -> None:
     ("content", "words"),
     [
         (b"teacher: {stps: 1}", "did you mean 'teacher.steps'?"),
+        (b"teacher: {quantization: none}", "its place is taken by 'teacher.precision'"),
         (b"- 1\n- 2\n", "must hold settings as key: value"),
         (b"a: [1", "not YAML"),
         (b"\xff\xfe\x00", "not a text file"),
@@ -131,6 +136,15 @@ def test_files_that_are_no_settings(tmp_path: Path, content: bytes | None, words
     line = refusal(f"config={file}")
     assert words in line
     assert f"config={file}" in line
+
+
+def test_only_one_settings_file(tmp_path: Path) -> None:
+    """The second would replace the first as a whole, and silently: its settings are not laid over it."""
+    files = [tmp_path / "base.yaml", tmp_path / "mine.yaml"]
+    for file in files:
+        file.write_text("training: {steps: 7}\n")
+    line = refusal(*(f"config={file}" for file in files))
+    assert all(str(file) in line for file in files)
 
 
 def test_saved_settings_read_back_the_same(tmp_path: Path) -> None:

@@ -49,8 +49,12 @@ def write_store(
     names: str = "{:02d}.png",
     fidelity: Sequence[float] = (),
     uri: str = "/photos/{}",
+    digests: Sequence[str] = (),
 ) -> None:
-    """A pair store with a row for each score; None is a failed row. `fidelity`: PSNR to `restored`, where given."""
+    """A pair store with a row for each score; None is a failed row.
+
+    `fidelity` is the PSNR to `restored` and `digests` those of the photos, of every row or of none.
+    """
     rows = []
     for i, score in enumerate(scores):
         row = {"id": names.format(i), "uri": uri.format(i), "status": "ok" if score is not None else "failed"}
@@ -61,6 +65,7 @@ def write_store(
             images = {"lq": np.clip(clean + 0.1, 0, 1), "restored": np.clip(clean + 0.05, 0, 1), "pseudo_target": clean}
             row |= {key: encode_png(image) for key, image in images.items()} | {"score": score}
             row |= {"width": SIDE, "height": SIDE, "teacher": "t0", "student": "s0", "scorer": "n0"}
+        row |= {"digest": digests[i]} if digests else {}
         rows.append(row | ({"fidelity": fidelity[i]} if fidelity else {}))
     (out / "pairs" / "rows").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), out / "pairs" / "rows" / "part-0.parquet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gmd_ray.evaluation.differences import Difference, paired
+from gmd_ray.evaluation.differences import Difference, corrected, paired
 from tests.evaluation.test_results import evaluation
 
 
@@ -87,3 +87,11 @@ def test_an_evaluation_corrects_for_the_number_of_its_comparisons() -> None:
 def test_a_lone_difference_takes_its_own_p_value() -> None:
     assert Difference(1.0, 0.5, 1.5, 8, 0, p=0.01).word == "better"
     assert Difference(1.0, 0.5, 1.5, 8, 0, p=0.01, adjusted_p=0.2).word == "no difference seen"
+
+
+def test_a_correction_leaves_gaps_where_they_are() -> None:
+    """Holm of 0.03 and 0.01: 0.01 x 2, then 0.03; comparisons without a p-value do not count."""
+    few = Difference(1.0, None, None, 2, 0)
+    found = corrected([Difference(1.0, 0.1, 1.9, 8, 0, p=0.03), None, few, Difference(1.0, 0.5, 1.5, 8, 0, p=0.01)])
+    assert found[1:3] == [None, few]
+    assert [each.adjusted_p for each in found if each is not None and each.p is not None] == pytest.approx([0.03, 0.02])

@@ -12,8 +12,9 @@ import torch
 from gmd_ray.errors import DataError, ResumeMismatchError
 from gmd_ray.evaluation.store import open_store
 from gmd_ray.generation import generate
-from gmd_ray.generation.attempt_log import AttemptLog
-from gmd_ray.generation.stages import Replica, Score
+from gmd_ray.generation.attempts.log import AttemptLog
+from gmd_ray.generation.loading import Replica
+from gmd_ray.generation.stages import Score
 from gmd_ray.images.files.encode import decode_png, to_tensor
 from gmd_ray.pairstore.export import export_pairs
 from gmd_ray.pairstore.schema import PAIR_SCHEMA

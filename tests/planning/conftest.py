@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,20 @@ __all__ = ["finished", "fresh", "world"]
 _WEIGHTS = Path(gmd_ray.__file__).parent / "demo" / "toy" / "weights"
 STUDENT, TEACHER, SCORER = str(_WEIGHTS / "student.safetensors"), str(_WEIGHTS / "teacher"), str(_WEIGHTS / "scorer")
 """The student enlarges by 1."""
+
+FLUX_DEV = {
+    "in_channels": 64, "out_channels": None, "patch_size": 1, "num_layers": 19, "num_single_layers": 38,
+    "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+}  # fmt: skip
+
+
+def write_flux(folder: Path) -> Path:
+    """FLUX.1-dev's config files."""
+    for part, config in {"transformer": FLUX_DEV, "vae": {"block_out_channels": [128, 256, 512, 512]}}.items():
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +86,27 @@ def settings(root: Path, *more: str) -> list[str]:
 
 def config(root: Path, *more: str) -> Config:
     return load_config(settings(root, *more), known_metrics=known_metrics)
+
+
+@pytest.fixture
+def flux(tmp_path: Path) -> Path:
+    return write_flux(tmp_path / "flux")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three of 720x1280 and one of 512x512, headers of PNG alone; one that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, size in enumerate([(1280, 720)] * 3 + [(512, 512)]):
+        Image.fromarray(np.zeros((*size[::-1], 3), np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes()[:100])
+    (folder / "broken.png").write_text("no")
+    return folder
+
+
+@pytest.fixture
+def cfg(tmp_path: Path, flux: Path, photos: Path) -> Config:
+    cfg = Config(out=str(tmp_path / "run"))
+    cfg.target.path, cfg.teacher.path, cfg.plan.scale = str(photos), str(flux), 1
+    return cfg

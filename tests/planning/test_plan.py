@@ -1,4 +1,4 @@
-"""The predicted cost of a run, and its comparison with the actual one."""
+"""The predicted cost of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,54 +16,15 @@ from gmd_ray.config.load import load_config
 from gmd_ray.errors import ConfigError, DataError, ExitCode
 from gmd_ray.images.layouts import SETS
 from gmd_ray.images.sets.listed import Listed
-from gmd_ray.pairstore.cost import predicted_and_actual
+from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.pairstore.store import PairStore, store_url
-from gmd_ray.pairstore.totals import Totals
-from gmd_ray.planning.plan import later_stages, make_plan, pool_warnings, stall_warning, survey
+from gmd_ray.planning.plan import keep_prediction, later_stages, make_plan, pool_warnings, stall_warning, survey
 from gmd_ray.planning.probe import Probe, run_probe
 from gmd_ray.teachers import estimate_teacher
 from tests.config.published import at_a_hundredth
 from tests.config.published import fill as fill_sets
 from tests.generation.shelf import failed_row, fill
-from tests.generation.world import World, write_student
-
-FLUX_DEV = {
-    "in_channels": 64, "out_channels": None, "patch_size": 1, "num_layers": 19, "num_single_layers": 38,
-    "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096, "pooled_projection_dim": 768,
-    "guidance_embeds": True,
-}  # fmt: skip
-
-
-def write_flux(folder: Path) -> Path:
-    """FLUX.1-dev's config files."""
-    for part, config in {"transformer": FLUX_DEV, "vae": {"block_out_channels": [128, 256, 512, 512]}}.items():
-        (folder / part).mkdir(parents=True)
-        (folder / part / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-@pytest.fixture
-def flux(tmp_path: Path) -> Path:
-    return write_flux(tmp_path / "flux")
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Three of 720x1280 and one of 512x512, headers of PNG alone; one that is none."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, size in enumerate([(1280, 720)] * 3 + [(512, 512)]):
-        Image.fromarray(np.zeros((*size[::-1], 3), np.uint8)).save(folder / f"{i}.png")
-        (folder / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes()[:100])
-    (folder / "broken.png").write_text("no")
-    return folder
-
-
-@pytest.fixture
-def cfg(tmp_path: Path, flux: Path, photos: Path) -> Config:
-    cfg = Config(out=str(tmp_path / "run"))
-    cfg.target.path, cfg.teacher.path, cfg.plan.scale = str(photos), str(flux), 1
-    return cfg
+from tests.generation.world import write_student
 
 
 def test_the_sums(cfg: Config) -> None:
@@ -91,6 +51,17 @@ def test_the_memory_of_a_replica(cfg: Config) -> None:
     assert 15e9 < least < fastest, "the modulation layers may wait in host memory, the cache be recomputed"
     cfg.teacher.injection.steps = 0
     assert make_plan(cfg, *survey(cfg)).replica_bytes[0] < fastest, "nothing is kept without injection"
+
+
+def test_the_memory_of_a_replica_that_will_be_compiled(cfg: Config) -> None:
+    """Recordings keep activations and a bank to themselves: `teacher.compile=auto` counts as what it comes to."""
+    cfg.teacher.device, cfg.teacher.steps = "cuda", 2500  # so that a few images pay for it
+    found = {}
+    for choice in ("auto", True, False):
+        cfg.teacher.compile = choice
+        found[choice] = make_plan(cfg, *survey(cfg)).replica_bytes
+    assert found["auto"] == found[True]
+    assert found["auto"] > found[False]
 
 
 def test_what_comes_after_the_stream_is_counted(cfg: Config) -> None:
@@ -216,16 +187,18 @@ def test_the_experiments(
         Image.new("L", (side, side), sum(name.encode()) % 256).save(buffer, "PNG")
         return buffer.getvalue()
 
-    def refused() -> str:
-        assert main(args) in (ExitCode.SETTINGS, ExitCode.DATA)
+    def refused(status: ExitCode) -> str:
+        assert main(args) == status
         errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gmd-ray: ")]
         return errors[0]
 
-    assert refused().startswith("gmd-ray: plan needs data.root=... (the folder of the data sets that source.hq and")
+    assert refused(ExitCode.SETTINGS).startswith(
+        "gmd-ray: plan needs data.root=... (the folder of the data sets that source.hq and"
+    )
     args.append(f"data.root={root}")
-    assert refused() == f"gmd-ray: data.root={root}: no such file or folder"
+    assert refused(ExitCode.SETTINGS) == f"gmd-ray: data.root={root}: no such file or folder"
     root.mkdir()
-    assert f"@{root}: " in refused()
+    assert f"@{root}: " in refused(ExitCode.DATA)
 
     values = dict(flatten(load_config(args[1:])))
     fill_sets(root, {values[key].partition("@")[0] for key in PUBLISHED if values[key]}, content)
@@ -242,9 +215,9 @@ def test_the_experiments(
     assert {each["role"] for each in document["sets"]} >= {"source", "target"}
 
     next(path for path in (root / SETS[values["source.hq"].partition("@")[0]].folder).rglob("*.png")).unlink()
-    assert f"@{root}: " in refused()
+    assert f"@{root}: " in refused(ExitCode.DATA)
     args.append(f"target.path={tmp_path / 'nowhere'}")
-    assert refused() == f"gmd-ray: target.path={tmp_path / 'nowhere'}: no such file or folder"
+    assert refused(ExitCode.SETTINGS) == f"gmd-ray: target.path={tmp_path / 'nowhere'}: no such file or folder"
 
 
 def test_the_scale_of_a_checkpoint(cfg: Config, tmp_path: Path) -> None:
@@ -263,32 +236,29 @@ def test_nothing_to_project(cfg: Config, tmp_path: Path) -> None:
         survey(cfg)
 
 
-def test_predicted_and_actual(cfg: Config) -> None:
-    cfg.plan.tflops, cfg.plan.price_per_hour, cfg.teacher.pool.num_gpus = 400.0, 3.0, 2.0
-    cfg.student.pool.num_gpus = 0.5
-    plan = make_plan(cfg, *survey(cfg)).as_json()
-    seconds = {"restore": 10.0, "project": 100.0, "score": 7.0}
-    cost = predicted_and_actual(cfg, plan, ok=4, seconds=seconds, wall=60.0, disk=10**9)
-    assert cost["predicted"] == plan
-    actual = cost["actual"]
-    assert actual["accelerator_hours"] == pytest.approx(205 / 3600)
-    assert (actual["wall_hours"], actual["disk_bytes"]) == (60 / 3600, 10**9)
-    assert actual["price"] == pytest.approx(205 / 3600 * 3)
-    assert actual["tflops"] == pytest.approx(plan["flops"] / 205 / 1e12)
-    later = predicted_and_actual(cfg, plan, ok=3, seconds=seconds, wall=None, disk=1)["actual"]
-    assert later["wall_hours"] is later["tflops"] is None, "not the run that was planned"
+def test_a_run_whose_speed_is_known_keeps_its_prediction(cfg: Config, caplog: pytest.LogCaptureFixture) -> None:
+    path = Path(cfg.out, "pairs", "plan.json")
+
+    def kept() -> dict[str, object]:
+        keep_prediction(cfg, RunInputs())
+        found: dict[str, object] = json.loads(path.read_text())
+        return found
+
+    keep_prediction(cfg, RunInputs())
+    assert not path.exists(), "no hours are known"
+    cfg.plan.tflops = 400.0
+    first = kept()
+    assert first == json.loads(json.dumps(make_plan(cfg, *survey(cfg)).as_json()))
+    cfg.plan.tflops = 100.0
+    assert kept() == first, "the plan that the user has seen"
     cfg.teacher.steps = 7
-    assert predicted_and_actual(cfg, plan, ok=4, seconds=seconds, wall=1.0, disk=1)["predicted"] is None
-
-
-def test_a_manifest_holds_both(finished: tuple[World, Totals]) -> None:
-    cost = json.loads(Path(finished[0].store, "manifest.json").read_text())["cost"]
-    assert cost["predicted"] is None
-    assert cost["actual"]["images"] == finished[1].ok
-    assert cost["actual"]["accelerator_hours"] > 0
-    assert cost["actual"]["disk_bytes"] == sum(
-        file.stat().st_size for file in Path(finished[0].store, "rows").iterdir()
-    )
+    assert kept()["settings_fingerprint"] != first["settings_fingerprint"], "another run"
+    path.unlink()
+    cfg.teacher.method = "nobody:knows"
+    with caplog.at_level("INFO"):
+        keep_prediction(cfg, RunInputs())
+    assert not path.exists()
+    assert "no prediction of time and cost: " in caplog.text
 
 
 def test_a_probe_that_fails_says_why_and_leaves_nothing(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from gmd_ray.generation import generate
 from gmd_ray.planning.plan import make_plan, survey
 from gmd_ray.planning.probe import run_probe
 from tests.generation.world import World
-from tests.planning.test_plan import write_flux
+from tests.planning.conftest import write_flux
 
 
 def test_a_refused_probe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from gmd_ray.cli import main
 from gmd_ray.config import Config
+from gmd_ray.evaluation import Difference
 from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
@@ -19,7 +20,7 @@ from gmd_ray.preview.grid import parse_grid
 from gmd_ray.preview.page import wilson
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
-from tests.browser import PHONE, WIDER, audit, chromium, opened
+from tests.browser import BROKEN, PHONE, WIDER, audit, chromium, opened
 from tests.planning.conftest import config
 from tests.report.page import Page
 
@@ -102,6 +103,18 @@ def test_the_grid_measures_against_restored_photo_and_truth(cfg: Config, found: 
     assert fidelity["strength 1, injection all-always"] > fidelity["strength 1, injection none"], "it holds the photo"
 
 
+def test_a_grid_is_corrected_for_the_number_of_its_points(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A p-value of 0.03 is clear alone, and of two it is 0.06 after Holm."""
+    clear = Difference(1.0, 0.1, 1.9, 8, 0, p=0.03, adjusted_p=0.03)
+    assert clear.word == "better"
+    monkeypatch.setattr("gmd_ray.preview.sweep.paired", lambda after, before: clear)
+    sweep = preview(cfg, 1, parse_grid("strength=0.3/1", cfg.teacher)).sweep
+    assert sweep is not None
+    found = [outcome.against_restored for outcome in sweep.outcomes]
+    assert [difference.adjusted_p for difference in found if difference] == pytest.approx([0.06, 0.06])
+    assert [difference.word for difference in found if difference] == ["no difference seen"] * 2
+
+
 def test_source_inputs_are_made_by_the_degradation(cfg: Config, found: Preview) -> None:
     assert found.sweep is not None
     degradation = make_degradation("noise", cfg.source.degradation_args)
@@ -128,6 +141,8 @@ def test_the_page(cfg: Config, found: Preview) -> None:
     for outcome in found.sweep.outcomes if found.sweep else []:
         assert outcome.point.name in page.text
     assert "teacher.strength=" in page.text
+    assert "better or worse after Holm's correction for all settings" in page.text
+    assert "PSNR: higher is better; RGB, no border cut off. Score: scorer, higher is better." in page.text
     assert str(Path(cfg.out).parent) not in html
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", html)
 
@@ -144,6 +159,11 @@ def test_the_page_in_a_browser(found: Preview, tmp_path: Path) -> None:
     path = tmp_path / "preview.html"
     path.write_text(make_page(found))
     with chromium() as browser, opened(browser, path, viewport=PHONE) as page:
+        assert page.evaluate(BROKEN, "thead th") == []
+        page.set_viewport_size({"width": 800, "height": 900})
+        assert page.locator("thead th").count() > 8, "the table of the grid and that of the thresholds"
+        assert page.evaluate(BROKEN, "thead th") == []
+        page.set_viewport_size(PHONE)
         page.eval_on_selector_all("details", "all => all.forEach((e) => { e.open = true; })")
         assert page.evaluate(WIDER) == []
         assert audit(page) == []

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gmd_ray.errors import ExitCode
-from gmd_ray.generation.attempt_log import AttemptLog
+from gmd_ray.generation.attempts.log import AttemptLog
 from gmd_ray.ray_utils.shutdown import StopRequest
 from tests.generation.world import wait_for
 

@@ -19,7 +19,7 @@ import pytest
 from gmd_ray.demo.toy.prepare import WorldSize, prepare
 from gmd_ray.errors import ExitCode
 from tests.cluster.series import NAME, NEEDS_A_GPU, expressions
-from tests.ray_utils.heads import JOB_S, Head, running_head
+from tests.servers.heads import JOB_S, Head, running_head
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
 

@@ -17,7 +17,7 @@ from gmd_ray.pairstore.thresholds import read_gate
 from gmd_ray.report import write_report
 from gmd_ray.report.gate_page import gate_page
 from gmd_ray.report.sheet import make_sheet
-from tests.browser import PHONE, WIDE, WIDER, audit, chromium, opened
+from tests.browser import BROKEN, PHONE, WIDE, WIDER, audit, chromium, opened
 from tests.evaluation.conftest import draw, save_student, write_store
 from tests.report.test_write import Decision, judge
 
@@ -157,6 +157,7 @@ def test_a_photo_opens_by_keyboard_and_closes_again(browser: Any, report: Path) 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
 def test_an_audit_finds_nothing(browser: Any, report: Path, size: dict[str, int], colours: str) -> None:
     with opened(browser, report, viewport=size, color_scheme=colours) as page:
+        assert page.evaluate(BROKEN, "thead th") == []
         page.eval_on_selector_all("details", "all => all.forEach((e) => { e.open = true; })")
         assert audit(page) == []
         page.evaluate("document.querySelector('.thumb').click()")

@@ -21,9 +21,9 @@ import pytest
 
 from gmd_ray.demo.toy.prepare import WorldSize, prepare
 from gmd_ray.errors import ExitCode
-from tests.ray_utils.heads import ROOT, Head, running_head
 from tests.ray_utils.sockets import LOOPBACK, listening
 from tests.safety.searching import search
+from tests.servers.heads import ROOT, Head, running_head
 from tests.servers.running import MlflowServer, S3Server, running_mlflow
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_ray")]

@@ -70,6 +70,30 @@ def test_a_planted_preference_is_found(tmp_path: Path) -> None:
     assert left / sided == pytest.approx(0.5, abs=0.04)
 
 
+def test_a_preference_has_to_hold_among_all_comparisons(tmp_path: Path) -> None:
+    """15 of 20 raters prefer a to b: clear for one comparison, and not for one of three after Holm."""
+    found = {}
+    for names in (("a", "b"), ("a", "b", "c")):
+        study = create_study(pictures(names, 1), tmp_path / str(len(names)), replace(PLAN, degraded=0, repeated=0))
+        key = load_key(study)
+        given = []
+        for rater in range(20):
+            for pair, facts in key.pairs.items():
+                first, second = sorted((facts.left, facts.right))
+                liked = first if rater < (15 if second == "b" else 10) else second
+                given.append(answer(f"r{rater}", pair, attentive(key, pair, liked)))
+        found[len(names)] = comparison(study_result(study, key, given), "a", "b")
+    alone, among = found[2], found[3]
+    assert alone.verdict == "Raters prefer a to b."
+    assert alone.adjusted_p is not None
+    assert alone.ties_as_half is not None
+    assert alone.adjusted_p == alone.ties_as_half.p
+    assert among.adjusted_p is not None
+    assert alone.adjusted_p < 0.05 < among.adjusted_p
+    assert among.adjusted_p == pytest.approx(3 * alone.adjusted_p)
+    assert among.verdict == "No preference seen between a and b."
+
+
 def test_counts_by_hand(study: Study, key: StudyKey) -> None:
     one, other = NAMES
     first, second, third, *_ = comparisons(key)

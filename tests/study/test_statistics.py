@@ -70,6 +70,19 @@ def test_the_clustered_interval_is_scipys_bootstrap_of_raters() -> None:
     assert ties_as_half(tallies) == ours  # the same seed, the same interval
 
 
+def test_the_p_value_is_that_of_the_resampled_raters() -> None:
+    """15 of 20 raters for the first: a sample of 20 has at most 10 of them as often as a binomial variable."""
+    found = ties_as_half([(1, 0, 0)] * 15 + [(0, 0, 1)] * 5)
+    assert found is not None
+    assert found.p == pytest.approx(2 * stats.binom.cdf(10, 20, 0.75), abs=0.006)
+    turned = ties_as_half([(0, 0, 1)] * 15 + [(1, 0, 0)] * 5)
+    assert turned is not None
+    assert turned.p == pytest.approx(found.p, abs=0.006)
+    even = ties_as_half([(1, 0, 0), (0, 0, 1)])
+    assert even is not None
+    assert even.p == 1.0
+
+
 def test_the_clustered_interval_covers_where_raters_differ_and_wilsons_does_not() -> None:
     """Raters whose own preference varies: 95 % hold over raters, and far less where answers count as independent."""
     rng = np.random.default_rng(11)

@@ -239,7 +239,7 @@ def test_its_fingerprint_tells_settings_apart(sd_dir: Path, sd_v_dir: Path) -> N
         ({"injection": InjectionConfig(blocks="all", steps=9)}, ConfigError, "at most 4, the steps that run"),
         ({"solver": "midpoint"}, ConfigError, "solver=midpoint: DDIM has its own solver"),
         ({"injection": InjectionConfig(blocks="all", tokens="image")}, ConfigError, "tokens=image: self-attention"),
-        ({"quantization": "fp8"}, ConfigError, "^teacher.quantization=fp8: for FLUX only; .* set it to none$"),
+        ({"precision": "fp8"}, ConfigError, "^teacher.precision=fp8: for FLUX only; .* set it to same$"),
         ({"offload": "group"}, ConfigError, "^teacher.offload=group: for FLUX only; .* set it to none$"),
         ({"compile": True}, ConfigError, "^teacher.compile=True: for FLUX only; .* set it to false$"),
         ({"attention_backend": "flash"}, ConfigError, "attention_backend=flash: for FLUX only; .* set it to null$"),

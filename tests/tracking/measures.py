@@ -12,7 +12,7 @@ from gmd_ray.evaluation import Evaluation
 from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, TRUTH, UNAVAILABLE
 from gmd_ray.tracking import Decision, promote, register, start_run
 
-HIGHER = {"psnr": True, "niqe": False}
+HIGHER = {"psnr": True, "niqe": False, "lpips": False}
 
 
 def measured(

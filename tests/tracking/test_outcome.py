@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
+from gmd_ray.evaluation.results import TRUTH
 from gmd_ray.hashing import content_digest
 from gmd_ray.tracking import MlflowRecorder, record_outcome, start_run
 from gmd_ray.tracking.model_folder import model_card
@@ -127,3 +129,26 @@ def test_the_card_says_gain_interval_and_number_and_has_no_accidental_links() ->
     assert low < mean < high
     # Showdown, which renders MLflow's page, takes brackets that parentheses follow for a link, spaces or not.
     assert re.search(r"\]\s*\(", card) is None
+
+
+def test_the_card_has_the_untouched_photo_the_truth_and_what_each_metric_means() -> None:
+    values = {"lq": 6.8, "baseline": 8.0, "adapted": 9.5, TRUTH: 11.2}
+    table = {
+        (name, "target", metric): [value + 0.1 * i for i in range(8)]
+        for name, value in values.items()
+        for metric in ("psnr", "niqe")
+        if (name, metric) != (TRUTH, "psnr")
+    }
+    table["lq", "target", "psnr"] = [40.0 + 0.1 * i for i in range(8)]
+    evaluation = replace(measured(table), variants={"psnr": "RGB, 4 px border cut off"})
+    card = model_card(Config(), evaluation, {})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.splitlines() if line.startswith("| ")]
+    assert rows[0] == [
+        "test set", "metric", "untouched photo", "baseline", "adapted", "ground truth", "gain over the baseline",
+    ]  # fmt: skip
+    assert rows[2][:6] == ["target", "psnr", "40.35", "8.35", "9.85", ""]
+    assert rows[3][:6] == ["target", "niqe", "7.15", "8.35", "9.85", "11.55"]
+    assert rows[3][6].endswith("closer to the truth"), "lower is said to be better, and the truth is higher"
+    assert "- psnr: higher is better; RGB, 4 px border cut off" in card.splitlines()
+    assert "- niqe: lower is better" in card.splitlines()
+    assert "yet the untouched photos are better than both students" in card

@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from gmd_ray.progress import NullRecorder
 from gmd_ray.training.curve import CurveKeeper, CurveWatcher
 from gmd_ray.training.run_files import read_curve
+from tests.training.toys import FileRecorder
 
 GLOO = RuntimeError("[/x/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.1]:1234")
 DEAD = WorkerHealthCheckFailedError("A worker health check failed.\nWorker info: x", failure=ActorDiedError())
@@ -39,6 +40,31 @@ def test_a_group_that_dies_is_one_death_of_the_worker_that_began_it(
     [told] = [record.getMessage() for record in caplog.records]
     assert told.startswith(f"finetune adapted: worker {rank} died ({said}")
     assert ("stopped with it" in told) == (len(errors) > 1)
+
+
+def test_a_node_that_goes_is_told_with_its_checkpoints_and_its_deaths_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "curve.jsonl"
+    recorder = FileRecorder(tmp_path / "metrics.jsonl")
+    gone = WorkerHealthCheckFailedError("x", failure=RayActorError(preempted=True))
+    with caplog.at_level(logging.WARNING, logger="gmd_ray"), CurveWatcher(path, "finetune adapted", 99, 60.0):
+        keeper = CurveKeeper(str(path), recorder, 0, ("runs/a", "adapted"))
+        keeper.after_report(None, [{"step": 7, "leaving": [0, 2], "left_s": 87.5, "waits": False}], "checkpoint")
+        final = {"step": 10, "loss": 0.5, "leaving": [0, 2], "left_s": 4.2, "waits": True}
+        keeper.after_report(None, [final], "checkpoint")
+        for _ in range(3):  # polls of Ray Train, until the whole group has ended
+            keeper.after_exception(None, {0: gone, 1: GLOO})
+        for _ in range(2):  # deaths of two groups
+            keeper.after_exception(None, {1: GLOO})
+    first, second = [record.getMessage() for record in caplog.records][:2]
+    assert first.endswith("workers 0, 2: node goes in 1m28s; checkpoint at step 7, and training goes on until then")
+    assert second.endswith(
+        "workers 0, 2: node goes in 4s; checkpoint at step 10, then all workers start again elsewhere"
+    )
+    assert len(caplog.records) == 2 + 1 + 2
+    assert read_curve(path) == [{"step": 10, "loss": 0.5}]
+    assert recorder.read() == [{"step": 10, "loss": 0.5}]
 
 
 def test_until_the_first_step_every_interval_says_what_is_waited_for(

@@ -149,7 +149,14 @@ def test_settings_that_leave_the_weights_alone_may_change(tmp_path: Path) -> Non
     _begin(cfg)
     for change in (
         _set(
-            "training", num_workers=2, cpus_per_worker=2.0, log_every=1, checkpoint_every=2, max_failures=9, cache_gb=9
+            "training",
+            num_workers=2,
+            cpus_per_worker=2.0,
+            log_every=1,
+            checkpoint_every=2,
+            max_failures=9,
+            max_preemption_failures=9,
+            cache_gb=9,
         ),
         _set("student", tile=64),
         _set("", log_interval_s=3.0),

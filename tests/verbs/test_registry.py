@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gmd_ray.cli import main
 from gmd_ray.config import Config, PromotionGate
+from gmd_ray.hashing import content_digest
+from tests.evaluation.conftest import write_store
 from tests.tracking.measures import figures, measured, student_file, version_of
 
 
@@ -50,6 +54,34 @@ def test_compare(settings: list[str], capsys: pytest.CaptureFixture[str]) -> Non
     assert figure["means"] == pytest.approx([22.3, 22.5])
 
 
+def test_figures_are_corrected_for_their_number_and_a_low_one_may_be_good(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Three figures, one of them clear: its p-value times three after Holm."""
+    cfg = Config(out=str(tmp_path / "run"))
+    rng = np.random.default_rng(4)
+    base = rng.normal(20, 1, 12)
+    for name, fall in ((b"one", 0.0), (b"two", 0.5)):
+        values = {
+            ("baseline", "target", "psnr"): list(base),
+            ("adapted", "target", "psnr"): list(base + rng.normal(0, 1, 12)),
+            ("adapted", "target", "lpips"): list(base + rng.normal(0, 1, 12)),
+            ("adapted", "target", "niqe"): list(base - fall + rng.normal(0, 0.1, 12)),
+        }
+        version_of(cfg, student_file(tmp_path, name), measured(values))
+    assert main(["compare", "1", "2", "--json", f"out={cfg.out}"]) == 0
+    figures = {each["metric"]: each for each in json.loads(capsys.readouterr().out)["figures"]}
+    least = min(figures.values(), key=lambda each: each["p"])
+    assert least is figures["niqe"]
+    assert least["adjusted_p"] == pytest.approx(3 * least["p"])
+    assert figures["niqe"]["lower_is_better"] is True
+    assert figures["niqe"]["verdict"] == "better"
+    assert figures["niqe"]["gain"] == pytest.approx(0.5, abs=0.15)
+    assert figures["psnr"]["lower_is_better"] is False
+    assert main(["compare", "1", "2", f"out={cfg.out}"]) == 0
+    assert any(line.startswith("target niqe (lower is better): ") for line in said(capsys))
+
+
 def test_another_test_set_is_not_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     cfg = Config(out=str(tmp_path / "run"))
     version_of(cfg, student_file(tmp_path, b"one"), figures(0.5))
@@ -79,6 +111,22 @@ def test_trace_prints_lines(settings: list[str], capsys: pytest.CaptureFixture[s
     assert main(["trace", "1", *settings]) == 0
     parts = [line.split()[0] for line in said(capsys)]
     assert parts[:9] == ["version", "run", "code", "store", "teacher", "student", "scorer", "test_sets", "settings"]
+
+
+def test_trace_goes_down_to_the_digest_of_each_pairs_photo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cfg = Config(out=str(tmp_path / "run"))
+    digests = [content_digest(f"photo {i}".encode()) for i in range(3)]
+    write_store(tmp_path / "run", [5.0, 4.0, None], digests=digests)
+    version_of(cfg, student_file(tmp_path), figures(0.5))
+    shutil.rmtree(tmp_path / "run" / "pairs")  # what is traced travels with the version
+    assert main(["trace", "1", "--json", f"out={cfg.out}"]) == 0
+    pairs = json.loads(capsys.readouterr().out)["pairs"]
+    assert [row["digest"] for row in pairs] == digests
+    assert [row["accepted"] for row in pairs] == [True, False, False]
+    assert main(["trace", "1", f"out={cfg.out}"]) == 0
+    lines = said(capsys)
+    assert "pairs      3 rows, 1 accepted" in lines
+    assert lines[-1] == f"  00.png: score 5, photo /photos/0, sha256 {digests[0]}"
 
 
 @pytest.mark.parametrize(

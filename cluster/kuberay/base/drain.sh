@@ -1,11 +1,12 @@
 #!/bin/sh
 # preStop of a worker: tells Ray that this node goes, then waits until its work is done or the deadline is over.
-#   drain.sh SECONDS
+#   drain.sh SECONDS [COPY_SECONDS]
 # Kubernetes sends SIGTERM when this ends, so terminationGracePeriodSeconds has to be longer than SECONDS. An idle node,
 # which the autoscaler removes, is not kept waiting: nothing but Ray's own processes runs there.
 set -eu
 
 seconds=$1
+copy_seconds=${2:-8} # for others to fetch what the node's last work has left in its object store
 end=$(($(date +%s) + seconds))
 
 # Without --node-id the command would join the cluster as a driver to learn it.
@@ -21,6 +22,13 @@ timeout "$seconds" ray drain-node --address "$RAY_ADDRESS" ${node:+--node-id "$n
     --reason DRAIN_NODE_REASON_PREEMPTION --reason-message preStop --deadline-remaining-seconds "$seconds" \
     || echo "drain.sh: Ray was not told; waiting all the same"
 
-while [ "$(date +%s)" -lt "$end" ] && [ -n "$(work)" ]; do
+while [ -n "$(work)" ]; do
+    [ "$(date +%s)" -lt "$end" ] || exit 0
     sleep 1
+    busy_until=$(date +%s)
 done
+if [ -n "${busy_until:-}" ]; then
+    copied=$((busy_until + copy_seconds))
+    [ "$copied" -lt "$end" ] || copied=$end
+    while [ "$(date +%s)" -lt "$copied" ]; do sleep 1; done
+fi

@@ -38,11 +38,11 @@ class EvaluationConfig:
         "Metrics by the names that `gmd-ray ls metrics` gives them.",
         unique=True,
     )
-    weights: dict[str, str] = setting({}, "Local weight files of metrics, by the name of the metric.", path=True)
+    weights: dict[str, str] = setting({}, "Weight files of metrics, or their URLs, by the metric's name.", path=True)
     weights_dir: str | None = setting(
         None,
-        "Directory that `gmd-ray fetch --to` wrote, for every metric without a file of its own; null takes torch's hub "
-        "directory.",
+        "Directory or URL that `gmd-ray fetch --to` filled, for every metric without a file of its own; null takes "
+        "torch's hub directory.",
         path=True,
     )
     crop_border: int = setting(0, "Number of pixels cut from each side before full-reference metrics.", ge=0)

@@ -45,7 +45,9 @@ class StudentConfig:
     """The restorer to adapt."""
 
     path: str | None = setting(
-        None, "Checkpoint file in any layout that spandrel loads, or a latent diffusion directory.", path=True
+        None,
+        "Checkpoint file in any layout that spandrel loads, or a latent diffusion directory; or its URL.",
+        path=True,
     )
     factory: str | None = setting(
         None,
@@ -84,11 +86,14 @@ class ScorerConfig:
 
     metric: str = setting("nima", "Name of a no-reference metric of pyiqa (paper: nima).")
     path: str | None = setting(
-        None, "Directory of a NIMA-form scorer (config.json, model.safetensors), used instead of `metric`.", path=True
+        None,
+        "Directory or URL of a NIMA-form scorer (config.json, model.safetensors), used instead of `metric`.",
+        path=True,
     )
     weights: str | None = setting(
         None,
-        "Weight file of `metric`, or a directory that `gmd-ray fetch --to` wrote; null takes torch's hub directory.",
+        "Weight file of `metric`, or a directory or URL that `gmd-ray fetch --to` filled; null takes torch's hub "
+        "directory.",
         path=True,
     )
     threshold: float = setting(

@@ -38,7 +38,7 @@ class InjectionConfig:
 class TeacherConfig:
     """The frozen text-to-image flow model that pulls a restored image onto the manifold of natural images."""
 
-    path: str | None = setting(None, "Local directory, or hub id, in the layout of diffusers.")
+    path: str | None = setting(None, "Local directory, URL or hub id, in the layout of diffusers.")
     method: str = setting(
         "inversion",
         "inversion (paper): with FLUX or Stable Diffusion, whichever lies in `path`. ddim: the same by name, Stable "
@@ -128,8 +128,7 @@ class TeacherConfig:
     )
     cache_dtype: str = setting(
         "same",
-        "same: the precision of the model. fp8: half the bytes, but not equal: values come back within 1/16 of "
-        "themselves.",
+        "same: the type of the model. fp8: half the bytes, but not equal: values come back within 1/16 of themselves.",
         choices=("same", "fp8"),
     )
     host_cache_gb: float | None = setting(
@@ -150,11 +149,12 @@ class TeacherConfig:
         "they take.",
         choices=("none", "group"),
     )
-    quantization: str = setting(
-        "none",
-        "fp8: weights of the blocks in 8 bits, half their memory, and products in 8 bits on GPUs that have them; each "
-        "row has a scale. The results are not equal; `python -m tests.benchmarks.precision` measures by how much.",
-        choices=("none", "fp8"),
+    precision: str = setting(
+        "same",
+        "Products of FLUX's blocks. same: in `dtype`. fp8: weights and inputs rounded to 8 bits, each row with a scale "
+        "of its own; half the memory of the blocks, and products in 8 bits on GPUs that have them, with all else in "
+        "`dtype`. The results are not equal; `python -m tests.benchmarks.precision` measures by how much.",
+        choices=("same", "fp8"),
     )
     step_cache: float | None = setting(
         None,
@@ -196,7 +196,7 @@ class TeacherConfig:
     tile_overlap: int = setting(64, "Number of pixels by which tiles overlap; the seam is blended.", ge=0)
     dtype: str = setting(
         "auto",
-        "Precision of weights and activations; auto is bfloat16 on CUDA and float32 on a CPU. Latents stay float32.",
+        "Type of weights and activations; auto is bfloat16 on CUDA and float32 on a CPU. Latents stay float32.",
         choices=("auto", "float32", "bfloat16"),
     )
     device: str = device_setting()

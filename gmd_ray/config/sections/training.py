@@ -130,6 +130,12 @@ class TrainingConfig:
         "-1: any number.",
         ge=-1,
     )
+    max_preemption_failures: int = setting(
+        -1,
+        "Number of times that nodes may be taken away from the workers before the run gives up; these do not count in "
+        "max_failures. -1: any number.",
+        ge=-1,
+    )
 
 
 @dataclass

@@ -65,7 +65,7 @@ def _first(gains: Gains, word: str) -> str:
     size = signed(gains.difference.gain, gains.unit).lstrip("+−")
     metric = _metric(gains)
     if word == BETTER:
-        return f"Adaptation made the restored photos better: {improve}, by {size} {metric} on average."
+        return f"Adaptation made the restored photos better: {improve}, and the average gain is {size} {metric}."
     if word == WORSE:
         return f"Adaptation made the restored photos worse: {improve}, and the average loss is {size} {metric}."
     change = signed(gains.difference.gain, gains.unit)

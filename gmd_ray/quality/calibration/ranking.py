@@ -21,7 +21,8 @@ class Ranking:
     matched: float
     """Share of the images that score better than their own worse version."""
     margin: float
-    """Two standard errors of `share` where the score cannot tell the groups apart (Mann and Whitney, 1947)."""
+    """Distance from 0.5 within which `share` lies in 95 % of all draws if the score cannot tell the groups apart: twice
+    its deviation after Mann and Whitney (1947)."""
 
     @property
     def verdict(self) -> Verdict:

@@ -11,10 +11,14 @@ from gmd_ray.errors import GmdError
 COMPILE_S = 51.0
 """Seconds that a replica spends on compiling: 31 and 20 s on one H100 for its two families of graphs, one for images
 alone and one for images together (docs/decisions.md, "Memory and cost")."""
+CHECKS_S = 13.0
+"""Seconds that it spends before, on comparing two Triton kernels with the plain path inside small compiled functions
+(`prepare.fuse`). An upper estimate and not measured: two graphs, each at a quarter of the 26.4 s that the four graphs
+of the first family took in tests/benchmarks/gpu/h100_873af66.txt."""
 SAVED_S_PER_FLOP = 6.4e-16
 """Seconds that compiled blocks save for each FLOP. On that H100 they saved 9.2e-16 for an image of 512 x 512 pixels by
 itself, whose launches the host cannot issue fast enough otherwise, and nothing for four together. A compilation that
-does not pay costs 51 s once, and a missing one a second for each lone image, so the value is near the former."""
+does not pay costs a minute once, and a missing one a second for each lone image, so the value is near the former."""
 USUAL_SIDE = 512
 """Side in pixels of the images that are assumed where there are no tiles: the choice is made before any is read."""
 
@@ -51,7 +55,7 @@ def choose_compilation(cfg: TeacherConfig, images: int, *, on_gpu: bool) -> Comp
     except GmdError:  # Stable Diffusion, a plugin, or no config file in reach
         return CompileChoice(False, "there is no cost model for this teacher")
     saved = flops / cfg.gpus_per_replica * SAVED_S_PER_FLOP
-    needed = math.ceil(COMPILE_S / saved)
+    needed = math.ceil((CHECKS_S + COMPILE_S) / saved)
     share = math.ceil(images / cfg.pool.max)
     word = "pays" if share >= needed else "would pay"
     return CompileChoice(

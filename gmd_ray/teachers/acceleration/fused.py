@@ -6,6 +6,8 @@ to rounding. The kernels run in Triton's interpreter too (`TRITON_INTERPRET=1`),
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -40,6 +42,7 @@ def joined_norm_rope(parts: list[tuple[torch.Tensor, nn.RMSNorm]], rope: Rope) -
     return out
 
 
+@cache
 def trustworthy(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> bool:
     """True if the kernel runs on that device and agrees with the plain path there; else a warning says why not.
 

@@ -29,41 +29,37 @@ class ForwardRecorder(Protocol):
         ...
 
 
-class ImmediateRecorder:
-    """Repeats work by calling it: on a CPU there is nothing to record."""
-
-    def record(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        out = run()
-        return lambda: out.copy_(run())
-
-    def forget(self) -> None:
-        pass
-
-
 class CudaRecorder:
     """Records work as a CUDA graph, which the GPU then repeats at one launch.
 
     Recordings share the memory of their activations, since one runs at a time and each makes its own anew. Their
-    outputs stay where they are as long as the recordings do.
+    outputs stay where they are as long as the recordings do, but the next repetition of any may overwrite them.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
+        self._stream: Any = None
 
     def forget(self) -> None:
         self._pool = None
 
     def record(self, run: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        # One stream for all recordings: the allocator gives memory that one left in their pool to the others only if
+        # they were made on the same stream.
+        self._stream = stream = self._stream or torch.cuda.Stream(self._device)
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
             run()  # compiles, and lets libraries choose their kernels, which a recording may not
-        torch.cuda.current_stream(self._device).wait_stream(stream)
-        # Other threads of the process pin memory for the next images meanwhile, which is no part of the recording.
+        current.wait_stream(stream)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-            out = run()
+        try:
+            # Other threads of the process pin memory for the next images meanwhile, which is no part of the recording.
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+                out = run()
+        finally:
+            torch.cuda.set_stream(current)  # a recording that fails leaves its own as the current one
 
         def replay() -> torch.Tensor:
             graph.replay()
@@ -108,20 +104,21 @@ class ForwardGraphs:
         Args:
             kind: what the recording depends on beside the shapes and types of its tensors. `run` must do the same for
                 one kind.
-            inputs: all that changes between calls of one kind, the latents first: another shape of theirs lets go of
-                all recordings.
-            bank: the tensors of the bank that this forward writes or reads; all kinds of a shape have the same.
+            inputs: all that changes between calls of one kind, the latents first: another shape of theirs, or of the
+                bank, lets go of all recordings.
+            bank: the tensors of the bank that this forward writes or reads.
             writes: the forward fills the bank, and does not read it.
         """
         if self._recorder is None:
             return run(inputs, bank)
-        if inputs[0].shape != self._shape:
-            self._forget(inputs[0].shape)
+        self.make_room(inputs[0].shape)
+        if bank and self._bank and _form(bank) != _form(self._bank):
+            self._forget(self._shape)
         if bank and not self._bank:
             self._bank = [torch.empty_like(x) for x in bank]
         if not writes:
             _copy(self._bank, bank)
-        key = (kind, writes, *((x.shape, x.dtype) for x in (*inputs, *bank)))
+        key = (kind, writes, _form(inputs), _form(bank))
         if key not in self._kept:
             fixed = [x.clone() for x in inputs]
             to = self._bank if bank else []
@@ -129,7 +126,7 @@ class ForwardGraphs:
                 self._kept[key] = Recording(fixed, self._recorder.record(lambda: run(fixed, to)))
             except RuntimeError as error:
                 log.warning("a forward cannot be recorded as a CUDA graph (%s); the host issues it", one_line(error))
-                self._forget(None)
+                self.make_room(None)
                 self._recorder = None
                 return run(inputs, bank)
         recording = self._kept[key]
@@ -139,12 +136,22 @@ class ForwardGraphs:
             _copy(bank, self._bank)
         return out
 
+    def make_room(self, shape: Hashable) -> None:
+        """Free all recordings, unless they are of latents of that shape; None frees them in any case."""
+        if shape != self._shape:
+            self._forget(shape)
+
     def _forget(self, shape: Hashable) -> None:
         """Free everything before memory is taken anew."""
         self._kept.clear()
         self._bank, self._shape = [], shape
         if self._recorder is not None:
             self._recorder.forget()
+
+
+def _form(tensors: Sequence[torch.Tensor]) -> tuple[Hashable, ...]:
+    """The shapes and types of tensors."""
+    return tuple((x.shape, x.dtype) for x in tensors)
 
 
 def _copy(to: Sequence[torch.Tensor], x: Sequence[torch.Tensor]) -> None:

@@ -9,7 +9,7 @@ SiLU.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -85,6 +85,7 @@ def speed_up_autoencoder(vae: Any) -> None:
             half.conv_act = nn.Identity()
 
 
+@cache
 def trustworthy_group_norm(device: torch.device, dtype: torch.dtype) -> bool:
     """True if the kernels run on that device and agree with the plain path there; else a warning says why not."""
     if not available(device):

@@ -8,6 +8,8 @@ kernel here does it in one. The plain path does the same by PyTorch's own operat
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch.nn import functional as F
 
@@ -65,6 +67,7 @@ def gated_sum_and_norm(
     return total, out
 
 
+@cache
 def trustworthy_norm(device: torch.device, dtype: torch.dtype, *, compiled: bool) -> bool:
     """True if the kernel runs on that device and agrees with the plain path there; else a warning says why not.
 

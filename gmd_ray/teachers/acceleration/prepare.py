@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers import FluxTransformer2DModel
 
 from gmd_ray.config import TeacherConfig
 from gmd_ray.errors import ConfigError, nearest
@@ -33,9 +34,9 @@ def accelerate(
     """
     if cfg.attention_backend is not None:
         use_attention_backend(model, cfg.attention_backend)
-    # Detached first, so that quantization and offloading leave these layers alone: they run once per time grid.
+    # Detached first, so that rounding and offloading leave these layers alone: they run once per time grid.
     tables = None if modulation_home is None else ModulationTables(model, device, modulation_home)
-    if cfg.quantization == "fp8":
+    if cfg.precision == "fp8":
         place = device if cfg.offload == "none" else torch.device("cpu")
         quantize(model, ("transformer_blocks", "single_transformer_blocks"), place)
     if device.type == "cuda":
@@ -57,7 +58,8 @@ def fuse(model: InjectingModel, device: torch.device, *, compiled: bool) -> None
     """
     if model.ranks > 1:
         return
-    fuse_blocks(model, kernel=trustworthy_norm(device, model.dtype, compiled=compiled))
+    if isinstance(model, FluxTransformer2DModel):  # each check of a kernel costs seconds, and FLUX.2 has other norms
+        fuse_blocks(model, kernel=trustworthy_norm(device, model.dtype, compiled=compiled))
     model.attention.fused = trustworthy(device, model.dtype, compiled=compiled)
 
 

@@ -14,7 +14,7 @@ from gmd_ray.teachers.cost.codec import codec_factor
 from gmd_ray.teachers.cost.dimensions import Injection, dimensions_of
 from gmd_ray.teachers.cost.flops import projection_cost
 from gmd_ray.teachers.cost.workload import TeacherFiles, Workload
-from gmd_ray.teachers.directory import TABLE
+from gmd_ray.teachers.directory import TABLE, local_directory
 from gmd_ray.teachers.flux.families.family import check_model
 from gmd_ray.teachers.text_encoders import has_encoders
 
@@ -81,10 +81,13 @@ class TeacherEstimate:
         # Without a limit the plan keeps everything on the device; lockstep and layers on the host need the least.
         cfg, endless = self._cfg, Budget(1 << 62, 1 << 62)
         number = 4 if cfg.dtype == "float32" else 2
-        least = replace(cfg, cache="lockstep", modulation="host" if cfg.modulation == "auto" else cfg.modulation)
+        least = replace(cfg, compile=False)
+        if cfg.cache_location == "auto":
+            home = "host" if cfg.modulation == "auto" else cfg.modulation
+            least = replace(least, cache="lockstep", modulation=home)
         sizes = [
             plan_memory(self._files, settings, cfg.pool.batch_size, height, width, endless, number).device
-            for settings in (cfg, least if cfg.cache_location == "auto" else cfg)
+            for settings in (cfg, least)
         ]
         return sizes[0], min(sizes)
 
@@ -126,11 +129,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _file(path: str | None, name: str) -> Path | None:
-    """A file of a local directory or of a hub id; None if it does not exist or the hub does not answer."""
-    if path is None or Path(path).is_dir():
-        file = Path(path or "") / name
+    """A file of a local directory, a URL or a hub id; None if it does not exist or cannot be reached."""
+    local = local_directory(path)
+    if path is None or local is not None:
+        file = (local or Path()) / name
         return file if file.is_file() else None
-    if path.count("/") != 1 or path.startswith((".", "/")):
+    if "://" in path or path.count("/") != 1 or path.startswith((".", "/")):
         return None
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -143,7 +147,7 @@ def _file(path: str | None, name: str) -> Path | None:
 
 def _text_tokens(cfg: TeacherConfig) -> int:
     """Tokens of the prompt: as the settings say, or as the table beside the weights has it where no text encoder is."""
-    table = Path(cfg.path or "") / TABLE
+    table = (local_directory(cfg.path) or Path()) / TABLE
     if table.is_file() and not has_encoders(table.parent):
         from safetensors import safe_open
 

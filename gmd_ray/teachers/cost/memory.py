@@ -83,6 +83,8 @@ class MemoryPlan:
     """Bytes of the cache on the device."""
     host: int
     """Bytes of the cache in pinned host memory."""
+    records: bool = True
+    """False where recordings of forwards (`acceleration.graphs`) would not fit."""
 
     @property
     def device(self) -> int:
@@ -101,8 +103,9 @@ def plan_memory(
 ) -> MemoryPlan:
     """The first arrangement that the settings allow and the memory holds.
 
-    The cache is tried on the device, then on the host, then recomputed (lockstep); for each of these, the modulation
-    layers on the device, then on the host.
+    The cache is tried on the device, then on the host, then recomputed (lockstep); for each of these, the forwards
+    recorded, where they may be, then issued by the host; and for each of these, the modulation layers on the device,
+    then on the host.
 
     Args:
         height, width: of the images in pixels. For images larger than `teacher.tile` the size of a tile counts.
@@ -131,12 +134,14 @@ def plan_memory(
     device = int(budget.device * USABLE)
     host = int(budget.host / 2 if cfg.host_cache_gb is None else cfg.host_cache_gb * 1e9 / cfg.gpus_per_replica)
     tried = []
+    may_record = cfg.compile is True and cfg.gpus_per_replica == 1 and cfg.step_cache is None
     for place in places:
-        for home in homes:
-            plan = _arrange(work, cfg, place, home, device)
-            if plan.device <= device and plan.host <= host:
-                return plan
-            tried.append(plan)
+        for recorded in (True, False) if may_record and place != "host" else (False,):
+            for home in homes:
+                plan = _arrange(work, cfg, place, home, device, recorded=recorded)
+                if plan.device <= device and plan.host <= host:
+                    return replace(plan, records=recorded or not may_record)
+                tried.append(plan)
     least = min(tried, key=lambda plan: plan.device)
     parts = {"weights": least.weights, "modulation tables": least.tables, "activations": least.activations}
     parts[f"cache ({least.cache_location if least.cache != 'lockstep' else 'lockstep'})"] = least.cached
@@ -145,7 +150,7 @@ def plan_memory(
     raise ConfigError(
         f"teacher: {batch} x {height} x {width} pixels need at least {least.device / 1e9:.2f} GB ({listed})"
         f"{wanted_host}, usable are {device / 1e9:.2f} GB; lower teacher.tile or teacher.pool.batch_size, or set "
-        "teacher.cache_location=auto, teacher.quantization=fp8 or teacher.offload=group"
+        "teacher.cache_location=auto, teacher.precision=fp8 or teacher.offload=group"
     )
 
 
@@ -173,8 +178,8 @@ def weight_bytes(size: FluxDimensions, cfg: TeacherConfig, number_bytes: int, mo
     """Bytes of the transformer's weights on the device of one rank.
 
     Args:
-        cfg: `sharding`, `offload` and `quantization` count.
-        number_bytes: bytes of a weight that is not quantized.
+        cfg: `sharding`, `offload` and `precision` count.
+        number_bytes: bytes of a weight that is not in 8 bits.
         modulation: device or host, where the modulation layers stay.
     """
     double, single = size.double_parameters(), size.single_parameters()
@@ -188,18 +193,19 @@ def weight_bytes(size: FluxDimensions, cfg: TeacherConfig, number_bytes: int, mo
         # One block computes while the next is copied in.
         blocks = 2 * max(double if size.double else 0, single if size.single else 0)
     # In 8 bits a weight is one byte: biases, RMS scales and the scales of the 8-bit rows are a thousandth of a block.
-    block_bytes = blocks if cfg.quantization == "fp8" else blocks * number_bytes
+    block_bytes = blocks if cfg.precision == "fp8" else blocks * number_bytes
     layers = size.modulation_parameters() * number_bytes if modulation == "device" else 0
     return ends * number_bytes + block_bytes + layers
 
 
-def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: int) -> MemoryPlan:
+def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: int, *, recorded: bool) -> MemoryPlan:
     """The bytes of one arrangement, whether it fits or not.
 
     Args:
         place: where the cache goes: device, host or lockstep.
         home: where the modulation layers stay: device or host.
         device: usable bytes of the device; on the host goes what they cannot hold.
+        recorded: forwards are recorded, whose activations and bank are kept beside all else.
     """
     work = replace(work, cache="lockstep" if place == "lockstep" else cfg.cache)
     ranks, size, number_bytes = cfg.gpus_per_replica, work.size, work.number_bytes
@@ -210,9 +216,7 @@ def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: 
     pixels = tall * wide if cfg.vae_tile_above is None else min(tall * wide, cfg.vae_tile_above)
     codec_peak = codec_activations(work.codec, pixels, number_bytes)
     images = work.batch * 3 * tall * wide * 4
-    # Recordings of forwards (`acceleration.graphs`) keep the transformer's activations to themselves, and one bank.
-    records = cfg.compile is True and place != "host" and ranks == 1 and cfg.step_cache is None
-    recorded = work.activation_bytes() + (work.bank_bytes() if work.injected else 0) if records else 0
+    recordings = work.activation_bytes() + (work.bank_bytes() if work.injected else 0) if recorded else 0
     steps = work.step_cache_bytes() if cfg.step_cache is not None else 0
     # Tables keep rows of earlier time grids up to KEPT_ROWS, and always those of the grid in use.
     rows = max(KEPT_ROWS, work.modulation_rows())
@@ -223,7 +227,7 @@ def _arrange(work: Workload, cfg: TeacherConfig, place: str, home: str, device: 
         resident=2,
         weights=weight_bytes(size, cfg, number_bytes, home) + codec_parameters(work.codec) * number_bytes,
         tables=rows * size.modulation_columns() * number_bytes if size.family.tables else 0,
-        activations=max(work.activation_bytes(), codec_peak) + 3 * images + recorded + steps,
+        activations=max(work.activation_bytes(), codec_peak) + 3 * images + recordings + steps,
         cached=work.cache_bytes() // ranks,
         host=0,
     )

@@ -53,7 +53,7 @@ class KontextTeacher(SDEditTeacher):
         context_ids = img_ids.clone()
         context_ids[:, 0] = 1
         ids = torch.cat([img_ids, context_ids])
-        self.projector.start_pass(plan.conditionings(inverse=False))
+        self.projector.start_pass(plan, inverse=False)
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             def run(prompt: Prompt) -> torch.Tensor:

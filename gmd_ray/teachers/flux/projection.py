@@ -63,10 +63,8 @@ class ProjectionPlan:
     resident: int = 2
     """Evaluations whose entries stay on the device while the others wait on the host."""
 
-    @property
-    def repeated(self) -> bool:
-        """True if forwards may be recorded: no copies to the host run beside them."""
-        return self.cache_location == "device"
+    repeated: bool = True
+    """Forwards may be recorded: there is room, and no copies to the host run beside them."""
 
     def guided(self, t: float) -> bool:
         """True where the reconstruction evaluates both prompts at that noise level."""
@@ -230,8 +228,8 @@ class FluxProjector:
         """
         states: dict[Slot, InversionState] = {}
         slots = plan.injected_slots()
+        self.start_pass(plan)
         banks = self._banks(x0, plan, slots) if slots and plan.cache != "lockstep" else None
-        self.start_pass(plan.conditionings())
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             bank = None
@@ -250,7 +248,7 @@ class FluxProjector:
 
     def reconstruct(self, noise: torch.Tensor, kept: Kept, img_ids: torch.Tensor, plan: ProjectionPlan) -> torch.Tensor:
         """Integrate noise back to clean packed latents, (B, S, D) float32; each kept entry is freed once used."""
-        self.start_pass(plan.conditionings(inverse=False))
+        self.start_pass(plan, inverse=False)
 
         def velocity(z: torch.Tensor, t: float, slot: Slot) -> torch.Tensor:
             bank = kept.pop(slot, None)
@@ -271,10 +269,12 @@ class FluxProjector:
         self.end_projection()
         return clean
 
-    def start_pass(self, conditionings: list[Conditioning]) -> None:
-        """Prepare the modulation of a pass's evaluations, and let the step cache forget what was before."""
+    def start_pass(self, plan: ProjectionPlan, *, inverse: bool = True) -> None:
+        """Make room, prepare the modulation of both passes or of the reconstruction alone, and clear the step cache."""
+        if self.graphs is not None and not plan.repeated:
+            self.graphs.make_room(None)  # the memory plan counts on it
         if self.modulation is not None:
-            self.modulation.prepare(conditionings)
+            self.modulation.prepare(plan.conditionings(inverse=inverse))
         if self.step_cache is not None:
             self.step_cache.start_pass()
 
@@ -305,11 +305,8 @@ class FluxProjector:
         return all(isinstance(entry, torch.Tensor) or entry[0] is not None for entry in kv_in.values())
 
     def _banks(self, z: torch.Tensor, plan: ProjectionPlan, slots: Sequence[Slot]) -> Banks:
-        """Storage for the banks of these evaluations, as the plan's location and precision have it."""
-
-        def empty() -> Bank:
-            return self._buffers(z, plan)
-
+        """Storage for the banks of these evaluations, as the plan's location and type have it."""
+        empty = partial(self._buffers, z, plan)
         return self._storage.banks(empty, slots, z.device, plan.cache_location, plan.cache_dtype, plan.resident)
 
     def _buffers(self, z: torch.Tensor, plan: ProjectionPlan) -> Bank:

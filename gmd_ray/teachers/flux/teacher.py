@@ -94,12 +94,9 @@ class FluxTeacher:
         }  # fmt: skip
         # These settings are newer than the first stores. They enter the fingerprint only where they are not the
         # default, so that the fingerprints of those stores stay valid.
-        for key in ("cache_dtype", "vae_tile_above", "step_cache"):
+        for key in ("cache_dtype", "vae_tile_above", "step_cache", "precision"):
             if getattr(cfg, key) != getattr(TeacherConfig, key):
                 pixel_settings[key] = getattr(cfg, key)
-        if cfg.quantization != "none":
-            # Not `fp8`, which stood for stores whose weights alone were rounded.
-            pixel_settings["quantization"] = f"{cfg.quantization}-products"
         # The grid of a FLUX.1 directory is in its scheduler's config, which the digest of the weights covers.
         if self._schedule != "scheduler":
             pixel_settings["schedule"] = self._schedule
@@ -183,4 +180,5 @@ class FluxTeacher:
             cache_location="host" if location == "host" else "device",
             resident=memory.resident if memory else 2,
             cache_dtype=cfg.cache_dtype,
+            repeated=location != "host" and (memory is None or memory.records),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from gmd_ray.training.spec import TrainingSpec
 from gmd_ray.training.worker.meter import Meter
 from gmd_ray.training.worker.optim import learning_rate
 from gmd_ray.training.worker.parallel import first_failure, gathered, load_optimizer, wrap
+from gmd_ray.training.worker.preemption import PreemptionWatch, SaveDecision, SavePlan
 from gmd_ray.training.worker.state import load_state
 from gmd_ray.training.worker.step import TrainingStep, memory_layout
 from gmd_ray.training.worker.validation import Validation
@@ -33,7 +35,8 @@ def train(config: dict[str, Any]) -> GmdError | int | None:
     """Run one worker's part of a fine-tune.
 
     Args:
-        config: {"spec": TrainingSpec}.
+        config: {"spec": TrainingSpec}; and {"resize_s": float} where nodes may come or go: a group of fewer workers
+            than `training.num_workers` saves at least this often, since it may be ended at any time in order to grow.
 
     Returns:
         The step that it was resumed from (None if it started at step 0), or a GmdError for the user. Ray Train restarts
@@ -52,7 +55,7 @@ def train(config: dict[str, Any]) -> GmdError | int | None:
     assert isinstance(worker, _Worker)
     with Prefetcher(worker.batches, worker.start, cfg.steps, threads) as prefetcher:
         worker.wrap()
-        failure = worker.run(prefetcher)
+        failure = worker.run(prefetcher, worker.watch(config.get("resize_s")))
     if failure is None:
         failure = as_value(worker.export)
     return first_failure(failure) or (worker.start or None)
@@ -100,8 +103,19 @@ class _Worker:
             load_optimizer(self._step.optimizer, self._state["optimizer"])
         self._state = None
 
-    def run(self, prefetcher: Prefetcher) -> GmdError | None:
+    def watch(self, resize_s: float | None) -> PreemptionWatch | None:
+        """The watch over nodes that go; None where none can. See `train` for `resize_s`."""
+        if resize_s is None:
+            return None
+        may_grow = self.world_size < self._cfg.num_workers
+        return PreemptionWatch(SavePlan(self.start, resize_s if may_grow else None))
+
+    def run(self, prefetcher: Prefetcher, watch: PreemptionWatch | None) -> GmdError | None:
         """Train to the last step, with reports and checkpoints on the way.
+
+        Args:
+            prefetcher: the batches of this worker.
+            watch: says when to save because a node goes; None where none can.
 
         Returns:
             The error that ended training on all workers; None if the last step was reached.
@@ -127,7 +141,7 @@ class _Worker:
             done = step + 1
             last = done == cfg.steps
             validate = self._validation is not None and (last or done % cfg.validate_every == 0)
-            figures: dict[str, float] = {"step": done}
+            figures: dict[str, Any] = {"step": done}
             if last or validate or done % cfg.log_every == 0:
                 figures |= meter.read(prefetcher.waited_s) | {"lr": lr}
             if validate:
@@ -141,9 +155,17 @@ class _Worker:
                 # The later one wins a tie, as in Ray Train's ranking of the checkpoints that it keeps.
                 self._best = max(self._best, (figures[SCORE], done))
                 meter.restart(prefetcher.waited_s)
-            save = last or validate or done % cfg.checkpoint_every == 0
+            notice = watch.look(done) if watch and not last else SaveDecision()
+            if notice.leaving:
+                figures |= notice.figures()
+            save = last or validate or done % cfg.checkpoint_every == 0 or notice.save
+            began = time.monotonic()
             if save or len(figures) > 1:
                 self._report(figures, save)
+            if watch and save:
+                watch.saved(time.monotonic() - began)
+            if notice.wait_s:
+                time.sleep(notice.wait_s)
         return None
 
     def export(self) -> None:
@@ -174,7 +196,7 @@ class _Worker:
         with self._step.ema.in_place():
             return self._validation(self._student, self._device)
 
-    def _report(self, figures: dict[str, float], save: bool) -> None:
+    def _report(self, figures: dict[str, Any], save: bool) -> None:
         """Report figures, and save a checkpoint if asked to. All workers wait here for each other."""
         if not save:
             ray.train.report(figures)

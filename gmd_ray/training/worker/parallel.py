@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gmd_ray.errors import GmdError
+
+T = TypeVar("T")
 
 
 def wrap(module: nn.Module, strategy: str, device: torch.device) -> nn.Module:
@@ -133,6 +135,15 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def from_rank_zero(value: T) -> T:
+    """Send a small value from rank 0 to all workers, and return it. Every worker must call this."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def first_failure(failure: GmdError | None) -> GmdError | None:

@@ -1,4 +1,4 @@
-"""Parts of the teacher's work by themselves: attention, products, autoencoder, copies to the host."""
+"""Parts of the teacher's work by themselves: attention, products, autoencoder, copies to the host, kernel checks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from gmd_ray.teachers.acceleration.fused import trustworthy
+from gmd_ray.teachers.acceleration.modulated_norm import trustworthy_norm
 from tests.benchmarks.gpu.sections import clock, seconds_of
 
 if TYPE_CHECKING:
@@ -66,3 +68,14 @@ def host_alone(table: Table) -> None:
     back = seconds_of(lambda: there.copy_(host, non_blocking=True))
     table.sections.keep("host", pin_s=pinned, out_s=out, back_s=back)
     table.sections.say(f"host: pinning 1 GiB {pinned:.2f} s; out {1.074 / out:.1f} GB/s, back {1.074 / back:.1f} GB/s")
+
+
+def checks_alone(table: Table) -> None:
+    """The time that a compiled replica takes to compare Triton kernels with the plain path, when it is loaded."""
+    found, begun = {}, clock()
+    for name, check in (("norms", trustworthy_norm), ("norm and rotation", trustworthy)):
+        check(table.teacher.device, table.teacher.projector._dtype, compiled=True)
+        found[name], begun = clock() - begun, clock()
+    table.sections.keep("kernel checks", **found)
+    parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in found.items())
+    table.sections.say(f"kernel checks of a compiled replica: {parts}")

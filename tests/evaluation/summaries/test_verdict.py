@@ -44,7 +44,11 @@ def sentences(text: str) -> int:
 @pytest.mark.parametrize(
     ("gain", "style", "words"),
     [
-        (0.8, "better", "made the restored photos better: 20 of 20 target test photos improve, by 0.80 dB PSNR"),
+        (
+            0.8,
+            "better",
+            "photos better: 20 of 20 target test photos improve, and the average gain is 0.80 dB PSNR.",
+        ),
         (-0.8, "worse", "made the restored photos worse: 0 of 20 target test photos improve, and the average loss is"),
         (0.001, "unclear", "made no difference that can be seen"),
     ],
@@ -65,7 +69,9 @@ def test_better_worse_and_no_difference(gain: float, style: str, words: str) -> 
 def test_lower_may_be_better() -> None:
     found = find_verdict(evaluation(higher=False, metric="niqe", target=pair(-1.5)))
     assert found.style == "better"
-    assert found.first.endswith("20 of 20 target test photos improve, by 1.50 NIQE (lower is better) on average.")
+    assert found.first.endswith(
+        "20 of 20 target test photos improve, and the average gain is 1.50 NIQE (lower is better)."
+    )
     assert "between +1.4" in found.second, "a gain is positive, whatever the direction"
 
 

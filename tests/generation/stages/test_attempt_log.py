@@ -11,7 +11,8 @@ import pytest
 from ray.exceptions import ActorUnavailableError, GetTimeoutError
 
 from gmd_ray.errors import DataError
-from gmd_ray.generation.attempt_log import AttemptLog, Attempts, AtWork, RemoteAttemptLog
+from gmd_ray.generation.attempts.log import AttemptLog, Attempts, AtWork
+from gmd_ray.generation.attempts.remote import RemoteAttemptLog
 
 
 class Actor:
@@ -48,6 +49,12 @@ def test_what_is_said_through_one_is_heard_by_the_other(local: AttemptLog, remot
     remote.done("project", ["a"])
     expected = [Attempts(), Attempts(1, 0, 0, 1), Attempts(0, 0, 1)]
     assert remote.history("project", ["a", "b", "c"]) == local.history("project", ["a", "b", "c"]) == expected
+    remote.excuse("project", ["a", "never begun"])
+    assert remote.history("project", ["a", "never begun"]) == [Attempts(), Attempts()], "there is nothing to take back"
+    remote.keep("project", {"a": {"score": 1.0}, "b": {"score": 2.0}})
+    assert remote.take("restore", ["a"]) == {}
+    assert remote.take("project", ["a", "c"]) == {"a": {"score": 1.0}}
+    assert local.take("project", ["a", "b"]) == {"b": {"score": 2.0}}, "what was taken is kept no longer"
     remote.count("restore", "clipped", 3)
     assert remote.counts() == local.counts() == {("restore", "clipped"): 3}
     assert remote.agree("scorer", {"fingerprint": "s"}) == {"fingerprint": "s"}
@@ -82,7 +89,8 @@ def test_an_actor_that_does_not_answer_holds_up_no_end(
     assert remote.stalled(1.0) == []
     remote.hung("project", ["a"])
     remote.excuse("project", ["a"])
-    assert waited == [7.0, 30.0, 30.0, 10.0, 10.0]
+    remote.keep("project", {"a": {"score": 1.0}})
+    assert waited == [7.0, 30.0, 30.0, 10.0, 10.0, 30.0]
 
 
 def test_workers_that_read_and_write_import_neither_torch_nor_the_models() -> None:

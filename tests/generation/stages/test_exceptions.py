@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gmd_ray.generation.attempt_log import AttemptLog
+from gmd_ray.generation.attempts.log import AttemptLog
 from gmd_ray.generation.fault_isolation import FaultIsolation, Row, to_table
 from tests.generation.stages.test_fault_isolation import rows, whole
 

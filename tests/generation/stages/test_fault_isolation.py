@@ -12,7 +12,8 @@ import ray
 import torch
 
 from gmd_ray.errors import GmdError, ModelError, ReplicaLostError
-from gmd_ray.generation.attempt_log import AttemptLog, Attempts, RemoteAttemptLog, start_attempt_log
+from gmd_ray.generation.attempts.log import AttemptLog, Attempts
+from gmd_ray.generation.attempts.remote import RemoteAttemptLog, start_attempt_log
 from gmd_ray.generation.fault_isolation import FaultIsolation, Row, batches_by_size, one_by_one, to_table
 from gmd_ray.generation.io_stages import SUMMARY, write_rows
 from gmd_ray.generation.watchdog import Bound

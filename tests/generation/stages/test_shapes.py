@@ -10,8 +10,9 @@ import pyarrow as pa
 import torch
 
 from gmd_ray.config import InjectionConfig, PoolConfig, TeacherConfig
-from gmd_ray.generation.attempt_log import AttemptLog
-from gmd_ray.generation.stages import Project, Replica
+from gmd_ray.generation.attempts.log import AttemptLog
+from gmd_ray.generation.loading import Replica
+from gmd_ray.generation.stages import Project
 from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.teachers import load_teacher

@@ -16,8 +16,10 @@ import pytest
 import torch
 
 from gmd_ray.generation import stages
-from gmd_ray.generation.attempt_log import AttemptLog
-from gmd_ray.generation.stages import Replica, Restore
+from gmd_ray.generation.attempts import handover
+from gmd_ray.generation.attempts.log import AttemptLog
+from gmd_ray.generation.loading import Replica
+from gmd_ray.generation.stages import Restore
 from gmd_ray.images.files.encode import decode_png, encode_png
 from gmd_ray.pairstore.schema import PAIR_SCHEMA
 from gmd_ray.ray_utils.pools import BLOCKS_PER_ACTOR
@@ -205,7 +207,7 @@ def test_a_worker_that_leaves_lets_go_of_the_block_that_is_done(
         student.breaks_on = "b"
         second = calls.submit(stage, block("b"))
         until(lambda: student.seen == ["a", "b"])
-        time.sleep(stages.HAND_OVER_S + 0.5)
+        time.sleep(handover.RETURN_S + 0.5)
         assert not exits
         assert not first.done()
         released = time.monotonic()
@@ -213,7 +215,7 @@ def test_a_worker_that_leaves_lets_go_of_the_block_that_is_done(
         assert checked(first) == ["a"]
         with pytest.raises(Left):
             second.result(PATIENCE_S)
-    assert exits[0] >= released + stages.HAND_OVER_S, "Ray takes a moment to fetch what was returned"
+    assert exits[0] >= released + handover.RETURN_S, "Ray takes a moment to fetch what was returned"
 
 
 def until(holds: Callable[[], bool]) -> None:

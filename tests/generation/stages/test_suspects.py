@@ -10,7 +10,7 @@ import pytest
 
 from gmd_ray.config import Config
 from gmd_ray.generation import suspects
-from gmd_ray.generation.attempt_log import AttemptLog, Attempts, AtWork
+from gmd_ray.generation.attempts.log import AttemptLog, Attempts, AtWork
 from gmd_ray.generation.suspects import Notebook
 from gmd_ray.images.listing import ImageFile
 
@@ -52,7 +52,7 @@ def test_what_ended_with_its_worker_is_kept_and_what_goes_on_is_not(book: Notebo
 
 def test_a_stall_names_what_goes_on_and_suspects_what_is_old(book: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("gmd_ray.generation.attempt_log.time.monotonic", lambda: now)
+    monkeypatch.setattr("gmd_ray.generation.attempts.log.time.monotonic", lambda: now)
     log = AttemptLog({}, book.save)
     log.begin("start scorer", ["actor"])
     log.begin("project", ["a"])

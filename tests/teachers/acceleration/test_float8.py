@@ -63,7 +63,7 @@ def test_no_rows() -> None:
 @pytest.mark.parametrize("change", [{}, {"dtype": "bfloat16"}, {"offload": "group"}], ids=str)
 def test_a_teacher_in_eight_bits(flux_dir: Path, change: dict[str, Any]) -> None:
     x = images(1, 16, 24)
-    plain, teacher = (load_teacher(config(flux_dir, quantization=q, **change)) for q in ("none", "fp8"))
+    plain, teacher = (load_teacher(config(flux_dir, precision=p, **change)) for p in ("same", "fp8"))
     assert isinstance(teacher, FluxTeacher)
     block = teacher.model.transformer_blocks[0]
     assert block.attn.to_q.numbers.dtype == FP8

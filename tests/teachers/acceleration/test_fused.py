@@ -103,7 +103,7 @@ def test_blocks_with_fused_products_are_the_blocks(flux_dir: Path) -> None:
 
 def test_blocks_of_quantized_layers_are_the_blocks(flux_dir: Path) -> None:
     x = images(1, 16, 24)
-    plain, teacher = (load_teacher(config(flux_dir, quantization="fp8")) for _ in range(2))
+    plain, teacher = (load_teacher(config(flux_dir, precision="fp8")) for _ in range(2))
     assert isinstance(teacher, FluxTeacher)
     fuse_blocks(teacher.model, kernel=False)
     torch.testing.assert_close(teacher.project(x, ids(x)), plain.project(x, ids(x)), atol=1e-5, rtol=0)

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 
 from gmd_ray.errors import ConfigError
 from gmd_ray.teachers import load_teacher
+from gmd_ray.teachers.acceleration import prepare
 from gmd_ray.teachers.flux.latents import AutoencoderCodec
 from tests.teachers.flux.test_teacher import config, ids, images
 
@@ -44,6 +45,24 @@ def test_the_host_cache_on_a_gpu(flux_dir: Path, solver: str) -> None:
     settings.injection.steps = None
     device, host = (load_teacher(replace(settings, cache_location=where)) for where in ("device", "host"))
     assert torch.equal(device.project(x, ids(x)), host.project(x, ids(x)))
+
+
+def test_kernels_are_checked_where_they_are_used(
+    flux_dir: Path, flux2_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check compiles a function of its own. FLUX.2's blocks have no norm for the kernel of adaptive norms."""
+    checked: list[str] = []
+    for name in ("trustworthy", "trustworthy_norm"):
+        monkeypatch.setattr(prepare, name, lambda *_, name=name, **__: checked.append(name) is not None)
+    flux2 = {"prompt": "a sharp photo", "true_cfg": 2.0}
+    for path, change, expected in (
+        (flux_dir, {}, ["trustworthy_norm", "trustworthy"]),
+        (flux2_dir, flux2, ["trustworthy"]),
+    ):
+        teacher = load_teacher(config(path, **change))
+        checked.clear()
+        prepare.fuse(teacher.model, torch.device("cpu"), compiled=True)
+        assert checked == expected
 
 
 def test_an_attention_backend(flux_dir: Path) -> None:

@@ -72,10 +72,28 @@ def test_the_cache_moves_as_memory_shrinks() -> None:
     assert rounded.cached == pytest.approx(plan(LITERAL, 512).cached * (0.5 + 1 / 128) + 1.076e9, rel=1e-3)
 
 
+def test_recordings_are_left_out_where_they_do_not_fit() -> None:
+    """They cost no arrangement its place, and no image its projection."""
+    compiled, plain = plan(GMD, 1024, compile=True), plan(GMD, 1024)
+    # A second set of activations, and one bank of 18 single blocks: docs/decisions.md, "Memory and cost".
+    more = 18 * 4608 * 3072 * 2 + 18 * 2 * 4608 * 3072 * 2
+    assert compiled.records
+    assert compiled.device == plain.device + more
+    tight = Budget(int((plain.device + more / 2) / 0.94), 256 * GB)
+    found = plan(GMD, 1024, budget=tight, compile=True, modulation="device")
+    assert not found.records
+    assert (found.cache, found.cache_location, found.device) == ("kv", "device", plain.device)
+    unforced = plan(GMD, 1024, budget=tight, compile=True)
+    assert (unforced.records, unforced.modulation) == (True, "host")
+    none = {"injection": InjectionConfig(steps=0), "modulation": "device"}
+    least = plan(GMD, 1024, **none).device
+    assert not plan(GMD, 1024, budget=Budget(int(least / 0.94) + 1, 256 * GB), compile=True, **none).records
+
+
 def test_small_cards() -> None:
     card = Budget(device=24 * GB, host=64 * GB)
     assert plan(GMD, 512, budget=card).modulation == "host"
-    assert plan(GMD, 512, budget=card, quantization="fp8").weights < 16 * GB
+    assert plan(GMD, 512, budget=card, precision="fp8").weights < 16 * GB
     offloaded = plan(GMD, 512, budget=Budget(8 * GB, 64 * GB), offload="group")
     assert offloaded.weights < 2 * GB
     assert offloaded.modulation == "host"

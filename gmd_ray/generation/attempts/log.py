@@ -1,8 +1,8 @@
 """The record of attempts that all workers of one run share.
 
 `AttemptLog` is the record itself. A run on Ray keeps it in an actor, a process of its own that survives any worker, and
-its workers and driver speak with it through a `RemoteAttemptLog`, which has the same methods. A run in one process
-(`ray.enabled=false`) uses an `AttemptLog` directly. This module does not import Ray before an actor is asked for.
+its workers and driver speak with it through a `remote.RemoteAttemptLog`, which has the same methods. A run in one
+process (`ray.enabled=false`) uses an `AttemptLog` directly.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gmd_ray.errors import GmdError
-
-if TYPE_CHECKING:
-    import ray
 
 ADMITTING = ("read", "restore", "project")
 """Stages that take no more rows once a run is asked to end. Rows that have passed them are still scored and written."""
@@ -27,8 +24,8 @@ other block that it has, and break before it comes to the row in question."""
 
 START = "start "
 """Prefix of a model's name. The result is the stage in which a worker loads that model."""
-ANSWER_S, LEAVING_S = 30.0, 10.0
-"""Seconds that the driver of a run that ends early, or a worker that is about to end, waits for the actor."""
+Columns = dict[str, Any]
+"""Columns of a row that a stage has filled in: their names and values."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,7 @@ class AttemptLog:
         self._closed = False
         self._teacher_began = False
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._kept: dict[tuple[str, str], Columns] = {}
 
     def worker(self) -> str:
         """Return a name of the process that asks, which is the same each time that it asks."""
@@ -145,9 +143,11 @@ class AttemptLog:
         """
         alone = int(len(ids) == 1)
         for key in ids:
+            if (stage, key) not in self._since:
+                continue  # it ended at the last moment
             old = self._open[stage, key]
             if old.excused < EXCUSES:
-                self._since.pop((stage, key), None)
+                del self._since[stage, key]
                 self._open[stage, key] = replace(
                     old, times=old.times - 1, alone=old.alone - alone, excused=old.excused + 1
                 )
@@ -190,6 +190,22 @@ class AttemptLog:
         if keys:
             self._save(self._known)
 
+    def keep(self, stage: str, made: Mapping[str, Columns]) -> None:
+        """Keep what a worker that is about to end has made of some rows of a block that it does not finish.
+
+        Args:
+            stage: the stage of the worker.
+            made: id -> the columns that the stage has filled in.
+        """
+        for key, columns in made.items():
+            self._kept[stage, key] = columns
+
+    def take(self, stage: str, ids: Sequence[str]) -> dict[str, Columns]:
+        """Return id -> columns for those of these rows that `keep` was called with, and keep them no longer."""
+        if not self._kept:
+            return {}
+        return {key: self._kept.pop((stage, key)) for key in ids if (stage, key) in self._kept}
+
     def count(self, stage: str, what: str, number: int) -> None:
         """Add to a count that a stage keeps over all its workers (`outputs.CLIPPED`, for example)."""
         self._counts[stage, what] += number
@@ -217,103 +233,3 @@ class AttemptLog:
     def error(self) -> GmdError | None:
         """Return what `fail` was first called with."""
         return self._error
-
-
-class RemoteAttemptLog:
-    """An `AttemptLog` that lives in an actor; each method does what the one of the same name does there.
-
-    Instances pickle into workers. Methods wait for the answer, except `done` and `count`: a stage goes on
-    without it, and Ray keeps the order of the calls of one process.
-    """
-
-    def __init__(self, actor: ray.actor.ActorHandle) -> None:
-        self._actor = actor
-
-    def worker(self) -> str:
-        import ray
-
-        return ray.get_runtime_context().get_actor_id() or "task"
-
-    def close(self, timeout_s: float = 0.0) -> bool:
-        """See `AttemptLog.close`. True if the actor does not answer: what is at work may get through all the same."""
-        return bool(_answer_or(True, self._actor.close.remote(), timeout_s))
-
-    def closed(self) -> bool:
-        return bool(_answer(self._actor.closed.remote()))
-
-    def history(self, stage: str, ids: Sequence[str]) -> list[Attempts]:
-        return list(_answer(self._actor.history.remote(stage, ids)))
-
-    def begin(self, stage: str, ids: Sequence[str]) -> list[int] | None:
-        counts: list[int] | None = _answer(self._actor.begin.remote(stage, ids))
-        return counts
-
-    def excuse(self, stage: str, ids: Sequence[str]) -> None:
-        _answer_or(None, self._actor.excuse.remote(stage, ids), LEAVING_S)  # a node may lose its network as it goes
-
-    def hung(self, stage: str, ids: Sequence[str]) -> None:
-        _answer_or(None, self._actor.hung.remote(stage, ids), LEAVING_S)
-
-    def stalled(self, seconds: float) -> list[AtWork]:
-        return list(_answer_or([], self._actor.stalled.remote(seconds), ANSWER_S))
-
-    def done(self, stage: str, ids: Sequence[str]) -> None:
-        self._actor.done.remote(stage, ids)
-
-    def count(self, stage: str, what: str, number: int) -> None:
-        self._actor.count.remote(stage, what, number)
-
-    def counts(self) -> dict[tuple[str, str], int]:
-        return dict(_answer(self._actor.counts.remote()))
-
-    def agree(self, section: str, facts: dict[str, Any]) -> dict[str, Any]:
-        return dict(_answer(self._actor.agree.remote(section, facts)))
-
-    def facts(self) -> dict[str, dict[str, Any]]:
-        return dict(_answer(self._actor.facts.remote()))
-
-    def fail(self, error: GmdError) -> None:
-        _answer(self._actor.fail.remote(error))
-
-    def error(self) -> GmdError | None:
-        """See `AttemptLog.error`. None if the actor does not answer."""
-        found: GmdError | None = _answer_or(None, self._actor.error.remote(), ANSWER_S)
-        return found
-
-
-AnyAttemptLog = AttemptLog | RemoteAttemptLog
-
-
-def start_attempt_log(
-    facts: dict[str, dict[str, Any]],
-    save: Callable[[Evidence], None] = lambda _: None,
-    known: Mapping[tuple[str, str], Attempts] | None = None,
-) -> RemoteAttemptLog:
-    """Start an actor that holds an `AttemptLog` with these arguments.
-
-    The driver owns it, and it runs on the driver's node, away from nodes that come and go. If it dies all the same, it
-    restarts with the same arguments: rows get their attempts again, and nothing is lost.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return RemoteAttemptLog(ray.remote(AttemptLog).options(**options).remote(facts, save, known))
-
-
-def _answer(reference: ray.ObjectRef) -> Any:
-    import ray
-
-    return ray.get(reference)
-
-
-def _answer_or(default: Any, reference: ray.ObjectRef, timeout_s: float) -> Any:
-    """Return the answer of the actor, or `default` if it is dead or does not answer in time."""
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        return ray.get(reference, timeout=timeout_s)
-    except RayError:
-        return default

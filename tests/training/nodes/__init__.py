@@ -1,0 +1,1 @@
+"""Fine-tunes on several nodes, and the meeting of their workers."""
