@@ -53,10 +53,10 @@ def arguments(service: str, port: int, folder: Path) -> list[str]:
     words = [word for word in words if not word.startswith(("--metrics-export-port", "--dashboard-host"))]
     words += [f"--{name}-port={number}" for name, number in own.items()]
     words += ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000", "--disable-usage-stats"]
+    words.append(f"--temp-dir={folder / service}")  # sockets of two nodes in one folder would get the same names
     if service == "head":
         dashboard, client = free_ports(2)
-        words += [f"--temp-dir={folder}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-        words += [f"--ray-client-server-port={client}"]
+        words += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     else:
         devices = SERVICES[service].get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
         words += [f"--num-gpus={sum(device['count'] for device in devices)}"]
