@@ -18,11 +18,11 @@ class Adapted:
     """The result of a run; its files are below `out`."""
 
     student: str
-    """Path of the adapted checkpoint, in the file layout of `student.path`."""
+    """Path or URL of the adapted checkpoint, in the file layout of `student.path`."""
     table: str
     """The figures of the evaluation, in Markdown."""
     report: str
-    """Path of the report, a self-contained HTML file."""
+    """Path or URL of the report, a self-contained HTML file."""
     version: str | None
     """Version of the registered model; None without tracking."""
     promoted: bool
@@ -40,7 +40,7 @@ def adapt(cfg: Config) -> Adapted:
             after the report has been written.
     """
     require(cfg, "adapt")
-    check_out(cfg, files=True)
+    check_out(cfg, "adapt")
     inputs = ready(cfg, "adapt", save=False)
 
     # These imports take seconds, so that errors in the settings are reported before them.
@@ -48,7 +48,16 @@ def adapt(cfg: Config) -> Adapted:
     from gmd_ray.generation import generate
     from gmd_ray.planning.plan import keep_prediction
     from gmd_ray.report import write_report
-    from gmd_ray.tracking import Decision, TrackingError, promote, record_outcome, register, start_run
+    from gmd_ray.tracking import (
+        Decision,
+        TrackingError,
+        forget_registration,
+        keep_registration,
+        promote,
+        record_outcome,
+        register,
+        start_run,
+    )
     from gmd_ray.training import finetune
 
     with ray_session(cfg), start_run(cfg, resolved(cfg)) as run:
@@ -75,13 +84,15 @@ def adapt(cfg: Config) -> Adapted:
         try:
             version = register(cfg, run, students["adapted"], evaluation)
             decision = promote(cfg, run, version, evaluation)
+            forget_registration(cfg)
         except TrackingError as error:
+            keep_registration(cfg, students["adapted"])
             decision, failure = Decision(False, [f"refused: {error}"], version), error
         report = write_report(cfg, evaluation, run, decision=decision, inputs=inputs)
         if failure is not None:
             log.error(
-                "the registry failed, so that nothing was promoted; everything else is done: %s; the same command "
-                "registers the student later, and computes nothing anew",
+                "the registry failed, so that nothing was promoted; everything else is done: %s; the same command, or "
+                "`gmd-ray sync`, registers the student later, and computes nothing anew",
                 report,
             )
             raise failure

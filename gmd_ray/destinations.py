@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from gmd_ray.errors import ConfigError, GmdError
+from gmd_ray.errors import ConfigError, DataError, GmdError, StorageError
 from gmd_ray.text import one_line
 
 
@@ -48,6 +49,20 @@ def why_unwritable(path: str, *, folder: bool) -> str | None:
     return None
 
 
+def why_no_object(url: str) -> str | None:
+    """Say why nothing can be written below a URL; None where an object could be written, and is removed again."""
+    from gmd_ray.storage import open_filesystem, put, remove, why_storage_failed  # pyarrow takes a while to load
+
+    try:
+        filesystem, path = open_filesystem(url)
+        probe = f"{path}/.gmd-ray-{uuid.uuid4().hex}"
+        put(filesystem, probe, b"")
+        remove(filesystem, probe)
+    except (OSError, DataError) as error:
+        return why_storage_failed(error)
+    return None
+
+
 @contextlib.contextmanager
 def writing(option: str, path: str, *, folder: bool) -> Iterator[None]:
     """Turn failures of writing to a path that a user gave into one line, before the block runs and while it does.
@@ -63,7 +78,9 @@ def writing(option: str, path: str, *, folder: bool) -> Iterator[None]:
         raise ConfigError(f"{option} {path}: cannot be written ({why})")
     try:
         yield
-    except (BrokenPipeError, GmdError):  # a closed pipe is no file, and a GmdError says itself what it is about
+    except (BrokenPipeError, GmdError) as error:  # a closed pipe is no file; a GmdError says itself what it is about
+        if isinstance(error, StorageError) and str(error).startswith(f"{path}: cannot be written"):
+            raise ConfigError(f"{option} {error}") from error
         raise
     except OSError as error:
         raise ConfigError(f"{option} {path}: cannot be written ({one_line(error)})") from error

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import check_out, require, save_config
+from gmd_ray.config.places import below
 from gmd_ray.errors import ConfigError
 from gmd_ray.ray_utils.session import cluster_address
 
 if TYPE_CHECKING:
     from gmd_ray.images.sets.run_inputs import RunInputs
     from gmd_ray.planning import Findings
-
-ANYWHERE = ("generate", "plan", "encode-prompts")
-"""Verbs that write neither models nor reports, so that `out` may be any URL."""
-
 
 WITHOUT_RAY = ("ablate", "generate", "finetune", "pretrain", "plan", "encode-prompts")
 """Verbs that work in their own process with `ray.enabled=false`."""
@@ -66,7 +63,7 @@ def ready(cfg: Config, verb: str, *, save: bool = True, probes: bool = False) ->
         findings = flight.after_drawing()
         findings.refuse()
     if save:
-        save_config(cfg, Path(cfg.out) / "config.yaml")
+        save_config(cfg, below(cfg.out, "config.yaml"))
     flight.inputs.sets = findings.sets
     return flight.inputs
 
@@ -101,7 +98,7 @@ def check(load: Callable[[], Config], verb: str) -> Findings:
         with findings.errors_of("config", ""):
             require(cfg, verb)
         with findings.errors_of("config", "out"):
-            check_out(cfg, files=verb not in ANYWHERE)
+            check_out(cfg, verb)
         with findings.errors_of("config", "ray.enabled"):
             check_ray(cfg, verb)
         Preflight(cfg, verb, joins=joins_cluster(cfg)).run(findings)

@@ -1,4 +1,4 @@
-"""Files on any filesystem that pyarrow or fsspec knows: opening a URL, whole-file reads and writes, retries."""
+"""Files on any filesystem that pyarrow or fsspec knows: opening a URL, whole files, local copies, retries."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import contextlib
 import functools
 import json
 import os
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -27,6 +29,8 @@ TEMPORARY = ".tmp-"
 """Prefix of files that are being written; Parquet scans skip names that begin with a dot."""
 READERS = 32
 """Threads of `map_threads`: on an object store each file that is opened costs a round trip."""
+CHUNK = 8 << 20
+"""Bytes of a large file that are copied at a time."""
 ARROW_SCHEMES = ("s3", "gs", "gcs")
 """URL schemes that pyarrow opens by itself; fsspec opens the others."""
 
@@ -45,6 +49,11 @@ def absolute(url: str) -> str:
 def absolute_if_exists(path: str | None) -> str | None:
     """Make a path absolute where it exists on this machine; a hub id and None stay."""
     return os.path.abspath(path) if path is not None and os.path.exists(path) else path
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether a path or URL lies elsewhere than on the local filesystem."""
+    return "://" in url and url.partition("://")[0].lower() not in ("file", "local")
 
 
 def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
@@ -121,13 +130,16 @@ def put(filesystem: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         return
+    with _output_stream(filesystem, path) as stream:
+        stream.write(data)
+
+
+def _output_stream(filesystem: fs.FileSystem, path: str) -> Any:
     try:
-        stream = filesystem.open_output_stream(path)
+        return filesystem.open_output_stream(path)
     except FileNotFoundError:  # a filesystem with directories; an object store has none to be made
         filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        stream = filesystem.open_output_stream(path)
-    with stream:
-        stream.write(data)
+        return filesystem.open_output_stream(path)
 
 
 @contextlib.contextmanager
@@ -177,21 +189,132 @@ def get(filesystem: fs.FileSystem, path: str) -> bytes | None:
 
 
 def read_bytes(url: str) -> bytes | None:
-    """`get` by URL."""
-    return get(*open_filesystem(url))
+    """`get` by URL; failures of storage elsewhere are StorageErrors, after three tries."""
+    filesystem, path = open_filesystem(url)
+    with _told(url, "read"):
+        return with_retries(lambda: get(filesystem, path)) if is_remote(url) else get(filesystem, path)
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """`put` by URL."""
-    put(*open_filesystem(url), data)
+    """`put` by URL; failures of storage elsewhere are StorageErrors, after three tries."""
+    filesystem, path = open_filesystem(url)
+    with _told(url, "written"):
+        with_retries(lambda: put(filesystem, path, data)) if is_remote(url) else put(filesystem, path, data)
+
+
+@contextlib.contextmanager
+def _told(url: str, what: str) -> Iterator[None]:
+    """Name the URL in an error of storage elsewhere."""
+    try:
+        yield
+    except OSError as error:
+        if not is_remote(url):
+            raise
+        raise StorageError(f"{url}: cannot be {what}: {why_storage_failed(error)}") from error
 
 
 def put_json(filesystem: fs.FileSystem, path: str, value: Any) -> None:
     """`put` a value as indented JSON with sorted keys."""
-    put(filesystem, path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+    put(filesystem, path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """The bytes of the file that `put_json` writes."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def remove(filesystem: fs.FileSystem, path: str) -> None:
     """Delete a file that may be gone already."""
     with contextlib.suppress(FileNotFoundError):
         filesystem.delete_file(path)
+
+
+def is_file(url: str) -> bool:
+    """Tell whether there is a file at a path or URL."""
+    return _kind(url) == fs.FileType.File
+
+
+def is_folder(url: str) -> bool:
+    """Tell whether there is a folder at a path or URL; on an object store, a name that others begin with."""
+    return _kind(url) == fs.FileType.Directory
+
+
+def remove_file(url: str) -> None:
+    """`remove` by URL."""
+    remove(*open_filesystem(url))
+
+
+def _kind(url: str) -> fs.FileType:
+    filesystem, path = open_filesystem(url)
+    with _told(url, "looked into"):
+        return filesystem.get_file_info(path).type
+
+
+@contextlib.contextmanager
+def local_copy(url: str) -> Iterator[str]:
+    """Let the block read a file or folder as a local path, for libraries that open nothing else.
+
+    Yields:
+        a local path as it is; else the path of a temporary copy of the same name, which is removed with the block.
+
+    Raises:
+        FileNotFoundError: there is nothing at `url`.
+        StorageError: the storage fails.
+    """
+    if not is_remote(url):
+        yield open_filesystem(url)[1]
+        return
+    kind = _kind(url)
+    if kind == fs.FileType.NotFound:
+        raise FileNotFoundError(f"{url}: no such file or folder")
+    filesystem, path = open_filesystem(url)
+    with tempfile.TemporaryDirectory(prefix="gmd-copy-") as folder:
+        place = os.path.join(folder, PurePosixPath(path).name)
+        with _told(url, "read"):
+            with_retries(lambda: _fetch(filesystem, path, place, kind))
+        yield place
+
+
+@contextlib.contextmanager
+def local_draft(url: str) -> Iterator[str]:
+    """Let the block write a file or folder at a local path, for libraries that write nowhere else.
+
+    A file elsewhere is put in its place as one object once the block has ended. The files of a folder are put one by
+    one, so that whoever needs all of them has to wait for a file that is written after them.
+
+    Yields:
+        a local path as it is; else a path of the same name in a temporary folder.
+
+    Raises:
+        StorageError: the storage fails.
+    """
+    if not is_remote(url):
+        yield open_filesystem(url)[1]
+        return
+    filesystem, path = open_filesystem(url)
+    with tempfile.TemporaryDirectory(prefix="gmd-draft-") as folder:
+        place = Path(folder, PurePosixPath(path).name)
+        yield str(place)
+        files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
+        with _told(url, "written"):
+            for file in files:
+                inside = "" if file == place else f"/{file.relative_to(place).as_posix()}"
+                with_retries(lambda file=file, to=f"{path}{inside}": _send(filesystem, file, to))  # type: ignore[misc]
+
+
+def _fetch(filesystem: fs.FileSystem, path: str, place: str, kind: fs.FileType) -> None:
+    if kind == fs.FileType.File:
+        files = {path: place}
+    else:
+        infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+        found = [info.path for info in infos if info.type == fs.FileType.File]
+        files = {each: os.path.join(place, *PurePosixPath(each[len(path) + 1 :]).parts) for each in found}
+    for source, target in files.items():
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with filesystem.open_input_stream(source, compression=None) as stream, open(target, "wb") as file:
+            shutil.copyfileobj(stream, file, CHUNK)
+
+
+def _send(filesystem: fs.FileSystem, file: Path, path: str) -> None:
+    with file.open("rb") as stream, _output_stream(filesystem, path) as target:
+        shutil.copyfileobj(stream, target, CHUNK)

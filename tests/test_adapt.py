@@ -22,7 +22,7 @@ from gmd_ray.demo.toy.prepare import WorldSize
 from gmd_ray.evaluation import load_evaluation
 from gmd_ray.evaluation.actor import EvaluationActor
 from gmd_ray.evaluation.items import Item
-from gmd_ray.tracking import TrackingError
+from gmd_ray.tracking import TrackingError, register_kept
 from tests.evaluation.conftest import write_store
 from tests.training.conftest import fit_in_process
 
@@ -119,6 +119,12 @@ def test_a_registry_that_is_away_at_the_end_costs_the_promotion_alone(
     found = load_evaluation(cfg.out)
     assert found.students == ("lq", "baseline", "adapted")
     assert len(found.values("adapted", "target", "psnr")) == SMALL.target_test
+
+    monkeypatch.undo()
+    decision = register_kept(cfg)
+    assert decision is not None
+    assert (decision.version, decision.promoted) == ("1", False), "the gate asks for 50 dB"
+    assert register_kept(cfg) is None, "nothing waits any more"
 
 
 def test_a_version_that_cannot_be_promoted_is_told_with_its_number(

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
         (["adapt", "preset=toy", "teacher.stepz=3"], "did you mean 'teacher.steps'"),
         (["adapt", "preset=deblur_reds"], "adapt needs student.path=..., data.root=..."),
         (["plan", "preset=deblur_reds"], "plan needs data.root=..."),
-        (["evaluate", "preset=toy", "out=s3://bucket/run"], "must be a path that every node sees"),
+        (["evaluate", "preset=toy", "out=s3://bucket/run"], "draws images into a local folder"),
         (["generate", "preset=base", "target.path=/", "student.path=/", "teacher.path=/", "out=s3://bucket/run"],
          "set tracking.uri (or MLFLOW_TRACKING_URI) to a server, or tracking.enabled=false"),
     ],

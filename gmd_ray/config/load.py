@@ -96,7 +96,7 @@ def load_config(
             overrides.append(arg)
     sources: list[Sequence[Assignment]] = [_read_preset(preset)]
     if file is not None:
-        sources.append(_read_yaml(Path(os.path.expanduser(file)), f"config={file}"))
+        sources.append(_read_yaml(file, f"config={file}"))
     sources.append([from_override(override) for override in overrides])
     cfg = _settings(sources)
     _learn(cfg)
@@ -161,7 +161,7 @@ def _with_teacher_preset(sources: Sequence[Sequence[Assignment]]) -> list[Assign
 
 def _read_preset(name: str) -> Sequence[Assignment]:
     if name.endswith((".yaml", ".yml")):
-        return _read_yaml(Path(os.path.expanduser(name)), f"preset={name}")
+        return _read_yaml(name, f"preset={name}")
     if name not in preset_names():
         raise ConfigError(f"preset={name}: {nearest(name, preset_names())}")
     return () if name == _BASE else _shipped(name)
@@ -173,15 +173,27 @@ def _shipped(name: str) -> tuple[Assignment, ...]:
     return tuple(from_yaml((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"), f"preset={name}"))
 
 
-def _read_yaml(path: Path, where: str) -> list[Assignment]:
-    if not path.is_file():
-        raise ConfigError(f"{where}: no such file")
+def _read_yaml(place: str, where: str) -> list[Assignment]:
     try:
-        return from_yaml(path.read_text(encoding="utf-8"), where)
+        return from_yaml(_text_at(place), where)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(f"{where}: no such file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{where}: not a text file") from error
     except OSError as error:
-        raise ConfigError(f"{where}: cannot be read ({error.strerror})") from error
+        raise ConfigError(f"{where}: cannot be read ({error.strerror or error})") from error
+
+
+def _text_at(place: str) -> str:
+    """The text of a file at a path or URL."""
+    if "://" not in place:
+        return Path(os.path.expanduser(place)).read_text(encoding="utf-8")
+    from gmd_ray.storage import read_bytes  # pyarrow takes a while to load
+
+    data = read_bytes(place)
+    if data is None:
+        raise FileNotFoundError(place)
+    return data.decode("utf-8")
 
 
 def _refuse_hidden(cfg: Config) -> None:

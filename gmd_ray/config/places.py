@@ -16,11 +16,11 @@ def in_job() -> bool:
 
 
 def resolve_out(out: str) -> str:
-    """Resolve a run directory: a local path becomes absolute, and a URL stays as it is.
+    """Resolve a run directory: a local path becomes absolute, `file://` is such a path, and any other URL stays.
 
     The working directory of a submitted job is a temporary copy, so a relative path is taken from `~/gmd_ray` there.
     """
-    out = os.path.expanduser(out)
+    out = unquote(out.removeprefix("file://")) if out.startswith("file:///") else os.path.expanduser(out)
     if "://" in out or os.path.isabs(out):
         return out
     base = Path.home() / "gmd_ray" if in_job() else Path.cwd()
@@ -31,6 +31,18 @@ def below(folder: str, name: str) -> str:
     """Join a name to a folder. Options of a URL stay at its end, while a `?` in a local path is part of it."""
     base, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
     return f"{base.rstrip('/')}/{name}{mark}{query}"
+
+
+def above(place: str) -> str:
+    """The folder of a file: the inverse of `below`."""
+    base, mark, query = place.partition("?") if "://" in place else (place, "", "")
+    return f"{base.rstrip('/').rpartition('/')[0]}{mark}{query}"
+
+
+def name_of(place: str) -> str:
+    """The last name of a path or URL: `run` for `s3://bucket/run/?region=eu-west-1`."""
+    base = place.partition("?")[0] if "://" in place else place
+    return base.rstrip("/").rpartition("/")[2]
 
 
 def folder_or_set(path: str) -> str:

@@ -33,6 +33,10 @@ _READS: dict[str, tuple[str, ...]] = {
 """Verb -> how the keys of the data sets begin that it reads; a verb that is not here reads all."""
 
 
+LOCAL = ("ablate",)
+"""Verbs that write to a local folder alone."""
+
+
 def require(cfg: Config, verb: str) -> None:
     """Refuse a run that lacks what its verb needs.
 
@@ -66,19 +70,22 @@ def require(cfg: Config, verb: str) -> None:
         raise ConfigError(why)
 
 
-def check_out(cfg: Config, *, files: bool) -> None:
+def check_out(cfg: Config, verb: str) -> None:
     """Refuse a run directory that a verb cannot use.
 
-    Args:
-        files: the verb writes models and reports, which are files; the pair store alone may lie at any URL.
-
     Raises:
-        ConfigError: a URL where files are written, or where MLflow would keep its database.
+        ConfigError: a URL for a verb that works in a local folder, for a demo that draws its images, or where MLflow
+            would keep its database.
     """
     if "://" not in cfg.out:
         return
-    if files or cfg.prepare is not None:
-        raise ConfigError(f"out={cfg.out}: the run directory must be a path that every node sees")
+    if verb in LOCAL:
+        raise ConfigError(f"out={cfg.out}: {verb} needs a local folder that every node sees, and no URL")
+    if cfg.prepare is not None:
+        raise ConfigError(
+            f"out={cfg.out}: prepare={cfg.prepare} draws images into a local folder that every node sees; give such an "
+            "out, or prepare=null with images of your own"
+        )
     if cfg.tracking.enabled and not (cfg.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")):
         raise ConfigError(
             f"out={cfg.out}: MLflow cannot keep its database there; set tracking.uri (or "

@@ -24,11 +24,20 @@ def resolved(cfg: Config) -> dict[str, Any]:
     return typing.cast(dict[str, Any], _shown(cfg, "", str))
 
 
-def save_config(cfg: Config, path: str | Path) -> None:
-    """Write a file that `config=` reads back to the same Config, except for secrets in URLs.
+def save_config(cfg: Config, place: str | Path) -> None:
+    """Write a file, at a path or URL, that `config=` reads back to the same Config, except for secrets in URLs.
 
-    Only its owner may read it.
+    Only its owner may read a local one.
     """
+    path = str(place)
+    if "://" in path:
+        from gmd_ray.storage import is_remote, open_filesystem, put  # pyarrow takes a while to load
+
+        filesystem, inner = open_filesystem(path)
+        if is_remote(path):
+            put(filesystem, inner, config_text(cfg).encode())
+            return
+        path = inner
     draft = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.tmp")  # no reader sees half a file
     try:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:

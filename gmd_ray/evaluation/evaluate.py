@@ -14,12 +14,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gmd_ray.config import Config
+from gmd_ray.config.places import below
 from gmd_ray.errors import ConfigError, InterruptedRunError, nearest
 from gmd_ray.evaluation.actor import ADAPTED, FAILURE, SCHEMA, EvaluationActor
 from gmd_ray.evaluation.items import Item, held_out_items
 from gmd_ray.evaluation.methods import find_outputs, plan_methods
 from gmd_ray.evaluation.pictures import KeptPictures
-from gmd_ray.evaluation.results import NO_TRUTH, PICTURES, ROWS, TRUTH, UNTOUCHED, Evaluation, InferenceCost
+from gmd_ray.evaluation.results import (
+    NO_TRUTH,
+    PICTURES,
+    ROWS,
+    TRUTH,
+    UNTOUCHED,
+    Evaluation,
+    InferenceCost,
+    evaluation_folder,
+)
 from gmd_ray.evaluation.set_metrics import SetMetrics
 from gmd_ray.evaluation.store import open_store, pair_items
 from gmd_ray.evaluation.summaries import FILES, save_tables
@@ -90,7 +100,7 @@ def record(cfg: Config, evaluation: Evaluation, recorder: Recorder | None = None
     save_tables(evaluation, cfg.out)
     recorder.metrics(_figures(evaluation))
     for name in (*FILES, "metrics.parquet"):
-        recorder.artifact(f"{cfg.out}/evaluation/{name}", "evaluation")
+        recorder.artifact(below(evaluation_folder(cfg.out), name), "evaluation")
     for metric, reason in evaluation.unavailable.items():
         log.warning("metric %s is unavailable: %s", metric, reason)
     for dataset in evaluation.datasets:

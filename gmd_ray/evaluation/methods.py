@@ -14,6 +14,7 @@ import torch
 
 from gmd_ray.config import Config, TeacherConfig
 from gmd_ray.config.layers import teacher_preset_names, with_teacher_preset
+from gmd_ray.config.places import below
 from gmd_ray.errors import ConfigError, DataError, GmdError, nearest
 from gmd_ray.evaluation.items import Item, students_with_teacher, with_teacher_row
 from gmd_ray.evaluation.results import TRUTH, UNTOUCHED
@@ -21,6 +22,7 @@ from gmd_ray.evaluation.table import BASELINE
 from gmd_ray.generation.prompts import prompts_folder
 from gmd_ray.images.files.encode import to_images, to_tensor
 from gmd_ray.images.sets.pairs import list_by_stem, load_image, pairing_stem
+from gmd_ray.storage import is_folder
 from gmd_ray.students import load_student
 from gmd_ray.teachers import estimate_teacher, find_prompts, load_teacher
 from gmd_ray.text import some
@@ -111,8 +113,8 @@ def find_outputs(methods: Iterable[Method], items: Sequence[Item]) -> None:
 
 def _folders(folder: str) -> dict[str, str]:
     """The folder of the outputs for each test set that it has outputs for."""
-    inner = {name: f"{folder.rstrip('/')}/{name}" for name in ("target", "source")}
-    present = {name: path for name, path in inner.items() if "://" not in path and Path(path).is_dir()}
+    inner = {name: below(folder, name) for name in ("target", "source")}
+    present = {name: path for name, path in inner.items() if is_folder(path)}
     return present or {"target": folder}
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gmd_ray.config.places import below
 from gmd_ray.errors import DataError
 from gmd_ray.evaluation.differences import Difference, corrected, paired
 from gmd_ray.hashing import short_digest
@@ -242,7 +243,7 @@ class Evaluation:
         for name, table in (("metrics", rows), ("pictures", self.pictures)):
             sink = io.BytesIO()
             pq.write_table(table, sink)
-            write_bytes(f"{evaluation_folder(out)}/{name}.parquet", sink.getvalue())
+            write_bytes(below(evaluation_folder(out), f"{name}.parquet"), sink.getvalue())
 
 
 def load_evaluation(out: str) -> Evaluation:
@@ -253,9 +254,10 @@ def load_evaluation(out: str) -> Evaluation:
     """
     tables = []
     for name in ("metrics", "pictures"):
-        data = read_bytes(f"{evaluation_folder(out)}/{name}.parquet")
+        place = below(evaluation_folder(out), f"{name}.parquet")
+        data = read_bytes(place)
         if data is None:
-            raise DataError(f"{evaluation_folder(out)}/{name}.parquet: no such file; evaluate this run first")
+            raise DataError(f"{place}: no such file; evaluate this run first")
         tables.append(pq.read_table(io.BytesIO(data)))
     rows, pictures = tables
     about = json.loads((rows.schema.metadata or {})[b"gmd_ray"])
@@ -278,4 +280,4 @@ def load_evaluation(out: str) -> Evaluation:
 
 def evaluation_folder(out: str) -> str:
     """The directory of the evaluation of a run at `out`."""
-    return f"{out.rstrip('/')}/evaluation"
+    return below(out, "evaluation")

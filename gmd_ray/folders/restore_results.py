@@ -35,9 +35,9 @@ class Results:
 
     def __init__(self, out: str) -> None:
         self._out = out
-        self._filesystem, self._base = open_filesystem(out)
-        probe = f"{self._base}/.gmd-restore.probe"
         try:
+            self._filesystem, self._base = open_filesystem(out)
+            probe = f"{self._base}/.gmd-restore.probe"
             put(self._filesystem, probe, b"")
             remove(self._filesystem, probe)
             self._record = read_record(get(self._filesystem, f"{self._base}/{RECORD_FILE}"))

@@ -10,10 +10,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import fs
 
 from gmd_ray.config import Config
-from gmd_ray.config.load import config_text, save_config
+from gmd_ray.config.load import save_config
 from gmd_ray.config.places import below
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import suspects
@@ -40,7 +39,7 @@ from gmd_ray.ray_utils.capacity import check_capacity
 from gmd_ray.ray_utils.metrics import record_rows, run_label
 from gmd_ray.ray_utils.remote_errors import is_ray_error
 from gmd_ray.ray_utils.shutdown import StopRequest
-from gmd_ray.storage import open_filesystem, put, with_retries
+from gmd_ray.storage import with_retries
 from gmd_ray.teachers import compilation_of_run
 from gmd_ray.text import one_line, some
 
@@ -140,7 +139,7 @@ class GenerationRun:
         cfg, store = self.cfg, self.store
         self.facts = check_resume(store, cfg, self.files, self.models, self.changed, self.check_room)
         # Not before: the settings of a run that is refused are not those of this directory.
-        with_retries(lambda: _save_settings(self._to_save))
+        with_retries(lambda: save_config(self._to_save, below(cfg.out, "config.yaml")))
         if cfg.generation.retry_failed:
             self.check_room()  # before rows are dropped for a run that cannot start
             store.delete(manifest.MANIFEST_FILE)
@@ -247,8 +246,7 @@ class GenerationRun:
         """Tell the recorder of the counts and the manifest, and return the totals."""
         figures = {**self.totals.counts(), "images_per_second": self.summary["images_per_second"]}
         self.recorder.metrics({key: float(value) for key, value in figures.items() if value is not None})
-        if "://" not in self.store.url:
-            self.recorder.artifact(f"{self.store.path}/{manifest.MANIFEST_FILE}")
+        self.recorder.artifact(below(self.store.url, manifest.MANIFEST_FILE))
         return self.totals
 
     def check_room(self) -> list[str]:
@@ -294,15 +292,6 @@ def _system_memory_pool() -> Iterator[None]:
         yield
     finally:
         pa.set_memory_pool(before)
-
-
-def _save_settings(cfg: Config) -> None:
-    """Write `config.yaml` of the run directory. Only its owner may read a local one."""
-    filesystem, path = open_filesystem(below(cfg.out, "config.yaml"))
-    if isinstance(filesystem, fs.LocalFileSystem):
-        save_config(cfg, path)
-    else:
-        put(filesystem, path, config_text(cfg).encode())
 
 
 def _count(progress: Progress, block: pa.Table, view: pc.Expression, run: str) -> None:

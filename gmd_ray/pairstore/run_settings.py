@@ -43,6 +43,9 @@ _HARMLESS = (
 """Fields of a model's section that change neither pixels nor scores. A preset counts by the fields that it fills, and
 prompt embeddings by their prompts and their model, which are in the teacher's fingerprint."""
 
+_GONE = {"teacher.quantization": "none"}
+"""Settings that only earlier versions had, with the value that stands for their absence."""
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -165,13 +168,13 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 def refuse_changes(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
     """Compare settings with those a store was made with.
 
-    A setting that the store's version did not have counts with its default. An overlap of tiles counts only where there
-    are tiles.
+    A setting that the store's version did not have counts with its default, and one that only the store's version had
+    with the value of `_GONE`. An overlap of tiles counts only where there are tiles.
 
     Raises:
         ResumeMismatchError: naming each differing key with its old and new value.
     """
-    defaults = relevant(Config())
+    defaults = relevant(Config()) | _GONE
     changes = []
     untiled = {f"{room}.tile_overlap" for room in ("student", "teacher") if not now.get(f"{room}.tile")}
     for key in sorted({*saved, *now} - untiled):

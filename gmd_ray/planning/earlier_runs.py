@@ -68,7 +68,7 @@ def check_finetunes(found: Findings, cfg: Config, *, generated: bool, inputs: Ru
         generated: Stage 2 comes by itself, so that the pair store has to be finished; else the run makes it first.
         inputs: the listings that the run shares; by default new ones.
     """
-    if "://" in cfg.out or not cfg.student.path:
+    if not cfg.student.path:
         return
     from gmd_ray.training import refuse_begun
     from gmd_ray.training.spec import make_spec

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gmd_ray.config import Config
-from gmd_ray.destinations import why_unwritable
+from gmd_ray.destinations import why_no_object, why_unwritable
 from gmd_ray.errors import GmdError
 from gmd_ray.images.sets.listed import TARGET
 from gmd_ray.planning.data_sets import DataSet
@@ -29,9 +29,14 @@ _COPIES = 4
 def check_places(found: Findings, cfg: Config) -> None:
     """Check that the run directory, what an earlier run left in it, and a local tracking database can be written.
 
-    Places behind a URL are not checked: their first write fails with a message of its own.
+    Behind a URL, an object is written and removed: the bucket, the credentials and the server are tried thereby.
     """
-    if "://" not in cfg.out:
+    if "://" in cfg.out:
+        if why := why_no_object(cfg.out):
+            found.error(
+                "place", "out", f"out={cfg.out}: cannot be written ({why}); check the address, and the credentials"
+            )
+    else:
         if why := why_unwritable(cfg.out, folder=True):
             found.error("place", "out", f"out={cfg.out}: cannot be written ({why})")
         else:

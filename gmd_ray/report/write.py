@@ -15,6 +15,7 @@ import yaml
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import resolved
+from gmd_ray.config.places import below
 from gmd_ray.evaluation.actor import ADAPTED
 from gmd_ray.evaluation.results import Evaluation
 from gmd_ray.evaluation.store import FAILED_SHOWN, StoreSummary, open_store
@@ -74,7 +75,7 @@ def write_report(
         DataError: the pair store is damaged.
     """
     page = make_report(cfg, evaluation, decision, inputs or RunInputs())
-    path = f"{cfg.out.rstrip('/')}/report.html"
+    path = below(cfg.out, "report.html")
     write_bytes(path, page.encode())
     (recorder or NullRecorder()).artifact(path)
     return path
@@ -182,7 +183,7 @@ def _training_logs(cfg: Config) -> dict[str, list[dict[str, Any]]]:
     """Entries with a loss of each fine-tune that has a `curve.jsonl` in `<out>/finetune/<name>`."""
     logs = {}
     for name in (ADAPTED, *cfg.controls):
-        data = read_bytes(f"{cfg.out.rstrip('/')}/finetune/{name}/curve.jsonl") or b""
+        data = read_bytes(below(cfg.out, f"finetune/{name}/curve.jsonl")) or b""
         whole = data[: data.rfind(b"\n") + 1]  # a killed run may leave half a line
         logged = [figures for figures in map(json.loads, whole.splitlines()) if "loss" in figures]
         if logged:

@@ -18,6 +18,7 @@ from gmd_ray.tracking.client import TrackingError, connect, name_filter, trackin
 from gmd_ray.tracking.journal import PREVIOUS, PROMOTED, ROLLED_BACK, Journal, JournalEntry
 from gmd_ray.tracking.promotion import Champion, Verdict, judge_licence, judge_promotion
 from gmd_ray.tracking.recorder import MlflowRecorder
+from gmd_ray.tracking.registry import forget_registration, kept_registration, register
 from gmd_ray.tracking.runs import run_id_of
 from gmd_ray.tracking.versions import RegisteredVersion, aliases_of, find_version, open_registry, read_reference
 
@@ -73,6 +74,28 @@ def promote(
     for reason in decision.reasons:
         log.info("promotion gate: %s", reason)
     log.info("%s version %s %s", model, version, "is champion now" if decision.promoted else "stays challenger")
+    return decision
+
+
+def register_kept(cfg: Config) -> Decision | None:
+    """Register and judge the student of a run that MLflow was away for at its end, from what the run has measured.
+
+    Returns:
+        the decision; None if no student of this run directory is waiting.
+
+    Raises:
+        DataError: the run's evaluation is gone.
+        TrackingError: as `registry.register` and `promote`; the student stays noted.
+    """
+    student, run_id = kept_registration(cfg), run_id_of(cfg.out)
+    if student is None or run_id is None:
+        return None
+    from gmd_ray.evaluation import load_evaluation
+
+    evaluation = load_evaluation(cfg.out)
+    recorder = MlflowRecorder(tracking_uri(cfg), run_id)
+    decision = promote(cfg, recorder, register(cfg, recorder, student, evaluation), evaluation)
+    forget_registration(cfg)
     return decision
 
 

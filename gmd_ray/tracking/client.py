@@ -15,6 +15,7 @@ from gmd_ray.config import Config
 from gmd_ray.config.places import sqlite_path, sqlite_url
 from gmd_ray.config.secrets import redact, without_credentials
 from gmd_ray.errors import GmdError
+from gmd_ray.storage import is_remote
 from gmd_ray.text import one_line
 
 if TYPE_CHECKING:
@@ -52,12 +53,6 @@ def connect(uri: str) -> MlflowClient:
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def is_remote(url: str) -> bool:
-    """Return whether `url` is something other than a local path; file:// is local."""
-    scheme = url.partition("://")[0] if "://" in url else ""
-    return scheme not in ("", "file")
 
 
 def local_path(url: str) -> Path:

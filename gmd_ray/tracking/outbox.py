@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyarrow import fs
 
 from gmd_ray.config.secrets import redact
-from gmd_ray.storage import get, open_filesystem, put, remove
+from gmd_ray.storage import get, local_copy, open_filesystem, put, remove
 from gmd_ray.text import one_line
 from gmd_ray.tracking.client import connect, is_refusal, store_errors
 
@@ -220,7 +220,9 @@ class Outbox:
         elif entry.kind == "inputs":
             self.client.log_inputs(entry.run_id, datasets=[dataset_input(facts) for facts in entry.payload[0]])
         elif entry.kind == "artifact":
-            self.client.log_artifact(entry.run_id, *entry.payload)
+            path, folder = entry.payload
+            with local_copy(path) as copy:
+                self.client.log_artifact(entry.run_id, copy, folder)
         elif entry.kind == "text":
             self.client.log_text(entry.run_id, *entry.payload)
         elif entry.kind == "delete":

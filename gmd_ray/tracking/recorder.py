@@ -10,11 +10,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from gmd_ray.config.places import name_of
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import ConfigError, GmdError, ResumeMismatchError
+from gmd_ray.storage import read_bytes
 from gmd_ray.text import one_line
 from gmd_ray.tracking.client import is_refusal, store_errors
 from gmd_ray.tracking.outbox import Entry, Outbox
@@ -131,9 +132,14 @@ class MlflowRecorder:
             self._put("inputs", (facts,), f"datasets {_some([dataset.name for dataset in datasets])}")
 
     def artifact(self, path: str, folder: str | None = None) -> None:
-        """Copy a local file to `folder` of the run's artifacts; in text files, credentials in URLs become `***`."""
-        name = Path(path).name
-        if (text := _with_credentials(Path(path))) is not None:
+        """Copy a file to `folder` of the run's artifacts; in text files, credentials in URLs become `***`.
+
+        Args:
+            path: a path or URL.
+            folder: folder of the artifacts; None for their root.
+        """
+        name = name_of(path)
+        if (text := _with_credentials(path)) is not None:
             self.text(text, f"{folder}/{name}" if folder else name)
         else:
             self._put("artifact", (str(path), folder), f"file {path}")
@@ -253,12 +259,14 @@ def flatten(values: Mapping[str, Any], head: str = "") -> dict[str, str]:
     return flat
 
 
-def _with_credentials(path: Path) -> str | None:
+def _with_credentials(path: str) -> str | None:
     """The content of a text file that contains credentials, such as URLs in a manifest; None for any other file."""
-    if path.suffix not in _TEXT or not path.is_file():
+    if not name_of(path).endswith(_TEXT):
         return None
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return text if redact(text) != text else None
+    with contextlib.suppress(OSError):  # sending it says so
+        text = (read_bytes(path) or b"").decode(errors="replace")
+        return text if redact(text) != text else None
+    return None
 
 
 def _key(name: str, limit: int = _MAX_KEY) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,15 +14,16 @@ from typing import TYPE_CHECKING
 
 import gmd_ray
 from gmd_ray.config import Config
+from gmd_ray.config.places import below, name_of
 from gmd_ray.config.secrets import redact
 from gmd_ray.hashing import path_digest
 from gmd_ray.pairstore.manifest import read_manifest
 from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.pairstore.store import PairStore, store_url
 from gmd_ray.progress import NullRecorder
-from gmd_ray.storage import open_filesystem
+from gmd_ray.storage import local_copy, read_bytes, remove_file, write_bytes
 from gmd_ray.teachers import teacher_licence
-from gmd_ray.tracking.client import TrackingError, connect, is_remote, local_path, tracking_errors
+from gmd_ray.tracking.client import TrackingError, connect, tracking_errors
 from gmd_ray.tracking.journal import make_model
 from gmd_ray.tracking.model_folder import model_card, write_model_folder
 from gmd_ray.tracking.promotion import CANDIDATE
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gmd_ray.tracking")
 
 CHALLENGER = "challenger"
+UNREGISTERED = "unregistered.json"
+"""File in a run directory whose student is still to be registered, since MLflow was away or refused it."""
 MODEL_NOTE = (
     "Image restorers adapted by gmd-ray. `champion` is the one to use, `previous` the one before it, `challenger` the "
     "newest. `gmd-ray history` says who moved `champion` and why."
@@ -92,6 +94,25 @@ def register(
         client.set_registered_model_alias(model, CHALLENGER, version)
     recorder.tags({"registered_version": version})
     return version
+
+
+def keep_registration(cfg: Config, student_path: str) -> None:
+    """Note below `out` that this student is still to be registered and judged; `champions.register_kept` does it."""
+    write_bytes(below(cfg.out, UNREGISTERED), json.dumps({"student": redact(student_path)}).encode())
+
+
+def kept_registration(cfg: Config) -> str | None:
+    """The path of the student that is still to be registered; None if there is none."""
+    kept = read_bytes(below(cfg.out, UNREGISTERED))
+    if kept is None:
+        return None
+    # The run directory may have another name by now, and a student lies in it.
+    return below(cfg.out, f"finetune/{CANDIDATE}/{name_of(json.loads(kept)['student'])}")
+
+
+def forget_registration(cfg: Config) -> None:
+    """Remove the note of `keep_registration`, if there is one."""
+    remove_file(below(cfg.out, UNREGISTERED))
 
 
 def _send_folder(
@@ -163,15 +184,9 @@ def _same_version(client: MlflowClient, model: str, run_id: str, digest: str) ->
 @contextmanager
 def _local_file(path: str) -> Iterator[Path]:
     """Yield `path` itself if it is local, else a temporary copy."""
-    if not is_remote(path):
-        local = local_path(path)
-        if not local.exists():
-            raise TrackingError(f"{path}: no such file to register")
-        yield local
-        return
-    filesystem, inner = open_filesystem(path)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / inner.rsplit("/", 1)[-1]
-        with filesystem.open_input_stream(inner) as source, open(copy, "wb") as target:
-            shutil.copyfileobj(source, target)
-        yield copy
+    try:
+        with local_copy(path) as copy:
+            Path(copy).stat()
+            yield Path(copy)
+    except FileNotFoundError as error:
+        raise TrackingError(f"{path}: no such file to register") from error

@@ -22,12 +22,11 @@ from gmd_ray.config.secrets import redact
 from gmd_ray.errors import GmdError
 from gmd_ray.hashing import path_digest
 from gmd_ray.progress import NullRecorder
-from gmd_ray.storage import open_filesystem
+from gmd_ray.storage import is_remote, open_filesystem
 from gmd_ray.tracking.client import (
     TrackingError,
     artifact_location,
     is_refusal,
-    is_remote,
     local_path,
     tracking_errors,
     tracking_uri,

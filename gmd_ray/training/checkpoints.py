@@ -1,9 +1,9 @@
 """Choosing the checkpoint to resume from, before any worker starts: the last one that is intact.
 
 A checkpoint is a folder that Ray Train writes, `train/step_00001000`, with the file `state.pt`. Ray Train's list of
-them, the snapshot, decides which one the workers get. Neither file is written atomically, so that a kill or a full disk
-can leave a part of it. This module does not import torch: `state.pt` is a zip archive, and its checksums say whether
-it is intact.
+them, the snapshot, decides which one the workers get. On a disk neither file is written atomically, so that a kill or a
+full disk can leave a part of it; an object store shows an object once it is complete. This module does not import
+torch: `state.pt` is a zip archive, and its checksums say whether it is intact.
 """
 
 from __future__ import annotations
@@ -12,17 +12,27 @@ import errno
 import importlib.metadata
 import json
 import logging
+import os
 import struct
+import typing
 import zipfile
 import zlib
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from gmd_ray.config.places import above, below
 from gmd_ray.errors import DataError
-from gmd_ray.storage import replacing
+from gmd_ray.storage import is_file, is_remote, open_filesystem, read_bytes, remove_file, write_bytes
 from gmd_ray.text import printable
-from gmd_ray.training.run_files import CURVE, SCORE, SNAPSHOT, STATE, checkpoint_name, read_curve
+from gmd_ray.training.run_files import (
+    CURVE,
+    SCORE,
+    SNAPSHOT,
+    checkpoint_name,
+    checkpoint_steps,
+    read_curve,
+    state_of,
+)
 from gmd_ray.training.spec import TrainingSpec
 
 _TORN = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, RuntimeError)
@@ -45,36 +55,38 @@ def settle_checkpoints(spec: TrainingSpec, label: str) -> None:
         DataError: there are checkpoints and all are damaged; or the best one, which is to be exported, is damaged and
             there is none before it. The message names the files.
     """
-    snapshot = Path(spec.directory, SNAPSHOT)
-    train = snapshot.parent
+    directory = spec.directory
+    snapshot = below(directory, SNAPSHOT)
     listed = _read_snapshot(snapshot)
     known = {} if listed is None else {_step(entry): entry for entry in listed["checkpoint_results"]}
-    there = {int(folder.name.removeprefix("step_")) for folder in train.glob("step_[0-9]*") if folder.is_dir()}
+    there = checkpoint_steps(directory)
     last = max(there, default=0)
     if listed is not None and listed["latest_checkpoint_result"] is not None:
         last = _step(listed["latest_checkpoint_result"])
     candidates = sorted((step for step in {*known, *there} if step <= last), reverse=True)
     if not candidates:
-        snapshot.unlink(missing_ok=True)  # the run was killed while it wrote its first snapshot
+        remove_file(snapshot)  # the run was killed while it wrote its first snapshot
         return
     torn: dict[int, str] = {}
-    chosen = _last_whole(train, candidates, torn)
-    scores = {point["step"]: point[SCORE] for point in read_curve(Path(spec.directory, CURVE)) if SCORE in point}
+    chosen = _last_whole(directory, candidates, torn)
+    scores = {point["step"]: point[SCORE] for point in read_curve(below(directory, CURVE)) if SCORE in point}
     scores |= {step: entry["metrics"][SCORE] for step, entry in known.items() if SCORE in entry["metrics"]}
     if chosen is not None and spec.cfg.training.export == "best":
         best = _best(scores, chosen)
-        if best is not None and best != chosen and (why := _why_torn(train / checkpoint_name(best) / STATE)):
+        if best is not None and best != chosen and (why := _why_torn(state_of(directory, best))):
             # Training writes it again if it resumes from a checkpoint before it.
             torn[best] = why
-            chosen = _last_whole(train, [step for step in candidates if step < best], torn)
+            chosen = _last_whole(directory, [step for step in candidates if step < best], torn)
     if chosen is None:
-        named = "; ".join(f"{train / checkpoint_name(step) / STATE} {why}" for step, why in torn.items())
-        if not snapshot.exists():  # the run was killed while it wrote its first checkpoint
+        named = "; ".join(f"{state_of(directory, step)} {why}" for step, why in torn.items())
+        if not is_file(snapshot):  # the run was killed while it wrote its first checkpoint
             log.warning("%s: no checkpoint is intact (%s): starting from step 0", label, named)
             return
-        raise DataError(f"{label}: no checkpoint is intact ({named}); restore one, or remove {train} to start over")
+        raise DataError(
+            f"{label}: no checkpoint is intact ({named}); restore one, or remove {above(snapshot)} to start over"
+        )
     for step, why in torn.items():
-        log.warning("%s: %s %s: resuming from step %d", label, train / checkpoint_name(step) / STATE, why, chosen)
+        log.warning("%s: %s %s: resuming from step %d", label, state_of(directory, step), why, chosen)
     if listed is None:
         log.warning("%s: %s is damaged or missing: resuming from step %d", label, snapshot, chosen)
     usable = there if listed is None else there & known.keys()
@@ -84,22 +96,28 @@ def settle_checkpoints(spec: TrainingSpec, label: str) -> None:
         _write_snapshot(snapshot, listed, entries, chosen)
 
 
-def has_checkpoints(directory: Path) -> bool:
+def has_checkpoints(directory: str) -> bool:
     """Return whether a fine-tune's directory holds a checkpoint or Ray Train's list of them."""
-    return (directory / SNAPSHOT).is_file() or any((directory / SNAPSHOT).parent.glob(f"step_*/{STATE}"))
+    return is_file(below(directory, SNAPSHOT)) or any(
+        is_file(state_of(directory, step)) for step in checkpoint_steps(directory)
+    )
 
 
-def _why_torn(path: Path) -> str | None:
+def _why_torn(path: str) -> str | None:
     """Say what is wrong with a `state.pt`; None if it is intact.
+
+    At a URL only the end of the archive is read, which holds its table of contents: the storage guards what it has
+    taken in, and reading it all would take as long as the download that follows.
 
     Raises:
         DataError: the storage fails, so that the file can be neither used nor called damaged.
     """
     try:
-        if not path.stat().st_size:
-            return "is empty"
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+        with _opened(path) as file:
+            if not file.seek(0, os.SEEK_END):
+                return "is empty"
+            with zipfile.ZipFile(file) as archive:
+                damaged = None if is_remote(path) else archive.testzip()
     except FileNotFoundError:
         return "is missing"
     except _TORN:
@@ -111,10 +129,17 @@ def _why_torn(path: Path) -> str | None:
     return None if damaged is None else f"is damaged inside ({printable(damaged)})"
 
 
-def _last_whole(train: Path, candidates: Iterable[int], torn: dict[int, str]) -> int | None:
+def _opened(path: str) -> BinaryIO:
+    if not is_remote(path):
+        return open(path, "rb")
+    filesystem, inner = open_filesystem(path)
+    return typing.cast(BinaryIO, filesystem.open_input_file(inner))
+
+
+def _last_whole(directory: str, candidates: Iterable[int], torn: dict[int, str]) -> int | None:
     """The first of these steps with an intact checkpoint; the damaged ones before it are added to `torn`."""
     for step in candidates:
-        why = _why_torn(train / checkpoint_name(step) / STATE)
+        why = _why_torn(state_of(directory, step))
         if why is None:
             return step
         torn[step] = why
@@ -126,19 +151,19 @@ def _best(scores: dict[int, float], until: int) -> int | None:
     return max((step for step in scores if step <= until), key=lambda step: (scores[step], step), default=None)
 
 
-def _read_snapshot(path: Path) -> dict[str, Any] | None:
+def _read_snapshot(path: str) -> dict[str, Any] | None:
     """Read Ray Train's list of checkpoints; None if it is missing or damaged."""
     try:
-        listed = json.loads(path.read_bytes())
+        listed = json.loads(read_bytes(path) or b"")
         for entry in [*listed["checkpoint_results"], *filter(None, [listed["latest_checkpoint_result"]])]:
             _step(entry)
             dict(entry["metrics"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         return None
     return dict(listed)
 
 
-def _write_snapshot(path: Path, listed: dict[str, Any] | None, entries: list[dict[str, Any]], latest: int) -> None:
+def _write_snapshot(path: str, listed: dict[str, Any] | None, entries: list[dict[str, Any]], latest: int) -> None:
     """Write Ray Train's list of checkpoints, in its own format and order: by score, then by step."""
     entries = sorted(entries, key=lambda entry: (entry["metrics"].get(SCORE, float("-inf")), _step(entry)))
     by_time = sorted(map(_step, entries))
@@ -156,8 +181,7 @@ def _write_snapshot(path: Path, listed: dict[str, Any] | None, entries: list[dic
         "latest_checkpoint_result": next(entry for entry in entries if _step(entry) == latest),
         "current_report_index": max((listed or {}).get("current_report_index", 0), len(entries)),
     }
-    with replacing(path) as draft:
-        draft.write_text(json.dumps(document))
+    write_bytes(path, json.dumps(document).encode())
 
 
 def _entry(step: int, scores: dict[int, float]) -> dict[str, Any]:

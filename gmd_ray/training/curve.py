@@ -14,7 +14,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +22,8 @@ from ray.train import UserCallback
 
 from gmd_ray.progress import Progress, Recorder, duration
 from gmd_ray.ray_utils.metrics import record_training
-from gmd_ray.training.run_files import curve_lines
+from gmd_ray.storage import is_remote
+from gmd_ray.training.run_files import append_line, curve_lines, read_end
 
 log = logging.getLogger("gmd_ray.training")
 
@@ -33,6 +33,9 @@ _COLLATERAL = re.compile(r"gloo|NCCL|connection (closed|reset)|broken pipe|ncclR
 POLL_S = 0.5
 """Seconds between two looks at the curve."""
 
+REMOTE_POLL_S = 3.0
+"""The same for a curve at a URL, where each look is a request."""
+
 JOIN_S = 5.0
 """Seconds that the driver waits for its watching thread to end."""
 
@@ -41,7 +44,7 @@ class CurveKeeper(UserCallback):
     """Callback in the controller that logs each step once, even if workers repeat it after a failure.
 
     Args:
-        path: path of the curve.
+        path: path or URL of the curve.
         recorder: gets the same figures, by step.
         last_step: the last step that an earlier run logged; 0 if there was none.
         labels: run and name of the fine-tune, for the cluster's metrics.
@@ -75,8 +78,7 @@ class CurveKeeper(UserCallback):
         self._append({"died": rank, "error": described(error), "with_it": len(worker_exceptions) - 1})
 
     def _append(self, line: dict[str, Any]) -> None:
-        with open(self._path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self._path, f"{json.dumps(line)}\n".encode())
 
 
 def root_cause(errors: Mapping[int, Exception]) -> tuple[int, Exception]:
@@ -119,7 +121,7 @@ class CurveWatcher:
     """Thread in the driver that shows the curve as it grows, and reports workers that died.
 
     Args:
-        path: path of the curve.
+        path: path or URL of the curve.
         label: the first words of its log lines.
         total: steps of the whole run.
         interval_s: seconds between two log lines.
@@ -127,12 +129,13 @@ class CurveWatcher:
     """
 
     def __init__(
-        self, path: Path, label: str, total: int, interval_s: float, waiting_for: Callable[[], str] = lambda: "starting"
+        self, path: str, label: str, total: int, interval_s: float, waiting_for: Callable[[], str] = lambda: "starting"
     ) -> None:
         self._path, self._label, self._total, self._interval_s = path, label, total, interval_s
         self._waiting_for = waiting_for
         self._begun = self._told = time.monotonic()
-        self._offset = path.stat().st_size if path.is_file() else 0
+        self._offset = len(read_end(path, 0))
+        self._poll_s = REMOTE_POLL_S if is_remote(path) else POLL_S
         self._progress: Progress | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="curve", daemon=True)
@@ -149,7 +152,7 @@ class CurveWatcher:
 
     def _watch(self) -> None:
         with contextlib.ExitStack() as stack:
-            while not self._done.wait(min(POLL_S, self._interval_s)):
+            while not self._done.wait(min(self._poll_s, self._interval_s)):
                 self._show(stack)
                 if self._progress is None and time.monotonic() - self._told >= self._interval_s:
                     self._tell()
@@ -165,11 +168,10 @@ class CurveWatcher:
         log.info("%s: %s (%s)", self._label, what, duration(time.monotonic() - self._begun))
 
     def _show(self, stack: contextlib.ExitStack) -> None:
-        if not self._path.is_file():
+        try:
+            content = read_end(self._path, self._offset)
+        except OSError:  # the next look finds these lines too
             return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in curve_lines(whole):

@@ -9,7 +9,6 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,6 +26,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from gmd_ray.config import Config
+from gmd_ray.config.places import below
 from gmd_ray.errors import ExitCode, GmdError, InterruptedRunError
 from gmd_ray.progress import Recorder
 from gmd_ray.ray_utils.capacity import living_nodes
@@ -36,7 +36,7 @@ from gmd_ray.ray_utils.remote_errors import raise_if_error
 from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, is_preemption, root_cause
 from gmd_ray.training.meeting import torch_config
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
-from gmd_ray.training.run_files import CURVE, SCORE, read_curve
+from gmd_ray.training.run_files import CURVE, SCORE, ray_storage, read_curve
 from gmd_ray.training.spec import TrainingSpec
 
 log = logging.getLogger("gmd_ray.training")
@@ -85,7 +85,7 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
     )
     log.info("%s: %s", label, _what(spec))
     watcher = CurveWatcher(
-        Path(spec.directory, CURVE), label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg)
+        below(spec.directory, CURVE), label, cfg.steps, spec.cfg.log_interval_s, lambda: waiting_for(spec.cfg)
     )
     environment = train_environment(cfg.min_workers is not None, nodes_change)
     with _sigterm_ends(label), repeated_signals(trainer.interrupted), environment, watcher:
@@ -112,11 +112,11 @@ def scaling_config(cfg: Config) -> ScalingConfig:
 
 def run_config(spec: TrainingSpec, recorder: Recorder) -> RunConfig:
     """Ray Train's settings for the checkpoints, the failures and the figures of a fine-tune."""
-    cfg, curve = spec.cfg.training, Path(spec.directory, CURVE)
+    cfg, curve = spec.cfg.training, below(spec.directory, CURVE)
     points = read_curve(curve)
     return RunConfig(
         name="train",
-        storage_path=spec.directory,
+        **ray_storage(spec.directory),
         failure_config=FailureConfig(
             max_failures=cfg.max_failures, max_preemption_failures=cfg.max_preemption_failures
         ),
@@ -124,7 +124,7 @@ def run_config(spec: TrainingSpec, recorder: Recorder) -> RunConfig:
             num_to_keep=cfg.keep_checkpoints, checkpoint_score_attribute=SCORE if spec.validation else None
         ),
         callbacks=[
-            CurveKeeper(str(curve), recorder, points[-1]["step"] if points else 0, (run_label(spec.cfg.out), spec.name))
+            CurveKeeper(curve, recorder, points[-1]["step"] if points else 0, (run_label(spec.cfg.out), spec.name))
         ],
     )
 

@@ -6,13 +6,14 @@ import dataclasses
 import logging
 import math
 import time
-from pathlib import Path
 
 from gmd_ray.config import Config
+from gmd_ray.config.places import below, name_of
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import DataError
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import NullRecorder, Recorder
+from gmd_ray.storage import is_file, is_folder, local_copy
 from gmd_ray.training.checkpoints import settle_checkpoints
 from gmd_ray.training.digests import digest_of_path
 from gmd_ray.training.resume import check_settings
@@ -69,11 +70,11 @@ def finetune(
     recorder = NullRecorder() if recorder is None else recorder
     spec = make_spec(cfg, name, seed, inputs=inputs)
     if directory is not None:
-        spec = dataclasses.replace(spec, directory=directory, student=str(Path(directory, Path(spec.student).name)))
+        spec = dataclasses.replace(spec, directory=directory, student=below(directory, name_of(spec.student)))
     settings = check_settings(spec)
-    done_path = Path(spec.directory, DONE)
-    label = f"finetune {Path(spec.directory).name}"
-    if done_path.is_file() and Path(spec.student).exists():
+    done_path = below(spec.directory, DONE)
+    label = f"finetune {name_of(spec.directory)}"
+    if is_file(done_path) and (is_file(spec.student) or is_folder(spec.student)):
         log.info("%s: already finished, %s", label, spec.student)
         return _finished(spec, done_path)
     settle_checkpoints(spec, label)
@@ -89,7 +90,7 @@ def finetune(
 
         resumed_from = fit_in_process(spec)
 
-    points = read_curve(Path(spec.directory, CURVE))
+    points = read_curve(below(spec.directory, CURVE))
     finetuned = Finetuned(
         path=spec.student,
         steps=spec.cfg.training.steps,
@@ -98,12 +99,12 @@ def finetune(
         resumed_from=resumed_from,
     )
     document = dataclasses.asdict(finetuned) | {"path": redact(spec.student)}  # no later run reads the path
-    write_json(done_path, document | {_DIGEST: digest_of_path(spec.student)})
+    write_json(done_path, document | {_DIGEST: _digest_of_student(spec)})
     recorder.artifact(spec.student)
     return finetuned
 
 
-def _finished(spec: TrainingSpec, document: Path) -> Finetuned:
+def _finished(spec: TrainingSpec, document: str) -> Finetuned:
     """Read the result of an earlier run.
 
     Raises:
@@ -111,9 +112,15 @@ def _finished(spec: TrainingSpec, document: Path) -> Finetuned:
     """
     result = read_json(document)
     written = result.pop(_DIGEST, None)
-    if written is not None and digest_of_path(spec.student) != written:
+    if written is not None and _digest_of_student(spec) != written:
         raise DataError(
             f"{spec.student}: not as this fine-tune wrote it (incomplete or replaced); remove it, and the same command "
             f"writes it again from the last checkpoint"
         )
     return Finetuned(**result | {"path": spec.student})
+
+
+def _digest_of_student(spec: TrainingSpec) -> str:
+    """The digest of the fine-tuned student as it lies in its place now, not of an earlier copy on this node."""
+    with local_copy(spec.student) as copy:
+        return digest_of_path(copy)

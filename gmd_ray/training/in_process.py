@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gmd_ray.training.run_files import ray_storage
 from gmd_ray.training.spec import TrainingSpec
 
 
@@ -27,6 +28,6 @@ def fit_in_process(spec: TrainingSpec) -> int | None:
         train,
         train_loop_config={"spec": spec},
         scaling_config=ScalingConfig(num_workers=0, use_gpu=spec.cfg.training.use_gpu),
-        run_config=RunConfig(name="train", storage_path=spec.directory),
+        run_config=RunConfig(name="train", **ray_storage(spec.directory)),
     )
     return raise_if_error(trainer.fit().return_value)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gmd_ray.config import Config
+from gmd_ray.config.places import above, below, name_of
 from gmd_ray.config.secrets import digested_values
 from gmd_ray.errors import ConfigError, ResumeMismatchError
 from gmd_ray.images.sets.run_inputs import RunInputs
 from gmd_ray.progress import Recorder
+from gmd_ray.storage import is_file, local_draft, remove_file
 from gmd_ray.training.digests import digest_of_path
 from gmd_ray.training.finetune import finetune
 from gmd_ray.training.resume import is_begun, refuse_begun
@@ -71,12 +73,13 @@ def refuse_begun_pretraining(cfg: Config, inputs: RunInputs | None = None) -> No
         ConfigError, DataError: see `pretrain`.
     """
     made = _made_start(cfg)
-    path = str(cfg.student.path) if made is None else str(made)
+    path = str(cfg.student.path) if made is None else made
     asked = dataclasses.replace(_as_finetune(cfg), student=dataclasses.replace(cfg.student, path=path))
-    folder = Path(finetuned_path(asked, "pretrained")).parent
+    # The initial weights, whose ending names that of the student, may not be there yet.
+    folder = above(finetuned_path(asked, "pretrained") if made is None else made)
     if not is_begun(folder):
         return
-    if made is not None and not (made.is_file() and read_json(folder / RECIPE) == _recipe(cfg)):
+    if made is not None and not (is_file(made) and read_json(below(folder, RECIPE)) == _recipe(cfg)):
         raise ResumeMismatchError(
             f"{folder} was begun from other initial weights (pretrain.architecture, pretrain.arguments, student.path "
             f"or seed, see {RECIPE} there): remove it, or give another out="
@@ -110,29 +113,28 @@ def _start(cfg: Config) -> str:
 
     from gmd_ray.students import new_checkpoint, reinitialised
 
-    p, begun, recipe = cfg.pretrain, path.with_name(RECIPE), _recipe(cfg)
-    if path.is_file() and begun.is_file() and read_json(begun) == recipe:
-        return str(path)
-    begun.unlink(missing_ok=True)
-    if p.architecture is not None:
-        new_checkpoint(p.architecture, p.arguments, cfg.seed, path)
-    else:
-        reinitialised(cfg.student, cfg.seed, path)
+    p, begun, recipe = cfg.pretrain, below(above(path), RECIPE), _recipe(cfg)
+    if is_file(path) and is_file(begun) and read_json(begun) == recipe:
+        return path
+    remove_file(begun)
+    with local_draft(path) as draft:
+        if p.architecture is not None:
+            new_checkpoint(p.architecture, p.arguments, cfg.seed, Path(draft))
+        else:
+            reinitialised(cfg.student, cfg.seed, Path(draft))
     write_json(begun, recipe)
-    return str(path)
+    return path
 
 
-def _made_start(cfg: Config) -> Path | None:
-    """The path of new initial weights; None if training starts from `student.path` as it is."""
+def _made_start(cfg: Config) -> str | None:
+    """The path or URL of new initial weights; None if training starts from `student.path` as it is."""
     p, given = cfg.pretrain, cfg.student.path
     if p.architecture is None and given is None:
         raise ConfigError("pretrain needs a start: set pretrain.architecture=..., or student.path=... for a checkpoint")
     if p.architecture is None and not p.reinitialise:
         return None
-    if "://" in cfg.out:
-        raise ConfigError(f"out={cfg.out}: students must be files; give a path that every node can reach")
-    name = "initial.pth" if p.architecture is not None else f"initial{Path(str(given)).suffix}"
-    return Path(cfg.out, "finetune", "pretrained", name)
+    name = "initial.pth" if p.architecture is not None else f"initial{PurePosixPath(name_of(str(given))).suffix}"
+    return below(cfg.out, f"finetune/pretrained/{name}")
 
 
 def _recipe(cfg: Config) -> dict[str, Any]:

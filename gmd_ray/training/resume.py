@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from gmd_ray.config import Config
+from gmd_ray.config.places import above, below
 from gmd_ray.errors import ResumeMismatchError
 from gmd_ray.images.sets.run_inputs import RunInputs
+from gmd_ray.storage import is_file, remove_file
 from gmd_ray.training.checkpoints import has_checkpoints
 from gmd_ray.training.data import sources
 from gmd_ray.training.run_files import CURVE, DONE, SETTINGS, read_json, write_json
@@ -39,7 +40,7 @@ def refuse_begun(
         ResumeMismatchError: settings differ; the message names them.
         ConfigError, DataError: see `make_spec`.
     """
-    if is_begun(Path(finetuned_path(cfg, name, seed)).parent):
+    if is_begun(above(finetuned_path(cfg, name, seed))):
         refuse_other_settings(make_spec(cfg, name, seed, targets=generated, inputs=inputs), generated=generated)
 
 
@@ -56,9 +57,9 @@ def refuse_other_settings(spec: TrainingSpec, *, generated: bool = True) -> dict
         DataError: the directory's settings file is missing or damaged.
     """
     now = spec.settings()
-    if not is_begun(Path(spec.directory)):
+    if not is_begun(spec.directory):
         return now
-    before = read_json(Path(spec.directory, SETTINGS))
+    before = read_json(below(spec.directory, SETTINGS))
     left_out = () if generated else _OF_THE_STORE
     differing = [key for key in sorted({*before, *now}.difference(left_out)) if before.get(key) != now.get(key)]
     if differing:
@@ -77,18 +78,18 @@ def check_settings(spec: TrainingSpec) -> dict[str, Any]:
     settings and digests of the source files are written to its directory.
     """
     now = refuse_other_settings(spec)
-    directory, interval_s = Path(spec.directory), spec.cfg.log_interval_s
-    path = directory / SETTINGS
+    directory, interval_s = spec.directory, spec.cfg.log_interval_s
+    path = below(directory, SETTINGS)
     if is_begun(directory):
         sources.settle(spec, sources.compare(spec), interval_s)
         return now
-    changed = path.is_file() and read_json(path) != now
+    changed = is_file(path) and read_json(path) != now
     write_json(path, now)
     if sources.remember(spec, interval_s) or changed:
-        Path(spec.directory, CURVE).unlink(missing_ok=True)  # it is from a run that never reached a checkpoint
+        remove_file(below(directory, CURVE))  # it is from a run that never reached a checkpoint
     return now
 
 
-def is_begun(directory: Path) -> bool:
+def is_begun(directory: str) -> bool:
     """Return whether a fine-tune's directory holds anything that depends on its settings: a checkpoint or a student."""
-    return has_checkpoints(directory) or (directory / DONE).is_file()
+    return has_checkpoints(directory) or is_file(below(directory, DONE))

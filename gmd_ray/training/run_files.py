@@ -1,16 +1,22 @@
-"""The files in the directory of a fine-tune, `<out>/finetune/<name>`, and how they are read and written."""
+"""The files in the directory of a fine-tune, `<out>/finetune/<name>`, and how they are read and written.
+
+The directory is a local one, or a URL. An object store has no append and no rename: there a file is one object, which
+appears when it is complete and is replaced as a whole.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 
+from gmd_ray.config.places import above, below
 from gmd_ray.errors import DataError
-from gmd_ray.storage import put_json
+from gmd_ray.storage import is_remote, json_bytes, open_filesystem, read_bytes, write_bytes
 
 CURVE = "curve.jsonl"
 """The figures of each logged step; see `gmd_ray.training.curve`."""
@@ -36,34 +42,79 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def state_of(directory: str, step: int) -> str:
+    """The path or URL of the file in a checkpoint that training resumes from."""
+    return below(directory, f"{above(SNAPSHOT)}/{checkpoint_name(step)}/{STATE}")
+
+
+def checkpoint_steps(directory: str) -> set[int]:
+    """The steps of the checkpoints' folders that exist, listed or not."""
+    filesystem, path = open_filesystem(below(directory, above(SNAPSHOT)))
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    found = [re.fullmatch(r"step_(\d+)", info.base_name) for info in infos if info.type == fs.FileType.Directory]
+    return {int(name[1]) for name in found if name is not None}
+
+
+def ray_storage(directory: str) -> dict[str, Any]:
+    """The arguments of Ray Train's `RunConfig` by which it keeps checkpoints in the directory of a fine-tune."""
+    if not is_remote(directory):
+        return {"storage_path": directory}
+    filesystem, path = open_filesystem(directory)
+    return {"storage_path": path, "storage_filesystem": filesystem}
+
+
+def read_json(place: str) -> dict[str, Any]:
     """Read a file that `write_json` wrote.
 
     Raises:
         DataError: the file is missing or damaged.
     """
+    data = read_bytes(place)
+    if data is None:
+        raise DataError(f"{place}: no such file; restore it, or remove {above(place)} to train from the start")
     try:
-        return dict(json.loads(path.read_bytes()))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; restore it, or remove {path.parent} to train from the start") from error
+        return dict(json.loads(data))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: not a JSON object ({error}); remove {path.parent} to train from the start") from error
+        raise DataError(
+            f"{place}: not a JSON object ({error}); remove {above(place)} to train from the start"
+        ) from error
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(place: str, value: dict[str, Any]) -> None:
     """Write a JSON file in one step: a reader sees the old content or the new one, never a part."""
-    put_json(fs.LocalFileSystem(), str(path), value)
+    write_bytes(place, json_bytes(value))
 
 
-def read_curve(path: Path) -> list[dict[str, Any]]:
+def read_curve(place: str | Path) -> list[dict[str, Any]]:
     """Read the logged steps in order, and cut off a last line that a crash left incomplete."""
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
+    content = read_bytes(str(place)) or b""
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
-        path.write_bytes(whole)
+        write_bytes(str(place), whole)
     return [line for line in curve_lines(whole) if "step" in line]
+
+
+def append_line(place: str, line: bytes) -> None:
+    """Append a line to a curve. On a filesystem without append, the whole file is written anew with it.
+
+    Only one process writes a curve at a time, so that no line of another is lost.
+    """
+    if not is_remote(place):
+        with open(place, "ab") as file:
+            file.write(line)
+        return
+    write_bytes(place, (read_bytes(place) or b"") + line)
+
+
+def read_end(place: str, offset: int) -> bytes:
+    """Read a curve from a position to its end; empty where there is no file, or it is not longer."""
+    filesystem, path = open_filesystem(place)
+    info = filesystem.get_file_info(path)
+    if info.type != fs.FileType.File or info.size <= offset:
+        return b""
+    with filesystem.open_input_file(path) as file:
+        file.seek(offset)
+        return bytes(file.read())
 
 
 def curve_lines(content: bytes) -> list[dict[str, Any]]:

@@ -6,18 +6,18 @@ This module does not import torch: the driver and Ray Train's controller import 
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from gmd_ray.config import Config
+from gmd_ray.config.places import above, below
 from gmd_ray.config.secrets import digested_values
 from gmd_ray.config.validate import check_test_sets, check_validation
 from gmd_ray.errors import ConfigError, nearest
 from gmd_ray.images.sets.pairs import PairFile
 from gmd_ray.images.sets.run_inputs import RunInputs
-from gmd_ray.storage import absolute
+from gmd_ray.storage import absolute, is_remote, open_filesystem
 from gmd_ray.training.data.targets import AcceptedPairs, accepted_pairs
 from gmd_ray.training.digests import digest, digest_of_files, digest_of_path
 from gmd_ray.weights import is_model_folder, is_stored, stored_model
@@ -52,8 +52,9 @@ class TrainingSpec:
     validation: tuple[PairFile, ...]
     """Held-out source pairs; empty if `training.validate_every` is 0."""
     directory: str
+    """The directory of the fine-tune, a path or URL."""
     student: str
-    """The path that the fine-tuned student is written to."""
+    """The path or URL that the fine-tuned student is written to."""
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the weights, as flat JSON values; a resumed fine-tune must have the same."""
@@ -96,7 +97,7 @@ class Finetuned:
     """The result of a finished fine-tune."""
 
     path: str
-    """Path of the fine-tuned student, in the file layout of `student.path`."""
+    """Path or URL of the fine-tuned student, in the file layout of `student.path`."""
     steps: int
     final_loss: float
     """Mean loss over the last logged interval."""
@@ -107,7 +108,7 @@ class Finetuned:
 
 
 def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
-    """The path that `finetune(cfg, name, seed=seed)` writes the student to.
+    """The path or URL that `finetune(cfg, name, seed=seed)` writes the student to.
 
     Raises:
         ConfigError: `name` is unknown, or `student.path` is not set.
@@ -118,12 +119,13 @@ def finetuned_path(cfg: Config, name: str, seed: int | None = None) -> str:
     if cfg.student.path is None:
         raise ConfigError("student.path is not set: give the checkpoint file of the restorer to adapt")
     folder = name if seed is None else f"{name}-seed{seed}"
-    path = Path(stored_model(cfg.student.path).name if is_stored(cfg.student.path) else cfg.student.path)
+    path = PurePosixPath(stored_model(cfg.student.path).name if is_stored(cfg.student.path) else cfg.student.path)
     # A directory may have a dot in its name: ldm-1.3b.
     suffix = "" if is_model_folder(cfg.student.path) else path.suffix
     if path.name.endswith(".pth.tar"):  # an older PyTorch convention
         suffix = ".pth.tar"
-    return os.path.join(os.path.abspath(cfg.out), "finetune", folder, f"student{suffix}")
+    out = cfg.out if is_remote(cfg.out) else open_filesystem(cfg.out)[1]
+    return below(out, f"finetune/{folder}/student{suffix}")
 
 
 def make_spec(
@@ -141,8 +143,6 @@ def make_spec(
     """
     inputs = inputs or RunInputs()
     student = finetuned_path(cfg, name, seed)
-    if "://" in cfg.out:
-        raise ConfigError(f"out={cfg.out}: checkpoints are files; give a path that every node can reach")
     parts = cfg.training.num_workers * cfg.training.accumulate
     if cfg.training.batch_size < parts:
         each = f" x training.accumulate={cfg.training.accumulate}" if cfg.training.accumulate > 1 else ""
@@ -169,7 +169,7 @@ def make_spec(
         source=tuple(source),
         target=accepted_pairs(cfg, name, inputs) if ratio < 1 and targets else None,
         validation=_validation(cfg, inputs),
-        directory=os.path.dirname(student),
+        directory=above(student),
         student=student,
     )
 

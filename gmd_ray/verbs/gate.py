@@ -7,6 +7,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
+from gmd_ray.config.places import above, below
 from gmd_ray.config.secrets import redact
 from gmd_ray.destinations import writing
 from gmd_ray.errors import ConfigError, DataError, ExitCode
@@ -125,9 +126,11 @@ def _words(args: argparse.Namespace) -> tuple[str | None, list[str]]:
     if args.html or args.threshold is not None or args.fidelity_bound is not None:
         raise ConfigError("gate --calibrate: --html, --threshold and --fidelity-bound do not go with it")
     if store is not None and not any(word.startswith(("preset=", "config=")) for word in settings):
-        folder = os.path.normpath(store)
-        for file in (os.path.join(folder, "config.yaml"), os.path.join(os.path.dirname(folder), "config.yaml")):
-            if os.path.isfile(file):
+        from gmd_ray.storage import is_file
+
+        folder = store if "://" in store else os.path.normpath(store)
+        for file in (below(folder, "config.yaml"), below(above(folder), "config.yaml")):
+            if is_file(file):
                 settings = [f"config={file}", *settings]
                 break
     if not settings:

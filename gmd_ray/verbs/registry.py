@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmd_ray.config.load import load_config
+from gmd_ray.config.places import below
 from gmd_ray.errors import ConfigError, ExitCode
 from gmd_ray.terminal import say, show
 from gmd_ray.verbs.arguments import Verbs, count
@@ -51,15 +51,24 @@ def register(verbs: Verbs) -> None:
 
 
 def run_sync(args: argparse.Namespace) -> int:
-    """Send what is kept; the status is 1 if MLflow is still away."""
-    saved = Path(args.run_directory, "config.yaml")
-    config = [f"config={saved}"] if saved.is_file() and not any(w.startswith("config=") for w in args.settings) else []
+    """Send what is kept, and register a student that waits for it; the status is 1 if MLflow is still away."""
+    from gmd_ray.storage import is_file
+
+    saved = below(args.run_directory, "config.yaml")
+    config = [f"config={saved}"] if is_file(saved) and not any(w.startswith("config=") for w in args.settings) else []
     cfg = load_config([*config, *args.settings, f"out={args.run_directory}"], check_paths=False)
-    from gmd_ray.tracking import send_kept
+    from gmd_ray.tracking import register_kept, send_kept
 
     waiting, unsent = send_kept(cfg)
-    say(unsent or f"{waiting} entries sent" if waiting else f"{args.run_directory}: MLflow has missed nothing")
-    return ExitCode.FAILED if unsent else ExitCode.DONE
+    decision = None if unsent else register_kept(cfg)
+    if waiting or decision is None:
+        say(unsent or f"{waiting} entries sent" if waiting else f"{args.run_directory}: MLflow has missed nothing")
+    if decision is None:
+        return ExitCode.FAILED if unsent else ExitCode.DONE
+    for reason in decision.reasons:
+        say(reason)
+    say(f"version {decision.version} is registered, and {'champion now' if decision.promoted else 'not promoted'}")
+    return ExitCode.DONE if decision.promoted else ExitCode.REFUSED
 
 
 def run_promote(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gmd_ray.config.explain import explain
 from gmd_ray.config.load import config_text, load_config, resolved
+from gmd_ray.config.places import below
 from gmd_ray.errors import ConfigError, ExitCode
 from gmd_ray.terminal import say, show, show_json
 from gmd_ray.verbs.arguments import Verbs, count
@@ -150,6 +151,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from gmd_ray.ray_utils.session import ray_session
     from gmd_ray.ready import ready
     from gmd_ray.report import write_report
+    from gmd_ray.storage import is_file, is_folder
     from gmd_ray.tracking import record_outcome, start_run
     from gmd_ray.training import finetuned_path
 
@@ -157,7 +159,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     students = {"baseline": str(cfg.student.path)}
     for name in ["adapted", *cfg.controls]:
         path = finetuned_path(cfg, name)
-        if Path(path).exists():
+        if is_file(path) or is_folder(path):
             students[name] = path
         else:
             log.info("%s: no fine-tuned student at %s; left out", name, path)
@@ -173,11 +175,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
 def _from_metrics(args: argparse.Namespace) -> int:
     """Judge and report the figures of an earlier evaluation; settings are those of its run, and others given."""
     run, settings = str(args.from_metrics), list(args.settings)
-    if "=" in run and not Path(run).exists():  # `evaluate --from-metrics out=runs/a`
+    if "=" in run.partition("?")[0] and not Path(run).exists():  # `evaluate --from-metrics out=runs/a`
         run, settings = "", [run, *settings]
-    saved = Path(run, "config.yaml")
+    from gmd_ray.storage import is_file
+
+    saved = below(run, "config.yaml")
     if run:
-        if not saved.is_file():
+        if not is_file(saved):
             raise ConfigError(f"evaluate --from-metrics {run}: no config.yaml there; give the directory of a run")
         settings = [*([] if any(word.startswith("config=") for word in settings) else [f"config={saved}"]), *settings]
         settings.append(f"out={run}")

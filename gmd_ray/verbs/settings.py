@@ -6,7 +6,6 @@ import argparse
 
 from gmd_ray.config import Config
 from gmd_ray.config.load import check_out, load_config, require
-from gmd_ray.ready import ANYWHERE
 
 
 def load_settings(args: argparse.Namespace, *needs: str) -> Config:
@@ -22,7 +21,7 @@ def load_settings(args: argparse.Namespace, *needs: str) -> Config:
     for verb in needs:
         require(cfg, verb)
     if needs:
-        check_out(cfg, files=needs[0] not in ANYWHERE)
+        check_out(cfg, needs[0])
     from gmd_ray.images.sets.inventory import check_sets
 
     if cfg.source.degradation is not None:

@@ -143,7 +143,7 @@ def _runtime_env(args: argparse.Namespace, cfg: Config | None) -> dict[str, Any]
         # .git stays behind. Empty where there is none: the commit of the job's image is not that of the code sent.
         variables.setdefault(COMMIT_VARIABLE, checkout_commit(folder))
     files = [word.removeprefix("config=") for word in args.words if word.startswith("config=")]
-    files = [file for file in files if not os.path.isabs(os.path.expanduser(file))]
+    files = [file for file in files if "://" not in file and not os.path.isabs(os.path.expanduser(file))]
     if folder is None:
         if files or args.include:
             raise ConfigError(f"{(files + args.include)[0]}: give --working-dir DIR, the folder to take it from")

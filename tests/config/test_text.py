@@ -276,3 +276,14 @@ def test_a_saved_file_is_yaml_that_others_read(tmp_path: Path) -> None:
     cfg = load_config([r"teacher.prompt=\${a}: é", "tracking.model=1.10"])
     read = yaml.safe_load(config_text(cfg))
     assert (read["teacher"]["prompt"], read["tracking"]["model"]) == (r"\${a}: é", "1.10")
+
+
+def test_names_keep_the_options_of_a_url_at_its_end() -> None:
+    from gmd_ray.config.places import above, below, name_of
+
+    url = "s3://bucket/run/finetune?endpoint_override=http://host:9000/x"
+    file = below(url, "adapted/curve.jsonl")
+    assert file == "s3://bucket/run/finetune/adapted/curve.jsonl?endpoint_override=http://host:9000/x"
+    assert above(above(file)) == url
+    assert (name_of(url), name_of(file), name_of("/a/what?/")) == ("finetune", "curve.jsonl", "what?")
+    assert above("/a/what?/b.json") == "/a/what?"

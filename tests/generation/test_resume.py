@@ -90,6 +90,14 @@ def test_a_setting_that_an_old_store_does_not_know_had_its_default() -> None:
         run_settings.refuse_changes(old, {**now, "teacher.strength": 0.5}, "the store")
 
 
+def test_a_setting_that_only_an_old_store_knows() -> None:
+    """Its value of that time stands for what the program does without it; with any other one the rows differ."""
+    now = run_settings.relevant(Config())
+    run_settings.refuse_changes(now | {"teacher.quantization": "none"}, now, "the store")
+    with pytest.raises(ResumeMismatchError, match=r"teacher\.quantization: 'fp8' -> 'none'"):
+        run_settings.refuse_changes(now | {"teacher.quantization": "fp8"}, now, "the store")
+
+
 def test_an_overlap_of_tiles_that_there_are_not() -> None:
     now = run_settings.relevant(Config())
     old = now | {"student.tile_overlap": 32}  # the default of earlier versions

@@ -97,22 +97,26 @@ def running_postgres() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running_s3(log: Path) -> Iterator[S3Server]:
+def running_s3(log: Path, requests: int | None = None) -> Iterator[S3Server]:
     """Start an S3 server.
 
     Args:
         log: file that gets its output.
+        requests: the server answers so many requests of anybody, and then refuses every key; None for no end.
     """
     for module in ("moto", "boto3"):
         pytest.importorskip(module, reason=f"{module} is not installed (dev extra)")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with _running(["-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], f"{url}/moto-api/", log, {}):
+    guard = {} if requests is None else {"INITIAL_NO_AUTH_ACTION_COUNT": str(requests)}
+    with _running(["-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], f"{url}/moto-api/", log, guard):
         yield S3Server(url)
 
 
 @contextlib.contextmanager
-def running_mlflow(log: Path, database: str, artifacts: str, environment: Mapping[str, str]) -> Iterator[MlflowServer]:
+def running_mlflow(
+    log: Path, database: str, artifacts: str, environment: Mapping[str, str], port: int | None = None
+) -> Iterator[MlflowServer]:
     """Start an MLflow tracking server over HTTP.
 
     Args:
@@ -120,8 +124,9 @@ def running_mlflow(log: Path, database: str, artifacts: str, environment: Mappin
         database: SQLAlchemy's URI of the backend store.
         artifacts: path or URL below which the server keeps the artifacts.
         environment: variables that it needs to reach them.
+        port: where it listens; a free one by default.
     """
-    port = free_port()
+    port = port or free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", database, "--artifacts-destination", artifacts, "--serve-artifacts"]
     url = f"http://127.0.0.1:{port}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from typing import Any
 
 import pytest
 import ray.train
+from pyarrow.fs import copy_files
 from ray.train import Checkpoint, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.training_report import _TrainingReport
 from gmd_ray.progress import Recorder
 from gmd_ray.ray_utils.remote_errors import raise_if_error
 from gmd_ray.training.driver import run_config
+from gmd_ray.training.run_files import ray_storage
 from gmd_ray.training.spec import TrainingSpec
 from gmd_ray.training.worker.loop import train
 
@@ -28,7 +29,7 @@ def fit_in_process(spec: TrainingSpec, label: str, recorder: Recorder) -> int | 
     of the one to resume from) are the real ones. Only the transport between worker and controller is replaced.
     """
     config = run_config(spec, recorder)
-    storage = StorageContext(storage_path=spec.directory, experiment_dir_name=config.name)
+    storage = StorageContext(**ray_storage(spec.directory), experiment_dir_name=config.name)
     manager = CheckpointManager(config.checkpoint_config, storage)
 
     async def register(checkpoint: Checkpoint, metrics: dict[str, Any]) -> None:
@@ -37,7 +38,8 @@ def fit_in_process(spec: TrainingSpec, label: str, recorder: Recorder) -> int | 
     def report(metrics: dict[str, Any], checkpoint: Any = None, checkpoint_dir_name: str | None = None) -> None:
         if checkpoint is not None:
             path = storage.build_checkpoint_path_from_name(checkpoint_dir_name)
-            shutil.copytree(checkpoint.path, path, dirs_exist_ok=True)
+            storage.storage_filesystem.create_dir(path, recursive=True)
+            copy_files(checkpoint.path, path, destination_filesystem=storage.storage_filesystem)
             asyncio.run(register(Checkpoint(path, storage.storage_filesystem), metrics))
         for callback in config.callbacks:
             callback.after_report(None, [metrics], checkpoint)

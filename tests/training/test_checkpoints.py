@@ -1,9 +1,10 @@
-"""Torn checkpoints are found before any worker starts, and the last whole one is gone on from."""
+"""Torn checkpoints are found before any worker starts; the files of a fine-tune, on a disk and at a URL."""
 
 from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import Check
 from ray.train.v2._internal.execution.context import StorageContext
 
 from gmd_ray.errors import DataError
+from gmd_ray.storage import read_bytes, write_bytes
 from gmd_ray.training.checkpoints import settle_checkpoints
+from gmd_ray.training.run_files import append_line, checkpoint_steps, read_curve, read_end, read_json, state_of
 from gmd_ray.training.spec import TrainingSpec, make_spec
 from tests.training.toys import make_config
 
@@ -182,3 +185,58 @@ def test_scores_order_a_list_that_is_made_again(tmp_path: Path) -> None:
     settle_checkpoints(spec, "finetune adapted")
     # Worst first, as Ray Train lists them: it removes from the front.
     assert _as_ray_sees_it(spec) == ("step_00000012", ["step_00000004", "step_00000012", "step_00000008"])
+
+
+def test_checkpoints_at_a_url_are_settled_like_those_on_a_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec, train = _leave(tmp_path, [4, 8, 12])
+    state = train / "step_00000012" / "state.pt"
+    state.write_bytes(state.read_bytes()[:-1])
+    url = f"memory://{tmp_path}/run"
+    for file in Path(spec.directory).rglob("*"):
+        if file.is_file():
+            write_bytes(f"{url}/{file.relative_to(spec.directory).as_posix()}", file.read_bytes())
+    with caplog.at_level(logging.WARNING, logger="gmd_ray"):
+        settle_checkpoints(replace(spec, directory=url), "finetune adapted")
+    assert f"{url}/train/step_00000012/state.pt is incomplete: resuming from step 8" in caplog.text
+
+    settle_checkpoints(spec, "finetune adapted")
+    snapshot = "train/checkpoint_manager_snapshot.json"
+    assert read_bytes(f"{url}/{snapshot}") == Path(spec.directory, snapshot).read_bytes()
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_curve_grows_line_by_line_and_is_read_from_where_one_was(scheme: str, tmp_path: Path) -> None:
+    curve = f"{scheme}{tmp_path}/curve.jsonl"
+    assert (read_curve(curve), read_end(curve, 0)) == ([], b"")
+    for step in (2, 4):
+        append_line(curve, b'{"step": %d}\n' % step)
+    assert read_curve(curve) == [{"step": 2}, {"step": 4}]
+    assert read_end(curve, len(b'{"step": 2}\n')) == b'{"step": 4}\n'
+    assert read_end(curve, 24) == b""
+    append_line(curve, b'{"ste')
+    assert read_curve(curve) == [{"step": 2}, {"step": 4}]
+    assert read_bytes(curve) == b'{"step": 2}\n{"step": 4}\n', "the torn line is cut off"
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_checkpoints_are_found_by_their_folders(scheme: str, tmp_path: Path) -> None:
+    directory = f"{scheme}{tmp_path}/adapted"
+    assert checkpoint_steps(directory) == set()
+    for step in (3, 12):
+        write_bytes(state_of(directory, step), b"state")
+    write_bytes(f"{directory}/train/step_notes.txt", b"")
+    write_bytes(f"{directory}/train/other/a", b"")
+    assert checkpoint_steps(directory) == {3, 12}
+    assert read_bytes(f"{directory}/train/step_00000012/state.pt") == b"state"
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_lost_or_damaged_record_names_itself_and_its_folder(scheme: str, tmp_path: Path) -> None:
+    place = f"{scheme}{tmp_path}/settings.json"
+    with pytest.raises(DataError, match=f"^{place}: no such file; restore it, or remove {scheme}{tmp_path} to train"):
+        read_json(place)
+    write_bytes(place, b"[1")
+    with pytest.raises(DataError, match=f"^{place}: not a JSON object"):
+        read_json(place)

@@ -32,7 +32,7 @@ def test_a_group_that_dies_is_one_death_of_the_worker_that_began_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, errors: dict[int, Exception], rank: int, said: str
 ) -> None:
     path = tmp_path / "curve.jsonl"
-    with caplog.at_level(logging.WARNING, logger="gmd_ray"), CurveWatcher(path, "finetune adapted", 9, 60.0):
+    with caplog.at_level(logging.WARNING, logger="gmd_ray"), CurveWatcher(str(path), "finetune adapted", 9, 60.0):
         CurveKeeper(str(path), NullRecorder(), 0, ("runs/a", "adapted")).after_exception(None, errors)
     [line] = [json.loads(text) for text in path.read_text().splitlines()]
     assert (line["died"], line["with_it"]) == (rank, len(errors) - 1)
@@ -48,7 +48,7 @@ def test_a_node_that_goes_is_told_with_its_checkpoints_and_its_deaths_once(
     path = tmp_path / "curve.jsonl"
     recorder = FileRecorder(tmp_path / "metrics.jsonl")
     gone = WorkerHealthCheckFailedError("x", failure=RayActorError(preempted=True))
-    with caplog.at_level(logging.WARNING, logger="gmd_ray"), CurveWatcher(path, "finetune adapted", 99, 60.0):
+    with caplog.at_level(logging.WARNING, logger="gmd_ray"), CurveWatcher(str(path), "finetune adapted", 99, 60.0):
         keeper = CurveKeeper(str(path), recorder, 0, ("runs/a", "adapted"))
         keeper.after_report(None, [{"step": 7, "leaving": [0, 2], "left_s": 87.5, "waits": False}], "checkpoint")
         final = {"step": 10, "loss": 0.5, "leaving": [0, 2], "left_s": 4.2, "waits": True}
@@ -79,7 +79,7 @@ def test_until_the_first_step_every_interval_says_what_is_waited_for(
             raise ConnectionError("no cluster")
         return answers.pop(0)
 
-    watcher = CurveWatcher(path, "finetune adapted", 9, 0.05, waiting_for)
+    watcher = CurveWatcher(str(path), "finetune adapted", 9, 0.05, waiting_for)
     with caplog.at_level(logging.INFO, logger="gmd_ray"), watcher:
         deadline = time.monotonic() + 10
         while len(caplog.records) < 3 and time.monotonic() < deadline:

@@ -88,7 +88,6 @@ def _set(section: str, **values: Any) -> Callable[[Config], None]:
         (_set("source", hq=None), "adapted", "source.hq"),
         (_set("source", lq=None), "adapted", "source.degradation"),
         (_set("training", num_workers=5), "adapted", "training.batch_size=4"),
-        (_set("", out="s3://bucket/run"), "adapted", "every node can reach"),
         (_set("generation", keep_restored=False), "median", "generation.keep_restored=true"),
     ],
 )

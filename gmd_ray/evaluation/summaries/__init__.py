@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gmd_ray.config.places import below
 from gmd_ray.evaluation.results import Evaluation, evaluation_folder
 from gmd_ray.evaluation.summaries.document import json_text
 from gmd_ray.evaluation.summaries.latex import latex
@@ -17,4 +18,4 @@ def save_tables(evaluation: Evaluation, out: str) -> None:
     """Write `table.md`, `table.tex` and `summary.json` to `<out>/evaluation`."""
     texts = (markdown(evaluation), latex(evaluation), json_text(evaluation))
     for name, text in zip(FILES, texts, strict=True):
-        write_bytes(f"{evaluation_folder(out)}/{name}", text.encode())
+        write_bytes(below(evaluation_folder(out), name), text.encode())

@@ -7,23 +7,25 @@ content decides.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
+from gmd_ray.config.places import above, below
 from gmd_ray.errors import DataError, ResumeMismatchError
 from gmd_ray.hashing import content_digest
 from gmd_ray.images.listing import ImageFile, read_file
 from gmd_ray.images.sets.pairs import PairFile
 from gmd_ray.progress import Progress
-from gmd_ray.storage import replacing
+from gmd_ray.storage import open_filesystem, read_bytes, remove_file, write_bytes
 from gmd_ray.text import one_line
 from gmd_ray.training.spec import TrainingSpec
 
@@ -74,7 +76,7 @@ def compare(spec: TrainingSpec) -> Doubts:
         ResumeMismatchError: files have changed; the message names some.
         DataError: the record is damaged.
     """
-    record = _read(Path(spec.directory, SOURCES_FILE))
+    record = _read(below(spec.directory, SOURCES_FILE))
     if not record:
         return Doubts({}, {})
     now = files_of(spec)
@@ -100,7 +102,7 @@ def settle(spec: TrainingSpec, doubts: Doubts, interval_s: float) -> None:
     if changed:
         raise ResumeMismatchError(_changed(spec, changed))
     fresh = {key: SourceFile(file.size, file.modified, digests[key]) for key, file in doubts.unread.items()}
-    _write(Path(spec.directory, SOURCES_FILE), doubts.record | fresh)
+    _write(below(spec.directory, SOURCES_FILE), doubts.record | fresh)
 
 
 def remember(spec: TrainingSpec, interval_s: float) -> bool:
@@ -116,13 +118,13 @@ def remember(spec: TrainingSpec, interval_s: float) -> bool:
         DataError: a file cannot be read.
     """
     now = files_of(spec)
-    path = Path(spec.directory, SOURCES_FILE)
+    path = below(spec.directory, SOURCES_FILE)
     if not now:
-        path.unlink(missing_ok=True)
+        remove_file(path)
         return False
     before = _read(path)
     rows: Record = {}
-    for known in sorted(Path(spec.directory).parent.glob(f"*/{SOURCES_FILE}")):
+    for known in _records_beside(spec.directory):
         record = _read(known)
         rows |= {key: record[key] for key, file in now.items() if key in record and _is_unchanged(record[key], file)}
     missing = {key: file for key, file in now.items() if key not in rows}
@@ -189,11 +191,21 @@ def _changed(spec: TrainingSpec, names: Sequence[str]) -> str:
     )
 
 
-def _read(path: Path) -> Record:
-    if not path.is_file():
+def _records_beside(directory: str) -> list[str]:
+    """The records of all fine-tunes of a run that have one, by name."""
+    runs = above(directory)
+    filesystem, path = open_filesystem(runs)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    names = sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+    return [below(runs, f"{name}/{SOURCES_FILE}") for name in names]
+
+
+def _read(path: str) -> Record:
+    data = read_bytes(path)
+    if data is None:
         return {}
     try:
-        columns = pq.read_table(path, schema=SCHEMA).to_pydict()
+        columns = pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pydict()
     except (pa.ArrowException, OSError) as error:
         reason = one_line(error, 200)
         raise DataError(f"{path}: damaged ({reason}); remove it if the source images have not changed") from error
@@ -201,7 +213,8 @@ def _read(path: Path) -> Record:
     return dict(zip(columns["key"], rows, strict=True))
 
 
-def _write(path: Path, record: Record) -> None:
+def _write(path: str, record: Record) -> None:
     columns = dict(zip(SourceFile._fields, zip(*record.values(), strict=True), strict=True))
-    with replacing(path) as draft:
-        pq.write_table(pa.table({"key": list(record), **columns}, schema=SCHEMA), draft)
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"key": list(record), **columns}, schema=SCHEMA), sink)
+    write_bytes(path, sink.getvalue())

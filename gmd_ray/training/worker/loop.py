@@ -16,11 +16,12 @@ import torch
 
 from gmd_ray.errors import DataError, GmdError, ResumeMismatchError
 from gmd_ray.ray_utils.remote_errors import as_value
+from gmd_ray.storage import local_draft
 from gmd_ray.students import Student, load_student
 from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data.datasets import Crops, SourcePairs, TargetPairs
 from gmd_ray.training.data.mixing import Mixture, Stream
-from gmd_ray.training.run_files import SCORE, SNAPSHOT, STATE, checkpoint_name
+from gmd_ray.training.run_files import SCORE, STATE, checkpoint_name, state_of
 from gmd_ray.training.spec import TrainingSpec
 from gmd_ray.training.worker.meter import Meter
 from gmd_ray.training.worker.optim import learning_rate
@@ -174,11 +175,11 @@ class _Worker:
         if self.rank == 0:
             _, step = self._best
             if self._cfg.export == "best" and step not in (0, self._cfg.steps):
-                checkpoints = Path(self._spec.directory, SNAPSHOT).parent
-                state = load_state(checkpoints / checkpoint_name(step) / STATE)["ema"]
+                state = load_state(state_of(self._spec.directory, step))["ema"]
             student = self._load_student()  # a new one: the weights of self._student may be sharded
             student.module.load_state_dict(state)
-            student.save(self._spec.student)
+            with local_draft(self._spec.student) as place:
+                student.save(place)
 
     def _load_student(self) -> Student:
         """Load `student.path` on the CPU; `wrap` moves it to the device that Ray Train gave this worker."""
@@ -253,7 +254,7 @@ def _last_checkpoint() -> dict[str, Any] | None:
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        return load_state(Path(folder, STATE))
+        return load_state(str(Path(folder, STATE)))
 
 
 def _device() -> torch.device:

@@ -74,6 +74,8 @@ def run_site(run_dir: str, token: str = "", device: str | None = None) -> RunSit
     from gmd_ray.serving.run_site import RunSite
     from gmd_ray.serving.server import token_hash
 
+    if "://" in run_dir:
+        raise ConfigError(f"serve {run_dir}: shows a run directory of this machine; copy it here first")
     run = Path(run_dir).expanduser().absolute()
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run_dir}: no run directory, as it holds no config.yaml; give out= of a run")

@@ -71,7 +71,7 @@ def drive(root: Path, images: int, seconds: float, largest: int, idle_s: float) 
     """Run the backlog, kill a node in its midst, and watch until all nodes are gone."""
     world = World(root, on_ray=True).build(images)
     world.cfg.teacher.pool = PoolConfig(min=1, max=largest, num_cpus=0.2, num_gpus=1, batch_size=2)
-    world.cfg.generation.rows_per_block = 4
+    world.cfg.generation.rows_per_block = 2
     world.cfg.generation.no_progress_timeout_s = 300
     spec = TimedTeacherSpec(str(world.log), latency=seconds)
     events: list[tuple[float, str]] = []
@@ -101,7 +101,7 @@ def drive(root: Path, images: int, seconds: float, largest: int, idle_s: float) 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for what is written")
-    parser.add_argument("--images", type=int, default=420)
+    parser.add_argument("--images", type=int, default=330)
     parser.add_argument("--seconds", type=float, default=1.0, help="time of the teacher for an image")
     parser.add_argument("--nodes", type=int, default=3, help="how many the autoscaler may add")
     parser.add_argument("--idle", type=float, default=15, help="seconds after which an idle node goes")

@@ -122,4 +122,5 @@ def draw(timeline: Timeline, path: Path, most: int) -> None:
                 words, (time, 1), (-5 if late else 5, -2), xycoords=("data", "axes fraction"), color=INK,
                 textcoords="offset points", ha="right" if late else "left", va="top",
             )  # fmt: skip
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(path, format="svg", metadata=unsaid)
