@@ -53,9 +53,7 @@ def arguments(service: str, port: int, folder: Path) -> list[str]:
     words = [word for word in words if not word.startswith(("--metrics-export-port", "--dashboard-host"))]
     words += [f"--{name}-port={number}" for name, number in own.items()]
     words += ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000", "--disable-usage-stats"]
-    words.append(
-        f"--temp-dir={folder / service}"
-    )  # sockets of two nodes in one folder get the same names: the last node never joins
+    words.append(f"--temp-dir={folder / service}")  # as containers have; nodes that share one race for names
     if service == "head":
         dashboard, client = free_ports(2)
         words += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
