@@ -198,7 +198,7 @@ def test_photos_of_a_bucket_are_restored_into_it(
     assert "4 of them by an earlier run" in told
 
     assert main(["restore", *words, "-m", f"{bucket.root}/absent.pth"]) == ExitCode.SETTINGS
-    assert f"student checkpoint {bucket.root}/absent.pth does not exist" in capsys.readouterr().err
+    assert f"{bucket.root}/absent.pth: no such file or folder" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
