@@ -27,7 +27,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Photos so large that a block is in the object store of a node. A smaller one would be in the driver's memory."""
     world = World(tmp_path_factory.mktemp("undisturbed")).build(IMAGES)
     for key in world.ids():
-        write_photo(world.photos / key, (96, 96))
+        write_photo(world.photos / key, (192, 192))
     generate(world.cfg, models=world.models())
     return world
 
