@@ -19,8 +19,6 @@ import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 
-LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-
 
 def torch_config() -> TorchConfig:
     """Ray Train's settings for the process group of a fine-tune on the cluster that this process has joined."""
@@ -43,7 +41,7 @@ class _FileMeeting(_TorchBackend):
         """Initialise the process group, as Ray's method does, with another place to meet."""
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
         self._file = str(Path(tempfile.gettempdir(), f"gmd-ranks-{uuid.uuid4().hex}"))
-        worker_group.execute(os.environ.update, LOOPBACK)
+        worker_group.execute(_prefer_loopback)
         worker_group.execute(_set_torch_distributed_env_vars)
         ray.get(
             [
@@ -65,3 +63,9 @@ class _FileMeeting(_TorchBackend):
         if self._file is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._file)
+
+
+def _prefer_loopback() -> None:
+    """Let Gloo and NCCL use the loopback interface, unless the user has named another one."""
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(name, "lo")

@@ -12,7 +12,7 @@ import numpy as np
 class Page(HTMLParser):
     """Tags, attributes and text of a page; refuses one that is not well formed."""
 
-    VOID = ("meta", "img", "input")
+    VOID = ("meta", "link", "img", "input")
 
     def __init__(self, html: str) -> None:
         super().__init__()

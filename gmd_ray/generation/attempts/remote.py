@@ -100,10 +100,10 @@ def start_attempt_log(
     restarts with the same arguments: rows get their attempts again, and nothing is lost.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    # By the label of a node: with a soft node affinity Ray was seen to place it on another node, which was drained.
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "label_selector": here}
     return RemoteAttemptLog(ray.remote(AttemptLog).options(**options).remote(facts, save, known))
 
 

@@ -64,12 +64,12 @@ def main() -> None:
         raise SystemExit(result["error"])
     cluster.add_node(**NODE, resources={"student": 1, "teacher": 1})  # room for those that move
     [old] = children(going) & teachers(world)
+    result["begun_before"] = len(world.projected())
+    result["restored_before"] = len(set(students_log.read_text().split()))
     drain(cluster.address, going.node_id, notice_s)
     deadline = time.monotonic() + notice_s
     while time.monotonic() < deadline:
         time.sleep(0.1)
-    result["begun_before"] = sorted(world.projected())
-    result["restored_before"] = len(set(students_log.read_text().split()))
     result["left_before_the_deadline"] = old not in children(going)
     result["others_there"] = [title for title in titles(going) if title.startswith("ray::")]
     result["written"] = sorted(written(world))
