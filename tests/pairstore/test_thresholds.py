@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,10 @@ def test_the_verb(store: PairStore, capsys: pytest.CaptureFixture[str], tmp_path
     assert "3 of 6" in page.read_text()
     assert main(["gate", str(tmp_path / "none"), "--threshold", "4.5"]) == ExitCode.DATA
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_verb_for_programs(store: PairStore, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["gate", str(tmp_path), "--threshold", "4.5", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["metric"], told["threshold"], told["scored"], told["accepted"]) == ("nima", 4.5, 6, 3)
+    assert {"threshold": 4.2, "accepted": 5} in told["curve"]
