@@ -137,4 +137,6 @@ def test_the_verb_for_programs(store: PairStore, capsys: pytest.CaptureFixture[s
     assert main(["gate", str(tmp_path), "--threshold", "4.5", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["metric"], told["threshold"], told["scored"], told["accepted"]) == ("nima", 4.5, 6, 3)
-    assert {"threshold": 4.2, "accepted": 5} in told["curve"]
+    assert {"threshold": 4.5, "accepted": 3} in told["curve"]
+    for point in told["curve"]:
+        assert point["accepted"] == sum(np.float32(s) >= np.float32(point["threshold"]) for s in SCORES)
