@@ -80,7 +80,9 @@ def test_gates_and_ratios_project_each_photo_once_and_a_second_call_does_nothing
     assert sum(mine) / 14 == pytest.approx(ours)
     document = json.loads(Path(sweep_world.out, "table.json").read_text())
     assert [row["name"] for row in document["rows"]] == [row.row.name for row in figures.rows]
-    assert Path(sweep_world.out, "table.tex").read_text().count(r"\\") == 1 + len(figures.rows)
+    assert Path(sweep_world.out, "table.tex").read_text().count(r"\\") == 2 + len(figures.rows), (
+        "a head, the untouched photo, rows"
+    )
 
 
 def test_a_killed_sweep_goes_on_and_redoes_no_finished_cell(sweep_world: SweepWorld) -> None:
