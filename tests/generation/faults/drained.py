@@ -1,6 +1,7 @@
 """A run on pretended nodes, one of which is drained while its teacher works, and killed at the deadline.
 
-python -m tests.generation.faults.drained ROOT IMAGES NOTICE_S SECONDS, with SECONDS for a batch; prints JSON.
+python -m tests.generation.faults.drained ROOT MODELS IMAGES NOTICE_S SECONDS: the folder of the photos, the folder of
+student and scorer, and SECONDS for a batch; prints JSON.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ BATCH = 2
 
 
 def main() -> None:
-    notice_s, seconds = float(sys.argv[3]), float(sys.argv[4])
-    world = World(Path(sys.argv[1]), on_ray=True)
-    world.cfg.target.limit = int(sys.argv[2])
+    root, models, images, notice_s, seconds = Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.argv[3:])
+    world = World(root, models, on_ray=True)
+    world.cfg.target.limit = int(images)
     world.cfg.student.factory = f"{logged_student.__name__}:load_logged_student"
     world.cfg.student.pool = PoolConfig(num_cpus=0.5, batch_size=4, resources={"student": 1})
     world.cfg.teacher.pool = PoolConfig(min=2, max=2, num_cpus=0.5, batch_size=BATCH, resources={"teacher": 1})

@@ -32,8 +32,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-def drained(world: World, images: int, notice_s: float, seconds: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.generation.faults.drained", str(world.root)]
+def drained(world: World, models: Path, images: int, notice_s: float, seconds: float) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.generation.faults.drained", str(world.root), str(models)]
     command += [str(images), str(notice_s), str(seconds)]
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
@@ -59,7 +59,7 @@ def world(undisturbed: World, tmp_path: Path) -> World:
 
 
 def test_a_notice_longer_than_a_batch_costs_nothing(world: World, undisturbed: World) -> None:
-    answer = drained(world, IMAGES, notice_s=10, seconds=0.8)
+    answer = drained(world, undisturbed.root, IMAGES, notice_s=10, seconds=0.8)
     assert answer["left_before_the_deadline"], answer
     assert 0 < len(answer["written"]) < IMAGES
     assert answer["teachers"] == 3, "two, and the one in the place of the one that left"
@@ -73,7 +73,7 @@ def test_a_notice_longer_than_a_batch_costs_nothing(world: World, undisturbed: W
 
 
 def test_a_notice_shorter_than_a_batch_costs_the_batch_in_hand(world: World, undisturbed: World) -> None:
-    answer = drained(world, FEW, notice_s=3, seconds=8.0)
+    answer = drained(world, undisturbed.root, FEW, notice_s=3, seconds=8.0)
     assert not answer["left_before_the_deadline"]
     twice = {key for key, times in answer["begun"].items() if times > 1}
     assert twice == set(answer["begun_by_the_old"][-BATCH:])
