@@ -209,10 +209,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
-def no_ray(*given: object, **more: object) -> None:
-    raise AssertionError("Ray is started for a command that is refused")
-
-
 @pytest.mark.parametrize("verb", ["generate", "finetune", "evaluate"])
 @pytest.mark.parametrize("fault", ["NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID"])
 def test_a_bucket_that_cannot_be_written_is_refused_at_once(
@@ -227,7 +223,7 @@ def test_a_bucket_that_cannot_be_written_is_refused_at_once(
     if fault == "INVALID_ACCESS_KEY_ID":
         out = "s3://guarded/run"
         monkeypatch.setenv("AWS_ENDPOINT_URL", guarded.url)
-    monkeypatch.setattr("ray.init", no_ray)
+    monkeypatch.delattr("ray.init")  # nothing may need it
     command = [word for word in disk.command(verb, "run") if not word.startswith("out=")]
     if verb != "evaluate":
         command.append("ray.enabled=false")
