@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import ClassVar
 
 import pyarrow as pa
@@ -64,6 +65,9 @@ class _ModelStage:
             self.name, replica.log, replica.max_attempts, self._hand_over.wait, replica.bound, replica.own_process
         )
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="gmd-model")
+        self._in_hand: tuple[pa.Table, list[Row]] | None = None
+        """The block that the model is at, and those of its rows that are settled."""
+        self._in_hand_lock = Lock()
         if replica.own_process:
             watch_this_node(self.node_goes)
         self.model = load_model(self.model_column, replica)
@@ -92,6 +96,12 @@ class _ModelStage:
         self._hand_over.asked.set()
         self._isolation.excuse_at_work()
         self._log.excuse(f"{START}{self.model_column}", [self._log.worker()])  # if it is still loading
+        with self._in_hand_lock:
+            if self._in_hand is not None:  # at once: the batch in hand may outlast the notice
+                table, settled = self._in_hand
+                rows = [dict(row) for row in list(settled)]  # the model's thread has the others
+                self._collect(rows)
+                self._hand_over.keep(table, rows)
         self._model_thread.submit(self._hand_over.leave)  # if it has no block; else it looks before each batch
 
     def _cut(self, rows: list[Row]) -> Iterator[list[Row]]:
@@ -115,6 +125,8 @@ class _ModelStage:
             decoded = decoding.pop(_key(rows), None)  # None for suspects, and for halves of a batch that raised
             return self._work(rows, decoded.result() if decoded else self._load(rows))
 
+        with self._in_hand_lock:
+            self._in_hand = table, settled
         parts = [*batches, *([row] for row in suspects)]
         for index, batch in enumerate(parts):
             if self._hand_over.asked.is_set():
@@ -124,6 +136,10 @@ class _ModelStage:
             self._decode(batches[index + 1 : index + 2], decoding)
             self._isolation.attempt(batch, work)
             settled += batch
+        with self._in_hand_lock:
+            self._in_hand = None
+            if self._hand_over.asked.is_set():
+                self._hand_over.discard(table)
         self._hand_over.done()
 
     def _decode(self, batches: list[list[Row]], decoding: _Decoding) -> None:

@@ -23,8 +23,9 @@ class HandOver:
     """Lets what a worker has made leave the process before it ends.
 
     - A block that the model is done with is returned as ever.
-    - Of a block that it is not done with, the rows that are settled go to the attempt log. Ray repeats the block in the
-      next worker, which takes them from there and begins the others alone.
+    - Of a block that it is not done with, the rows that are settled go to the attempt log: at the notice, and once more
+      after the batch in hand. Ray repeats the block in the next worker, which takes them from there and begins the
+      others alone.
     """
 
     def __init__(self, stage: str, log: AnyAttemptLog) -> None:
@@ -81,6 +82,10 @@ class HandOver:
         for key, columns in made.items():
             by_id[key].update(columns)
         return [by_id[key] for key in made]
+
+    def discard(self, block: pa.Table) -> None:
+        """Take back what `keep` was given of a block that is returned whole after all."""
+        self._log.take(self._stage, block["id"].to_pylist())
 
     def leave(self) -> None:
         """End this process, once all that is on its way has left. Ray starts another and repeats what was at hand."""

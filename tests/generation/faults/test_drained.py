@@ -38,7 +38,8 @@ def drained(world: World, models: Path, images: int, notice_s: float, seconds: f
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    [told] = [line for line in done.stdout.splitlines() if line.startswith('{"')]  # among Ray's own lines
+    answer: dict[str, Any] = json.loads(told)
     assert "error" not in answer, answer["error"]
     return answer
 

@@ -101,6 +101,30 @@ def test_the_batch_in_hand_is_finished_and_the_next_worker_begins_the_others_alo
     assert log.take("restore", list("abcdef")) == {}, "nothing is kept for longer than it is needed"
 
 
+def test_a_notice_shorter_than_a_batch_keeps_the_batches_before_it(
+    worker: Worker, log: AttemptLog, exits: list[int], calls: ThreadPoolExecutor
+) -> None:
+    """The first worker is killed in its second batch: it never hears that the batch is done."""
+    first, second, table = Student(), Student(), block(*"abcdef")
+
+    def makes(lq: torch.Tensor) -> torch.Tensor:
+        first.may_go_on.clear()  # the next batch stays
+        return lq / 2
+
+    first.makes = makes
+    stage = worker(first)
+    call = calls.submit(stage, table)
+    until(lambda: first.seen == list("abcd"))
+    stage.node_goes()
+    assert not exits
+    rows = worker(second)(table).to_pylist()  # while the first is stuck
+    assert second.seen == list("cdef")
+    assert {row["status"] for row in rows} == {"ok"}
+    first.may_go_on.set()
+    with pytest.raises(Left):
+        call.result(PATIENCE_S)
+
+
 def test_what_two_workers_after_each_other_have_made_reaches_the_third(
     worker: Worker, log: AttemptLog, exits: list[int], calls: ThreadPoolExecutor
 ) -> None:
