@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def main() -> None:
 
     def run() -> None:
         try:
-            result["books"] = asdict(generate(world.cfg, models=world.models(seconds=seconds)))
+            result["books"] = generate(world.cfg, models=world.models(seconds=seconds)).counts()
         except BaseException as error:  # noqa: BLE001 -- told by the main thread
             result["error"] = f"{type(error).__name__}: {error}"
 

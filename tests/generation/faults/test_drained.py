@@ -77,8 +77,8 @@ def test_a_notice_shorter_than_a_batch_costs_the_batch_in_hand(world: World, und
     answer = drained(world, undisturbed.root, FEW, notice_s=3, seconds=8.0)
     assert not answer["left_before_the_deadline"]
     twice = {key for key, times in answer["begun"].items() if times > 1}
-    assert twice == set(answer["begun_by_the_old"][-BATCH:])
-    assert max(answer["begun"].values()) == 2
+    assert twice <= set(answer["begun_by_the_old"][-BATCH:]), "it may have come to its end just in time"
+    assert max(answer["begun"].values()) <= 2
     assert not twice & set(answer["written"])
     assert (answer["books"]["ok"], answer["books"]["failed"]) == (FEW, 0)
     assert {row["attempts"] for row in world.rows().values()} == {1}, "none is a suspect"
