@@ -39,6 +39,10 @@ NAMES = [
     ("ray._raylet", "AuthenticationTokenLoader.reset_cache"),
     ("ray._raylet", "AuthenticationTokenLoader.has_token"),
     ("ray._raylet", "AuthenticationTokenLoader.get_raw_token"),
+    # Fine-tunes (training/loopback.py).
+    ("ray.train.torch.config", "_TorchBackend.on_start"),
+    ("ray.train.torch.config", "_set_torch_distributed_env_vars"),
+    ("ray.train.torch.config", "_setup_torch_process_group"),
     # Streams.
     ("ray.data._internal.cluster_autoscaler", "RateBasedClusterAutoscaler.__init__"),
     ("ray.data._internal.execution.metadata_fetcher", "_PREFETCH_ON_THREAD"),

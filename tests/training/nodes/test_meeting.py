@@ -5,11 +5,15 @@ That they train so, and what listens meanwhile, is seen in tests/safety/test_pla
 
 from __future__ import annotations
 
+import logging
+import sys
+
 import pytest
 import ray
 from ray.train.torch import TorchConfig
 
-from gmd_ray.training.meeting import LoopbackConfig, torch_config
+from gmd_ray.training.loopback import LoopbackConfig
+from gmd_ray.training.meeting import torch_config
 
 
 @pytest.mark.parametrize(
@@ -28,3 +32,13 @@ def test_a_file_where_all_nodes_are_on_loopback(
 ) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": at, "Alive": lives} for at, lives in nodes])
     assert type(torch_config()) is kind
+
+
+def test_another_version_of_ray_trains_all_the_same_and_says_what_is_lost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeManagerAddress": "127.0.0.1", "Alive": True}])
+    monkeypatch.setitem(sys.modules, "gmd_ray.training.loopback", None)
+    with caplog.at_level(logging.WARNING):
+        assert type(torch_config()) is TorchConfig
+    assert "listen on all interfaces" in caplog.text
