@@ -13,6 +13,7 @@ import pytest
 
 from gmd_ray.errors import ExitCode
 from gmd_ray.interrupts import SENTENCE, interruptible
+from tests import PATIENCE_S
 from tests.ray_utils.sockets import family
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +41,7 @@ def interrupted(code: str, times: int = 1) -> tuple[int, str, str]:
             for _ in range(times):
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.3)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     return process.returncode, out, err
@@ -224,5 +225,5 @@ sys.exit(main(["degrade", "-i", {str(tmp_path / "hq")!r}, "-o", {str(tmp_path / 
             time.sleep(0.02)
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (ExitCode.INTERRUPTED, f"{SENTENCE}\n")

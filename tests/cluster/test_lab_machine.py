@@ -20,6 +20,7 @@ import pytest
 
 from gmd_ray.demo.toy.prepare import WorldSize, prepare
 from gmd_ray.pairstore.store import find_store
+from tests import PATIENCE_S
 from tests.cluster.tools import KUBERAY, ROOT, load
 from tests.ray_utils.sockets import family
 from tests.servers.heads import TOKEN, free_ports
@@ -34,7 +35,7 @@ PORTS = (
     "node-manager", "object-manager", "metrics-export", "dashboard-agent-listen", "dashboard-agent-grpc",
     "runtime-env-agent",
 )  # fmt: skip
-UP_S, JOB_S = 180, 300
+UP_S, JOB_S = PATIENCE_S, 2 * PATIENCE_S
 RESTARTS = 4
 """Restarts of workers that are no fault of the file's on a busy machine."""
 

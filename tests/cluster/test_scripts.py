@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gmd_ray.weights.copies import CACHE
+from tests import PATIENCE_S
 from tests.cluster.tools import CLUSTER, KUBERAY, ROOT, check, load
 
 SLURM = CLUSTER / "slurm"
@@ -48,7 +49,7 @@ class Stage:
         return self.calls_file.read_text(encoding="utf-8").splitlines()
 
     def wait_for(self, word: str) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while not any(word in call for call in self.calls()):
             assert time.monotonic() < until, self.calls()
             time.sleep(0.05)
@@ -72,7 +73,7 @@ def allocation(folder: Path, nodes: int, driver_s: float, **more: str) -> Stage:
 def test_a_run_gets_a_head_workers_with_labels_and_the_address(tmp_path: Path) -> None:
     stage = allocation(tmp_path, nodes=4, driver_s=0)
     run = stage.start("bash", str(SLURM / "ray.sbatch"), "adapt", "preset=deblur_reds", "out=/shared/run")
-    assert run.wait(30) == 0
+    assert run.wait(PATIENCE_S) == 0
     stage.wait_for("--block")  # srun is in the background, and this driver ends at once
     calls = stage.calls()
     [head] = [call for call in calls if call.startswith("ray start --head")]
@@ -106,12 +107,12 @@ def test_weights_go_to_the_node_s_own_disk(tmp_path: Path, given: dict[str, str]
     stage = allocation(tmp_path, nodes=1, driver_s=0, **environment)
     script = f'source "{SLURM}/cluster.sh"; echo "[${CACHE}]"'
     run = stage.start("bash", "-c", script)
-    assert run.communicate(timeout=30)[0].strip() == f"[{cache}]"
+    assert run.communicate(timeout=PATIENCE_S)[0].strip() == f"[{cache}]"
 
 
 def test_one_node_needs_no_srun_and_no_labels(tmp_path: Path) -> None:
     stage = allocation(tmp_path, nodes=1, driver_s=0)
-    assert stage.start("bash", str(SLURM / "ray.sbatch"), "generate", "out=/shared/run").wait(30) == 0
+    assert stage.start("bash", str(SLURM / "ray.sbatch"), "generate", "out=/shared/run").wait(PATIENCE_S) == 0
     assert not [call for call in stage.calls() if call.startswith("srun")]
     assert any(f"config={SLURM}/one-node.yaml" in call for call in stage.calls())
     assert "labels" not in str(load("slurm/one-node.yaml"))
@@ -124,7 +125,7 @@ def test_near_its_time_limit_a_run_stops_and_goes_back_into_the_queue(tmp_path: 
     stage.wait_for("gmd-ray adapt")
     time.sleep(0.3)  # until the stand-in has its trap
     run.send_signal(number)
-    assert run.wait(30) == 5
+    assert run.wait(PATIENCE_S) == 5
     calls = stage.calls()
     order = ["gmd-ray got TERM", "scontrol requeue 4711", "ray stop --grace-period 30"]
     assert [call for call in calls if call in order] == order
@@ -132,7 +133,7 @@ def test_near_its_time_limit_a_run_stops_and_goes_back_into_the_queue(tmp_path: 
 
 def test_a_run_that_fails_does_not_go_back(tmp_path: Path) -> None:
     stage = allocation(tmp_path, nodes=1, driver_s=0, DRIVER_STATUS="2")
-    assert stage.start("bash", str(SLURM / "ray.sbatch"), "adapt", "out=/shared/run").wait(30) == 2
+    assert stage.start("bash", str(SLURM / "ray.sbatch"), "adapt", "out=/shared/run").wait(PATIENCE_S) == 2
     assert not [call for call in stage.calls() if call.startswith("scontrol")]
 
 
@@ -141,7 +142,7 @@ def test_a_task_of_an_array_takes_its_line(tmp_path: Path, task: str, given: str
     stage = allocation(tmp_path, nodes=1, driver_s=0, SLURM_ARRAY_TASK_ID=task)
     (tmp_path / "runs.txt").write_text("out=/shared/a seed=0\nout=/shared/b seed=1\n", encoding="utf-8")
     run = stage.start("bash", str(SLURM / "array.sbatch"), str(tmp_path / "runs.txt"), "adapt", "preset=demo")
-    assert run.wait(30) == (2 if given is None else 0)
+    assert run.wait(PATIENCE_S) == (2 if given is None else 0)
     wanted = [] if given is None else [f"gmd-ray adapt preset=demo config={SLURM}/one-node.yaml {given}"]
     assert stage.calls() == wanted
 
@@ -175,7 +176,7 @@ IDLE = (
 def test_a_node_without_work_goes_at_once(tmp_path: Path) -> None:
     begun = time.monotonic()
     stage, run = drain(tmp_path, 60, IDLE)
-    assert run.wait(30) == 0
+    assert run.wait(PATIENCE_S) == 0
     assert time.monotonic() - begun < 10
     [told] = [call for call in stage.calls() if call.startswith("ray")]
     assert told == (
@@ -194,12 +195,12 @@ def test_a_node_goes_when_its_work_is_done_and_fetched(tmp_path: Path, seconds: 
     assert run.poll() is None
     (tmp_path / "done").touch()
     done = time.monotonic()
-    assert run.wait(20) == 0
+    assert run.wait(PATIENCE_S) == 0
     assert least <= time.monotonic() - done < most + 5
 
 
 def test_the_deadline_ends_the_wait_even_without_a_head(tmp_path: Path) -> None:
     begun = time.monotonic()
     _, run = drain(tmp_path, 2, 'echo "ray::MapWorker(Project)"', ray="exit 1")
-    assert run.wait(30) == 0
+    assert run.wait(PATIENCE_S) == 0
     assert 1 < time.monotonic() - begun < 15

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from gmd_ray.generation import generate
 from gmd_ray.pairstore.totals import Totals
 from gmd_ray.ray_utils import ray_internals
 from gmd_ray.ray_utils.blocks_in_flight import BlocksInFlight
+from tests import PATIENCE_S
 from tests.generation.world import World, wait_for, write_photo
 
 
@@ -62,7 +62,7 @@ def test_a_stop_waits_for_what_is_in_flight_and_that_does_not_depend_on_how_many
     How many are depends neither on the images that are left nor on how long the models take to load, when nothing but
     reading can go on.
     """
-    world, seen, asked = fresh_on_ray, list[int](), list[float]()
+    world, seen = fresh_on_ray, list[int]()
     real = BlocksInFlight.room
 
     def look(self: BlocksInFlight) -> bool:
@@ -70,20 +70,18 @@ def test_a_stop_waits_for_what_is_in_flight_and_that_does_not_depend_on_how_many
         return real(self)
 
     def ask() -> None:
-        wait_for(lambda: len(list(Path(world.store, "rows").glob("part-*"))) >= 3, 200)
-        asked.append(time.monotonic())
+        wait_for(lambda: len(list(Path(world.store, "rows").glob("part-*"))) >= 3)
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(ray_internals, "BLOCKS_AHEAD", 1)
     monkeypatch.setattr(BlocksInFlight, "room", look)
     for number in range(24, 36):
         write_photo(world.photos / f"{number:03d}.png")
-    world.cfg.generation.rows_per_block, world.cfg.generation.grace_s = 1, 100
+    world.cfg.generation.rows_per_block, world.cfg.generation.grace_s = 1, 10 * PATIENCE_S
     threading.Thread(target=ask).start()
     with pytest.raises(SystemExit) as caught:
         generate(world.cfg, models=world.models(seconds=0.5))
     assert caught.value.code == ExitCode.INTERRUPTED
-    assert time.monotonic() - asked[0] < 40
     # The limit is 1 + 3 x 3. A task that has handed out its block and not yet ended counts twice.
     assert 10 <= max(seen) <= 20
     rows = world.rows()
@@ -105,7 +103,7 @@ def test_a_store_on_a_url_from_the_command_line(
     cfg.teacher.steps, cfg.teacher.injection.steps = 1, 0
     save_config(cfg, tmp_path / "settings.yaml")
     assert main(["generate", f"config={tmp_path / 'settings.yaml'}"]) == 0
-    assert capsys.readouterr().out.startswith("5 inputs = ")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("5 inputs = ")  # Ray may speak before
     assert sorted(path.name for path in (tmp_path / "bucket" / "run").iterdir()) == ["config.yaml", "pairs"]
     assert main(["verify", cfg.out, "--deep"]) == 0
     assert main(["status", cfg.out]) == 0

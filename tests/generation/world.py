@@ -24,6 +24,7 @@ from gmd_ray.errors import ModelError
 from gmd_ray.images.degradation.degradations import sample_rng
 from gmd_ray.pairstore.schema import rows_dataset
 from gmd_ray.students import ModuleStudent
+from tests import PATIENCE_S
 
 if TYPE_CHECKING:
     from gmd_ray.generation import Models
@@ -207,7 +208,7 @@ class World:
         cfg.scorer.pool = PoolConfig(num_cpus=0.5, batch_size=4)
         cfg.scorer.threshold = 5.5
         cfg.generation.rows_per_block = 6
-        cfg.generation.no_progress_timeout_s = 120
+        cfg.generation.no_progress_timeout_s = PATIENCE_S
         cfg.generation.batch_timeout_s = 0.0  # a held teacher (`TeacherSpec.hold_after`) does not hang
         return cfg
 
@@ -244,7 +245,7 @@ class World:
         return Counter(key for file in self.log.glob("[0-9]*") for key in file.read_text().splitlines())
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s"

@@ -11,6 +11,7 @@ import pytest
 from gmd_ray.errors import ConfigError
 from gmd_ray.quality import MetricUnavailable, known_metrics, load_metric, load_scorer
 from gmd_ray.quality.catalogue import NOT_PER_IMAGE, OF_SETS, PAPER, catalogue
+from tests import PATIENCE_S
 
 OWN = {"psnr", "psnr_y", "ssim", "ssim_y"}
 
@@ -29,7 +30,7 @@ def test_names_cost_no_heavy_import() -> None:
         "import sys; from gmd_ray.quality import known_metrics; names = known_metrics(); "
         "print(len(names), *(m for m in ('torch', 'pyiqa', 'timm', 'transformers') if m in sys.modules))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     count, *heavy = out.stdout.split()
     assert heavy == []
     assert int(count) >= len(OWN) + len(PAPER)

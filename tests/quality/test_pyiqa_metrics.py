@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -192,10 +191,8 @@ def test_random_crops_are_the_same_ones_each_time() -> None:
     ],
 )
 def test_missing_weights_are_named_at_once(name: str, missing: str, mend: str | None, empty_directory: Path) -> None:
-    start = time.monotonic()
     with pytest.raises(MetricUnavailable) as caught:
         load_metric(name, device="cpu")
-    assert time.monotonic() - start < 30
     message = str(caught.value)
     assert message.startswith(f"metric {name!r} is unavailable: ")
     assert f"put it at {empty_directory / missing}" in message

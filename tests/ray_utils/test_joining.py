@@ -20,6 +20,7 @@ import pytest
 
 from gmd_ray.errors import GmdError
 from gmd_ray.ray_utils.joining import door
+from tests import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "a" * 64
@@ -125,10 +126,8 @@ def test_who_is_not_let_in_is_told_in_one_line(
 
 
 def refused(address: str) -> str:
-    start = time.monotonic()
     with pytest.raises(GmdError) as caught, door(address):
         pytest.fail("it went in")
-    assert time.monotonic() - start < 15
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -170,13 +169,13 @@ from gmd_ray.ray_utils.session import ray_session
 
 @ray.remote
 def total(refs):
-    return [int(np.sum(ray.get(ref, timeout=20))) for ref in refs]
+    return [int(np.sum(ray.get(ref, timeout=120))) for ref in refs]
 
 cfg = Config()
 cfg.ray.address = sys.argv[1]
 with ray_session(cfg):
     refs = [ray.put(np.ones(300_000)), ray.put(2)]
-    print(ray.get(total.remote(refs), timeout=60))  # the worker asks this process for both
+    print(ray.get(total.remote(refs), timeout=200))  # the worker asks this process for both
 """
 
 
@@ -192,17 +191,17 @@ def test_a_driver_joins_a_cluster_without_being_told(mode: str, tmp_path: Path) 
     with (tmp_path / "head.log").open("w") as log:
         head = subprocess.Popen(command, stdout=log, stderr=log, env={**environment, "RAY_AUTH_MODE": mode})
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while "Ray runtime started" not in (tmp_path / "head.log").read_text():
             assert head.poll() is None, (tmp_path / "head.log").read_text()
             assert time.monotonic() < deadline, (tmp_path / "head.log").read_text()
             time.sleep(0.2)
         joined = subprocess.run(
             [sys.executable, "-c", JOINS, f"127.0.0.1:{port}"],
-            capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment,
+            capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT, env=environment,
         )  # fmt: skip
         assert (joined.returncode, joined.stdout.strip()) == (0, "[300000, 2]"), joined.stderr
         assert "gcs_client" not in joined.stderr
     finally:
         head.terminate()
-        head.wait(30)
+        head.wait(PATIENCE_S)

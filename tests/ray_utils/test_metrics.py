@@ -13,6 +13,7 @@ import pytest
 
 from gmd_ray.ray_utils import metrics
 from gmd_ray.ray_utils.metrics import MEASURES, ActorNames, model_name, record, record_rows, run_label
+from tests import PATIENCE_S
 
 Recorded = list[tuple[str, float, Mapping[str, str]]]
 
@@ -102,5 +103,5 @@ def test_a_gauge_is_set_again_until_the_session_ends(monkeypatch: pytest.MonkeyP
     session.alive = False
     thread = gauges._thread
     assert thread is not None
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()

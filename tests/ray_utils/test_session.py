@@ -17,6 +17,7 @@ import ray
 from gmd_ray.config import Config
 from gmd_ray.errors import GmdError
 from gmd_ray.ray_utils.session import ray_session
+from tests import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +81,7 @@ def test_a_private_session_has_the_cpus_that_pools_need_and_listens_on_loopback_
     if mode is not None:
         environment["RAY_AUTH_MODE"] = mode
     code = [sys.executable, "-c", SESSION, str(num_cpus)]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment)
+    done = subprocess.run(code, capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     first, second, last = done.stdout.splitlines()
@@ -107,7 +108,7 @@ def test_a_tmpdir_too_long_for_sockets_is_one_line(tmp_path: Path) -> None:
     environment.pop("RAY_TMPDIR", None)
     code = importing(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT, env=environment
     )
     assert done.returncode == 1
     assert f"TMPDIR={long} is " in done.stderr.splitlines()[-1]
@@ -120,7 +121,7 @@ def test_a_tmpdir_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
     with tempfile.NamedTemporaryFile(dir="/tmp") as file:  # pytest's own folders have names too long for sockets
         environment = {**os.environ, "RAY_TMPDIR": file.name}
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT, env=environment
         )
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith("gmd-ray: Ray cannot start: ")

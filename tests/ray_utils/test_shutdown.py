@@ -14,6 +14,7 @@ import pytest
 from gmd_ray.errors import ExitCode
 from gmd_ray.generation.attempts.log import AttemptLog
 from gmd_ray.ray_utils.shutdown import StopRequest
+from tests import PATIENCE_S
 from tests.generation.world import wait_for
 
 
@@ -97,9 +98,9 @@ def test_with_no_grace_or_nothing_in_flight_it_ends_at_once(attempts: Any) -> No
 def test_grace_runs_out(attempts: Any) -> None:
     start = time.monotonic()
     with pytest.raises(SystemExit) as caught:
-        run(attempts, 0.3, sigterm, lambda stop: wait(30), too_late)
+        run(attempts, 0.3, sigterm, lambda stop: wait(PATIENCE_S), too_late)
     assert caught.value.code == ExitCode.INTERRUPTED
-    assert 0.3 <= time.monotonic() - start < 10
+    assert 0.3 <= time.monotonic() - start < PATIENCE_S
 
 
 def test_grace_that_runs_out_after_the_end_hits_nobody(attempts: Any, harmless: list[int]) -> None:
@@ -113,9 +114,9 @@ def test_while_the_models_load_it_does_not_wait(attempts: Any) -> None:
     attempts.taught = False
     start = time.monotonic()
     with pytest.raises(SystemExit) as caught:
-        run(attempts, 60, sigterm, lambda stop: wait(30), too_late)
+        run(attempts, 10 * PATIENCE_S, sigterm, lambda stop: wait(PATIENCE_S), too_late)
     assert caught.value.code == ExitCode.INTERRUPTED
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < PATIENCE_S
 
 
 def test_the_log_knows_whether_the_teacher_has_begun() -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from gmd_ray.demo.toy.prepare import WorldSize, prepare
 from gmd_ray.errors import ExitCode
+from tests import PATIENCE_S
 from tests.cluster.series import NAME, NEEDS_A_GPU, expressions
 from tests.servers.heads import JOB_S, Head, running_head
 
@@ -164,7 +165,7 @@ def test_ctrl_c_leaves_the_job_or_stops_it(head: Head, words: list[str], tmp_pat
             if "generate 0/" in line:
                 break
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == ExitCode.INTERRUPTED, output
     assert f"job long goes on; follow it with: gmd-ray submit --follow long --address {head.address}" in output
     assert head.info("long")["status"] == "RUNNING"
@@ -174,7 +175,7 @@ def test_ctrl_c_leaves_the_job_or_stops_it(head: Head, words: list[str], tmp_pat
             if "generate 0/" in line:
                 break
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == ExitCode.INTERRUPTED, output
     assert "job long: STOPPED (exit status 5, interrupted)" in output
     assert head.info("long")["status"] == "STOPPED"

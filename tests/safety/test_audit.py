@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from tests import PATIENCE_S
 from tests.safety.scripts import ROOT, script
 from tests.servers.running import free_port
 
@@ -107,7 +108,12 @@ def test_ci_tells_it_and_does_not_fail_by_it(status: int, tmp_path: Path) -> Non
     (tmp_path / "make").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TESTS": str(status)}
     done = subprocess.run(
-        ["bash", str(ROOT / ".ci" / "run")], env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["bash", str(ROOT / ".ci" / "run")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     lines = done.stdout.splitlines()
     assert done.returncode == status, done.stdout + done.stderr

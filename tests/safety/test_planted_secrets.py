@@ -21,6 +21,7 @@ import pytest
 
 from gmd_ray.demo.toy.prepare import WorldSize, prepare
 from gmd_ray.errors import ExitCode
+from tests import PATIENCE_S
 from tests.ray_utils.sockets import LOOPBACK, listening
 from tests.safety.searching import search
 from tests.servers.heads import ROOT, Head, running_head
@@ -148,7 +149,7 @@ class Place:
             yield address, process.pid
         finally:
             process.terminate()
-            self.told.append(process.communicate(timeout=60)[0])
+            self.told.append(process.communicate(timeout=PATIENCE_S)[0])
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,7 @@ def test_the_whole_chain_tells_none(place: Place) -> None:
     with place.served() as (address, _):
         for page in ("", "pairs", "report.html", f"pair?id={VISIBLE}.png", "pairs?find=planted-hub"):
             try:
-                with urllib.request.urlopen(f"{address}{page}", timeout=60) as answer:
+                with urllib.request.urlopen(f"{address}{page}", timeout=PATIENCE_S) as answer:
                     place.told.append(answer.read().decode())
             except urllib.error.HTTPError as error:
                 place.told.append(error.read().decode())

@@ -17,12 +17,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import PATIENCE_S
 from tests.ray_utils.sockets import family
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_BEHIND = ["--exclude", "gmd_ray/demo/photos/weights", "--exclude", "gmd_ray/demo/photos/photographs"]
 TOKEN = "a" * 64
-UP_S, JOB_S = 180, 900
+UP_S, JOB_S = PATIENCE_S, 900
 
 
 @dataclass

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
-START_S = 300.0
-"""Seconds that a server may take to answer: MLflow makes its tables first, a minute on a busy machine."""
+from tests import PATIENCE_S
+
 _KEY = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing-secret"}
 
 
@@ -159,7 +159,7 @@ def _running(arguments: list[str], health: str, log: Path, environment: Mapping[
 
 
 def _wait(process: subprocess.Popen[bytes], health: str, log: Path) -> None:
-    until = time.monotonic() + START_S
+    until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         assert process.poll() is None, f"the server ended with {process.returncode}: {log.read_text()[-2000:]}"
         try:
@@ -167,4 +167,4 @@ def _wait(process: subprocess.Popen[bytes], health: str, log: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise AssertionError(f"no answer from {health} in {START_S:g} s: {log.read_text()[-2000:]}")
+    raise AssertionError(f"no answer from {health} in {PATIENCE_S} s: {log.read_text()[-2000:]}")

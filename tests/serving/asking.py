@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from gmd_ray.serving.server import PageServer
+from tests import PATIENCE_S
 
 
 def get(server: PageServer, path: str) -> tuple[int, bytes, http.client.HTTPMessage]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     connection.request("GET", path)
     response = connection.getresponse()
     body = response.read()
@@ -21,7 +22,7 @@ def get(server: PageServer, path: str) -> tuple[int, bytes, http.client.HTTPMess
 
 
 def send(server: PageServer, data: bytes, path: str = "/restored") -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     connection.request("POST", path, data, {"Content-Type": "application/octet-stream"})
     response = connection.getresponse()
     text = response.read().decode()

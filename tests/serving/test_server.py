@@ -12,6 +12,7 @@ import pytest
 from gmd_ray.errors import ConfigError
 from gmd_ray.serving import server as module
 from gmd_ray.serving.server import PageServer, Refusal, Request, Response, is_loopback, new_token, token_hash
+from tests import PATIENCE_S
 
 
 class EchoSite:
@@ -51,7 +52,7 @@ def server(site: EchoSite) -> Iterator[PageServer]:
 def ask(
     server: PageServer, path: str, method: str = "GET", body: bytes | None = None, **headers: str
 ) -> tuple[int, str, http.client.HTTPMessage]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body, named)
     response = connection.getresponse()
@@ -113,7 +114,7 @@ def test_a_body_is_bounded_and_comes_from_the_sites_own_pages(
     server: PageServer, site: EchoSite, headers: dict[str, str], body: bytes, status: int
 ) -> None:
     if "Transfer_Encoding" in headers:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as raw:
             raw.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
             raw.sendall(b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
             assert f" {status} ".encode() in raw.recv(4000).splitlines()[0]
@@ -123,7 +124,7 @@ def test_a_body_is_bounded_and_comes_from_the_sites_own_pages(
 
 
 def test_a_closed_path_is_refused_before_its_body_is_read(server: PageServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as raw:
         raw.sendall(b"POST /closed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n")  # and no body at all
         assert b" 404 " in raw.recv(4000).splitlines()[0]
 
@@ -134,7 +135,7 @@ def test_other_methods_are_unknown(server: PageServer) -> None:
 
 
 def test_an_address_that_is_none_is_refused(server: PageServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as raw:
         raw.sendall(b"GET http://[bad/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b" 400 " in raw.recv(4000).splitlines()[0]
 
@@ -148,9 +149,9 @@ def test_a_bug_shows_no_trace_to_the_client(server: PageServer) -> None:
 
 def test_who_says_nothing_is_cut_off(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module._Handler, "timeout", 0.2)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as silent:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as silent:
         assert silent.recv(100) == b""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as slow:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as slow:
         slow.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\nContent-Length: 50\r\n\r\nhalf")
         assert slow.recv(100) == b""
     assert ask(server, "/")[0] == 200
@@ -161,10 +162,10 @@ def test_too_many_connections_at_once_are_closed(site: EchoSite, monkeypatch: py
     server = PageServer(site, port=0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    held = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(2)]
+    held = [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) for _ in range(2)]
     for each in held:
         each.sendall(b"GET / HTTP/1.1\r\n")  # an unfinished head keeps its thread
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as third:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as third:
         assert third.recv(100) == b""
     for each in held:
         each.close()

@@ -14,6 +14,7 @@ from gmd_ray.serving.server import PageServer
 from gmd_ray.study.answers import AnswerBook
 from gmd_ray.study.folder import Study
 from gmd_ray.study.site import StudySite
+from tests import PATIENCE_S
 
 
 @contextlib.contextmanager
@@ -31,7 +32,7 @@ def running(study: Study) -> Iterator[tuple[PageServer, AnswerBook]]:
 
 
 def get(server: PageServer, path: str) -> tuple[int, bytes, http.client.HTTPMessage]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     connection.request("GET", path)
     response = connection.getresponse()
     body = response.read()
@@ -41,7 +42,7 @@ def get(server: PageServer, path: str) -> tuple[int, bytes, http.client.HTTPMess
 
 def post(server: PageServer, token: str, value: Any) -> tuple[int, Any]:
     """Post an answer; returns the status, and the JSON of the reply (None where it is none)."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     connection.request("POST", f"/r/{token}/answers", body, {"Content-Type": "application/json"})
     response = connection.getresponse()

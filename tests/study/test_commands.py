@@ -24,6 +24,7 @@ from gmd_ray.images.files.encode import decode_png, encode_png
 from gmd_ray.serving.server import PageServer
 from gmd_ray.study.answers import AnswerBook
 from gmd_ray.study.folder import COMPARISON, Study, load_key, load_study
+from tests import PATIENCE_S
 from tests.study.conftest import pictures
 from tests.study.served import page_data
 
@@ -148,7 +149,7 @@ def test_the_served_command_prints_links_that_open_and_ends_on_ctrl_c(study: Stu
         name, link = process.stdout.readline().split("   ")
         assert name == "rater 1"
         assert process.stdout.readline().startswith("study    http://127.0.0.1:")
-        with urllib.request.urlopen(link.strip(), timeout=20) as page:
+        with urllib.request.urlopen(link.strip(), timeout=PATIENCE_S) as page:
             assert len(page_data(page.read())["pairs"]) == 10
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == ExitCode.INTERRUPTED
+        assert process.wait(timeout=PATIENCE_S) == ExitCode.INTERRUPTED

@@ -17,6 +17,7 @@ from gmd_ray.config import Config, PromotionGate
 from gmd_ray.config.load import resolved
 from gmd_ray.images.files.encode import encode_png
 from gmd_ray.tracking import MlflowRecorder, history, promote, register, start_run
+from tests import PATIENCE_S
 from tests.evaluation.conftest import save_student, write_store
 from tests.servers import running
 from tests.servers.running import MlflowServer, running_mlflow
@@ -51,7 +52,7 @@ def test_two_processes_that_promote_at_once_cannot_both_win(remote: Config, tmp_
         assert rival.stdout is not None
         assert rival.stdout.readline() == "judged\n"
     go.touch()
-    said = [rival.communicate(timeout=120)[0].splitlines() for rival in rivals]
+    said = [rival.communicate(timeout=PATIENCE_S)[0].splitlines() for rival in rivals]
     assert [rival.returncode for rival in rivals] == [0, 0]
     # Whoever comes first: the better one wins in the end, and the worse one never replaces it.
     assert said[0][0] == "promoted"

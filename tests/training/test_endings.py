@@ -18,6 +18,7 @@ import torch
 from gmd_ray.errors import ConfigError, DataError, ExitCode
 from gmd_ray.training import finetune
 from gmd_ray.training.driver import repeated_signals
+from tests import PATIENCE_S
 from tests.training.toys import LONG, make_config
 
 
@@ -107,7 +108,7 @@ def test_a_signal_ends_a_finetune_at_any_moment_with_a_word(tmp_path: Path, numb
             if "finetune adapted: " in line and "starting (" in line:
                 driver.send_signal(number)
                 break
-        told += driver.communicate(timeout=60)[1].splitlines(keepends=True)
+        told += driver.communicate(timeout=PATIENCE_S)[1].splitlines(keepends=True)
     finally:
         driver.kill()
         driver.wait()

@@ -28,6 +28,7 @@ from gmd_ray.tracking import MlflowRecorder, start_run
 from gmd_ray.training import finetune, finetuned_path
 from gmd_ray.training.run_files import read_curve
 from gmd_ray.training.spec import Finetuned, make_spec
+from tests import PATIENCE_S
 from tests.training.conftest import fit_in_process
 from tests.training.oracle import plain_training
 from tests.training.toys import LONG, FileRecorder, make_config
@@ -242,7 +243,7 @@ cfg = make_config(Path({cfg.out!r}).parent, **{dataclasses.asdict(cfg.training)!
     try:
         _wait_for_step(cfg, after)
         driver.send_signal(signal_)
-        driver.wait(60)
+        driver.wait(PATIENCE_S)
     finally:
         driver.kill()
         driver.wait()
@@ -262,7 +263,7 @@ def _with_a_worker_killed(cfg: Config, recorder: FileRecorder, step: int) -> Fin
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     finetuned = finetune(cfg, "adapted", recorder)
-    killer.join(1)
+    killer.join(PATIENCE_S)
     assert killed
     curve = Path(finetuned_path(cfg, "adapted")).parent / "curve.jsonl"
     [died] = [line for line in map(json.loads, curve.read_text().splitlines()) if "died" in line]

@@ -20,6 +20,7 @@ from gmd_ray.training.data.datasets import TargetPairs
 from gmd_ray.training.resume import check_settings, refuse_begun
 from gmd_ray.training.run_files import read_curve
 from gmd_ray.training.spec import make_spec
+from tests import PATIENCE_S
 from tests.training.toys import make_config, pair_row, write_store, write_student
 
 
@@ -226,7 +227,7 @@ def test_torn_line_of_a_curve_is_cut_off(tmp_path: Path) -> None:
 
 def test_driver_and_controller_import_no_torch() -> None:
     code = "import sys, gmd_ray.training, gmd_ray.training.spec; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
 
 
 def _everything_in(folder: Path) -> dict[str, tuple[int, bytes]]:

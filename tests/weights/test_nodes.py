@@ -17,6 +17,7 @@ import pytest
 from gmd_ray import storage
 from gmd_ray.errors import ModelError
 from gmd_ray.weights import cache, node_copy, publish
+from tests import PATIENCE_S
 from tests.servers.running import S3Server
 from tests.weights.proxy import Passage, passing
 
@@ -68,7 +69,7 @@ def start_copy(url: str) -> subprocess.Popen[str]:
 
 
 def place_of(process: subprocess.Popen[str]) -> Path:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     return Path(out.strip())
 
@@ -117,7 +118,7 @@ def test_a_killed_download_is_taken_up_by_the_next_process(store: Passage, bucke
 
     def hold(path: str, start: int, body: bytes) -> bytes:
         if path.endswith(name) and start >= SIZE // 2:
-            go_on.wait(60)
+            go_on.wait(PATIENCE_S)
         return body
 
     store.change = hold

@@ -17,6 +17,7 @@ from tests.generation.world import World
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO)
     world = World(Path(sys.argv[1]), on_ray=True)
     world.cfg.teacher.pool.num_cpus = 2  # of four: it is busy enough to reserve the whole cluster
     ray.init(address=sys.argv[2], log_to_driver=False, logging_level=logging.ERROR)

@@ -6,7 +6,6 @@ Each worker that starts imports torch and Ray, seconds of CPU time: a run has ma
 from __future__ import annotations
 
 import gc
-import time
 from collections import Counter
 
 import pytest
@@ -79,12 +78,10 @@ def test_missing_weights_end_the_run_and_a_broken_accelerator_does_not(fresh_on_
     gc.collect()
     gc.disable()  # what is handed back must not wait for a collection, which comes when it likes
     try:
-        start = time.monotonic()
         with pytest.raises(ModelError, match=r"^teacher.path=missing: no such directory$"):
             generate(fresh_on_ray.cfg, models=fresh_on_ray.models())
-        assert time.monotonic() - start < 60
         # Everything is handed back, so that a run with the right path finds room.
-        wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], seconds=60)
+        wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
     finally:
         gc.enable()
     fresh_on_ray.cfg.teacher.path = right

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import generate, suspects
+from tests import PATIENCE_S
 from tests.generation.world import World
 
 pytestmark = pytest.mark.slow
@@ -43,17 +43,15 @@ def test_a_hang_is_found_by_name_and_the_run_goes_on(fresh_on_ray: World) -> Non
 
 def test_a_stall_ends_the_run_and_names_the_hang_and_the_next_run_knows(fresh_on_ray: World) -> None:
     fresh_on_ray.cfg.target.limit, fresh_on_ray.cfg.generation.rows_per_block = 4, 2
-    fresh_on_ray.cfg.generation.batch_timeout_s, fresh_on_ray.cfg.generation.no_progress_timeout_s = 0.0, 30
+    fresh_on_ray.cfg.generation.batch_timeout_s, fresh_on_ray.cfg.generation.no_progress_timeout_s = 0.0, 60
     models = fresh_on_ray.models(faults=(("001.png", "hang"),))
-    start = time.monotonic()
-    with pytest.raises(GmdError, match=r"no block of images was finished in 30 s; at work: project on .*001\.png"):
+    with pytest.raises(GmdError, match=r"no block of images was finished in 60 s; at work: project on .*001\.png"):
         generate(fresh_on_ray.cfg, models=models)
-    assert time.monotonic() - start < 200
     told = json.loads(Path(fresh_on_ray.store, suspects.SUSPECTS_FILE).read_text())["rows"]
     assert {"stage": "project", "id": "001.png", "times": 1, "alone": 0, "hung": 1} in told
 
     before = fresh_on_ray.projected()["001.png"]
-    fresh_on_ray.cfg.generation.batch_timeout_s, fresh_on_ray.cfg.generation.no_progress_timeout_s = 4.0, 120
+    fresh_on_ray.cfg.generation.batch_timeout_s, fresh_on_ray.cfg.generation.no_progress_timeout_s = 4.0, PATIENCE_S
     assert generate(fresh_on_ray.cfg, models=models).failed == 1
     row = fresh_on_ray.rows()["001.png"]
     assert (row["error_type"], row["attempts"], fresh_on_ray.projected()["001.png"] - before) == ("Hang", 2, 1)

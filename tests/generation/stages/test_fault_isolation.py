@@ -21,6 +21,7 @@ from gmd_ray.images.files.encode import encode_png
 from gmd_ray.pairstore.lock import StoreLock, StoreLostError
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.text import one_line
+from tests import PATIENCE_S
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def test_a_worker_that_hangs_ends_and_its_row_is_poison_by_name(remote_attempts:
         FaultIsolation("read", remote_attempts, 2, bound=Bound(0.5)).run(block, work, whole)
         return block
 
-    block = ray.get(task.remote("ahz"), timeout=120)
+    block = ray.get(task.remote("ahz"), timeout=PATIENCE_S)
     assert [row["status"] for row in block] == ["ok", "failed", "ok"]
     assert (block[1]["error_stage"], block[1]["error_type"], block[1]["attempts"]) == ("read", "Hang", 2)
     assert block[1]["error"] == "the worker did not finish this image in generation.batch_timeout_s=0.5, 2 times"

@@ -12,6 +12,7 @@ import pytest
 
 from gmd_ray.config import GenerationConfig
 from gmd_ray.generation.watchdog import Bound, Watchdog, batch_bound
+from tests import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
 CODE = """
@@ -32,17 +33,15 @@ print("came back")
 @pytest.mark.parametrize(
     ("hang", "said"),
     [
-        ("time.sleep(60)", "hangs: c\nleaves\n"),
-        ("ctypes.PyDLL(None).sleep(60)", ""),  # native code that keeps Python's lock: nothing of Python runs
+        ("time.sleep(600)", "hangs: c\nleaves\n"),
+        ("ctypes.PyDLL(None).sleep(600)", ""),  # native code that keeps Python's lock: nothing of Python runs
     ],
 )
 def test_a_process_that_hangs_ends(hang: str, said: str) -> None:
-    start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", CODE.format(hang)], cwd=ROOT, capture_output=True, text=True, timeout=50
+        [sys.executable, "-c", CODE.format(hang)], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert (done.returncode, done.stdout) == (1, said), done.stderr
-    assert time.monotonic() - start < 45
 
 
 def test_work_that_ends_while_the_process_is_about_to_leave_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,14 +49,14 @@ def test_work_that_ends_while_the_process_is_about_to_leave_goes_on(monkeypatch:
     monkeypatch.setattr("os._exit", exits.append)
 
     def before_leaving() -> None:
-        assert ended.wait(30)
+        assert ended.wait(PATIENCE_S)
         looked.set()
 
     with Watchdog(Bound(0.05), lambda ids: told.extend(ids), before_leaving).over(["slow"]):
         while not told:
             time.sleep(0.01)
     ended.set()
-    assert looked.wait(30)
+    assert looked.wait(PATIENCE_S)
     time.sleep(0.2)
     assert (told, exits) == (["slow"], [])
 

@@ -16,6 +16,7 @@ from gmd_ray.errors import DataError
 from gmd_ray.pairstore.audit.image_path import read_image_path
 from gmd_ray.pairstore.parts import part_name
 from gmd_ray.pairstore.store import PairStore
+from tests import PATIENCE_S
 from tests.generation.shelf import failed_row, fill, finish, lock, ok_row
 
 ROOT = Path(__file__).parents[3]
@@ -88,6 +89,6 @@ def test_watching_goes_on_while_a_driver_works_and_ctrl_c_ends_it(store: PairSto
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(2)]
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=PATIENCE_S)
     assert [json.loads(line)["ok"] for line in lines] == [1, 1]
     assert (process.returncode, errors) == (0, "")
