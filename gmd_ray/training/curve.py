@@ -23,7 +23,7 @@ from ray.train import UserCallback
 from gmd_ray.progress import Progress, Recorder, duration
 from gmd_ray.ray_utils.metrics import record_training
 from gmd_ray.storage import is_remote
-from gmd_ray.training.run_files import append_line, curve_lines, read_end
+from gmd_ray.training.run_files import AGAIN, append_line, curve_lines, read_end
 
 log = logging.getLogger("gmd_ray.training")
 
@@ -57,10 +57,16 @@ class CurveKeeper(UserCallback):
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         figures = dict(metrics[0])
+        for earlier in figures.pop(AGAIN, []):
+            self._log(dict(earlier))
         record_training(*self._labels, figures, saved=checkpoint is not None or not self._began)
         self._began, self._dead = True, ()
         if "leaving" in figures:
             self._append({key: figures.pop(key) for key in ("leaving", "left_s", "waits")} | {"saved": figures["step"]})
+        self._log(figures)
+
+    def _log(self, figures: dict[str, Any]) -> None:
+        """Log the figures of a step, unless there are none or the step is logged already."""
         if "loss" not in figures or figures["step"] <= self._last:
             return
         self._last = figures["step"]

@@ -33,6 +33,9 @@ STATE = "state.pt"
 DONE = "finetuned.json"
 """The result of a finished fine-tune."""
 
+AGAIN = "again"
+"""Key of a list of earlier figures in a report, which the curve may lack."""
+
 SCORE = "val_psnr"
 """Key of the validation PSNR in dB, by which checkpoints are ranked."""
 

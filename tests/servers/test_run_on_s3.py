@@ -282,9 +282,7 @@ def test_a_stopped_fine_tune_goes_on_from_its_checkpoint_in_the_bucket(
     student = "finetune/adapted/student.safetensors"
     assert bucket.read(f"ray/{student}") == disk.read(f"run/{student}"), "as in one process, without a stop"
     curve = [json.loads(line) for line in bucket.read("ray/finetune/adapted/curve.jsonl").splitlines()]
-    steps = [point["step"] for point in curve]  # those of before the stop may be lost with the controller
-    assert steps == sorted(set(steps)), "each step once"
-    assert {*range(result["resumed_from"] + 3, 61, 3)} <= {*steps} <= {*range(3, 61, 3)}
+    assert [point["step"] for point in curve] == [*range(3, 61, 3)], "each step once"
 
     objects = below(s3_server, "ray")
     assert {"finetune/adapted/train/checkpoint_manager_snapshot.json", "report.html"} <= objects

@@ -112,6 +112,19 @@ def test_best_checkpoint_outlives_later_ones_and_is_exported(tmp_path: Path) -> 
         finetune(cfg, "adapted")
 
 
+@pytest.mark.usefixtures("in_process")
+def test_figures_that_were_lost_with_the_controller_are_logged_by_the_run_that_resumes(tmp_path: Path) -> None:
+    """A checkpoint is written before what was reported with it, and with one before it, is logged."""
+    cfg = make_config(tmp_path)
+    recorder = FileRecorder(tmp_path / "metrics.jsonl")
+    finetuned = finetune(cfg, "adapted", recorder)
+    for file in (Path(finetuned.path).parent / "curve.jsonl", recorder.path):
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    Path(finetuned.path).unlink()
+    assert finetune(cfg, "adapted", recorder).resumed_from == 12
+    _assert_curve_is_whole(cfg, recorder)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_an_image_that_one_worker_cannot_read_stops_both_at_once(tmp_path: Path) -> None:

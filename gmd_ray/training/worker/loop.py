@@ -21,7 +21,7 @@ from gmd_ray.students import Student, load_student
 from gmd_ray.training.data.batches import Batch, Batches, Prefetcher
 from gmd_ray.training.data.datasets import Crops, SourcePairs, TargetPairs
 from gmd_ray.training.data.mixing import Mixture, Stream
-from gmd_ray.training.run_files import SCORE, STATE, checkpoint_name, state_of
+from gmd_ray.training.run_files import AGAIN, SCORE, STATE, checkpoint_name, state_of
 from gmd_ray.training.spec import TrainingSpec
 from gmd_ray.training.worker.meter import Meter
 from gmd_ray.training.worker.optim import learning_rate
@@ -56,6 +56,7 @@ def train(config: dict[str, Any]) -> GmdError | int | None:
     assert isinstance(worker, _Worker)
     with Prefetcher(worker.batches, worker.start, cfg.steps, threads) as prefetcher:
         worker.wrap()
+        worker.report_again()
         failure = worker.run(prefetcher, worker.watch(config.get("resize_s")))
     if failure is None:
         failure = as_value(worker.export)
@@ -74,6 +75,9 @@ class _Worker:
         self.batches = self._batches(self._student.scale)
         self._state = _last_checkpoint()
         self.start = 0 if self._state is None else int(self._state["step"])
+        self._logged: list[dict[str, Any]] = list((self._state or {}).get("logged", []))
+        """Figures since the last checkpoint but one, in the order of steps."""
+        self._saved_at = self.start
         self._best: tuple[float, int] = (self._state or {}).get("best", (-math.inf, 0))
         if self._state is not None and self._state["sampler"] != self._mixture.state(self.start):
             raise ResumeMismatchError(
@@ -103,6 +107,11 @@ class _Worker:
             self._step.ema.load(self._state["ema"])
             load_optimizer(self._step.optimizer, self._state["optimizer"])
         self._state = None
+
+    def report_again(self) -> None:
+        """Report the figures that led to the checkpoint once more: the run may have ended before they were logged."""
+        if self._logged:
+            ray.train.report({"step": self.start, AGAIN: self._logged})
 
     def watch(self, resize_s: float | None) -> PreemptionWatch | None:
         """The watch over nodes that go; None where none can. See `train` for `resize_s`."""
@@ -156,6 +165,8 @@ class _Worker:
                 # The later one wins a tie, as in Ray Train's ranking of the checkpoints that it keeps.
                 self._best = max(self._best, (figures[SCORE], done))
                 meter.restart(prefetcher.waited_s)
+            if len(figures) > 1:
+                self._logged.append(dict(figures))
             notice = watch.look(done) if watch and not last else SaveDecision()
             if notice.leaving:
                 figures |= notice.figures()
@@ -207,11 +218,14 @@ class _Worker:
             "step": step,
             "sampler": self._mixture.state(step),
             "best": self._best,
+            "logged": self._logged,
             "module": self._student.module.state_dict(),
             "ema": self._step.ema.state,
             "optimizer": self._step.optimizer.state_dict(),
         }
         state = gathered(state, keep=self.rank == 0)
+        self._logged = [point for point in self._logged if point["step"] > self._saved_at]
+        self._saved_at = step
         if self.rank > 0:
             ray.train.report(figures)
             return
