@@ -158,6 +158,30 @@ def on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def speaks_on_stderr() -> Iterator[None]:
+    """Make Ray print what its processes say within the block on standard error, since standard output is for results.
+
+    By default its warnings, such as those of a raylet, come on standard output at any moment.
+    """
+    from ray._private import worker
+
+    told = getattr(worker, "print_worker_logs", None)
+    if told is None:
+        yield
+        return
+
+    @functools.wraps(told)
+    def on_stderr(data: Any, print_file: Any, *args: Any, **kwargs: Any) -> None:
+        told(data, sys.stderr, *args, **kwargs)
+
+    worker.print_worker_logs = on_stderr
+    try:
+        yield
+    finally:
+        worker.print_worker_logs = told
+
+
+@contextlib.contextmanager
 def quiet_core() -> Iterator[None]:
     """Make the core of Ray in this process, which starts within the block, log only what ends it.
 

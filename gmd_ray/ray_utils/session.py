@@ -14,7 +14,7 @@ from gmd_ray.config import Config
 from gmd_ray.config.load import in_job
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import GmdError
-from gmd_ray.ray_utils.ray_internals import CHATTER, on_loopback, quiet_core
+from gmd_ray.ray_utils.ray_internals import CHATTER, on_loopback, quiet_core, speaks_on_stderr
 
 log = logging.getLogger("gmd_ray")
 
@@ -81,6 +81,7 @@ def ray_session(cfg: Config) -> Iterator[None]:
             from gmd_ray.ray_utils.joining import door
 
             stack.enter_context(door(address))
+        stack.enter_context(speaks_on_stderr())
         stack.callback(ray.shutdown)
         if address is None:
             _start(cfg, _metadata(cfg))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
 import logging
@@ -32,6 +33,7 @@ NAMES = [
     # The start of a session.
     ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER"),
     ("ray._private.worker", "connect"),
+    ("ray._private.worker", "print_worker_logs"),
     # Joining a cluster.
     ("ray._private.services", "canonicalize_bootstrap_address"),
     ("ray._raylet", "Config.initialize"),
@@ -84,6 +86,18 @@ def test_a_stream_made_afterwards_fetches_metadata_without_a_thread(monkeypatch:
     assert isinstance(fetchers.make_metadata_fetcher(), fetchers.ThreadedMetadataFetcher)
     ray_internals.fetch_metadata_inline()
     assert isinstance(fetchers.make_metadata_fetcher(), fetchers.InlineMetadataFetcher)
+
+
+def test_what_ray_says_is_no_result(capsys: pytest.CaptureFixture[str]) -> None:
+    from ray._private import worker
+
+    for text in ("within the block", "after it"):
+        with ray_internals.speaks_on_stderr() if text == "within the block" else contextlib.nullcontext():
+            worker.print_to_stdstream({"lines": [text], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    said = capsys.readouterr()
+    assert "within the block" in said.err
+    assert "within the block" not in said.out
+    assert "after it" in said.out
 
 
 def test_the_loggers_that_are_quieted_exist() -> None:
@@ -170,6 +184,9 @@ def test_another_version_of_ray_is_joined_and_started_as_ray_does_it(
     assert ray_internals.resolve_address("auto") is None
     assert ray_internals.resolve_address("head:6379") == "head:6379"
     assert not ray_internals.can_set_authentication()
+    monkeypatch.delattr(worker, "print_worker_logs")
+    with ray_internals.speaks_on_stderr():
+        pass
     monkeypatch.delattr(worker, "connect")
     with ray_internals.quiet_core():
         pass
