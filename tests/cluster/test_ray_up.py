@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import ray
 
 from gmd_ray.weights.copies import CACHE
-from tests.cluster.tools import load, spec
+from tests.cluster.tools import CLUSTER, load, spec
 
 FILES = ("aws.yaml", "gcp.yaml")
 
@@ -48,6 +50,70 @@ def test_tokens_are_on(file: str) -> None:
     [head] = [line for line in raw["head_start_ray_commands"] if "--head" in line]
     assert "--dashboard-host=127.0.0.1" in head
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
+
+
+class Node:
+    """A machine that Ray sets up by ssh: notes each command, and answers as Docker does for the image of the GPUs.
+
+    It stands both for the provider, which knows the address, and for the module `subprocess`.
+    """
+
+    DEVNULL = subprocess.DEVNULL
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def external_ip(self, node: str) -> str:
+        return "192.0.2.1"
+
+    def check_call(self, command: list[str], **options: Any) -> int:
+        self.commands.append(" ".join(command))
+        return 0
+
+    def check_output(self, command: list[str], **options: Any) -> bytes:
+        self.commands.append(" ".join(command))
+        if ".Config.Env" not in command[-1]:
+            return b""
+        stage = (CLUSTER / "Dockerfile").read_text(encoding="utf-8").split("FROM ")[-1]
+        lines = re.findall(r"^ENV (.*)$", stage, re.MULTILINE)
+        return json.dumps([word for line in lines for word in line.split()]).encode()
+
+
+def started(file: str) -> tuple[dict[str, str], list[str]]:
+    """What Ray's own code does on a node before `ray start`: files that it copies there, and the words of `docker run`.
+
+    Returns:
+        (local path -> path on the node, the words).
+    """
+    from ray.autoscaler._private.command_runner import DockerCommandRunner
+
+    raw, node = load(file), Node()
+    runner = DockerCommandRunner(
+        raw["docker"],
+        log_prefix="",
+        node_id="node",
+        provider=node,
+        auth_config=raw["auth"],
+        cluster_name=raw["cluster_name"],
+        process_runner=node,
+        use_internal_ip=False,
+    )
+    runner.ssh_command_runner.ssh_control_path = None
+    for target, source in raw["file_mounts"].items():
+        runner.run_rsync_up(source, target, {"docker_mount_if_possible": True})
+    copied = [command.split()[-2:] for command in node.commands if command.startswith("rsync ")]
+    runner.run_init(as_head=True, file_mounts=raw["file_mounts"], sync_run_yet=True)
+    [run] = [command for command in node.commands if "docker run " in command]
+    return {source: place.partition(":")[2] for source, place in copied}, run.split("docker run ")[1].split()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_token_lies_where_the_user_of_the_image_looks_for_it(file: str) -> None:
+    """Ray mounts below the HOME among the image's variables, and without one below /root."""
+    copied, words = started(file)
+    mounts = dict(after.split(":") for word, after in zip(words, words[1:], strict=False) if word == "-v")
+    home = re.findall(r"^WORKDIR (.*)$", (CLUSTER / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)[-1]
+    assert mounts[copied["~/.ray/auth_token"]] == f"{home}/.ray/auth_token"
 
 
 @pytest.mark.parametrize("file", FILES)
