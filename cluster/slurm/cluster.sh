@@ -23,15 +23,18 @@ start_ray() {
     ray start --head --node-ip-address="$head_ip" --port="$port" --temp-dir="$ray_tmp" \
         --labels="pool=$first" --include-dashboard=false "${common[@]}"
     if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
-        # --relative=1: all nodes but the first. --block: Slurm sees when Ray ends, and ends it.
+        # --relative=1: all nodes but the first. --block: Slurm sees when Ray ends, and ends it. srun does not take over
+        # the CPUs of a task from sbatch: a node would get one.
         srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --ntasks-per-node=1 \
-            --relative=1 --kill-on-bad-exit=0 \
+            --cpus-per-task="$SLURM_CPUS_PER_TASK" --relative=1 --kill-on-bad-exit=0 \
             ray start --address="$RAY_ADDRESS" --block --labels=pool=teacher "${common[@]}" &
     fi
 }
 
 # run_resumable COMMAND...: runs it; on USR1 (the time limit is near) or TERM (preempted) it is told to stop, finishes
-# what it has begun, and the job goes back into the queue, where the same command resumes.
+# what it has begun, and the job goes back into the queue, where the same command resumes. So it does when the cluster
+# broke off the run (status 5), unless the job has been in the queue $most_restarts times again: that may have a cause.
+most_restarts=10
 run_resumable() {
     local driver status interrupted=no
     "$@" &
@@ -45,6 +48,9 @@ run_resumable() {
     trap - USR1 TERM
     if [ "$interrupted" = yes ] && [ "$status" -ne 0 ]; then
         echo "interrupted with status $status: back into the queue"
+        scontrol requeue "$SLURM_JOB_ID"
+    elif [ "$status" -eq 5 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$most_restarts" ]; then
+        echo "broken off with status 5: back into the queue (restart $((${SLURM_RESTART_COUNT:-0} + 1)))"
         scontrol requeue "$SLURM_JOB_ID"
     fi
     return "$status"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -86,6 +87,7 @@ def test_a_run_gets_a_head_workers_with_labels_and_the_address(tmp_path: Path) -
         f"gmd-ray adapt config={SLURM}/settings.yaml ray.address={address} preset=deblur_reds out=/shared/run"
     )
     assert "--nodes=3 --ntasks=3 " in worker
+    assert " --cpus-per-task=32 " in worker.split(" ray start ")[0]  # since Slurm 22.05 srun does not inherit it
     settings = load("slurm/settings.yaml")
     assert f"--labels=pool={settings['student']['pool']['labels']['pool']} " in head
     assert f"--labels=pool={settings['teacher']['pool']['labels']['pool']} " in worker
@@ -135,6 +137,23 @@ def test_a_run_that_fails_does_not_go_back(tmp_path: Path) -> None:
     stage = allocation(tmp_path, nodes=1, driver_s=0, DRIVER_STATUS="2")
     assert stage.start("bash", str(SLURM / "ray.sbatch"), "adapt", "out=/shared/run").wait(PATIENCE_S) == 2
     assert not [call for call in stage.calls() if call.startswith("scontrol")]
+
+
+@pytest.mark.parametrize(("restarts", "again"), [("", True), ("9", True), ("10", False)])
+def test_a_run_that_the_cluster_broke_off_goes_back_a_few_times(tmp_path: Path, restarts: str, again: bool) -> None:
+    stage = allocation(tmp_path, nodes=1, driver_s=0, DRIVER_STATUS="5", SLURM_RESTART_COUNT=restarts)
+    assert stage.start("bash", str(SLURM / "ray.sbatch"), "adapt", "out=/shared/run").wait(PATIENCE_S) == 5
+    assert ("scontrol requeue 4711" in stage.calls()) == again
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_the_array_has_a_task_for_every_line(tmp_path: Path, end: str) -> None:
+    """The script takes a last line without an end, so it is counted."""
+    (tmp_path / "runs.txt").write_text(f"out=/shared/a\nout=/shared/b{end}", encoding="utf-8")
+    for file in (SLURM / "array.sbatch", CLUSTER / "README.md"):
+        [command] = re.findall(r"--array=1-\"\$\((.*?)\)\"", file.read_text(encoding="utf-8"))
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=True)
+        assert done.stdout.strip() == "2", file
 
 
 @pytest.mark.parametrize(("task", "given"), [("1", "out=/shared/a seed=0"), ("2", "out=/shared/b seed=1"), ("3", None)])
