@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import subprocess
@@ -111,7 +112,7 @@ def started(file: str) -> tuple[dict[str, str], list[str]]:
 def test_the_token_lies_where_the_user_of_the_image_looks_for_it(file: str) -> None:
     """Ray mounts below the HOME among the image's variables, and without one below /root."""
     copied, words = started(file)
-    mounts = dict(after.split(":") for word, after in zip(words, words[1:], strict=False) if word == "-v")
+    mounts = dict(after.split(":") for word, after in itertools.pairwise(words) if word == "-v")
     home = re.findall(r"^WORKDIR (.*)$", (CLUSTER / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)[-1]
     assert mounts[copied["~/.ray/auth_token"]] == f"{home}/.ray/auth_token"
 
