@@ -137,6 +137,9 @@ def _runtime_env(args: argparse.Namespace, cfg: Config | None) -> dict[str, Any]
         if not sign and name not in os.environ:
             raise ConfigError(f"--env {name}: this shell has no such variable; give --env {name}=VALUE")
         variables[name] = value if sign else os.environ[name]
+    with contextlib.suppress(KeyError, OSError):  # a container without a name for its user
+        # The job's journal and MLflow's runs name whoever submits it, and not the user of the head node.
+        variables.setdefault("LOGNAME", getpass.getuser())
     env["env_vars"] = variables
     folder = find_checkout(args.working_dir)
     if folder is not None and (folder / "gmd_ray").is_dir() and "working_dir" not in env:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from gmd_ray.cli import main
+from gmd_ray.tracking.journal import _who
 from gmd_ray.tracking.runs import _code
 from gmd_ray.verbs.submit import _runtime_env
 
@@ -45,6 +47,26 @@ def job_env(folder: Path, *env: str) -> dict[str, Any]:
         exclude=[],
     )
     return dict(_runtime_env(args, None)["env_vars"])
+
+
+def test_the_journal_of_a_job_names_whoever_submits_it(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gmd_ray.verbs.submit.getpass.getuser", lambda: "alice")
+    told = job_env(checkout)
+    assert job_env(checkout, "LOGNAME=bob")["LOGNAME"] == "bob"
+    monkeypatch.undo()
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("USER", "ray")  # of the head node
+    monkeypatch.setenv("LOGNAME", told["LOGNAME"])  # as the job sees it
+    assert _who() == f"alice@{os.uname().nodename}"
+
+
+def test_a_user_without_a_name_submits_without_one(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("gmd_ray.verbs.submit.getpass.getuser", nameless)
+    assert "LOGNAME" not in job_env(checkout)
 
 
 def test_the_commit_of_the_code_travels_with_a_job(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
