@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import tomllib
 
-from tests.cluster.tools import CLUSTER, ROOT, check
+from gmd_ray.config.load import load_config
+from tests.cluster.tools import CLUSTER, KUBERAY, ROOT, check, load
 
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
 
@@ -59,3 +60,30 @@ def test_the_builder_gets_what_is_copied() -> None:
     copied = {name for line in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()}
     assert {f"!{name}" for name in copied} <= set(ignored)
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_an_image_as_the_readme_builds_it_runs_the_jobs_there_and_knows_its_commit() -> None:
+    """Presets of the paper are refused without pyiqa, and a champion of an image without a commit is not traced."""
+    readme = (CLUSTER / "README.md").read_text(encoding="utf-8")
+    jobs = "".join(path.read_text(encoding="utf-8") for path in (CLUSTER / "README.md", KUBERAY / "job/rayjob.yaml"))
+    presets = re.findall(r"preset=(\w+)", jobs)
+    gates = {load_config([f"preset={name}"], check_paths=False).scorer.metric for name in presets}
+    assert "nima" in gates
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert any(package.startswith("pyiqa") for package in extras["metrics"])
+    [given] = re.findall(r"^arguments=\((.*)\)$", readme, re.MULTILINE)
+    assert given == '--build-arg EXTRAS=cluster,metrics --build-arg GIT_COMMIT="$(git rev-parse HEAD)"'
+    builds = re.findall(r"^docker build .*$", readme, re.MULTILINE)
+    assert len(builds) == 2
+    assert all('"${arguments[@]}"' in line for line in builds)
+
+
+def test_compose_passes_the_arguments_of_the_image() -> None:
+    services = load("docker-compose.yaml")["services"].values()
+    builds = [service["build"] for service in services if "build" in service]
+    assert {build["target"] for build in builds} == {"cpu", "gpu"}
+    arguments = set(re.findall(r"^ARG (\w+)=", DOCKERFILE, re.MULTILINE))
+    for build in builds:
+        assert build["args"].keys() == arguments
+        assert all(value.startswith(f"${{{name}:-") for name, value in build["args"].items())
+    assert 'GIT_COMMIT="$(git rev-parse HEAD)" docker compose' in (CLUSTER / "README.md").read_text(encoding="utf-8")

@@ -68,7 +68,7 @@ def lab() -> list[Nodes]:
 
 
 def slurm(nodes: int) -> list[Nodes]:
-    """The nodes of `ray.sbatch`, or the one of `array.sbatch`; `test_scripts.py` holds the labels against the scripts."""
+    """The nodes of `ray.sbatch`, or the one of `array.sbatch`; `test_scripts.py` looks at their labels."""
     script = (CLUSTER / "slurm" / ("ray.sbatch" if nodes > 1 else "array.sbatch")).read_text(encoding="utf-8")
     options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", script, re.MULTILINE))
     assert int(options["nodes"]) == nodes
