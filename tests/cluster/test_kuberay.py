@@ -217,5 +217,11 @@ def test_a_job_brings_the_cluster_of_its_overlay(name: str) -> None:
     assert job["backoffLimit"] > 0
 
 
-def test_the_script_of_prestop_is_clean() -> None:
-    check("shellcheck", KUBERAY / "base" / "drain.sh")
+@pytest.mark.parametrize("name", ["small-job", "large-job"])
+def test_a_job_runs_by_the_script_that_knows_when_again_is_no_use(name: str) -> None:
+    assert overlay(name)["ConfigMap"]["data"]["run.sh"] == (KUBERAY / "base" / "run.sh").read_text()
+    assert overlay(name)["RayJob"]["spec"]["entrypoint"].split()[:3] == ["sh", "/etc/gmd_ray/run.sh", "adapt"]
+
+
+def test_the_scripts_of_pods_are_clean() -> None:
+    check("shellcheck", *sorted((KUBERAY / "base").glob("*.sh")))

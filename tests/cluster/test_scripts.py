@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray.dashboard.modules.job.common import JOB_ID_METADATA_KEY
 
 from gmd_ray.weights.copies import CACHE
 from tests import PATIENCE_S
@@ -223,3 +227,34 @@ def test_the_deadline_ends_the_wait_even_without_a_head(tmp_path: Path) -> None:
     _, run = drain(tmp_path, 2, 'echo "ray::MapWorker(Project)"', ray="exit 1")
     assert run.wait(PATIENCE_S) == 0
     assert 1 < time.monotonic() - begun < 15
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_rayjob_stops_itself_where_again_is_no_use(tmp_path: Path, status: int, answers: bool) -> None:
+    """KubeRay tries a job again that FAILED; where the script cannot have it stopped, it fails as it did."""
+    job = json.dumps({"metadata": {JOB_ID_METADATA_KEY: "gmd-adapt-x7"}})
+    programs = {"ray": "" if answers else "exit 1", "gmd-ray": f"exit {status}"}
+    given = {RAY_JOB_CONFIG_JSON_ENV_VAR: job, "RUN_STOP_S": "0", "PYTHONPATH": ""}
+    stage = Stage(tmp_path, programs, **given)
+    run = stage.start("sh", str(KUBERAY / "base" / "run.sh"), "adapt", "preset=deblur_reds", "out=/shared/a b")
+    log = run.communicate(timeout=PATIENCE_S)[0]
+    assert run.returncode == status
+    driver, *more = stage.calls()
+    assert driver == "gmd-ray adapt preset=deblur_reds out=/shared/a b"
+    over = status in (2, 3, 4)
+    assert more == (["ray job stop --no-wait --address http://127.0.0.1:8265 gmd-adapt-x7"] if over else [])
+    assert (f"ended with status {status}" in log) == over
+
+
+def test_a_rayjob_that_is_stopped_waits_for_it(tmp_path: Path) -> None:
+    """If it ended before Ray has stopped it, it would be FAILED, and tried again."""
+    job = json.dumps({"metadata": {JOB_ID_METADATA_KEY: "gmd-adapt-x7"}})
+    stage = Stage(tmp_path, {"ray": "", "gmd-ray": "exit 4"}, **{RAY_JOB_CONFIG_JSON_ENV_VAR: job, "RUN_STOP_S": "20"})
+    run = stage.start("sh", str(KUBERAY / "base" / "run.sh"), "adapt")
+    stage.wait_for("ray job stop")
+    time.sleep(0.5)
+    assert run.poll() is None
+    for process in [*psutil.Process(run.pid).children(), run]:  # as Ray does
+        process.terminate()
+    assert run.wait(PATIENCE_S) != 0
