@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import ray
+from ray.autoscaler._private.gcp.config import DEFAULT_SERVICE_ACCOUNT_ID
 
 from gmd_ray.weights.copies import CACHE
 from tests.cluster.tools import CLUSTER, load, spec
@@ -47,7 +48,7 @@ def test_a_typo_is_refused(file: str, schema: dict[str, Any]) -> None:
 def test_tokens_are_on(file: str) -> None:
     raw = load(file)
     assert "--env=RAY_AUTH_MODE=token" in raw["docker"]["run_options"]
-    assert raw["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    assert raw["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     [head] = [line for line in raw["head_start_ray_commands"] if "--head" in line]
     assert "--dashboard-host=127.0.0.1" in head
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
@@ -115,6 +116,53 @@ def test_the_token_lies_where_the_user_of_the_image_looks_for_it(file: str) -> N
     mounts = dict(after.split(":") for word, after in itertools.pairwise(words) if word == "-v")
     home = re.findall(r"^WORKDIR (.*)$", (CLUSTER / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)[-1]
     assert mounts[copied["~/.ray/auth_token"]] == f"{home}/.ray/auth_token"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_secrets_reach_ray_start_and_stand_in_no_file_here(file: str) -> None:
+    """Docker reads the file on the node, below the folder in which Ray puts what it copies there."""
+    copied, words = started(file)
+    assert f"--env-file={copied['~/.gmd_ray.env']}" in words
+    assert not any(re.match(r"--env=\w*(TOKEN|SECRET|PASSWORD|ACCESS_KEY)", word) for word in words)
+    assert "~/.gmd_ray.env" in (CLUSTER / "README.md").read_text(encoding="utf-8")  # Ray refuses a file that is absent
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_node_may_pull_the_image_and_logs_in(file: str) -> None:
+    """Ray runs the initialization commands before its bare `docker pull`."""
+    raw = load(file)
+    registry = raw["docker"]["image"].partition("/")[0]
+    [login] = [line for line in raw["initialization_commands"] if registry in line]
+    key = "IamInstanceProfile" if file == "aws.yaml" else "serviceAccounts"
+    nodes = {name: kind["node_config"].get(key) for name, kind in raw["available_node_types"].items()}
+    head, workers = nodes.pop("head"), list(nodes.values())
+    assert workers[0]
+    assert all(worker == workers[0] for worker in workers)
+    if file == "aws.yaml":
+        region = raw["provider"]["region"]
+        command = (
+            f"aws ecr get-login-password --region {region} | docker login --username AWS --password-stdin {registry}"
+        )
+        assert login == command
+        assert head != workers[0]  # the head's may start machines
+        named = [head["Name"], workers[0]["Name"]]
+    else:
+        assert login == f"gcloud auth configure-docker {registry} --quiet"
+        assert head is None  # Ray's own bootstrap gives it one
+        named = [DEFAULT_SERVICE_ACCOUNT_ID, workers[0][0]["email"].partition("@")[0]]
+    assert f"for name in {' '.join(named)}; do" in (CLUSTER / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_place_that_is_a_user_s_own_is_marked(file: str) -> None:
+    """On its line, or in a comment just above its list item; and no comment counts them."""
+    lines = (CLUSTER / file).read_text(encoding="utf-8").splitlines()
+    own = re.compile(r"0{8}|your-project|10\.0\.0\.2|^  (region|availability_zone): ")
+    for number, line in enumerate(lines):
+        if own.search(line) and not line.lstrip().startswith("#"):
+            above = [each for each in lines[max(0, number - 6) : number] if each.lstrip().startswith("#")]
+            assert "yours" in line or any("yours" in each for each in above), line
+    assert not re.search(r"\b(two|three|four|five|six|\d+) places", "\n".join(lines))
 
 
 @pytest.mark.parametrize("file", FILES)
