@@ -109,8 +109,8 @@ def print_tables(cfg: Config, base: pa.Table, rows: Mapping[Key, pa.Table]) -> N
     print("| --- " * (len(metrics) + 4) + "|")
     columns = [*(("target", metric) for metric in metrics), ("source", "psnr")]
     for student, label in (("lq", "untouched photo"), ("student", "unadapted")):
-        cells = [np.mean(list(values(base, *column, student).values())) for column in columns]
-        print(f"| {label} | | |" + "".join(f" {cell:.4g} |" for cell in cells))
+        means = [float(np.mean(list(values(base, *column, student).values()))) for column in columns]
+        print(f"| {label} | | |" + "".join(f" {mean:.4g} |" for mean in means))
     for name in NAMES:
         for ratio in RATIOS:
             seeds = [seed for seed in SEEDS if (name, ratio, seed) in rows]
