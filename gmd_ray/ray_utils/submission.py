@@ -7,12 +7,13 @@ import contextlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gmd_ray.errors import ConfigError, ExitCode, GmdError
-from gmd_ray.text import one_line
+from gmd_ray.text import one_line, printable
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -28,6 +29,10 @@ TRIES = 30
 _TOKEN, _TOKEN_BEHIND_PROXY = "Authorization", "X-Ray-Authorization"
 _ENDED_BY_SIGNAL = (130, 137, 143)
 """128 + SIGINT, SIGKILL and SIGTERM, as shells report them."""
+_REFUSED = re.compile(r"status code 40[13]\b|\b40[13] Client Error|Unauthorized")
+"""What a job server or a proxy says to a request without the right token."""
+_IN_USE = re.compile(r"submission_id (\S+) already exists")
+"""What a job server says of an id that a job has."""
 
 
 def connect(address: str) -> JobSubmissionClient:
@@ -77,8 +82,16 @@ def _errors_in_one_line(address: str) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, RuntimeError, AuthenticationError, ValueError, OSError) as error:
-        text = one_line(error).rstrip(".")
-        if isinstance(error, AuthenticationError) or "401" in text or "403" in text or "Unauthorized" in text:
+        text = one_line(error)
+        if "Traceback (most recent call last)" in text:  # of the job server; its last line says what is wrong
+            text = printable(str(error).strip().splitlines()[-1])
+        text = text.rstrip(".")
+        if used := _IN_USE.search(text):
+            raise ConfigError(
+                f"--name {used[1]}: this cluster has a job of that name; give another, or follow it with "
+                f"gmd-ray submit --follow {used[1]} --address {address}"
+            ) from error
+        if isinstance(error, AuthenticationError) or _REFUSED.search(text):
             raise ConfigError(
                 f"--address {address}: this cluster wants a token: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to that "
                 f"of the cluster (`ray get-auth-token` on its head)"

@@ -7,6 +7,7 @@ import contextlib
 import getpass
 import logging
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,8 +81,7 @@ def run_submit(args: argparse.Namespace) -> int:
         raise ConfigError(f"submit {args.inner.verb}: runs on this machine only")
     cfg = None
     if hasattr(args.inner, "settings"):  # mistakes are told here, not by a job that has waited for its turn
-        given = [word for word in args.inner.settings if "=" in word]
-        cfg = load_config(given, check_paths=False)
+        cfg = load_config(_known_here(args.inner.settings), check_paths=False)
     runtime_env = _runtime_env(args, cfg)
     command = shlex.join(["python", "-m", "gmd_ray.cli", *args.words])
     _warn_of_secrets(command, runtime_env["env_vars"])
@@ -92,13 +92,39 @@ def run_submit(args: argparse.Namespace) -> int:
     job = submit(client, address, command, runtime_env, _metadata(args, cfg), args.name)
     say(f"job      {job}")
     say(f"follow   {address.rstrip('/')}/#/jobs/{job}, or gmd-ray submit --follow {job}")
-    if cfg is not None and args.inner.verb != "restore":
+    if cfg is not None and args.inner.verb != "restore" and _out_is_known(args.inner.settings):
         out = _out_of_job(args.inner.settings, cfg)
         where = " of the head node" if out.startswith("~") else ""
         say(f"run      {out}{where}")
         if args.inner.verb in ("adapt", "evaluate"):
             say(f"report   {below(out, 'report.html')}{where}")
     return ExitCode.DONE if args.no_wait else _follow(client, address, job, args.stop_on_interrupt)
+
+
+def _known_here(settings: list[str]) -> list[str]:
+    """Return the settings that this machine can resolve; one of the cluster's variables or files is left to the job."""
+    known = []
+    for word in settings:
+        if why := _unknown(word):
+            log.info("%s: not checked here: %s", word.partition("=")[0], why)
+        elif "=" in word:
+            known.append(word)
+    return known
+
+
+def _unknown(word: str) -> str:
+    """Say why only the job can resolve a setting; empty if this machine can."""
+    missing = [name for name in re.findall(r"\$\{oc\.env:([^,}]+)\}", word) if name not in os.environ]
+    if missing:
+        return f"this shell has no {', '.join(missing)}"
+    file = os.path.expanduser(word.removeprefix("config=")) if word.startswith("config=") else ""
+    return f"{file} is not on this machine" if os.path.isabs(file) and not os.path.exists(file) else ""
+
+
+def _out_is_known(settings: list[str]) -> bool:
+    """Return whether the run directory is that of the settings that this machine can resolve."""
+    given = [word for word in settings if word.startswith("out=")]
+    return not _unknown(given[-1]) if given else not any(map(_unknown, settings))
 
 
 def _follow(client: JobSubmissionClient, address: str, job: str, stop_on_interrupt: bool) -> ExitCode:
@@ -197,7 +223,7 @@ def _read_runtime_env(file: str) -> dict[str, Any]:
 def _metadata(args: argparse.Namespace, cfg: Config | None) -> dict[str, str]:
     """Facts about the job, for the dashboard and `ray job list`."""
     found = {"job_name": f"gmd-ray {args.inner.verb}", "verb": args.inner.verb, "gmd_ray": __version__}
-    if cfg is not None:
+    if cfg is not None and _out_is_known(args.inner.settings):
         found["out"] = redact(_out_of_job(args.inner.settings, cfg))
     with contextlib.suppress(KeyError, OSError):  # a container without a name for its user
         found["user"] = getpass.getuser()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from ray.job_submission import JobDetails, JobStatus, JobType
 
-from gmd_ray.errors import ConfigError, ExitCode
-from gmd_ray.ray_utils.submission import _headers, _Lines, exit_code
+from gmd_ray.errors import ConfigError, ExitCode, GmdError
+from gmd_ray.ray_utils.submission import _errors_in_one_line, _headers, _Lines, exit_code
 
 
 def test_a_broken_connection_repeats_no_line() -> None:
@@ -42,6 +42,31 @@ def test_the_status_of_a_job(status: JobStatus, code: int | None, kind: str | No
         type=JobType.SUBMISSION, entrypoint="x", status=status, driver_exit_code=code, error_type=kind
     )  # fmt: skip
     assert exit_code(info) is meaning
+
+
+TRACEBACK = """Request failed with status code 400: Traceback (most recent call last):
+  File "/x/job_head.py", line 403, in submit_job
+    resp = await job_agent_client.submit_job_internal(submit_request)
+ValueError: Job with submission_id nightly already exists. Please use a different submission_id..
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "line"),
+    [
+        (RuntimeError(TRACEBACK), ConfigError, "--name nightly: this cluster has a job of that name; give another, or"),
+        (RuntimeError("Request failed with status code 401: Unauthorized."), ConfigError, "wants a token"),
+        (OSError("403 Client Error: Forbidden for url: http://h:1/api/version"), ConfigError, "wants a token"),
+        (ConnectionError("Failed to connect to Ray at address: http://127.0.0.1:14031."), GmdError, "14031; give http"),
+        (RuntimeError("Traceback (most recent call last):\n  x 401\nKeyError: 'y'"), GmdError, "KeyError: 'y'; give"),
+    ],
+)
+def test_what_a_job_server_answers_is_one_line(error: Exception, kind: type[GmdError], line: str) -> None:
+    with pytest.raises(GmdError) as caught, _errors_in_one_line("http://h:1"):
+        raise error
+    assert type(caught.value) is kind
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_token_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from gmd_ray.cli import main
+from gmd_ray.errors import ExitCode
 from gmd_ray.tracking.journal import _who
 from gmd_ray.tracking.runs import _code
-from gmd_ray.verbs.submit import _runtime_env
+from gmd_ray.verbs.submit import _out_is_known, _runtime_env
 
 ADDRESS = ["--address", "http://127.0.0.1:1"]  # nobody answers there
 WARNING = "Ray's dashboard and logs will show "
@@ -124,3 +125,30 @@ def test_a_secret_in_the_command_is_warned_of(
     words = ["preset=toy", "tracking.uri=http://me:${oc.env:TRACKING}@host"]
     assert main(["submit", "generate", *words, *ADDRESS]) == 1
     assert WARNING not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["tracking.uri=${oc.env:GMD_NOT_SET_HERE}"], "tracking.uri: not checked here: this shell has no GMD_NOT_SET"),
+        (["config=/not/here.yaml"], "config: not checked here: /not/here.yaml is not on this machine"),
+    ],
+)
+def test_what_only_the_cluster_knows_is_left_to_the_job(
+    words: list[str], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It goes as far as the cluster's address; a mistake in another setting is told before."""
+    submit = ["submit", "generate", "preset=toy", *words, "--working-dir", str(tmp_path), *ADDRESS]
+    assert main(submit) == ExitCode.FAILED
+    said = capsys.readouterr().err
+    assert why in said
+    assert "give http://HOST:8265" in said
+    assert main([*submit, "teacher.stps=3"]) == ExitCode.SETTINGS
+
+
+def test_the_run_directory_is_told_where_it_is_known() -> None:
+    """A file or a variable of the cluster may set another."""
+    assert _out_is_known(["preset=toy"])
+    assert _out_is_known(["config=/not/here.yaml", "out=/shared/a"])
+    assert not _out_is_known(["config=/not/here.yaml"])
+    assert not _out_is_known(["out=${oc.env:GMD_NOT_SET_HERE}/a"])
