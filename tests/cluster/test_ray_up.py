@@ -82,7 +82,7 @@ class Node:
 
 
 def started(file: str) -> tuple[dict[str, str], list[str]]:
-    """What Ray's own code does on a node before `ray start`: files that it copies there, and the words of `docker run`.
+    """Have Ray's own code set a node up until `docker run`: the files that it copies there, and the words of that.
 
     Returns:
         (local path -> path on the node, the words).
