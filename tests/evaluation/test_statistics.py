@@ -99,3 +99,11 @@ def test_holm_rejects_what_the_step_down_rule_rejects() -> None:
                 break
             rejected.add(i)
         assert {i for i, p in enumerate(holm(values)) if p <= alpha} == rejected
+
+
+def test_a_large_gain_of_few_images_outlives_many_comparisons() -> None:
+    gains = 10 + np.random.default_rng(3).normal(size=10)
+    low, _, p = interval(gains)
+    assert low > 8
+    assert p <= stats.ttest_1samp(gains, 0).pvalue * (1 + 1e-9)
+    assert holm([p, *[1.0] * 23])[0] < 0.05
