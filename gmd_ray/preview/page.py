@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from gmd_ray.evaluation.differences import BETTER, WORSE
+from gmd_ray.evaluation.statistics import wilson
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.pairstore.thresholds import GateView
 from gmd_ray.planning.plan import later_stages
@@ -75,14 +75,6 @@ def _second(found: Preview) -> str:
         f"All {plan.images:,} photos would give {low:,} to {high:,} pairs (95 % interval, from these few), take the "
         f"teacher about {_figure(hours)} {where}{price}."
     )
-
-
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share after Wilson (1927), which holds for few trials and for shares of 0 and 1 too."""
-    z = 1.959964
-    share, scale = count / of, 1 + z * z / of
-    centre, half = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def _pair_galleries(found: Preview) -> list[Gallery]:

@@ -8,12 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from gmd_ray.study.result import MethodComparison, RaterRecord, StudyResult
-from gmd_ray.study.statistics import Interval, WinRate
+from gmd_ray.study.statistics import MIN_RATERS, Interval, WinRate
 from gmd_ray.text import printable
 
 _NOTE = (
     "Win rates are those of the first method. The first interval (Wilson) takes answers as independent; the second, "
-    "a bootstrap over whole raters, does not, and the sentences above go by it. Both are 95 %."
+    "a bootstrap over whole raters, does not, and the sentences above go by it. Both are 95 %. Fewer than "
+    f"{MIN_RATERS} raters get no second interval."
 )
 _HEADS = (
     *("first", "second", "raters", "photos", "wins", "ties", "losses"),

@@ -12,12 +12,12 @@ import pytest
 from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.evaluation import Difference
+from gmd_ray.evaluation.statistics import wilson
 from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.preview import Preview, make_page, preview
 from gmd_ray.preview.grid import parse_grid
-from gmd_ray.preview.page import wilson
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
 from tests.browser import BROKEN, PHONE, WIDER, audit, chromium, opened
@@ -145,14 +145,6 @@ def test_the_page(cfg: Config, found: Preview) -> None:
     assert "PSNR: higher is better; RGB, no border cut off. Score: scorer, higher is better." in page.text
     assert str(Path(cfg.out).parent) not in html
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", html)
-
-
-@pytest.mark.parametrize(("count", "of"), [(0, 16), (3, 16), (16, 16), (50, 100)])
-def test_the_interval_of_a_share_is_that_of_its_definition(count: int, of: int) -> None:
-    """At each end the observed share lies 1.96 standard errors of that end away, which is how Wilson defines it."""
-    for end in wilson(count, of):
-        if 0 < end < 1:
-            assert abs(count / of - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / of), abs=1e-9)
 
 
 def test_the_page_in_a_browser(found: Preview, tmp_path: Path) -> None:
