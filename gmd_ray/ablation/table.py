@@ -148,7 +148,8 @@ def json_table(figures: SweepFigures) -> dict[str, Any]:
                 "seeds_planned": row.seeds,
                 "means": {"/".join(column): row.mean(*column) for column in row.columns},
                 "means_by_seed": {
-                    "/".join(c): [statistics.fmean(v.values()) for v in row.values(*c)] for c in row.columns
+                    "/".join(c): [statistics.fmean(v.values()) if v else None for v in row.values(*c)]
+                    for c in row.columns
                 },
                 "minus_unadapted": _documents(figures.to_baseline, row),
                 "minus_reference": _documents(figures.to_reference, row),

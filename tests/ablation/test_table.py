@@ -24,11 +24,12 @@ BASE = np.linspace(30, 33, 16)
 
 
 def finish(cell: Cell, values: np.ndarray, **facts: object) -> None:
-    """Write a cell as `run_sweep` leaves it."""
+    """Write a cell as `run_sweep` leaves it; a value that is not a number is left out."""
     rows = [
         {"dataset": "target", "id": image, "student": name, "metric": "psnr", "value": v, "higher_is_better": True}
         for name, given in ((STUDENT, values), ("lq", BASE - 1))
         for image, v in zip(IMAGES, given, strict=True)
+        if not np.isnan(v)
     ]
     evaluation = Evaluation(
         rows=pa.Table.from_pylist(rows, schema=ROWS),
@@ -75,6 +76,28 @@ def test_rows_are_compared_with_the_reference_seed_by_seed(table: SweepFigures) 
     assert (more.mean, more.low, more.high) == pytest.approx((0.5, 0.5, 0.5))
     assert table.to_reference["before", ("target", "psnr")].word == "worse"
     assert ("one", ("target", "psnr")) not in table.to_reference
+
+
+@pytest.mark.parametrize("lost", ["one", "more"])
+def test_a_seed_without_values_is_left_out_of_both_rows(sweep_world: SweepWorld, lost: str) -> None:
+    """Seeds add 1, 10 and 100 to both rows: any other pairing than seed with seed shows at once."""
+    sweep = sweep_of(sweep_world.root, "{name: one}", "{name: more, set: {training.steps: 3}}")
+    cells = make_cells(replace(sweep, reference="one"), sweep_world.args, sweep_world.out, range(3))
+    for cell in cells:
+        if cell.row in sweep.rows:
+            assert cell.seed is not None
+            gain = 10.0**cell.seed + (0.5 if cell.row.name == "more" else 0)
+            finish(cell, BASE + (np.nan if (cell.row.name, cell.seed) == (lost, 0) else gain))
+    table = collect_figures(replace(sweep, reference="one"), cells)
+    found = table.to_reference["more", ("target", "psnr")]
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    rows = {row["name"]: row for row in json_table(table)["rows"]}
+    assert rows[lost]["seeds"] == [0, 1, 2]
+    assert rows[lost]["means_by_seed"]["target/psnr"] == [
+        None,
+        *(pytest.approx(BASE.mean() + gain) for gain in ((10, 100) if lost == "one" else (10.5, 100.5))),
+    ]
+    assert rows[lost]["means"]["target/psnr"] == pytest.approx(BASE.mean() + (55 if lost == "one" else 55.5))
 
 
 def test_p_values_are_corrected_over_the_table(table: SweepFigures) -> None:
