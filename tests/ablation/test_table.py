@@ -16,6 +16,7 @@ from gmd_ray.ablation.sweep import Ablation
 from gmd_ray.ablation.table import json_table, latex_table, markdown_table
 from gmd_ray.evaluation import Evaluation
 from gmd_ray.evaluation.results import PICTURES, ROWS, TRUTH
+from gmd_ray.evaluation.summaries.published import published_rows
 from tests.ablation.conftest import SweepWorld
 from tests.ablation.test_cells import sweep_of
 
@@ -129,12 +130,30 @@ def test_markdown_says_what_is_missing_and_marks_what_is_published(table: SweepF
     assert "measured by its authors" in text
     assert "3 of 6 (50.0 %)" in text
     same = next(line for line in text.splitlines() if line.startswith("| same |"))
-    assert " =)" in same
+    assert same.count(", no difference seen)") == 1
+    one = next(line for line in text.splitlines() if line.startswith("| one |"))
+    assert one.count("], better)") == 1
+    assert "0.183" in text
+    assert "0.1830" not in text, "with the digits of the paper"
+
+
+def test_a_row_of_too_few_images_says_so(table: SweepFigures) -> None:
+    text = markdown_table(replace(table, group=r"(photo)"))
+    one = next(line for line in text.splitlines() if line.startswith("| one |"))
+    assert ", too few images)" in one
 
 
 def test_latex_and_json_have_every_row(table: SweepFigures) -> None:
     tex, document = latex_table(table), json_table(table)
-    assert tex.count(r" \\") == 1 + 1 + 4, "heads, the untouched photo, and each row"
+    ours, reference, published = tex.split(r"\end{tabular}")[:3]
+    assert ours.count(r" \\") == 1 + 1 + 4, "heads, the untouched photo, and each row"
+    assert "% Each row minus one, seed by seed:" in reference
+    assert reference.count(r" \\") == 1 + 3, "heads, and each row but the reference"
+    assert "more & +0.50 [+0.50, +0.50] better" in reference
+    paper = published_rows("7/REDS")
+    assert published.count(r" \\") == 1 + len(paper)
+    assert f"{paper[0].method} (published) & {' & '.join(paper[0].printed.values())}" in published
+    assert "measured by its authors" in published
     rows_of_tex = [line for line in tex.splitlines() if not line.startswith("%")]
     assert "%" not in "".join(rows_of_tex).replace(r"\%", "")
     rows = {row["name"]: row for row in document["rows"]}
@@ -142,6 +161,16 @@ def test_latex_and_json_have_every_row(table: SweepFigures) -> None:
     assert rows["one"]["minus_unadapted"]["target/psnr"]["word"] == "better"
     assert len(rows["more"]["means_by_seed"]["target/psnr"]) == 3
     assert document["published"]["rows"][0]["method"] == "ratio 1.0"
+
+
+def test_no_name_is_a_command_of_latex(table: SweepFigures) -> None:
+    name = r"{a} $b$ ^c ~d \\e <f> 5% g_h"
+    row = replace(table.rows[1], row=replace(table.rows[1].row, name=name))
+    tex = latex_table(replace(table, rows=(row,)))
+    (line,) = [line for line in tex.splitlines() if "g\\_h" in line]
+    assert line.startswith(
+        r"\{a\} \$b\$ \textasciicircum{}c \textasciitilde{}d \textbackslash{}\textbackslash{}e $<$f$>$ 5\% g\_h &"
+    )
 
 
 def test_a_no_reference_metric_is_judged_by_the_truth_and_every_metric_is_named(sweep_world: SweepWorld) -> None:
