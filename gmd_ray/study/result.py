@@ -47,6 +47,9 @@ class RaterRecord:
     seconds: float
     """Median time of an answer."""
     excluded: bool
+    unchecked: bool = False
+    """True for a rater who is counted though no answer shows that they looked: the study has attention checks, and this
+    rater answered none."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,20 @@ def _record(rater: str, given: Mapping[str, Answer], key: StudyKey, allowed: int
             contradictions += answer.choice == before != "tie"  # the sides are swapped
     some = next(iter(given.values()))
     seconds = statistics.median(answer.seconds for answer in given.values())
-    excluded = failed > allowed
+    there_are_checks = any(facts.kind == DEGRADED for facts in key.pairs.values())
     return RaterRecord(
-        rater, some.name, len(given), failed, checks, contradictions, repeats, 0, 0, round(seconds, 2), excluded
+        id=rater,
+        name=some.name,
+        answered=len(given),
+        checks_failed=failed,
+        checks=checks,
+        contradictions=contradictions,
+        repeats=repeats,
+        agreeing=0,
+        compared=0,
+        seconds=round(seconds, 2),
+        excluded=failed > allowed,
+        unchecked=there_are_checks and not checks,
     )
 
 

@@ -170,6 +170,25 @@ def test_who_fails_the_attention_checks_is_excluded_by_the_stated_rule(study: St
     assert "failed more than one of" in lenient.rule
 
 
+def test_who_answered_no_attention_check_is_counted_and_named(study: Study, key: StudyKey, tmp_path: Path) -> None:
+    early = [answer("early", pair, "left") for pair in comparisons(key)[:3]]
+    late = [answer("late", pair, attentive(key, pair, NAMES[1])) for pair in key.pairs]
+    result = study_result(study, key, [*early, *late])
+    assert {rater.id: (rater.unchecked, rater.excluded) for rater in result.raters} == {
+        "early": (True, False),
+        "late": (False, False),
+    }
+    text = result_markdown(result)
+    assert "nothing shows whether they looked: Early." in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| Early |")]
+    assert row.endswith("| no check answered |")
+    assert text.count("no check answered") == 1
+    plain = create_study(pictures(NAMES, 3), tmp_path / "plain", replace(PLAN, degraded=0))
+    unguarded = load_key(plain)
+    (rater,) = study_result(plain, unguarded, [answer("x", pair, "left") for pair in unguarded.pairs]).raters
+    assert not rater.unchecked, "a study without checks says nothing of a single rater"
+
+
 def test_no_answers_is_an_error(study: Study, key: StudyKey) -> None:
     with pytest.raises(DataError, match="no answers yet"):
         study_result(study, key, [])
