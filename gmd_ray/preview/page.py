@@ -28,18 +28,20 @@ def make_page(found: Preview) -> str:
     galleries, uris = fit([*_pair_galleries(found), *(_grid_galleries(found.sweep) if found.sweep else [])])
     taken = gate.passes(gate.threshold)
     rejected = [*gate.close[~taken].tolist(), *gate.strayed.tolist()]
-    total = len(gate.scores)
+    tried = len(found.rows)  # failed photos too: they give no pair, here or among all photos
     page = render(
         "preview.html.j2",
         name=last_name(cfg.out),
-        first=_first(gate, len(found.rows)),
+        first=_first(gate, tried),
         second=_second(found),
         galleries=galleries,
         uris=uris,
         label=label,
-        charts=score_charts(gate.close[taken].tolist(), rejected, gate.threshold, lambda t: gate.admitted(t) / total),
+        charts=score_charts(
+            gate.close[taken].tolist(), rejected, gate.threshold, lambda t: gate.admitted(t) / tried, of="photos tried"
+        ),
         yields=[
-            (f"{value:g}", n, f"{100 * n / total:.0f} %", f"{round(plan.images * n / len(found.rows)):,}",
+            (f"{value:g}", n, f"{100 * n / tried:.0f} %", f"{round(plan.images * n / tried):,}",
              value == gate.threshold)
             for value, n in gate.curve()
         ],
@@ -72,8 +74,9 @@ def _second(found: Preview) -> str:
     price = f", and cost {plan.price:,.2f} {plan.currency}" if plan.price is not None else ""
     where = "hours of an accelerator like this machine's" if _on_gpu(found) else "hours on this machine's CPUs"
     return (
-        f"All {plan.images:,} photos would give {low:,} to {high:,} pairs (95 % interval, from these few), take the "
-        f"teacher about {_figure(hours)} {where}{price}."
+        f"All {plan.images:,} photos would give {low:,} to {high:,} pairs (95 % interval, if these few were drawn "
+        "at random; they are spread over small and large photos), take the teacher about "
+        f"{_figure(hours)} {where}{price}."
     )
 
 
