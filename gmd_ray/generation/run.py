@@ -173,21 +173,10 @@ class GenerationRun:
         store.delete(manifest.MANIFEST_FILE)
         self.gate.before(store, self.files)
         attempts, blocks = self._start_stream()
-        self._stop.attach(attempts.close)
-        clock, agreed = RunClock(store, before=store.index().num_rows), False
-        with (
-            Progress("generate", len(self.todo), interval_s=self.cfg.log_interval_s) as progress,
-            closing(blocks),
-        ):
-            for block in blocks:
-                lock.check()
-                clock.count(block.num_rows)
-                if not agreed:  # every model is loaded before the first block is through
-                    self.facts, agreed = attempts.facts(), True
-                    remember(store, self.facts)
-                _count(progress, block, self._accepted(), run_label(self.cfg.out))
-        say_counts(counts := attempts.counts())
-        clock.note({what: number for (stage, what), number in counts.items() if stage == "project"})
+        try:
+            clock = self._follow(attempts, blocks)
+        finally:
+            attempts.end()
         lock.check()
         clock.save()
         store.refresh()
@@ -197,6 +186,25 @@ class GenerationRun:
         store.delete(suspects.SUSPECTS_FILE)  # every image has its row
         self.facts = complete(store, self.cfg, self.facts, self.models, self.check_room)
         self.gate.after(store)
+
+    def _follow(self, attempts: AnyAttemptLog, blocks: Generator[pa.Table, None, None]) -> RunClock:
+        """Take the blocks as they come, and return the clock of the run."""
+        self._stop.attach(attempts.close)
+        clock, agreed = RunClock(self.store, before=self.store.index().num_rows), False
+        with (
+            Progress("generate", len(self.todo), interval_s=self.cfg.log_interval_s) as progress,
+            closing(blocks),
+        ):
+            for block in blocks:
+                self._lock.check()
+                clock.count(block.num_rows)
+                if not agreed:  # every model is loaded before the first block is through
+                    self.facts, agreed = attempts.facts(), True
+                    remember(self.store, self.facts)
+                _count(progress, block, self._accepted(), run_label(self.cfg.out))
+        say_counts(counts := attempts.counts())
+        clock.note({what: number for (stage, what), number in counts.items() if stage == "project"})
+        return clock
 
     def _start_stream(self) -> tuple[AnyAttemptLog, Generator[pa.Table, None, None]]:
         """Return the attempt log of the stream, and its blocks, which begin to be made when they are iterated over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Sequence
 
 import pyarrow as pa
@@ -126,9 +127,11 @@ def run_stream(
         if reason is not None:
             raise reason from error
         if isinstance(error, ExecutionTimeoutError):
+            told = _at_work(log, timeout_s)
+            _end_actors()
             small = f" (at the start {'; '.join(missing)})" if missing else ""
             raise InterruptedRunError(
-                f"no block of images was finished in {timeout_s} s{small}{_at_work(log, timeout_s)}; what was "
+                f"no block of images was finished in {timeout_s} s{small}{told}; what was "
                 f"written stays, and the next run tries what hung alone. Raise "
                 f"generation.no_progress_timeout_s where a model load and a block take longer"
             ) from error
@@ -137,6 +140,14 @@ def run_stream(
             f"the stream broke: {type(cause).__name__}: {one_line(cause)}; what is written stays, and the same command "
             f"goes on from there"
         ) from error
+
+
+def _end_actors() -> None:
+    """End the actors of this driver's streams: Ray waits for what an actor is at, and one that hangs keeps its GPU."""
+    for name in ray.util.list_named_actors():
+        if name.partition("/")[0].partition(".")[0] in (Restore.name, Project.name, Score.name):
+            with contextlib.suppress(ValueError):  # it has ended by itself
+                ray.kill(ray.get_actor(name))
 
 
 def _at_work(log: RemoteAttemptLog, timeout_s: float) -> str:

@@ -30,9 +30,9 @@ _TOKEN, _TOKEN_BEHIND_PROXY = "Authorization", "X-Ray-Authorization"
 _ENDED_BY_SIGNAL = (130, 137, 143)
 """128 + SIGINT, SIGKILL and SIGTERM, as shells report them."""
 _REFUSED = re.compile(r"status code 40[13]\b|\b40[13] Client Error|Unauthorized")
-"""What a job server or a proxy says to a request without the right token."""
+"""Answers of a job server or a proxy to a request without the right token."""
 _IN_USE = re.compile(r"submission_id (\S+) already exists")
-"""What a job server says of an id that a job has."""
+"""The answer of a job server to an id that a job has."""
 
 
 def connect(address: str) -> JobSubmissionClient:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from gmd_ray.config import Config
-from gmd_ray.evaluation.differences import Difference
+from gmd_ray.evaluation.differences import Difference, distances
 from gmd_ray.evaluation.results import NO_TRUTH, Evaluation
 from gmd_ray.evaluation.store import StoreSummary
 from gmd_ray.evaluation.summaries.published import published_beside, published_note, published_rows
@@ -82,17 +82,25 @@ def _notes(evaluation: Evaluation, dataset: str, metrics: list[str]) -> list[str
     return notes
 
 
-def _best(evaluation: Evaluation, dataset: str, metric: str) -> float:
-    means = [evaluation.mean(student, dataset, metric) for student in evaluation.students]
-    pick = max if evaluation.directions[metric] else min
-    return pick((mean for mean in means if mean is not None), default=math.nan)
+def _best(evaluation: Evaluation, dataset: str, metric: str) -> str | None:
+    """Return the method with the best mean: the one nearest to the ground truth's values, where they are known."""
+    truth = evaluation.truth(dataset, metric)
+    worth: dict[str, float] = {}
+    for student in evaluation.students:
+        values = evaluation.values(student, dataset, metric)
+        if truth:
+            gaps = distances(values, truth)
+            worth |= {student: -fmean(gaps.values())} if gaps else {}
+        elif values:
+            worth[student] = fmean(values.values()) * (1 if evaluation.directions[metric] else -1)
+    return max(worth, key=lambda student: worth[student], default=None)
 
 
-def _cell(evaluation: Evaluation, student: str, dataset: str, metric: str, best: float) -> dict[str, Any]:
+def _cell(evaluation: Evaluation, student: str, dataset: str, metric: str, best: str | None) -> dict[str, Any]:
     mean = evaluation.mean(student, dataset, metric)
     if mean is None:
         return BLANK
-    cell = BLANK | {"mean": number(mean), "best": mean == best}
+    cell = BLANK | {"mean": number(mean), "best": student == best}
     difference = None if student == BASELINE else evaluation.difference(student, dataset, metric, against=BASELINE)
     if difference is not None:
         cell |= {"change": _change(difference, mean), "word": difference.phrase, "style": style_of(difference.word)}

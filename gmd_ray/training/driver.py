@@ -32,7 +32,7 @@ from gmd_ray.progress import Recorder
 from gmd_ray.ray_utils.capacity import living_nodes
 from gmd_ray.ray_utils.metrics import run_label
 from gmd_ray.ray_utils.ray_internals import can_grow
-from gmd_ray.ray_utils.remote_errors import raise_if_error
+from gmd_ray.ray_utils.remote_errors import forget_locals, raise_if_error
 from gmd_ray.training.curve import CurveKeeper, CurveWatcher, described, is_preemption, root_cause
 from gmd_ray.training.meeting import torch_config
 from gmd_ray.training.resources import check_resources, waiting_for, worker_resources
@@ -92,6 +92,7 @@ def fit(spec: TrainingSpec, label: str, recorder: Recorder) -> int | None:
         try:
             answer: int | GmdError | None = trainer.fit().return_value
         except TrainingFailedError as error:
+            forget_locals(error)  # a caller that goes on would keep the controller's process
             raise GmdError(f"{label}: {why_failed(error, spec)}") from error
         except RayActorError as error:
             raise InterruptedRunError(f"{label}: {_why_controller_died(str(error))}") from error
@@ -153,6 +154,8 @@ class _Trainer(TorchTrainer):
             self.interrupted.set()
             self._abort()
             raise
+        finally:
+            self._controller = None
 
     def _abort(self) -> None:
         if self._controller is None or not ray.is_initialized():

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import stdtrit
 
+from gmd_ray.ablation.intervals import two_way_interval
 from gmd_ray.config import Config
 from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
 from gmd_ray.images.files.encode import decode_png, to_tensor
@@ -58,6 +59,20 @@ def gaps_of(ours: dict[str, float], theirs: dict[str, float], by_scene: bool) ->
     return [float(np.mean(group)) for group in gaps.values()]
 
 
+def with_interval_over_both(seeds: Sequence[Mapping[str, float]], form: str = "+.2f") -> str:
+    """The mean difference and its 95 % interval over scenes and training seeds at once.
+
+    Args:
+        seeds: the differences of one training seed by image, all of the same images.
+        form: format of the numbers.
+    """
+    ids = sorted(seeds[0])
+    gaps = np.array([[one[key] for key in ids] for one in seeds])
+    found = two_way_interval(gaps, [scene(key) for key in ids])
+    mean = f"{gaps.mean():{form}}"
+    return mean if found is None else f"{mean} [{found[0]:{form}}, {found[1]:{form}}]"
+
+
 BINS = ((0, 5), (5, 15), (15, 35), (35, 55))
 """Ranges of the noise's sigma, in 8-bit levels."""
 
@@ -94,8 +109,8 @@ def print_tables(cfg: Config, base: pa.Table, rows: Mapping[Key, pa.Table]) -> N
     print("| --- " * (len(metrics) + 4) + "|")
     columns = [*(("target", metric) for metric in metrics), ("source", "psnr")]
     for student, label in (("lq", "untouched photo"), ("student", "unadapted")):
-        cells = [np.mean(list(values(base, *column, student).values())) for column in columns]
-        print(f"| {label} | | |" + "".join(f" {cell:.4g} |" for cell in cells))
+        means = [float(np.mean(list(values(base, *column, student).values()))) for column in columns]
+        print(f"| {label} | | |" + "".join(f" {mean:.4g} |" for mean in means))
     for name in NAMES:
         for ratio in RATIOS:
             seeds = [seed for seed in SEEDS if (name, ratio, seed) in rows]
@@ -119,11 +134,11 @@ def print_tables(cfg: Config, base: pa.Table, rows: Mapping[Key, pa.Table]) -> N
 
 
 def _print_leads(rows: Mapping[Key, pa.Table], base: pa.Table) -> None:
-    """Print how far the adapted student is ahead of each other one, by seed and over the seeds."""
+    """Print how far the adapted student is ahead of each other one, by seed, and over scenes and seeds at once."""
     for metric in ("psnr", "ssim"):
         for ratio in RATIOS:
             for other in ("unadapted", "source_only", "median", "supervised"):
-                cells, means = [], []
+                cells, by_seed = [], []
                 for seed in SEEDS:
                     against = (other, RATIOS[0] if other == "source_only" else ratio, seed)
                     reference = base if other == "unadapted" else rows.get(against)
@@ -133,9 +148,9 @@ def _print_leads(rows: Mapping[Key, pa.Table], base: pa.Table) -> None:
                     left, right = values(ours, "target", metric), values(reference, "target", metric)
                     gaps = gaps_of(left, right, by_scene=True)
                     cells.append(f"{with_interval(gaps, '+.4f')}, {sum(gap > 0 for gap in gaps)} of {len(gaps)} scenes")
-                    means.append(float(np.mean(gaps)))
-                if means:
-                    overall = with_interval(means, "+.4f")
+                    by_seed.append({key: left[key] - right[key] for key in right})
+                if by_seed:
+                    overall = with_interval_over_both(by_seed, "+.4f")
                     print(f"| {ratio} | {other} | {metric} | {' | '.join(cells)} | {overall} |")
 
 

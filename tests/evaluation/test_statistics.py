@@ -119,3 +119,11 @@ def test_wilson_has_the_published_values(successes: int, count: int, low: float,
 def test_wilson_is_scipys(successes: int, count: int) -> None:
     theirs = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
     assert wilson(successes, count) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_a_large_gain_of_few_images_outlives_many_comparisons() -> None:
+    gains = 10 + np.random.default_rng(3).normal(size=10)
+    low, _, p = interval(gains)
+    assert low > 8
+    assert p <= stats.ttest_1samp(gains, 0).pvalue * (1 + 1e-9)
+    assert holm([p, *[1.0] * 23])[0] < 0.05

@@ -9,6 +9,7 @@ from gmd_ray.evaluation.actor import ADAPTED
 from gmd_ray.evaluation.differences import Difference
 from gmd_ray.evaluation.results import WHOLE_SET, Evaluation
 from gmd_ray.evaluation.table import BASELINE
+from gmd_ray.quality import known_metrics
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Gains:
     def unit(self) -> str:
         """The unit with a space before it; empty where the metric has none."""
         return " dB" if self.metric.startswith("psnr") else ""
+
+    @property
+    def is_blind(self) -> bool:
+        """True for a no-reference metric of photos without ground truth: it may take noise for quality."""
+        info = known_metrics().get(self.metric)
+        return info is not None and not info.needs_reference and not self.difference.to_truth
 
     @property
     def improved(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from gmd_ray.evaluation.differences import Difference
 from gmd_ray.evaluation.results import UNTOUCHED, Evaluation
 from gmd_ray.evaluation.summaries.published import published_beside, published_note, published_rows
 from gmd_ray.evaluation.table import (
@@ -59,7 +60,7 @@ def _table(evaluation: Evaluation, dataset: str) -> list[str]:
         below = []
         for metric, mean in zip(metrics, means, strict=True):
             difference = evaluation.difference(name, dataset, metric) if name != BASELINE else None
-            below.append("" if difference is None or mean is None else change(difference, mean))
+            below.append("" if difference is None or mean is None else _judged(difference, mean))
         if any(below):
             small = [rf"{{\scriptsize {_minus(escape(text))}}}" if text else "" for text in below]
             lines.append(" & ".join(["", *small, *("" for _ in costs)]) + r" \\")
@@ -72,6 +73,12 @@ def _table(evaluation: Evaluation, dataset: str) -> list[str]:
             cost = [row.parameters or "–", row.seconds or "–"] if note else []
             lines.append(_line([f"{row.method} (published)", *cells, *cost]))
     return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _judged(difference: Difference, mean: float) -> str:
+    """The difference and its word, as in the Markdown table."""
+    word = "" if difference.low is None else f" {difference.phrase}"
+    return f"{'distance ' if difference.to_truth else ''}{change(difference, mean)}{word}"
 
 
 def _line(cells: list[str]) -> str:

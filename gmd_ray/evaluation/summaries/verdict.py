@@ -28,7 +28,8 @@ def find_verdict(evaluation: Evaluation) -> Verdict:
     """Compare the adapted student with the baseline on the first test set that has values of both.
 
     The first sentence says whether the photos became better, how many of them, and by how much. The second says how
-    sure that is, what the source domain lost, and whether the untouched photos are better than both students.
+    sure that is, what the source domain lost, and whether the untouched photos are better than both students. Where
+    they are, or where only a no-reference score without ground truth speaks, the style is unclear.
     """
     found = [gains for dataset in evaluation.datasets if (gains := find_gains(evaluation, dataset)) is not None]
     if not found:
@@ -40,7 +41,8 @@ def find_verdict(evaluation: Evaluation) -> Verdict:
         )
     head, others = found[0], found[1:]
     word = head.difference.word
-    return Verdict(style_of(word), _first(head, word), _second(evaluation, head, others))
+    doubtful = head.is_blind or bool(_untouched(evaluation, head))
+    return Verdict(UNCLEAR if doubtful else style_of(word), _first(head, word), _second(evaluation, head, others))
 
 
 def sentences(evaluation: Evaluation) -> list[str]:
@@ -64,6 +66,15 @@ def _first(gains: Gains, word: str) -> str:
         improve = f"{photos} does not improve"
     size = signed(gains.difference.gain, gains.unit).lstrip("+−")
     metric = _metric(gains)
+    if gains.is_blind:
+        score = "rose" if (gains.difference.mean > 0) else "fell"
+        seen = {BETTER: f"{score}, which is better", WORSE: f"{score}, which is worse"}
+        seen |= {UNSEEN: "did not change as far as can be seen", TOO_FEW: "has too few test photos to be judged"}
+        return (
+            f"Without ground truth this run cannot say whether the photos became better: the score {metric}, which may "
+            f"take noise for quality, {seen[word]} ({improve} by it, by {signed(gains.difference.gain, gains.unit)} on "
+            f"average)."
+        )
     if word == BETTER:
         return f"Adaptation made the restored photos better: {improve}, and the average gain is {size} {metric}."
     if word == WORSE:
@@ -78,7 +89,10 @@ def _second(evaluation: Evaluation, gains: Gains, others: list[Gains]) -> str:
     parts = []
     interval = _interval(gains)
     if interval:
-        parts.append(f"With 95 % confidence the average change on photos like these lies between {interval}")
+        parts.append(
+            f"With 95 % confidence the average change on photos like these lies between {interval}, if they are "
+            f"independent of each other"
+        )
     untouched = _untouched(evaluation, gains)
     if untouched:
         parts.append(untouched)

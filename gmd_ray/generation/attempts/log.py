@@ -108,6 +108,9 @@ class AttemptLog:
         self._closed = True
         return self._teacher_began
 
+    def end(self) -> None:
+        """End the process of the log, where it has one of its own."""
+
     def closed(self) -> bool:
         """Return whether `close` was called. A stage asks once for a block, which spares a question for each row."""
         return self._closed

@@ -5,6 +5,7 @@ This module does not import Ray before an actor is asked for.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,14 @@ class RemoteAttemptLog:
         """See `AttemptLog.error`. None if the actor does not answer."""
         found: GmdError | None = _answer_or(None, self._actor.error.remote(), ANSWER_S)
         return found
+
+    def end(self) -> None:
+        """End the actor and its process, which else wait for Python to collect the last handle of it."""
+        import ray
+        from ray.exceptions import RayError
+
+        with contextlib.suppress(RayError):
+            ray.kill(self._actor)
 
 
 AnyAttemptLog = AttemptLog | RemoteAttemptLog

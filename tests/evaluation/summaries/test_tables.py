@@ -116,7 +116,9 @@ def test_latex_is_balanced_and_escaped(noise: Evaluation) -> None:
     assert body[0] == r"method & psnr $\uparrow$ & niqe $\downarrow$ & parameters & s/image \\"
     assert r"a\_b \& 100\% & 30.00" in text
     assert r"{\scriptsize +1." in text
-    assert r"{\scriptsize $-$4." in text, "a minus sign, no hyphen"
+    assert r"{\scriptsize distance $-$4." in text, "a minus sign, no hyphen"
+    assert "closer to the truth}" in text
+    assert "better}" in text
     assert text.count(r"\begin{tabular}{lrrrr}") == text.count(r"\end{tabular}") == 1
     assert escape("50 % of {x}_1^2 \\ ~") == r"50 \% of \{x\}\_1\textasciicircum{}2 \textbackslash{} \textasciitilde{}"
 

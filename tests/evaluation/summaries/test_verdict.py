@@ -63,22 +63,39 @@ def test_better_worse_and_no_difference(gain: float, style: str, words: str) -> 
     assert difference.low is not None
     assert difference.high is not None
     ends = f"{difference.low:+.2f} and {difference.high:+.2f} dB".replace("-", "−")
-    assert found.second == f"With 95\u00a0% confidence the average change on photos like these lies between {ends}."
+    sure = f"With 95\u00a0% confidence the average change on photos like these lies between {ends}"
+    assert found.second == f"{sure}, if they are independent of each other."
 
 
 def test_lower_may_be_better() -> None:
-    found = find_verdict(evaluation(higher=False, metric="niqe", target=pair(-1.5)))
+    found = find_verdict(evaluation(higher=False, metric="lpips", target=pair(-1.5)))
     assert found.style == "better"
     assert found.first.endswith(
-        "20 of 20 target test photos improve, and the average gain is 1.50 NIQE (lower is better)."
+        "20 of 20 target test photos improve, and the average gain is 1.50 LPIPS (lower is better)."
     )
     assert "between +1.4" in found.second, "a gain is positive, whatever the direction"
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"), [(-1.5, "fell, which is better (20 of 20"), (1.5, "rose, which is worse"), (0.0, "did not cha")]
+)
+def test_a_score_without_ground_truth_judges_nobody(gain: float, words: str) -> None:
+    found = find_verdict(evaluation(higher=False, metric="niqe", target=pair(gain)))
+    assert found.style == "unclear"
+    assert (
+        "cannot say whether the photos became better: the score NIQE (lower is better), which may take" in found.first
+    )
+    assert words in found.first
+    assert sentences(found.first) == 1
+    values = pair(gain) | {"hq": [25.0] * 20}
+    assert "Without ground truth" not in find_verdict(evaluation(higher=False, metric="niqe", target=values)).first
 
 
 def test_untouched_photos_that_beat_both_students_are_told() -> None:
     good = {"lq": [40.0] * 20}
     found = find_verdict(evaluation(target=pair(0.8) | good))
     assert "the untouched photos are better than both students (40.00 dB against 30.80)" in found.second
+    assert found.style == "unclear"
     between = {"lq": [30.4] * 20}
     assert "untouched" not in find_verdict(evaluation(target=pair(0.8) | between)).second
 

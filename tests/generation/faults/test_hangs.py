@@ -7,11 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import ray
 
 from gmd_ray.errors import GmdError
 from gmd_ray.generation import generate, suspects
 from tests import PATIENCE_S
-from tests.generation.world import World
+from tests.generation.world import World, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +48,7 @@ def test_a_stall_ends_the_run_and_names_the_hang_and_the_next_run_knows(fresh_on
     models = fresh_on_ray.models(faults=(("001.png", "hang"),))
     with pytest.raises(GmdError, match=r"no block of images was finished in 60 s; at work: project on .*001\.png"):
         generate(fresh_on_ray.cfg, models=models)
+    wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])  # the one that hangs, too
     told = json.loads(Path(fresh_on_ray.store, suspects.SUSPECTS_FILE).read_text())["rows"]
     assert {"stage": "project", "id": "001.png", "times": 1, "alone": 0, "hung": 1} in told
 
