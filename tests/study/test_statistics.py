@@ -39,6 +39,14 @@ def test_few_raters_get_no_interval_over_raters_however_much_they_agree(raters: 
     assert enough.clustered is not None
 
 
+@pytest.mark.parametrize("raters", [6, 7, 10, 40])
+def test_no_p_value_is_below_that_of_raters_who_all_agree(raters: int) -> None:
+    """Equal raters have no spread to resample: a sign test says what their number is worth, before Holm's correction."""
+    found = ties_as_half([(1, 0, 0)] * raters)
+    assert found is not None
+    assert found.p == pytest.approx(max(stats.binomtest(raters, raters).pvalue, 2e-4))
+
+
 def test_raters_with_ties_alone_are_no_raters_of_a_rate_without_ties() -> None:
     tallies = [(6, 0, 4)] * (MIN_RATERS - 1) + [(0, 10, 0)]
     excluded, half = without_ties(tallies), ties_as_half(tallies)
