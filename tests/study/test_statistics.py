@@ -41,7 +41,7 @@ def test_few_raters_get_no_interval_over_raters_however_much_they_agree(raters: 
 
 @pytest.mark.parametrize("raters", [6, 7, 10, 40])
 def test_no_p_value_is_below_that_of_raters_who_all_agree(raters: int) -> None:
-    """Equal raters have no spread to resample: a sign test says what their number is worth, before Holm's correction."""
+    """Equal raters have no spread to resample: a sign test says what their number is worth."""
     found = ties_as_half([(1, 0, 0)] * raters)
     assert found is not None
     assert found.p == pytest.approx(max(stats.binomtest(raters, raters).pvalue, 2e-4))
