@@ -43,19 +43,19 @@ class RowFigures:
     @property
     def columns(self) -> list[Column]:
         """The columns that the row has values for."""
-        return [(d, m) for e in self.evaluations[:1] for d in e.datasets for m in e.metrics if self.values(d, m)]
+        known = dict.fromkeys((d, m) for e in self.evaluations for d in e.datasets for m in e.metrics)
+        return [column for column in known if any(self.values(*column))]
 
     def values(self, dataset: str, metric: str) -> list[dict[str, float]]:
-        """Values by image, for each finished seed."""
-        found = [
+        """Values by image, for each finished seed, in the order of `cells`; empty for a seed without values."""
+        return [
             evaluation.values(cell.measured, dataset, metric)
             for cell, evaluation in zip(self.cells, self.evaluations, strict=False)
         ]
-        return [values for values in found if values]
 
     def mean(self, dataset: str, metric: str) -> float | None:
         """Mean over images and seeds."""
-        means = [math.fsum(values.values()) / len(values) for values in self.values(dataset, metric)]
+        means = [math.fsum(values.values()) / len(values) for values in self.values(dataset, metric) if values]
         return math.fsum(means) / len(means) if means else None
 
     @property

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
-from gmd_ray.evaluation.statistics import LEVEL, MIN_IMAGES, RESAMPLES, SEED
+from gmd_ray.evaluation.statistics import LEVEL, MIN_IMAGES, RESAMPLES, SEED, widening
 
 
 def two_way_interval(
@@ -48,15 +46,7 @@ def two_way_interval(
     of_images = (columns @ sums.mean(0)) / drawn - mean
     of_seeds = rows @ values.mean(1) - mean
     rest = np.einsum("rs,sg,rg->r", rows, sums, columns, optimize=True) / drawn - mean - of_images - of_seeds
-    means = mean + _widening(seeds) * of_seeds + _widening(len(names)) * of_images + rest
+    means = mean + widening(seeds) * of_seeds + widening(len(names)) * of_images + rest
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     beyond = min(float((means <= 0).mean()), float((means >= 0).mean()))
     return float(low), float(high), min(1.0, 2 * max(beyond, 0.5 / resamples))
-
-
-def _widening(n: int) -> float:
-    """Factor on the deviations of a mean of n values: of variance and of quantile; 1 for a single value."""
-    if n < 2:
-        return 1.0
-    tail = (1 + LEVEL) / 2
-    return math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, tail) / ndtri(tail))

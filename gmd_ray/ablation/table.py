@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from gmd_ray.ablation.figures import Column, RowFigures, SweepFigures
 from gmd_ray.evaluation import Difference
 from gmd_ray.evaluation.results import TRUTH, UNTOUCHED
+from gmd_ray.evaluation.summaries.latex import escape
 from gmd_ray.evaluation.summaries.published import published_note, published_rows
 from gmd_ray.evaluation.table import change, label, number
 from gmd_ray.storage import replacing
@@ -52,27 +53,20 @@ def markdown_table(figures: SweepFigures) -> str:
     """The table, the comparison with the reference row, and the notes without which neither can be read."""
     sweep = figures.sweep
     lines = [f"# {sweep.title}", ""]
-    heads = ["method", *(_head(figures, column) for column in figures.columns), *_more_heads(figures)]
-    lines += [_line(heads), _line(["---"] * len(heads))]
-    lines += [_line(cells) for cells in _body(figures)]
+    lines += _markdown(_body(figures))
     if figures.to_reference:
-        lines += ["", f"Each row minus `{sweep.reference}`, seed by seed:", ""]
-        heads = ["method", *(_head(figures, column) for column in figures.columns)]
-        lines += [_line(heads), _line(["---"] * len(heads))]
-        for row in figures.rows:
-            found = [figures.to_reference.get((row.row.name, column)) for column in figures.columns]
-            if any(found):
-                cells = [_verdict(row, c, d) for c, d in zip(figures.columns, found, strict=True)]
-                lines.append(_line([row.row.name, *cells]))
+        lines += ["", f"Each row minus `{sweep.reference}`, seed by seed:", "", *_markdown(_reference_body(figures))]
     if sweep.published is not None:
-        lines += ["", *published_lines(sweep.published)]
+        note = published_note(sweep.published)
+        lines += ["", *_markdown(_published_body(sweep.published)), "", f"{note[0].upper()}{note[1:]}."]
     return "\n".join([*lines, "", *notes(figures)]) + "\n"
 
 
 def _body(figures: SweepFigures) -> list[list[str]]:
-    """The cells of the table: the untouched photo, every row, and the ground truth where it has values."""
-    blank = [""] * len(_more_heads(figures))
-    lines = []
+    """The table: heads, the untouched photo, every row, and the ground truth where it has values."""
+    more = _more_heads(figures)
+    blank = [""] * len(more)
+    lines = [["method", *(_head(figures, column) for column in figures.columns), *more]]
     if figures.untouched:
         lines.append([label(UNTOUCHED), *(_mean(figures.untouched.get(column)) for column in figures.columns), *blank])
     for row in figures.rows:
@@ -83,17 +77,28 @@ def _body(figures: SweepFigures) -> list[list[str]]:
     return lines
 
 
-def published_lines(table: str) -> list[str]:
-    """The paper's rows, as a table of their own: its metrics and images are others than ours."""
+def _reference_body(figures: SweepFigures) -> list[list[str]]:
+    """The comparison with the reference row: heads, and every other row."""
+    lines = [["method", *(_head(figures, column) for column in figures.columns)]]
+    for row in figures.rows:
+        found = [figures.to_reference.get((row.row.name, column)) for column in figures.columns]
+        if any(found):
+            cells = [_verdict(row, c, d) for c, d in zip(figures.columns, found, strict=True)]
+            lines.append([row.row.name, *cells])
+    return lines
+
+
+def _published_body(table: str) -> list[list[str]]:
+    """The paper's rows, as a table of their own with heads: its metrics and images are others than ours."""
     rows = published_rows(table)
     metrics = list(dict.fromkeys(metric for row in rows for metric in row.values))
     costs = [name for name in ("parameters", "seconds") if any(getattr(row, name) for row in rows)]
     heads = [f"{published_note(table).partition(':')[0]}", *(metric.upper() for metric in metrics), *costs]
-    lines = [_line(heads), _line(["---"] * len(heads))]
+    lines = [heads]
     for row in rows:
-        cells = [number(row.values[metric]) if metric in row.values else "" for metric in metrics]
-        lines.append(_line([f"{row.method} (published)", *cells, *(getattr(row, name) for name in costs)]))
-    return [*lines, "", f"{published_note(table)[0].upper()}{published_note(table)[1:]}."]
+        cells = [row.printed.get(metric, "") for metric in metrics]
+        lines.append([f"{row.method} (published)", *cells, *(getattr(row, name) for name in costs)])
+    return lines
 
 
 def notes(figures: SweepFigures) -> list[str]:
@@ -105,8 +110,8 @@ def notes(figures: SweepFigures) -> list[str]:
         seeds = max((len(row.cells) for row in figures.rows), default=0)
         lines.append(
             f"{sets}; up to {seeds} training seeds. In brackets: minus the unadapted student, with the 95 % bootstrap "
-            f"interval over images and seeds{together}; `=` marks a difference that is not seen after Holm's "
-            "correction over the table. ↑ higher is better, ↓ lower is better."
+            f"interval over images and seeds{together}, and what it says after Holm's correction over the table. "
+            "↑ higher is better, ↓ lower is better."
         )
     if figures.ground_truth:
         lines.append("A no-reference metric is judged by its distance to the ground truth's value: closer is better.")
@@ -120,14 +125,24 @@ def notes(figures: SweepFigures) -> list[str]:
 
 
 def latex_table(figures: SweepFigures) -> str:
-    """The same table for LaTeX with booktabs; notes are comments."""
-    heads = ["method", *(_head(figures, column) for column in figures.columns), *_more_heads(figures)]
-    lines = [rf"\begin{{tabular}}{{l{'c' * (len(heads) - 1)}}}", r"\toprule"]
-    lines.append(" & ".join(_tex(head) for head in heads) + r" \\")
-    lines.append(r"\midrule")
-    lines += [" & ".join(map(_tex, cells)) + r" \\" for cells in _body(figures)]
-    comments = [f"% {note.removeprefix('- ')}" for note in notes(figures)]
-    return "\n".join([*comments, *lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    """The same tables for LaTeX with booktabs; notes are comments."""
+    lines = [*(f"% {note.removeprefix('- ')}" for note in notes(figures)), *_tabular(_body(figures))]
+    if figures.to_reference:
+        lines += ["", f"% Each row minus {figures.sweep.reference}, seed by seed:"]
+        lines += _tabular(_reference_body(figures))
+    if figures.sweep.published is not None:
+        lines += [
+            "",
+            f"% {published_note(figures.sweep.published)}",
+            *_tabular(_published_body(figures.sweep.published)),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(table: Sequence[Sequence[str]]) -> list[str]:
+    heads, *body = [" & ".join(map(escape, cells)) + r" \\" for cells in table]
+    begin = rf"\begin{{tabular}}{{l{'c' * (len(table[0]) - 1)}}}"
+    return [begin, r"\toprule", heads, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
 
 
 def json_table(figures: SweepFigures) -> dict[str, Any]:
@@ -148,7 +163,8 @@ def json_table(figures: SweepFigures) -> dict[str, Any]:
                 "seeds_planned": row.seeds,
                 "means": {"/".join(column): row.mean(*column) for column in row.columns},
                 "means_by_seed": {
-                    "/".join(c): [statistics.fmean(v.values()) for v in row.values(*c)] for c in row.columns
+                    "/".join(c): [statistics.fmean(v.values()) if v else None for v in row.values(*c)]
+                    for c in row.columns
                 },
                 "minus_unadapted": _documents(figures.to_baseline, row),
                 "minus_reference": _documents(figures.to_reference, row),
@@ -184,6 +200,11 @@ def _values(figures: SweepFigures) -> list[dict[str, Any]]:
     ]
 
 
+def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
+    heads, *body = table
+    return [_line(heads), _line(["---"] * len(heads)), *map(_line, body)]
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -200,9 +221,8 @@ def _cell(row: RowFigures, column: Column, difference: Difference | None) -> str
     mean = row.mean(*column)
     if mean is None or difference is None:
         return _mean(mean)
-    unseen = " =" if difference.word == "no difference seen" else ""
     what = "distance " if difference.to_truth else ""
-    return f"{number(mean)} ({what}{change(difference, mean)}{unseen})"
+    return f"{number(mean)} ({what}{change(difference, mean)}, {difference.phrase})"
 
 
 def _verdict(row: RowFigures, column: Column, difference: Difference | None) -> str:
@@ -245,9 +265,3 @@ def _have_pairs(figures: SweepFigures) -> bool:
 
 def _have_truth(figures: SweepFigures) -> bool:
     return any("pseudo_target" in (facts.get("pairs") or {}) for row in figures.rows for facts in row.facts[:1])
-
-
-def _tex(text: str) -> str:
-    for plain, escaped in (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("#", r"\#"), ("↑", r"$\uparrow$")):
-        text = text.replace(plain, escaped)
-    return text.replace("↓", r"$\downarrow$").replace("–", "--")

@@ -1,4 +1,4 @@
-"""Intervals of a mean difference by the bootstrap over images, and Holm's correction for many comparisons."""
+"""Intervals of a mean difference by the bootstrap over images, of a share, and Holm's correction."""
 
 from __future__ import annotations
 
@@ -71,6 +71,34 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
         # Without a difference this is so rare that the rate of false alarms at 0.05 stays.
         p = min(p, 2 * float(stdtr(n - 1, -abs(mean) / (x.std(ddof=1) / math.sqrt(n)))))
     return float(low), float(high), p
+
+
+def widening(n: int) -> float:
+    """Factor on the deviations of resampled means of n values from their mean; 1 for a single value.
+
+    A mean of n draws from n values has only (n - 1) / n of the variance that it should have, and the quantiles of the
+    normal distribution at `LEVEL` where those of Student's t are due (Hesterberg 2015).
+    """
+    if n < 2:
+        return 1.0
+    tail = (1 + LEVEL) / 2
+    return math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, tail) / ndtri(tail))
+
+
+def wilson(successes: float, count: int) -> tuple[float, float]:
+    """Wilson's score interval of a proportion at `LEVEL` (Wilson 1927, without continuity correction).
+
+    It holds for few trials and for shares of 0 and 1 too, and takes each trial as independent of the others.
+
+    Args:
+        successes: may end in one half, where ties count as such; the interval is then approximate.
+        count: number of trials, at least 1.
+    """
+    z = float(ndtri((1 + LEVEL) / 2))
+    share = successes / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _share_below(means: np.ndarray, value: float) -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from gmd_ray.evaluation.differences import BETTER, WORSE
+from gmd_ray.evaluation.statistics import wilson
 from gmd_ray.images.files.encode import decode_png
 from gmd_ray.pairstore.thresholds import GateView
 from gmd_ray.planning.plan import later_stages
@@ -28,18 +28,20 @@ def make_page(found: Preview) -> str:
     galleries, uris = fit([*_pair_galleries(found), *(_grid_galleries(found.sweep) if found.sweep else [])])
     taken = gate.passes(gate.threshold)
     rejected = [*gate.close[~taken].tolist(), *gate.strayed.tolist()]
-    total = len(gate.scores)
+    tried = len(found.rows)  # failed photos too: they give no pair, here or among all photos
     page = render(
         "preview.html.j2",
         name=last_name(cfg.out),
-        first=_first(gate, len(found.rows)),
+        first=_first(gate, tried),
         second=_second(found),
         galleries=galleries,
         uris=uris,
         label=label,
-        charts=score_charts(gate.close[taken].tolist(), rejected, gate.threshold, lambda t: gate.admitted(t) / total),
+        charts=score_charts(
+            gate.close[taken].tolist(), rejected, gate.threshold, lambda t: gate.admitted(t) / tried, of="photos tried"
+        ),
         yields=[
-            (f"{value:g}", n, f"{100 * n / total:.0f} %", f"{round(plan.images * n / len(found.rows)):,}",
+            (f"{value:g}", n, f"{100 * n / tried:.0f} %", f"{round(plan.images * n / tried):,}",
              value == gate.threshold)
             for value, n in gate.curve()
         ],
@@ -72,17 +74,10 @@ def _second(found: Preview) -> str:
     price = f", and cost {plan.price:,.2f} {plan.currency}" if plan.price is not None else ""
     where = "hours of an accelerator like this machine's" if _on_gpu(found) else "hours on this machine's CPUs"
     return (
-        f"All {plan.images:,} photos would give {low:,} to {high:,} pairs (95 % interval, from these few), take the "
-        f"teacher about {_figure(hours)} {where}{price}."
+        f"All {plan.images:,} photos would give {low:,} to {high:,} pairs (95 % interval, if these few were drawn "
+        "at random; they are spread over small and large photos), take the teacher about "
+        f"{_figure(hours)} {where}{price}."
     )
-
-
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share after Wilson (1927), which holds for few trials and for shares of 0 and 1 too."""
-    z = 1.959964
-    share, scale = count / of, 1 + z * z / of
-    centre, half = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def _pair_galleries(found: Preview) -> list[Gallery]:

@@ -113,7 +113,11 @@ def histogram(accepted: Sequence[float], rejected: Sequence[float], threshold: f
 
 
 def score_charts(
-    accepted: Sequence[float], rejected: Sequence[float], threshold: float, share: Callable[[float], float] | None
+    accepted: Sequence[float],
+    rejected: Sequence[float],
+    threshold: float,
+    share: Callable[[float], float] | None,
+    of: str = "scored pairs",
 ) -> list[dict[str, Any]]:
     """The histogram of the scores and the yield curve, as `title`, `svg` and `note` for the macro `chart`.
 
@@ -122,13 +126,14 @@ def score_charts(
         rejected: scores of the others.
         threshold: the gate's.
         share: the share of pairs in [0, 1] that a threshold accepts; None leaves the curve out.
+        of: the things that `share` is counted over, in words.
     """
     note = f"{len(accepted):,} accepted, {len(rejected):,} rejected."
     made = [{"title": "Scores", "svg": histogram(accepted, rejected, threshold), "note": note}]
     if share is not None:
         low, high = min([*accepted, *rejected]), max([*accepted, *rejected])
         line = [(x, 100 * share(x)) for x in np.linspace(low, high, YIELD_POINTS).tolist()]
-        note = f"The threshold accepts {100 * share(threshold):.1f} % of the scored pairs."
+        note = f"The threshold accepts {100 * share(threshold):.1f} % of the {of}."
         made.append({"title": "Yield of each threshold", "svg": yield_curve(line, threshold), "note": note})
     return made
 

@@ -247,6 +247,8 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError as error:
             raise Refusal(400, "This is no address.") from error
         path = unquote(address.path)
+        if not path.startswith("/"):
+            raise Refusal(400, "This is no address.")
         request = Request(method, path, dict(parse_qsl(address.query, keep_blank_values=True)), self.headers)
         self.server.site.admit(request)
         if method != "POST":

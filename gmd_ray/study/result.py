@@ -12,6 +12,7 @@ from gmd_ray.study.answers import Answer
 from gmd_ray.study.folder import COMPARISON, DEGRADED, REPEATED, Study, StudyKey
 from gmd_ray.study.statistics import (
     LEVEL,
+    MIN_RATERS,
     Tally,
     WinRate,
     agreement_with_others,
@@ -46,6 +47,9 @@ class RaterRecord:
     seconds: float
     """Median time of an answer."""
     excluded: bool
+    unchecked: bool = False
+    """True for a rater who is counted though no answer shows that they looked: the study has attention checks, and this
+    rater answered none."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +168,20 @@ def _record(rater: str, given: Mapping[str, Answer], key: StudyKey, allowed: int
             contradictions += answer.choice == before != "tie"  # the sides are swapped
     some = next(iter(given.values()))
     seconds = statistics.median(answer.seconds for answer in given.values())
-    excluded = failed > allowed
+    there_are_checks = any(facts.kind == DEGRADED for facts in key.pairs.values())
     return RaterRecord(
-        rater, some.name, len(given), failed, checks, contradictions, repeats, 0, 0, round(seconds, 2), excluded
+        id=rater,
+        name=some.name,
+        answered=len(given),
+        checks_failed=failed,
+        checks=checks,
+        contradictions=contradictions,
+        repeats=repeats,
+        agreeing=0,
+        compared=0,
+        seconds=round(seconds, 2),
+        excluded=failed > allowed,
+        unchecked=there_are_checks and not checks,
     )
 
 
@@ -217,16 +232,18 @@ def _judged(comparisons: Sequence[MethodComparison]) -> list[MethodComparison]:
     judged = []
     for each in comparisons:
         p = None if each.ties_as_half is None or each.ties_as_half.p is None else next(adjusted)
-        judged.append(replace(each, adjusted_p=p, verdict=_verdict(each.first, each.second, each.ties_as_half, p)))
+        judged.append(replace(each, adjusted_p=p, verdict=_verdict(each, p)))
     return judged
 
 
-def _verdict(first: str, second: str, half: WinRate | None, p: float | None) -> str:
+def _verdict(comparison: MethodComparison, p: float | None) -> str:
     """One sentence, by the win rate with ties as half and its adjusted p-value."""
+    first, second, half = comparison.first, comparison.second, comparison.ties_as_half
     if half is None:
         return f"Nobody compared {first} with {second}."
     if p is None:
-        return f"One rater compared {first} with {second}: too few to judge."
+        who = "1 rater" if comparison.raters == 1 else f"{comparison.raters} raters"
+        return f"{who} compared {first} with {second}: too few raters to judge, which takes {MIN_RATERS}."
     if p >= 1 - LEVEL:
         return f"No preference seen between {first} and {second}."
     return f"Raters prefer {first} to {second}." if half.rate > 0.5 else f"Raters prefer {second} to {first}."

@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+MIN_RATERS = 6
+"""Fewest raters that get an interval over raters: with five, even if all agree, a sign test has a p of 0.0625."""
 
 Interval = tuple[float, float]
 Tally = tuple[int, int, int]
@@ -26,24 +27,10 @@ class WinRate:
     wilson: Interval
     """Wilson's score interval, which takes every answer as independent of the others."""
     clustered: Interval | None
-    """Percentiles of a bootstrap that draws whole raters, since the answers of one rater are alike; None for fewer than
-    two raters."""
+    """A bootstrap that draws whole raters, since the answers of one rater are alike, widened for their number; None for
+    fewer than `MIN_RATERS` raters."""
     p: float | None
     """Two-sided p-value of a rate of one half: twice the share of these samples on its other side, or at it."""
-
-
-def wilson(successes: float, count: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927, without continuity correction).
-
-    Args:
-        successes: may end in one half, where ties count as such; the interval is then approximate.
-        count: number of trials, at least 1.
-    """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def without_ties(tallies: Sequence[Tally], seed: int = 0) -> WinRate | None:
@@ -53,6 +40,8 @@ def without_ties(tallies: Sequence[Tally], seed: int = 0) -> WinRate | None:
         tallies: one for each rater.
         seed: of the bootstrap.
     """
+    from gmd_ray.evaluation.statistics import wilson
+
     wins, _, losses = _sums(tallies)
     if wins + losses == 0:
         return None
@@ -62,6 +51,8 @@ def without_ties(tallies: Sequence[Tally], seed: int = 0) -> WinRate | None:
 
 def ties_as_half(tallies: Sequence[Tally], seed: int = 0) -> WinRate | None:
     """The share of wins where a tie counts as half a win for both; None where there are no answers."""
+    from gmd_ray.evaluation.statistics import wilson
+
     wins, ties, losses = _sums(tallies)
     count = wins + ties + losses
     if count == 0:
@@ -78,17 +69,29 @@ def _sums(tallies: Sequence[Tally]) -> Tally:
 def _clustered(
     tallies: Sequence[Tally], gains: np.ndarray, counted: np.ndarray, seed: int
 ) -> tuple[Interval | None, float | None]:
-    """Interval and p-value of sum(gains) / sum(counted) over samples of raters, drawn with replacement."""
-    raters = len(tallies)
-    if raters < 2:
+    """Interval and p-value of sum(gains) / sum(counted) over samples of raters, drawn with replacement.
+
+    Raters of whose answers none counts are left out. The plain samples of few raters spread too little, so that their
+    deviations are widened; the interval is then the central part of them, and leaves one half out if p < 1 - LEVEL.
+    """
+    from gmd_ray.evaluation.statistics import widening
+
+    table = np.array(tallies, np.float64).reshape(-1, 3)
+    table = table[table @ counted > 0]
+    raters = len(table)
+    if raters < MIN_RATERS:
         return None, None
-    table = np.array(tallies, np.float64)
+    gained, of = table @ gains, table @ counted
     drawn = np.random.default_rng(seed).multinomial(raters, np.full(raters, 1 / raters), size=RESAMPLES)
-    above, below = drawn @ (table @ gains), drawn @ (table @ counted)
-    shares = above[below > 0] / below[below > 0]  # a sample may hold ties alone
-    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    rate = gained.sum() / of.sum()
+    shares = np.sort(rate + widening(raters) * ((drawn @ gained) / (drawn @ of) - rate))
+    cut = math.ceil(RESAMPLES * (1 - LEVEL) / 2) - 1
+    low, high = np.clip((shares[cut], shares[-1 - cut]), 0, 1)
     sides = float(np.mean(shares <= 0.5)), float(np.mean(shares >= 0.5))
-    return (float(low), float(high)), min(1.0, 2 * max(min(sides), 1 / len(shares)))
+    least = max(
+        1 / RESAMPLES, 0.5**raters
+    )  # that of a sign test of raters who all agree, which Holm may lift over 0.05
+    return (float(low), float(high)), min(1.0, 2 * max(min(sides), least))
 
 
 def krippendorff_alpha(units: Iterable[Sequence[str]]) -> float | None:

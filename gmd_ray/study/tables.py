@@ -8,12 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from gmd_ray.study.result import MethodComparison, RaterRecord, StudyResult
-from gmd_ray.study.statistics import Interval, WinRate
+from gmd_ray.study.statistics import MIN_RATERS, Interval, WinRate
 from gmd_ray.text import printable
 
 _NOTE = (
     "Win rates are those of the first method. The first interval (Wilson) takes answers as independent; the second, "
-    "a bootstrap over whole raters, does not, and the sentences above go by it. Both are 95 %."
+    "a bootstrap over whole raters, does not, and the sentences above go by it. Both are 95 %. Fewer than "
+    f"{MIN_RATERS} raters get no second interval."
 )
 _HEADS = (
     *("first", "second", "raters", "photos", "wins", "ties", "losses"),
@@ -33,7 +34,7 @@ def result_markdown(result: StudyResult) -> str:
     lines += [f"- {_cell(comparison.verdict)}" for comparison in result.comparisons]
     lines += [
         "",
-        f"{len(result.raters)} raters, {excluded} excluded. {result.rule}",
+        f"{len(result.raters)} raters, {excluded} excluded. {result.rule}{_unchecked(result)}",
         "",
         f"| {' | '.join(_HEADS)} |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
@@ -89,9 +90,19 @@ def _rater_row(rater: RaterRecord) -> str:
         f"{rater.contradictions} of {rater.repeats}",
         agreement,
         f"{rater.seconds:.1f} s",
-        "excluded" if rater.excluded else "",
+        "excluded" if rater.excluded else "no check answered" if rater.unchecked else "",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _unchecked(result: StudyResult) -> str:
+    """A sentence that names the raters who count without having answered an attention check; empty without any."""
+    names = [_cell(rater.name) for rater in result.raters if rater.unchecked]
+    if not names:
+        return ""
+    return (
+        f" Counted without an answer to any such pair, so that nothing shows whether they looked: {', '.join(names)}."
+    )
 
 
 def _rate(rate: WinRate | None) -> str:

@@ -16,6 +16,7 @@ from gmd_ray.ablation.sweep import Ablation
 from gmd_ray.ablation.table import json_table, latex_table, markdown_table
 from gmd_ray.evaluation import Evaluation
 from gmd_ray.evaluation.results import PICTURES, ROWS, TRUTH
+from gmd_ray.evaluation.summaries.published import published_rows
 from tests.ablation.conftest import SweepWorld
 from tests.ablation.test_cells import sweep_of
 
@@ -24,11 +25,12 @@ BASE = np.linspace(30, 33, 16)
 
 
 def finish(cell: Cell, values: np.ndarray, **facts: object) -> None:
-    """Write a cell as `run_sweep` leaves it."""
+    """Write a cell as `run_sweep` leaves it; a value that is not a number is left out."""
     rows = [
         {"dataset": "target", "id": image, "student": name, "metric": "psnr", "value": v, "higher_is_better": True}
         for name, given in ((STUDENT, values), ("lq", BASE - 1))
         for image, v in zip(IMAGES, given, strict=True)
+        if not np.isnan(v)
     ]
     evaluation = Evaluation(
         rows=pa.Table.from_pylist(rows, schema=ROWS),
@@ -77,6 +79,28 @@ def test_rows_are_compared_with_the_reference_seed_by_seed(table: SweepFigures) 
     assert ("one", ("target", "psnr")) not in table.to_reference
 
 
+@pytest.mark.parametrize("lost", ["one", "more"])
+def test_a_seed_without_values_is_left_out_of_both_rows(sweep_world: SweepWorld, lost: str) -> None:
+    """Seeds add 1, 10 and 100 to both rows: any other pairing than seed with seed shows at once."""
+    sweep = sweep_of(sweep_world.root, "{name: one}", "{name: more, set: {training.steps: 3}}")
+    cells = make_cells(replace(sweep, reference="one"), sweep_world.args, sweep_world.out, range(3))
+    for cell in cells:
+        if cell.row in sweep.rows:
+            assert cell.seed is not None
+            gain = 10.0**cell.seed + (0.5 if cell.row.name == "more" else 0)
+            finish(cell, BASE + (np.nan if (cell.row.name, cell.seed) == (lost, 0) else gain))
+    table = collect_figures(replace(sweep, reference="one"), cells)
+    found = table.to_reference["more", ("target", "psnr")]
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    rows = {row["name"]: row for row in json_table(table)["rows"]}
+    assert rows[lost]["seeds"] == [0, 1, 2]
+    assert rows[lost]["means_by_seed"]["target/psnr"] == [
+        None,
+        *(pytest.approx(BASE.mean() + gain) for gain in ((10, 100) if lost == "one" else (10.5, 100.5))),
+    ]
+    assert rows[lost]["means"]["target/psnr"] == pytest.approx(BASE.mean() + (55 if lost == "one" else 55.5))
+
+
 def test_p_values_are_corrected_over_the_table(table: SweepFigures) -> None:
     found = table.to_baseline["one", ("target", "psnr")]
     assert found.p is not None
@@ -106,12 +130,30 @@ def test_markdown_says_what_is_missing_and_marks_what_is_published(table: SweepF
     assert "measured by its authors" in text
     assert "3 of 6 (50.0 %)" in text
     same = next(line for line in text.splitlines() if line.startswith("| same |"))
-    assert " =)" in same
+    assert same.count(", no difference seen)") == 1
+    one = next(line for line in text.splitlines() if line.startswith("| one |"))
+    assert one.count("], better)") == 1
+    assert "0.183" in text
+    assert "0.1830" not in text, "with the digits of the paper"
+
+
+def test_a_row_of_too_few_images_says_so(table: SweepFigures) -> None:
+    text = markdown_table(replace(table, group=r"(photo)"))
+    one = next(line for line in text.splitlines() if line.startswith("| one |"))
+    assert ", too few images)" in one
 
 
 def test_latex_and_json_have_every_row(table: SweepFigures) -> None:
     tex, document = latex_table(table), json_table(table)
-    assert tex.count(r" \\") == 1 + 1 + 4, "heads, the untouched photo, and each row"
+    ours, reference, published = tex.split(r"\end{tabular}")[:3]
+    assert ours.count(r" \\") == 1 + 1 + 4, "heads, the untouched photo, and each row"
+    assert "% Each row minus one, seed by seed:" in reference
+    assert reference.count(r" \\") == 1 + 3, "heads, and each row but the reference"
+    assert "more & +0.50 [+0.50, +0.50] better" in reference
+    paper = published_rows("7/REDS")
+    assert published.count(r" \\") == 1 + len(paper)
+    assert f"{paper[0].method} (published) & {' & '.join(paper[0].printed.values())}" in published
+    assert "measured by its authors" in published
     rows_of_tex = [line for line in tex.splitlines() if not line.startswith("%")]
     assert "%" not in "".join(rows_of_tex).replace(r"\%", "")
     rows = {row["name"]: row for row in document["rows"]}
@@ -119,6 +161,16 @@ def test_latex_and_json_have_every_row(table: SweepFigures) -> None:
     assert rows["one"]["minus_unadapted"]["target/psnr"]["word"] == "better"
     assert len(rows["more"]["means_by_seed"]["target/psnr"]) == 3
     assert document["published"]["rows"][0]["method"] == "ratio 1.0"
+
+
+def test_no_name_is_a_command_of_latex(table: SweepFigures) -> None:
+    name = r"{a} $b$ ^c ~d \\e <f> 5% g_h"
+    row = replace(table.rows[1], row=replace(table.rows[1].row, name=name))
+    tex = latex_table(replace(table, rows=(row,)))
+    (line,) = [line for line in tex.splitlines() if "g\\_h" in line]
+    assert line.startswith(
+        r"\{a\} \$b\$ \textasciicircum{}c \textasciitilde{}d \textbackslash{}\textbackslash{}e $<$f$>$ 5\% g\_h &"
+    )
 
 
 def test_a_no_reference_metric_is_judged_by_the_truth_and_every_metric_is_named(sweep_world: SweepWorld) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gmd_ray.evaluation.statistics import LEVEL, MIN_IMAGES, RESAMPLES, SEED, holm, mean_interval
+from gmd_ray.evaluation.statistics import LEVEL, MIN_IMAGES, RESAMPLES, SEED, holm, mean_interval, wilson
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -99,6 +99,26 @@ def test_holm_rejects_what_the_step_down_rule_rejects() -> None:
                 break
             rejected.add(i)
         assert {i for i, p in enumerate(holm(values)) if p <= alpha} == rejected
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [
+        # Newcombe, Interval estimation for the single proportion (1998), table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_has_the_published_values(successes: int, count: int, low: float, high: float) -> None:
+    assert wilson(successes, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "count"), [(7, 10), (0, 3), (3, 3), (500, 999)])
+def test_wilson_is_scipys(successes: int, count: int) -> None:
+    theirs = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, count) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_a_large_gain_of_few_images_outlives_many_comparisons() -> None:

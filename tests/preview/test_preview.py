@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,12 @@ import pytest
 from gmd_ray.cli import main
 from gmd_ray.config import Config
 from gmd_ray.evaluation import Difference
+from gmd_ray.evaluation.statistics import wilson
 from gmd_ray.images.degradation.degradations import make_degradation, sample_rng
 from gmd_ray.images.files.decode import decode_image
 from gmd_ray.images.files.encode import decode_png, to_images, to_tensor
 from gmd_ray.preview import Preview, make_page, preview
 from gmd_ray.preview.grid import parse_grid
-from gmd_ray.preview.page import wilson
 from gmd_ray.students import load_student
 from gmd_ray.teachers import load_teacher
 from tests.browser import BROKEN, PHONE, WIDER, audit, chromium, opened
@@ -133,6 +134,8 @@ def test_the_page(cfg: Config, found: Preview) -> None:
     assert re.search(rf"{taken} of {CHECKED} photos makes? a pair to train on, at a score ≥ 5\.", page.text)
     low, high = wilson(taken, CHECKED)
     assert f"All 4 photos would give {round(4 * low)} to {round(4 * high)} pairs" in page.text
+    assert "95 % interval, if these few were drawn at random; they are spread over small and large photos" in page.text
+    assert "highest mean on these same source photos" in page.text
     assert f"and cost {found.plan.price:,.2f} USD" in page.text
     assert page.text.count("A GPU is needed for the teacher") == 1
     galleries = page.galleries
@@ -147,12 +150,17 @@ def test_the_page(cfg: Config, found: Preview) -> None:
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", html)
 
 
-@pytest.mark.parametrize(("count", "of"), [(0, 16), (3, 16), (16, 16), (50, 100)])
-def test_the_interval_of_a_share_is_that_of_its_definition(count: int, of: int) -> None:
-    """At each end the observed share lies 1.96 standard errors of that end away, which is how Wilson defines it."""
-    for end in wilson(count, of):
-        if 0 < end < 1:
-            assert abs(count / of - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / of), abs=1e-9)
+def test_a_failed_photo_counts_in_every_share(found: Preview) -> None:
+    """The share, the number among all photos and the curve are of the photos tried."""
+    lost = {**found.rows[0], "id": "lost.png", "status": "failed", "error": "no", "score": None}
+    html = make_page(replace(found, rows=[*found.rows, lost]))
+    rows = re.findall(r"<td>(\d+)</td><td>(\d+) %</td><td>(\d+)</td>", html)
+    tried = CHECKED + 1
+    assert (str(CHECKED), f"{100 * CHECKED / tried:.0f}", str(round(4 * CHECKED / tried))) in rows, "the laxest"
+    for count, share, among_all in rows:
+        assert (share, among_all) == (f"{100 * int(count) / tried:.0f}", str(round(4 * int(count) / tried)))
+    accepted = found.gate.admitted(found.gate.threshold)
+    assert f"The threshold accepts {100 * accepted / tried:.1f} % of the photos tried." in html
 
 
 def test_the_page_in_a_browser(found: Preview, tmp_path: Path) -> None:

@@ -134,10 +134,14 @@ def test_other_methods_are_unknown(server: PageServer) -> None:
         assert ask(server, "/", method)[0] == 501
 
 
-def test_an_address_that_is_none_is_refused(server: PageServer) -> None:
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize("address", ["http://[bad/", "x", "http://127.0.0.1", "?a=b", "*", "r/token/", "#"])
+def test_an_address_that_is_none_is_refused(server: PageServer, site: EchoSite, method: str, address: str) -> None:
+    """The site sees paths that begin with a slash alone, and never has to fail at another."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as raw:
-        raw.sendall(b"GET http://[bad/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        raw.sendall(f"{method} {address} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
         assert b" 400 " in raw.recv(4000).splitlines()[0]
+    assert site.seen == []
 
 
 def test_a_bug_shows_no_trace_to_the_client(server: PageServer) -> None:

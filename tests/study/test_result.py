@@ -94,6 +94,32 @@ def test_a_preference_has_to_hold_among_all_comparisons(tmp_path: Path) -> None:
     assert among.verdict == "No preference seen between a and b."
 
 
+@pytest.mark.parametrize("raters", [1, 2, 3, 5, 6])
+def test_few_raters_are_too_few_to_judge(tmp_path: Path, raters: int) -> None:
+    """Everybody answers 6 to 4, which would be an interval without width."""
+    study = create_study(pictures(NAMES, 10), tmp_path, replace(PLAN, degraded=0, repeated=0))
+    key = load_key(study)
+    first, second = key.methods
+    given = [
+        answer(f"r{rater}", pair, attentive(key, pair, first if i < 6 else second))
+        for rater in range(raters)
+        for i, pair in enumerate(sorted(key.pairs))
+    ]
+    result = study_result(study, key, given)
+    (found,) = result.comparisons
+    text = result_markdown(result)
+    assert (found.wins, found.ties, found.losses) == (6 * raters, 0, 4 * raters)
+    assert found.without_ties is not None
+    low, high = (f"{100 * end:.1f}" for end in found.without_ties.wilson)
+    if raters == 6:
+        assert found.verdict == f"Raters prefer {first} to {second}."
+    else:
+        who = "1 rater" if raters == 1 else f"{raters} raters"
+        assert found.verdict == f"{who} compared {first} with {second}: too few raters to judge, which takes 6."
+        assert f"60.0 % ({low} to {high})" in text
+    assert "Fewer than 6 raters get no second interval." in text
+
+
 def test_counts_by_hand(study: Study, key: StudyKey) -> None:
     one, other = NAMES
     first, second, third, *_ = comparisons(key)
@@ -142,6 +168,25 @@ def test_who_fails_the_attention_checks_is_excluded_by_the_stated_rule(study: St
     lenient = study_result(study, key, [*attending, *asleep, *blind], allowed_failures=1)
     assert [rater.id for rater in lenient.raters if rater.excluded] == ["tie"]
     assert "failed more than one of" in lenient.rule
+
+
+def test_who_answered_no_attention_check_is_counted_and_named(study: Study, key: StudyKey, tmp_path: Path) -> None:
+    early = [answer("early", pair, "left") for pair in comparisons(key)[:3]]
+    late = [answer("late", pair, attentive(key, pair, NAMES[1])) for pair in key.pairs]
+    result = study_result(study, key, [*early, *late])
+    assert {rater.id: (rater.unchecked, rater.excluded) for rater in result.raters} == {
+        "early": (True, False),
+        "late": (False, False),
+    }
+    text = result_markdown(result)
+    assert "nothing shows whether they looked: Early." in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| Early |")]
+    assert row.endswith("| no check answered |")
+    assert text.count("no check answered") == 1
+    plain = create_study(pictures(NAMES, 3), tmp_path / "plain", replace(PLAN, degraded=0))
+    unguarded = load_key(plain)
+    (rater,) = study_result(plain, unguarded, [answer("x", pair, "left") for pair in unguarded.pairs]).raters
+    assert not rater.unchecked, "a study without checks says nothing of a single rater"
 
 
 def test_no_answers_is_an_error(study: Study, key: StudyKey) -> None:
@@ -230,7 +275,8 @@ def test_the_command_counts_links_and_files(study: Study, tmp_path: Path, capsys
     document = json.loads((study.folder / "private" / "result.json").read_text())
     (found,) = document["comparisons"]
     assert (found["wins"], found["ties"], found["losses"]) == (0, 0, 12)
-    assert found["without_ties"]["clustered"] == [0.0, 0.0]
+    assert found["without_ties"]["rate"] == 0.0
+    assert found["without_ties"]["clustered"] is None
     assert (study.folder / "private" / "result.md").read_text().startswith("# Test &lt;b&gt;study&lt;/b&gt;\n")
 
 

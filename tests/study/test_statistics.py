@@ -6,33 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gmd_ray.evaluation.statistics import LEVEL, wilson
 from gmd_ray.study.statistics import (
+    MIN_RATERS,
     agreement_with_others,
     krippendorff_alpha,
     ties_as_half,
-    wilson,
     without_ties,
 )
-
-
-@pytest.mark.parametrize(
-    ("successes", "count", "low", "high"),
-    [
-        # Newcombe, Interval estimation for the single proportion (1998), table I, method 3.
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_wilson_has_the_published_values(successes: int, count: int, low: float, high: float) -> None:
-    assert wilson(successes, count) == pytest.approx((low, high), abs=5e-5)
-
-
-@pytest.mark.parametrize(("successes", "count"), [(7, 10), (0, 3), (3, 3), (500, 999)])
-def test_wilson_is_scipys(successes: int, count: int) -> None:
-    theirs = stats.binomtest(successes, count).proportion_ci(0.95, method="wilson")
-    assert wilson(successes, count) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_win_rates_by_hand() -> None:
@@ -43,9 +24,52 @@ def test_win_rates_by_hand() -> None:
     assert excluded.rate == 4 / 5
     assert half.rate == 5.5 / 8
     assert excluded.wilson == wilson(4, 5)
-    # Two raters: a sample is both (one half), or one of them twice (a quarter each): three values.
-    assert half.clustered == pytest.approx((0.5, 3.5 / 4))
-    assert excluded.clustered == pytest.approx((0.5, 1.0))
+    assert (half.clustered, half.p) == (excluded.clustered, excluded.p) == (None, None), "two raters are too few"
+
+
+@pytest.mark.parametrize("raters", [2, 3, 5])
+def test_few_raters_get_no_interval_over_raters_however_much_they_agree(raters: int) -> None:
+    """With five who agree, a sign test has a two-sided p of 2 / 32, so that nothing could be seen."""
+    found = ties_as_half([(6, 0, 4)] * raters)
+    assert found is not None
+    assert (found.rate, found.wilson) == (0.6, wilson(6 * raters, 10 * raters))
+    assert (found.clustered, found.p) == (None, None)
+    enough = ties_as_half([(6, 0, 4)] * MIN_RATERS)
+    assert enough is not None
+    assert enough.clustered is not None
+
+
+@pytest.mark.parametrize("raters", [6, 7, 10, 40])
+def test_no_p_value_is_below_that_of_raters_who_all_agree(raters: int) -> None:
+    """Equal raters have no spread to resample: a sign test says what their number is worth."""
+    found = ties_as_half([(1, 0, 0)] * raters)
+    assert found is not None
+    assert found.p == pytest.approx(max(stats.binomtest(raters, raters).pvalue, 2e-4))
+
+
+def test_raters_with_ties_alone_are_no_raters_of_a_rate_without_ties() -> None:
+    tallies = [(6, 0, 4)] * (MIN_RATERS - 1) + [(0, 10, 0)]
+    excluded, half = without_ties(tallies), ties_as_half(tallies)
+    assert excluded is not None
+    assert half is not None
+    assert excluded.clustered is None
+    assert half.clustered is not None
+
+
+@pytest.mark.parametrize(("raters", "answers"), [(6, 10), (8, 10), (20, 10)])
+def test_a_preference_that_nobody_has_is_seldom_seen(raters: int, answers: int) -> None:
+    """Raters with tastes of their own, even on the whole: at a level of 5 % with a margin of 3 standard errors."""
+    rng, seen, runs = np.random.default_rng(raters), 0, 400
+    for run in range(runs):
+        wins = rng.binomial(answers, rng.beta(4, 4, raters))
+        found = ties_as_half([(int(w), 0, answers - int(w)) for w in wins], seed=run)
+        assert found is not None
+        assert found.clustered is not None
+        assert found.p is not None
+        low, high = found.clustered
+        assert (found.p < 1 - LEVEL) == (not low <= 0.5 <= high), "the interval and the p-value say the same"
+        seen += found.p < 1 - LEVEL
+    assert seen / runs <= 0.05 + 0.033
 
 
 def test_what_has_no_answers_has_no_rate() -> None:
@@ -56,7 +80,7 @@ def test_what_has_no_answers_has_no_rate() -> None:
     assert alone.clustered is None
 
 
-def test_the_clustered_interval_is_scipys_bootstrap_of_raters() -> None:
+def test_the_clustered_interval_is_scipys_bootstrap_of_raters_widened_for_their_number() -> None:
     rng = np.random.default_rng(3)
     wins = rng.binomial(12, rng.beta(4, 3, 30))
     tallies = [(int(w), 2, 12 - int(w)) for w in wins]
@@ -66,19 +90,24 @@ def test_the_clustered_interval_is_scipys_bootstrap_of_raters() -> None:
     theirs = stats.bootstrap(
         (np.array([(w + 1) / 14 for w in wins]),), np.mean, method="percentile", n_resamples=20_000, rng=1
     ).confidence_interval
-    assert ours.clustered == pytest.approx((theirs.low, theirs.high), abs=0.006)
+    wider = math.sqrt(30 / 29) * stats.t.ppf(0.975, 29) / stats.norm.ppf(0.975)
+    expected = [ours.rate + wider * (end - ours.rate) for end in (theirs.low, theirs.high)]
+    assert ours.clustered == pytest.approx(expected, abs=0.006)
     assert ties_as_half(tallies) == ours  # the same seed, the same interval
 
 
 def test_the_p_value_is_that_of_the_resampled_raters() -> None:
-    """15 of 20 raters for the first: a sample of 20 has at most 10 of them as often as a binomial variable."""
+    """15 of 20 raters for the first: a sample of 20 has at most 10 of them as often as a binomial variable.
+
+    Widened by 1.096, a share of up to 0.522 lies at one half or beyond it: still at most 10 of 20.
+    """
     found = ties_as_half([(1, 0, 0)] * 15 + [(0, 0, 1)] * 5)
     assert found is not None
     assert found.p == pytest.approx(2 * stats.binom.cdf(10, 20, 0.75), abs=0.006)
     turned = ties_as_half([(0, 0, 1)] * 15 + [(1, 0, 0)] * 5)
     assert turned is not None
     assert turned.p == pytest.approx(found.p, abs=0.006)
-    even = ties_as_half([(1, 0, 0), (0, 0, 1)])
+    even = ties_as_half([(1, 0, 0), (0, 0, 1)] * 3)
     assert even is not None
     assert even.p == 1.0
 
