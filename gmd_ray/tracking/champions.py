@@ -15,7 +15,7 @@ from gmd_ray.errors import ConfigError
 from gmd_ray.progress import NullRecorder
 from gmd_ray.teachers import teacher_licence
 from gmd_ray.tracking.client import TrackingError, connect, name_filter, tracking_errors, tracking_uri
-from gmd_ray.tracking.journal import PREVIOUS, PROMOTED, ROLLED_BACK, Journal, JournalEntry
+from gmd_ray.tracking.journal import BY_HAND, PREVIOUS, PROMOTED, ROLLED_BACK, Journal, JournalEntry
 from gmd_ray.tracking.promotion import Champion, Verdict, judge_licence, judge_promotion
 from gmd_ray.tracking.recorder import MlflowRecorder
 from gmd_ray.tracking.registry import forget_registration, kept_registration, register
@@ -69,7 +69,9 @@ def promote(
     licence = teacher_licence(cfg.teacher) if cfg.tracking.require_commercial_teacher else None
     with tracking_errors(uri, f"promoting {model} version {version}"):
         candidate = RegisteredVersion(client, uri, client.get_model_version(model, version))
-        decision = _decide(candidate, cfg.tracking.gates, licence, evaluation, AT_THE_END, anyway=False)
+        decision = _held_back(candidate) or _decide(
+            candidate, cfg.tracking.gates, licence, evaluation, AT_THE_END, anyway=False
+        )
     recorder.tags({"promotion": "; ".join(decision.reasons)})
     for reason in decision.reasons:
         log.info("promotion gate: %s", reason)
@@ -203,6 +205,22 @@ def judge(cfg: Config, evaluation: Evaluation) -> Decision:
     licence = teacher_licence(cfg.teacher) if cfg.tracking.require_commercial_teacher else None
     verdicts = _verdicts(cfg.tracking.gates, licence, evaluation, None if is_champion else champion)
     return Decision(is_champion, [reason for _, reason in verdicts], own)
+
+
+def _held_back(candidate: RegisteredVersion) -> Decision | None:
+    """Refuse a version that a person took back: a scheduler that repeats the run does not overrule it."""
+    journal, version = Journal(candidate.client, candidate.model), candidate.number
+    before = journal.champion()
+    about = [entry for entry in journal.entries() if entry.counts and version in (entry.version, entry.before)]
+    if not about or about[-1].action not in (ROLLED_BACK, BY_HAND) or about[-1].before != version:
+        return None
+    last = about[-1]
+    why = (
+        f"refused: version {version} was {last.action} by {last.who} ({last.reason}); `gmd-ray promote` judges it again"
+    )
+    candidate.client.set_model_version_tag(candidate.model, version, "promotion", why)
+    journal.refuse(version, before, AT_THE_END, [why], candidate.facts.run_id or None)
+    return Decision(False, [why], version)
 
 
 def _decide(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import random
 import time
@@ -25,6 +26,8 @@ from gmd_ray.tracking.client import name_filter
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
+
+log = logging.getLogger("gmd_ray.tracking")
 
 CHAMPION, PREVIOUS = "champion", "previous"
 SUFFIX = "-promotions"
@@ -97,6 +100,14 @@ class Journal:
             return alias
         if last.applied and time.time() * 1000 - last.at_ms > _GRACE_MS:
             self._append(BY_HAND, alias or "", last.version or None, "the alias was moved with other tools", (), None)
+        elif last.applied:
+            log.warning(
+                "%s: the alias %s is at %s, and the history, whose last entry is young, says %s: put back",
+                self._model,
+                CHAMPION,
+                alias or "no version",
+                last.version or "no version",
+            )
         self._follow()
         last = _last(self.entries())
         return last.version or None if last else None

@@ -19,6 +19,7 @@ from gmd_ray.config.places import sqlite_path
 from gmd_ray.config.secrets import redact
 from gmd_ray.errors import ConfigError, DataError
 from gmd_ray.hashing import path_digest
+from gmd_ray.text import one_line
 from gmd_ray.tracking.client import TrackingError, connect, name_filter, store_errors, tracking_errors, tracking_uri
 from gmd_ray.tracking.journal import CHAMPION
 from gmd_ray.tracking.model_folder import EXTRAS, FACTS_FILE
@@ -91,19 +92,48 @@ class RegisteredVersion:
         return found
 
     def find(self, path: str, folder: str) -> Path | None:
-        """Do what `download` does; None where the version has no such file."""
+        """Do what `download` does; None where the version has no such file.
+
+        Raises:
+            TrackingError: the store of the files does not answer, or cannot hand out a file that it lists.
+        """
         from mlflow.artifacts import download_artifacts
 
         source = f"{self.client.get_model_version_download_uri(self.model, self.number).rstrip('/')}/{path}"
         try:
             done = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=self.uri)
-        except store_errors():
-            return None
+        except store_errors() as error:
+            if not self._is_listed(source):
+                return None
+            raise self._unread(path, error) from error
         found, wanted = Path(done), Path(folder, path)
         if found != wanted and found.exists():
             wanted.parent.mkdir(parents=True, exist_ok=True)
             found.rename(wanted)
         return wanted if wanted.exists() else None
+
+    def _is_listed(self, source: str) -> bool:
+        """Ask the store whether it has a file or folder, since a failed download does not tell."""
+        from mlflow.artifacts import list_artifacts
+        from mlflow.exceptions import MlflowException
+
+        parent, _, name = source.rpartition("/")
+        try:
+            found = list_artifacts(artifact_uri=parent, tracking_uri=self.uri)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except store_errors() as error:
+            if isinstance(error, MlflowException) and error.get_http_status_code() == 404:
+                return False
+            raise self._unread(name, error) from error
+        return any(info.path.rpartition("/")[2] == name for info in found)
+
+    def _unread(self, path: str, error: Exception) -> TrackingError:
+        reason = redact(one_line(error, 200))
+        return TrackingError(
+            f"{self.reference} at {redact(self.uri)}: {path} cannot be read ({reason}); see that MLflow's artifact "
+            f"store answers, and give the same command again"
+        )
 
 
 def find_version(cfg: Config, reference: str) -> RegisteredVersion:

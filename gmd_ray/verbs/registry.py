@@ -152,8 +152,9 @@ def _line(figure: ComparedFigure) -> str:
 
 def _config(args: argparse.Namespace) -> Config:
     """The settings that say where the registry is. Photos and weights may be elsewhere by now."""
-    if any(word.partition("=")[1] == "" for word in args.settings):
-        raise ConfigError(f"{' '.join(args.settings)}: settings are given as key=value")
+    wrong = [word for word in args.settings if "=" not in word]
+    if wrong:
+        raise ConfigError(f"{' '.join(wrong)}: settings are given as key=value")
     return load_config(args.settings, check_paths=False)
 
 

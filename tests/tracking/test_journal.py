@@ -10,8 +10,20 @@ from mlflow.tracking import MlflowClient
 
 from gmd_ray.config import Config, PromotionGate
 from gmd_ray.errors import ConfigError
-from gmd_ray.tracking import champions, history, journal, promote_version, promotion, register, rollback, start_run
+from gmd_ray.tracking import (
+    champions,
+    history,
+    journal,
+    promote,
+    promote_version,
+    promotion,
+    register,
+    rollback,
+    start_run,
+)
+from gmd_ray.tracking.client import TrackingError
 from gmd_ray.tracking.journal import Journal
+from gmd_ray.tracking.versions import find_version
 from tests.tracking.measures import figures, student_file, version_of
 
 
@@ -74,6 +86,48 @@ def test_back_again(three: Config, client: MlflowClient) -> None:
         rollback(three, three.tracking.model, "again", to="9")
     with pytest.raises(ConfigError, match="--reason is empty"):
         rollback(three, three.tracking.model, "  ")
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_run_that_is_repeated_does_not_overrule_who_took_its_version_back(
+    by_hand: bool, run: Config, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.tracking.gates, model = [PromotionGate()], run.tracking.model
+    version_of(run, student_file(tmp_path, b"first"), figures(0.1))
+    with start_run(run, {}) as recorder:
+        version = register(run, recorder, student_file(tmp_path, b"second"), figures(0.5))
+        assert promote(run, recorder, version, figures(0.5)).promoted
+        if by_hand:
+            monkeypatch.setattr(journal, "_GRACE_MS", -1)
+            client.set_registered_model_alias(model, "champion", "1")
+        else:
+            rollback(run, model, "faces look wrong")
+        for _ in range(2):
+            decision = promote(run, recorder, version, figures(0.5))
+            assert not decision.promoted
+    [reason] = decision.reasons
+    assert reason.startswith(f"refused: version 2 was {'moved by hand' if by_hand else 'rolled back'} by ")
+    assert ("(faces look wrong)" in reason) == (not by_hand)
+    assert aliases(client, run) == {"champion": "1", "previous": "2"}
+    assert [entry.action for entry in history(run, model)].count("refused") == 1
+    assert client.get_model_version(model, "2").tags["promotion"] == reason
+    assert promote_version(run, "2", "they do not").promoted
+
+
+def test_files_that_cannot_be_fetched_are_not_taken_for_missing(three: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(**_: object) -> str:
+        raise ConnectionError("503 from the artifact store")
+
+    for name in ("download_artifacts", "list_artifacts"):  # the file is listed, then nothing answers
+        monkeypatch.setattr(f"mlflow.artifacts.{name}", away)
+        with pytest.raises(TrackingError, match=r"/2 at .*evaluation cannot be read \(503 from the artifact store\)"):
+            promote_version(three, "2", "better")
+        with pytest.raises(TrackingError, match="cannot be read"):
+            find_version(three, "2").find("about/evaluation", three.out)
+    monkeypatch.undo()
+    assert [entry.action for entry in history(three, three.tracking.model)] == ["promoted"], "no refusal is written"
+    assert find_version(three, "2").find("about/not_there", three.out) is None
+    assert find_version(three, "2").find("not/there/either", three.out) is None
 
 
 def test_a_promotion_that_comes_second_is_judged_against_the_first(
