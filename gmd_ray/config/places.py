@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from gmd_ray.errors import ConfigError
+
 _SQLITE = "sqlite:///"
 
 
@@ -19,7 +21,12 @@ def resolve_out(out: str) -> str:
     """Resolve a run directory: a local path becomes absolute, `file://` is such a path, and any other URL stays.
 
     The working directory of a submitted job is a temporary copy, so a relative path is taken from `~/gmd_ray` there.
+
+    Raises:
+        ConfigError: it is empty, as an unset variable of a shell is.
     """
+    if not out.strip():
+        raise ConfigError("out=: give a run directory (out=. is the current folder)")
     out = unquote(out.removeprefix("file://")) if out.startswith("file:///") else os.path.expanduser(out)
     if "://" in out or os.path.isabs(out):
         return out

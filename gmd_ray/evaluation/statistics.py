@@ -68,7 +68,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
     if means[0] > 0 or means[-1] < 0:
         # No resampled mean lies beyond zero, so that the level above is only where the resamples end: 0.004 for ten
         # values, however far from zero, which Holm's correction would lift over 0.05. Student's t goes on from there.
-        # Without a difference this is so rare that the rate of false alarms at 0.05 stays.
+        # The rate of false alarms at 0.05 stays. At the far smaller levels that Holm's correction asks for, t is too
+        # sure of a few strongly skewed values: of ten exponential ones, 2 % are below 0.05 / 24, and not 0.2 %.
         p = min(p, 2 * float(stdtr(n - 1, -abs(mean) / (x.std(ddof=1) / math.sqrt(n)))))
     return float(low), float(high), p
 

@@ -19,7 +19,7 @@ from gmd_ray.pairstore.run_settings import read_settings
 from gmd_ray.pairstore.store import PairStore
 from gmd_ray.pairstore.view import removed_inputs
 from gmd_ray.storage import map_threads
-from gmd_ray.text import printable
+from gmd_ray.text import printable, some
 
 COLUMNS = ["id", "status", "error_stage", "error_type"]
 
@@ -37,6 +37,8 @@ class Status:
     """`stage: error type` -> rows, most frequent first."""
     skipped: int
     """Part files that could not be read; `gmd-ray verify` names them."""
+    failed_ids: dict[str, list[str]]
+    """The ids of failed rows by the same keys as `failures`, sorted."""
     holder: dict[str, str] | None
     """Keys `pid`, `host`, `since` and `beat` of the driver at work; None where no driver is."""
     images_per_second: float | None
@@ -62,7 +64,7 @@ class Status:
         of = f" of {self.inputs:,}" if self.inputs is not None else ""
         share = f" ({100 * self.rows / self.inputs:.0f}%)" if self.inputs else ""
         lines = [self.url, f"{self.rows:,}{of} rows{share}: {self.ok:,} ok, {self.failed:,} failed"]
-        lines += [f"  {count:,} {kind}" for kind, count in self.failures.items()]
+        lines += [f"  {count:,} {kind} ({some(self.failed_ids[kind])})" for kind, count in self.failures.items()]
         if self.skipped:
             lines.append(f"{self.skipped} part files cannot be read; gmd-ray verify names them")
         if self.images_per_second:
@@ -117,14 +119,19 @@ def read_status(store: PairStore) -> Status:
             rate = (everything - runs[-1]["before"]) / max(time.time() - runs[-1]["began"], 1e-3)
     elif manifest is not None:
         rate = manifest.images_per_second
-    kinds = Counter(kind for status, kind in rows.values() if status == "failed")
-    failed = sum(kinds.values())
+    kinds: dict[str, list[str]] = {}
+    for key, (status, kind) in sorted(rows.items()):
+        if status == "failed":
+            kinds.setdefault(kind, []).append(key)
+    counts = Counter({kind: len(ids) for kind, ids in kinds.items()})
+    failed = counts.total()
     return Status(
         url=store.url,
         ok=len(rows) - failed,
         failed=failed,
         inputs=manifest.inputs if manifest is not None and holder is None else settings.input_count,
-        failures=dict(kinds.most_common()),
+        failures=dict(counts.most_common()),
+        failed_ids=kinds,
         skipped=skipped,
         holder=holder,
         images_per_second=rate,

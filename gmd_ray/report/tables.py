@@ -73,7 +73,11 @@ def _notes(evaluation: Evaluation, dataset: str, metrics: list[str]) -> list[str
     """Sentences below the table: its small figures, what each metric measures, the seconds, and published rows."""
     words, seconds = word_note(evaluation, dataset), cost_note(evaluation, dataset)
     words = words.replace(f"difference to {BASELINE}", f"difference to “{label(BASELINE)}”")
-    notes = [f"Small: {words}. Bold: best of the column."] if words else []
+    notes = (
+        [f"Small: {words}. Bold: best of the column, by distance to the ground truth where that is shown."]
+        if words
+        else []
+    )
     notes += [f"{line}." for line in variant_notes(evaluation, metrics)]
     notes += [f"{seconds}."] if seconds else []
     published = published_beside(evaluation, dataset)
@@ -82,8 +86,8 @@ def _notes(evaluation: Evaluation, dataset: str, metrics: list[str]) -> list[str
     return notes
 
 
-def _best(evaluation: Evaluation, dataset: str, metric: str) -> str | None:
-    """Return the method with the best mean: the one nearest to the ground truth's values, where they are known."""
+def _best(evaluation: Evaluation, dataset: str, metric: str) -> set[str]:
+    """Return the methods with the best mean: those nearest to the ground truth's values, where they are known."""
     truth = evaluation.truth(dataset, metric)
     worth: dict[str, float] = {}
     for student in evaluation.students:
@@ -93,14 +97,14 @@ def _best(evaluation: Evaluation, dataset: str, metric: str) -> str | None:
             worth |= {student: -fmean(gaps.values())} if gaps else {}
         elif values:
             worth[student] = fmean(values.values()) * (1 if evaluation.directions[metric] else -1)
-    return max(worth, key=lambda student: worth[student], default=None)
+    return {student for student, value in worth.items() if value == max(worth.values())}
 
 
-def _cell(evaluation: Evaluation, student: str, dataset: str, metric: str, best: str | None) -> dict[str, Any]:
+def _cell(evaluation: Evaluation, student: str, dataset: str, metric: str, best: set[str]) -> dict[str, Any]:
     mean = evaluation.mean(student, dataset, metric)
     if mean is None:
         return BLANK
-    cell = BLANK | {"mean": number(mean), "best": student == best}
+    cell = BLANK | {"mean": number(mean), "best": student in best}
     difference = None if student == BASELINE else evaluation.difference(student, dataset, metric, against=BASELINE)
     if difference is not None:
         cell |= {"change": _change(difference, mean), "word": difference.phrase, "style": style_of(difference.word)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,10 +28,11 @@ def read_methods(folders: Sequence[str]) -> dict[str, dict[str, Loader]]:
     """List the pictures of `NAME=FOLDER` words; pictures of one photo have one path but for the extension.
 
     Raises:
-        ConfigError: a word is not of that form, or a name comes twice.
+        ConfigError: a word is not of that form, or a name or a folder comes twice.
         DataError: a folder cannot be listed.
     """
     methods: dict[str, dict[str, Loader]] = {}
+    places: dict[str, str] = {}
     for word in folders:
         name, sign, folder = word.partition("=")
         if not sign or not name.strip() or not folder:
@@ -40,6 +42,10 @@ def read_methods(folders: Sequence[str]) -> dict[str, dict[str, Loader]]:
             raise ConfigError(f"{name}: named twice")
         if len(name) > LONGEST_NAME:
             raise ConfigError(f"{name[:20]}...: a name of {len(name)} characters, and {LONGEST_NAME} is the most")
+        same = [other for other, place in places.items() if place == os.path.realpath(folder)]
+        if same:
+            raise ConfigError(f"{same[0]}, {name}: both are {folder}; a study compares two folders")
+        places[name] = os.path.realpath(folder)
         methods[name] = {stem: _from_file(file.uri) for stem, file in list_by_stem(folder).items()}
     return methods
 

@@ -238,7 +238,9 @@ def _decide(
     for _ in range(_TRIES):
         before = journal.champion()
         if before == version:
-            return Decision(True, [f"version {version} is the champion already"], version)
+            return Decision(
+                True, [f"version {version} is the champion already: nothing changes, and nothing is noted"], version
+            )
         if evaluation is None:
             lacking = f"no values by image travel with version {version}; run adapt again in its run directory"
             verdicts = [(False, f"refused: {lacking}")]

@@ -94,10 +94,14 @@ class Journal:
 
     def champion(self) -> str | None:
         """The present champion, after aliases are brought in step with the journal or the journal with them."""
-        last = _last(self.entries())
-        alias = self._aliases().get(CHAMPION)
-        if last is None or (last.version or None) == alias:
-            return alias
+        while True:
+            last = _last(self.entries())
+            alias = self._aliases().get(CHAMPION)
+            if last is None or (last.version or None) == alias:
+                return alias
+            again = _last(self.entries())
+            if again is not None and again.number == last.number:
+                break  # nobody has moved the alias between the two looks
         if last.applied and time.time() * 1000 - last.at_ms > _GRACE_MS:
             self._append(BY_HAND, alias or "", last.version or None, "the alias was moved with other tools", (), None)
         elif last.applied:

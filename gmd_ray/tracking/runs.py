@@ -26,6 +26,7 @@ from gmd_ray.storage import is_remote, open_filesystem
 from gmd_ray.tracking.client import (
     TrackingError,
     artifact_location,
+    default_uri,
     is_refusal,
     local_path,
     tracking_errors,
@@ -170,6 +171,14 @@ def _open_run(cfg: Config, outbox: Outbox) -> tuple[str, Before | None]:
         )
     else:
         experiment_id = experiment.experiment_id
+        here = artifact_location(outbox.uri, cfg.out)
+        own = not is_remote(cfg.out) and outbox.uri == default_uri(cfg.out)
+        if own and here != experiment.artifact_location:
+            log.warning(
+                "MLflow's files go on to %s, where its database was made, and not beside it: MLflow keeps full paths, "
+                "so move a run directory back, or give tracking.uri=sqlite:///FILE for a new database",
+                redact(str(experiment.artifact_location)),
+            )
     known = _read_memo(cfg.out)
     same = known.get("uri") == redact(outbox.uri) and known.get("experiment_id") == experiment_id
     if "run_id" in known:  # the server may have another address by now, as seen from another machine

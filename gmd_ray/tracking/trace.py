@@ -45,7 +45,8 @@ class Trace:
             about = f"version {entry['version'] or '-'} {entry['action']} by {entry['who']}: {entry['reason']}"
             lines.append(f"{'promotion':<10} {entry['when']} {printable(about)}")
         accepted = [row for row in found["pairs"] if row["accepted"]]
-        lines.append(f"{'pairs':<10} {len(found['pairs'])} rows, {len(accepted)} accepted")
+        counts = f"{len(found['pairs'])} rows, {len(accepted)} accepted" if found["pairs"] else "not recorded"
+        lines.append(f"{'pairs':<10} {counts}")
         for row in accepted[:pairs]:
             score = "" if row["score"] is None else f"score {row['score']:.4g}, "
             lines.append(

@@ -99,34 +99,40 @@ class RegisteredVersion:
         """
         from mlflow.artifacts import download_artifacts
 
-        source = f"{self.client.get_model_version_download_uri(self.model, self.number).rstrip('/')}/{path}"
+        root = str(self.client.get_model_version_download_uri(self.model, self.number)).rstrip("/")
+        source = f"{root}/{path}"
         try:
             done = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=self.uri)
         except store_errors() as error:
-            if not self._is_listed(source):
-                return None
-            raise self._unread(path, error) from error
+            above, _, name = source.rpartition("/")
+            if name in self._names(above, path):
+                raise self._unread(path, error) from error
+            if not self._names(root, path):
+                raise TrackingError(
+                    f"{self.reference} at {redact(self.uri)}: its files at {redact(root)} are gone: mount what is "
+                    f"missing, or move the run directory back to where it was"
+                ) from error
+            return None
         found, wanted = Path(done), Path(folder, path)
         if found != wanted and found.exists():
             wanted.parent.mkdir(parents=True, exist_ok=True)
             found.rename(wanted)
         return wanted if wanted.exists() else None
 
-    def _is_listed(self, source: str) -> bool:
-        """Ask the store whether it has a file or folder, since a failed download does not tell."""
+    def _names(self, folder: str, path: str) -> set[str]:
+        """Ask the store what a folder holds, since a failed download of `path` does not tell why it failed."""
         from mlflow.artifacts import list_artifacts
         from mlflow.exceptions import MlflowException
 
-        parent, _, name = source.rpartition("/")
         try:
-            found = list_artifacts(artifact_uri=parent, tracking_uri=self.uri)
+            found = list_artifacts(artifact_uri=folder, tracking_uri=self.uri)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return set()
         except store_errors() as error:
             if isinstance(error, MlflowException) and error.get_http_status_code() == 404:
-                return False
-            raise self._unread(name, error) from error
-        return any(info.path.rpartition("/")[2] == name for info in found)
+                return set()
+            raise self._unread(path, error) from error
+        return {info.path.rpartition("/")[2] for info in found}
 
     def _unread(self, path: str, error: Exception) -> TrackingError:
         reason = redact(one_line(error, 200))

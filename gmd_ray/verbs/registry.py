@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from gmd_ray.config.load import load_config
-from gmd_ray.config.places import below
+from gmd_ray.config.places import below, resolve_out
 from gmd_ray.errors import ConfigError, ExitCode
 from gmd_ray.terminal import say, show
 from gmd_ray.verbs.arguments import Verbs, count
@@ -55,7 +55,11 @@ def run_sync(args: argparse.Namespace) -> int:
     from gmd_ray.storage import is_file
 
     saved = below(args.run_directory, "config.yaml")
-    config = [f"config={saved}"] if is_file(saved) and not any(w.startswith("config=") for w in args.settings) else []
+    config = [] if any(word.startswith("config=") for word in args.settings) else [f"config={saved}"]
+    if config and not is_file(saved):
+        config = []
+        if not args.settings:
+            raise ConfigError(f"{args.run_directory}: no config.yaml there; give the directory of a run")
     cfg = load_config([*config, *args.settings, f"out={args.run_directory}"], check_paths=False)
     from gmd_ray.tracking import register_kept, send_kept
 
@@ -79,7 +83,7 @@ def run_promote(args: argparse.Namespace) -> int:
     decision = promote_version(cfg, args.version, args.reason, gates=own, anyway=args.anyway)
     for reason in decision.reasons:
         say(reason)
-    say(f"version {decision.version} {'is champion now' if decision.promoted else 'is not promoted'}")
+    say(f"version {decision.version} {'is champion' if decision.promoted else 'is not promoted'}")
     return ExitCode.DONE if decision.promoted else ExitCode.REFUSED
 
 
@@ -155,7 +159,21 @@ def _config(args: argparse.Namespace) -> Config:
     wrong = [word for word in args.settings if "=" not in word]
     if wrong:
         raise ConfigError(f"{' '.join(wrong)}: settings are given as key=value")
-    return load_config(args.settings, check_paths=False)
+    return load_config([*_of_run(args.settings), *args.settings], check_paths=False)
+
+
+def _of_run(settings: list[str]) -> list[str]:
+    """The registry of the run that `out=` names, from the file of its settings; nothing where that is not there."""
+    from gmd_ray.storage import read_bytes
+
+    out = [word.removeprefix("out=") for word in settings if word.startswith("out=")]
+    data = read_bytes(below(resolve_out(out[-1]), "config.yaml")) if out else None
+    if data is None or any(word.startswith("config=") for word in settings):
+        return []
+    import yaml
+
+    tracking = (yaml.safe_load(data) or {}).get("tracking") or {}
+    return [f"tracking.{key}={tracking[key]}" for key in ("uri", "model") if tracking.get(key)]
 
 
 def _settings(parser: argparse.ArgumentParser) -> None:

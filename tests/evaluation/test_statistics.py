@@ -127,3 +127,12 @@ def test_a_large_gain_of_few_images_outlives_many_comparisons() -> None:
     assert low > 8
     assert p <= stats.ttest_1samp(gains, 0).pvalue * (1 + 1e-9)
     assert holm([p, *[1.0] * 23])[0] < 0.05
+
+
+def test_ten_values_without_a_difference_seldom_show_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 0.05, and at the level that Holm's correction asks of the smallest of 24 p-values."""
+    monkeypatch.setattr("gmd_ray.evaluation.statistics.RESAMPLES", 999)
+    rng = np.random.default_rng(7)
+    found = np.array([interval(rng.normal(size=10))[2] for _ in range(600)])
+    assert 0.03 < (found < 0.05).mean() < 0.1
+    assert (found < 0.05 / 24).mean() < 0.015

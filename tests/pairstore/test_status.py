@@ -35,6 +35,8 @@ def test_after_a_run(store: PairStore) -> None:
     status = read_status(store)
     assert (status.ok, status.failed, status.inputs, status.finished) == (4, 3, 7, True)
     assert list(status.failures.items()) == [("read: DataError", 2), ("project: OutOfMemoryError", 1)]
+    assert status.failed_ids == {"read: DataError": ["f.png", "h.png"], "project: OutOfMemoryError": ["g.png"]}
+    assert "  2 read: DataError (f.png, h.png)\n" in str(status)
     assert (status.images_per_second, status.eta_s, status.holder) == (2.0, None, None)
     assert "nobody is at work here; the last run finished" in str(status)
 

@@ -144,6 +144,7 @@ def test_folders_of_results(tmp_path: Path) -> None:
         (["baseline"], "give NAME=FOLDER"),
         (["a=x", "=y"], "give NAME=FOLDER"),
         ([f"a={tmp_path / 'baseline'}", f"a={tmp_path / 'adapted'}"], "named twice"),
+        ([f"a={tmp_path / 'baseline'}", f"b={tmp_path}/./baseline"], "a, b: both are "),
     ):
         with pytest.raises((ConfigError, DataError), match=f"{line}|x:"):
             read_methods(words)

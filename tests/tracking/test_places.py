@@ -34,6 +34,20 @@ def test_a_run_lies_below_its_directory(name: str, tmp_path: Path) -> None:
     assert Path(again.download_artifacts(recorder.run_id, "note.txt")).read_text() == "hello"
 
 
+def test_a_run_directory_that_was_moved_is_told_where_its_files_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("old", "new"):
+        cfg = load_config([f"out={tmp_path / name}"])
+        with caplog.at_level("WARNING", logger="gmd_ray"), start_run(cfg, resolved(cfg)):
+            pass
+        if name == "old":
+            assert caplog.messages == []
+            (tmp_path / "old").rename(tmp_path / "new")
+    [told] = caplog.messages
+    assert f"MLflow's files go on to {(tmp_path / 'old' / 'mlartifacts').as_uri()}" in told
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_address_names_the_file_in_the_directory(name: str, tmp_path: Path) -> None:
     from sqlalchemy.engine import make_url

@@ -12,6 +12,7 @@ import pytest
 from gmd_ray.cli import main
 from gmd_ray.config import Config, PromotionGate
 from gmd_ray.hashing import content_digest
+from gmd_ray.tracking import TrackingError, promote_version
 from tests.evaluation.conftest import write_store
 from tests.tracking.measures import figures, measured, student_file, version_of
 
@@ -93,7 +94,7 @@ def test_another_test_set_is_not_compared(capsys: pytest.CaptureFixture[str], tm
 
 def test_promote_anyway_history_and_rollback(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["promote", "2", "--anyway", "--reason", "the eyes are better", *settings]) == 0
-    assert said(capsys)[-1] == "version 2 is champion now"
+    assert said(capsys)[-1] == "version 2 is champion"
     assert main(["rollback", "--reason", "they are not", *settings]) == 0
     assert said(capsys) == ["shared: version 1 is champion again, in place of 2"]
     assert main(["history", *settings]) == 0
@@ -143,6 +144,37 @@ def test_what_does_not_exist_is_named(
 ) -> None:
     assert main([*words, *settings]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_registry_of_a_run_is_found_by_its_directory(
+    settings: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    uri, model = (word.partition("=")[2] for word in settings)
+    (tmp_path / "config.yaml").write_text(f"tracking: {{uri: '{uri}', model: {model}}}\nout: /elsewhere\n")
+    assert main(["history", f"out={tmp_path}"]) == 0
+    assert any("version 1: promoted, by " in line for line in said(capsys))
+    assert main(["history", f"out={tmp_path}", "tracking.model=another"]) == 2
+
+
+def test_a_mistyped_directory_has_missed_something(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["sync", f"{tmp_path}/typo"]) == 2
+    assert f"{tmp_path}/typo: no config.yaml there" in capsys.readouterr().err
+    assert main(["config", "preset=toy", "out="]) == 2
+    assert "out=: give a run directory" in capsys.readouterr().err
+
+
+def test_a_file_that_is_gone_is_told_with_its_place(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cfg = Config(out=str(tmp_path / "run"))
+    cfg.tracking.uri, cfg.tracking.gates = f"sqlite:///{tmp_path}/mlflow.db", [PromotionGate()]
+    version_of(cfg, student_file(tmp_path, b"one"), figures(0.5))
+    shutil.rmtree(tmp_path / "mlartifacts")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    with pytest.raises(TrackingError, match=r"its files at .* are gone: mount what is missing"):
+        promote_version(cfg, "1", "again")  # no word of missing values, and no refusal in the history
+    words = ["-m", f"models:/{cfg.tracking.model}/1", "-i", str(photos), "-o", str(tmp_path / "restored")]
+    assert main(["restore", *words, f"tracking.uri={cfg.tracking.uri}"]) == 1
+    assert "are gone: mount what is missing" in capsys.readouterr().err
 
 
 def test_a_question_makes_no_database(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ def find_verdict(evaluation: Evaluation) -> Verdict:
     """Compare the adapted student with the baseline on the first test set that has values of both.
 
     The first sentence says whether the photos became better, how many of them, and by how much. The second says how
-    sure that is, what the source domain lost, and whether the untouched photos are better than both students. Where
-    they are, or where only a no-reference score without ground truth speaks, the style is unclear.
+    sure that is, what the source domain lost, and whether the untouched photos are better than both students. A gain
+    with untouched photos that are better still is of unclear style, and so is all that a no-reference score says
+    without ground truth.
     """
     found = [gains for dataset in evaluation.datasets if (gains := find_gains(evaluation, dataset)) is not None]
     if not found:
@@ -41,7 +42,7 @@ def find_verdict(evaluation: Evaluation) -> Verdict:
         )
     head, others = found[0], found[1:]
     word = head.difference.word
-    doubtful = head.is_blind or bool(_untouched(evaluation, head))
+    doubtful = head.is_blind or (word == BETTER and bool(_untouched(evaluation, head)))
     return Verdict(UNCLEAR if doubtful else style_of(word), _first(head, word), _second(evaluation, head, others))
 
 
@@ -67,13 +68,12 @@ def _first(gains: Gains, word: str) -> str:
     size = signed(gains.difference.gain, gains.unit).lstrip("+−")
     metric = _metric(gains)
     if gains.is_blind:
-        score = "rose" if (gains.difference.mean > 0) else "fell"
+        score = "rose" if gains.difference.mean > 0 else "fell"
         seen = {BETTER: f"{score}, which is better", WORSE: f"{score}, which is worse"}
         seen |= {UNSEEN: "did not change as far as can be seen", TOO_FEW: "has too few test photos to be judged"}
         return (
             f"Without ground truth this run cannot say whether the photos became better: the score {metric}, which may "
-            f"take noise for quality, {seen[word]} ({improve} by it, by {signed(gains.difference.gain, gains.unit)} on "
-            f"average)."
+            f"take noise for quality, {seen[word]} ({improve} by it, and it changed by {size} on average)."
         )
     if word == BETTER:
         return f"Adaptation made the restored photos better: {improve}, and the average gain is {size} {metric}."
@@ -99,8 +99,8 @@ def _second(evaluation: Evaluation, gains: Gains, others: list[Gains]) -> str:
     for other in others:
         change = signed(other.difference.gain, other.unit)
         words = {
-            BETTER: f"photos of the {other.dataset} domain gain too ({change})",
-            WORSE: f"photos of the {other.dataset} domain get worse ({change} {_metric(other)})",
+            BETTER: f"photos of the {other.dataset} domain gain too ({change}{_by(other)})",
+            WORSE: f"photos of the {other.dataset} domain get worse ({change} {_metric(other)}{_doubt(other)})",
             UNSEEN: f"on the {other.dataset} domain no difference is seen ({change})",
         }
         parts.append(words.get(other.difference.word, f"the {other.dataset} domain changes by {change}"))
@@ -108,6 +108,14 @@ def _second(evaluation: Evaluation, gains: Gains, others: list[Gains]) -> str:
         return "More test photos would say how sure that is."
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]
+
+
+def _by(gains: Gains) -> str:
+    return f" by {_metric(gains)}{_doubt(gains)}" if gains.is_blind else ""
+
+
+def _doubt(gains: Gains) -> str:
+    return ", which may take noise for quality" if gains.is_blind else ""
 
 
 def _metric(gains: Gains) -> str:
@@ -136,4 +144,5 @@ def _untouched(evaluation: Evaluation, gains: Gains) -> str:
     means = [evaluation.mean(name, gains.dataset, gains.metric) for name in (UNTOUCHED, ADAPTED)]
     own, ours = (number(mean) for mean in means if mean is not None)
     clearly = "" if all(difference.word == BETTER for difference in known) else ", though not clearly so"
-    return f"yet the untouched photos are better than both students ({own}{gains.unit} against {ours}){clearly}"
+    by = f" by {_metric(gains)}" if gains.is_blind else ""
+    return f"yet{by} the untouched photos are better than both students ({own}{gains.unit} against {ours}){clearly}"

@@ -96,6 +96,7 @@ def test_untouched_photos_that_beat_both_students_are_told() -> None:
     found = find_verdict(evaluation(target=pair(0.8) | good))
     assert "the untouched photos are better than both students (40.00 dB against 30.80)" in found.second
     assert found.style == "unclear"
+    assert find_verdict(evaluation(target=pair(-0.8) | good)).style == "worse", "harm is harm all the same"
     between = {"lq": [30.4] * 20}
     assert "untouched" not in find_verdict(evaluation(target=pair(0.8) | between)).second
 
