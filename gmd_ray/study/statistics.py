@@ -88,9 +88,8 @@ def _clustered(
     cut = math.ceil(RESAMPLES * (1 - LEVEL) / 2) - 1
     low, high = np.clip((shares[cut], shares[-1 - cut]), 0, 1)
     sides = float(np.mean(shares <= 0.5)), float(np.mean(shares >= 0.5))
-    least = max(
-        1 / RESAMPLES, 0.5**raters
-    )  # that of a sign test of raters who all agree, which Holm may lift over 0.05
+    # Not below that of a sign test of raters who all agree, which Holm's correction may lift over 0.05.
+    least = max(1 / RESAMPLES, 0.5**raters)
     return (float(low), float(high)), min(1.0, 2 * max(min(sides), least))
 
 
