@@ -215,9 +215,9 @@ def _held_back(candidate: RegisteredVersion) -> Decision | None:
     if not about or about[-1].action not in (ROLLED_BACK, BY_HAND) or about[-1].before != version:
         return None
     last = about[-1]
-    why = (
-        f"refused: version {version} was {last.action} by {last.who} ({last.reason}); `gmd-ray promote` judges it again"
-    )
+    # MLflow does not say who moved an alias: the entry names who has noticed it.
+    who = f"by {last.who} ({last.reason})" if last.action == ROLLED_BACK else f"(noticed by {last.who})"
+    why = f"refused: version {version} was {last.action} {who}; `gmd-ray promote` judges it again"
     candidate.client.set_model_version_tag(candidate.model, version, "promotion", why)
     journal.refuse(version, before, AT_THE_END, [why], candidate.facts.run_id or None)
     return Decision(False, [why], version)

@@ -106,7 +106,7 @@ def test_a_run_that_is_repeated_does_not_overrule_who_took_its_version_back(
             decision = promote(run, recorder, version, figures(0.5))
             assert not decision.promoted
     [reason] = decision.reasons
-    assert reason.startswith(f"refused: version 2 was {'moved by hand' if by_hand else 'rolled back'} by ")
+    assert reason.startswith(f"refused: version 2 was {'moved by hand (noticed by ' if by_hand else 'rolled back by '}")
     assert ("(faces look wrong)" in reason) == (not by_hand)
     assert aliases(client, run) == {"champion": "1", "previous": "2"}
     assert [entry.action for entry in history(run, model)].count("refused") == 1
