@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-OpenPage = Callable[..., Any]
-"""The fixture `open_page`."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -130,28 +128,42 @@ def browser() -> Iterator[Any]:
         yield running
 
 
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[OpenPage]:
-    """A function that opens an empty tab: `open_page(window, **options)`, with options of Playwright's `new_context`.
+class OpenPage:
+    """A function that opens an empty tab; as a context manager it closes all tabs at the end of the block.
 
-    An error in its console fails the test, unless it is opened with `faults_expected=True`.
+    A tab may ask for the next picture at any moment: the block has to end before the server of the test does.
     """
-    told: list[str] = []
-    contexts = []
 
-    def open_one(window: dict[str, int] = WIDE, *, faults_expected: bool = False, **options: Any) -> Any:
-        context = browser.new_context(viewport=window, **options)
-        contexts.append(context)
+    def __init__(self, browser: Any) -> None:
+        self._browser = browser
+        self._contexts: list[Any] = []
+        self.told: list[str] = []
+        """Errors in the console, and those that nobody has caught."""
+
+    def __call__(self, window: dict[str, int] = WIDE, *, faults_expected: bool = False, **options: Any) -> Any:
+        """Open a tab, with options of Playwright's `new_context`."""
+        context = self._browser.new_context(viewport=window, **options)
+        self._contexts.append(context)
         page = context.new_page()
         if not faults_expected:
-            page.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: told.append(str(error)))
+            page.on("console", lambda message: self.told.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: self.told.append(str(error)))
         return page
 
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert told == []
+    def __enter__(self) -> OpenPage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._contexts:
+            self._contexts.pop().close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[OpenPage]:
+    """Opens tabs. An error in the console of one fails the test, unless it is opened with `faults_expected=True`."""
+    with OpenPage(browser) as pages:
+        yield pages
+    assert pages.told == [], pages.told
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def photo(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("window", [WIDE, PHONE])
 def test_a_photo_is_dropped_compared_and_saved(run: Path, open_page: OpenPage, window: dict[str, int]) -> None:
-    with serving(run_site(str(run))) as server:
+    with serving(run_site(str(run))) as server, open_page:
         page = open_page(window)
         page.goto(f"{server.url}/")
         name = "<b>holiday</b>.png"
@@ -55,7 +55,7 @@ def test_a_photo_is_dropped_compared_and_saved(run: Path, open_page: OpenPage, w
 
 
 def test_a_file_that_is_no_photo_is_explained(run: Path, open_page: OpenPage) -> None:
-    with serving(run_site(str(run))) as server:
+    with serving(run_site(str(run))) as server, open_page:
         page = open_page(faults_expected=True)
         page.goto(f"{server.url}/")
         page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
@@ -66,7 +66,7 @@ def test_a_file_that_is_no_photo_is_explained(run: Path, open_page: OpenPage) ->
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_an_audit_finds_nothing(run: Path, open_page: OpenPage, colours: str) -> None:
-    with serving(run_site(str(run))) as server:
+    with serving(run_site(str(run))) as server, open_page:
         page = open_page(PHONE, color_scheme=colours)
         page.goto(f"{server.url}/")
         page.locator("#file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": photo(80, 60)})
@@ -79,7 +79,7 @@ def test_an_audit_finds_nothing(run: Path, open_page: OpenPage, colours: str) ->
 
 @pytest.mark.parametrize("window", [WIDE, PHONE])
 def test_pairs_are_filtered_and_looked_at(run: Path, open_page: OpenPage, window: dict[str, int]) -> None:
-    with serving(run_site(str(run))) as server:
+    with serving(run_site(str(run))) as server, open_page:
         page = open_page(window)
         page.goto(f"{server.url}/")
         assert page.evaluate(WIDER) == []

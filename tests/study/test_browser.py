@@ -58,7 +58,7 @@ def rate_all(page: Page, study: Study, key: StudyKey, preferred: str, how: str) 
 
 
 def test_raters_with_links_whose_preference_is_found(study: Study, key: StudyKey, open_page: OpenPage) -> None:
-    with running(study) as (server, book):
+    with running(study) as (server, book), open_page:
         raters = book.invite(["Ann", "<img src=x onerror=alert(1)>", "Cem"])
         ways = [("keys", WIDE, {}), ("clicks", WIDE, {}), ("taps", PHONE, {"has_touch": True, "is_mobile": True})]
         for rater, (how, window, options) in zip(raters, ways, strict=True):
@@ -77,7 +77,7 @@ def test_raters_with_links_whose_preference_is_found(study: Study, key: StudyKey
 
 def test_a_rater_stops_comes_back_and_changes_an_answer(study: Study, open_page: OpenPage) -> None:
     total = len(study.pairs)
-    with running(study) as (server, book):
+    with running(study) as (server, book), open_page:
         (ann,) = book.invite(["Ann"])
         page = open_page()
         page.goto(f"{server.url}/r/{ann.token}/")
@@ -106,7 +106,7 @@ def test_a_rater_stops_comes_back_and_changes_an_answer(study: Study, open_page:
 
 def test_a_key_held_down_or_pressed_twice_gives_one_answer(study: Study, open_page: OpenPage) -> None:
     total = len(study.pairs)
-    with running(study) as (server, book):
+    with running(study) as (server, book), open_page:
         (ann,) = book.invite(["Ann"])
         page = open_page()
         page.goto(f"{server.url}/r/{ann.token}/")
@@ -129,7 +129,7 @@ def test_a_key_held_down_or_pressed_twice_gives_one_answer(study: Study, open_pa
 
 def test_a_lost_connection_is_said_and_the_answer_can_be_given_again(study: Study, open_page: OpenPage) -> None:
     total = len(study.pairs)
-    with running(study) as (server, book):
+    with running(study) as (server, book), open_page:
         (ann,) = book.invite(["Ann"])
         page = open_page()
         page.goto(f"{server.url}/r/{ann.token}/")
@@ -147,7 +147,7 @@ def test_a_lost_connection_is_said_and_the_answer_can_be_given_again(study: Stud
 
 @pytest.mark.parametrize("window", [WIDE, PHONE])
 def test_zoom_shows_the_same_part_of_both_pictures(study: Study, open_page: OpenPage, window: dict[str, int]) -> None:
-    with running(study) as (server, book):
+    with running(study) as (server, book), open_page:
         (ann,) = book.invite(["Ann"])
         page = open_page(window)
         page.goto(f"{server.url}/r/{ann.token}/")
@@ -208,7 +208,7 @@ def test_zoom_shows_the_same_part_of_both_pictures(study: Study, open_page: Open
 @pytest.mark.parametrize("window", [WIDE, PHONE, {"width": 844, "height": 390}])
 def test_every_page_fits_its_window(study: Study, open_page: OpenPage, window: dict[str, int], tmp_path: Path) -> None:
     export_html(study, tmp_path / "study.html")
-    with running(study) as (server, book):
+    with running(study) as (server, book), open_page:
         (ann,) = book.invite(["Ann"])
         for address in (f"{server.url}/", f"{server.url}/r/{ann.token}/", (tmp_path / "study.html").as_uri()):
             page = open_page(window)
@@ -231,7 +231,7 @@ def test_every_page_fits_its_window(study: Study, open_page: OpenPage, window: d
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_an_audit_finds_nothing(study: Study, open_page: OpenPage, tmp_path: Path, colours: str) -> None:
     export_html(study, tmp_path / "study.html")
-    with running(study) as (server, book):
+    with running(study) as (server, book), open_page:
         (ann,) = book.invite(["Ann"])
         page = open_page(color_scheme=colours)
         page.goto((tmp_path / "study.html").as_uri())
