@@ -119,6 +119,7 @@ def run_stream(
         GmdError: why the run cannot go on, in one line. It is what a worker left in the attempt log, else an
             InterruptedRunError: a stall, or Ray's own words.
     """
+    before = len(ActorNames.given)
     try:
         yield from ds.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     except (RayError, ExecutionTimeoutError, SystemException) as error:
@@ -128,7 +129,7 @@ def run_stream(
             raise reason from error
         if isinstance(error, ExecutionTimeoutError):
             told = _at_work(log, timeout_s)
-            _end_actors()
+            _end_actors(ActorNames.given[before:])
             small = f" (at the start {'; '.join(missing)})" if missing else ""
             raise InterruptedRunError(
                 f"no block of images was finished in {timeout_s} s{small}{told}; what was "
@@ -142,9 +143,9 @@ def run_stream(
         ) from error
 
 
-def _end_actors() -> None:
-    """End the actors of this driver's streams: Ray waits for what an actor is at, and one that hangs keeps its GPU."""
-    for name in ray.util.list_named_actors():
+def _end_actors(names: Sequence[str]) -> None:
+    """End the actors of a stream: Ray waits for what an actor is at, and one that hangs keeps its GPU."""
+    for name in names:
         if name.partition("/")[0].partition(".")[0] in (Restore.name, Project.name, Score.name):
             with contextlib.suppress(ValueError):  # it has ended by itself
                 ray.kill(ray.get_actor(name))

@@ -247,6 +247,8 @@ class ActorNames:
     Ray wants names that are unique within a driver, so that a stage's second pool is `stage.2`.
     """
 
+    given: ClassVar[list[str]] = []
+    """All names that this process has given, in their order."""
     _pools: ClassVar[Counter[str]] = Counter()
 
     def __init__(self, stage: str, model: str) -> None:
@@ -256,4 +258,5 @@ class ActorNames:
 
     def __call__(self) -> dict[str, Any]:
         self._count += 1
-        return {"name": f"{self._head}/{self._count}/{self._model}"}
+        self.given.append(f"{self._head}/{self._count}/{self._model}")
+        return {"name": self.given[-1]}

@@ -83,7 +83,7 @@ class StopRequest:
     def _close(self) -> None:
         assert self._admit_no_more is not None
         if self._admit_no_more(self._grace_s):
-            log.info("SIGTERM: no further image is begun")
+            log.info("SIGTERM: the workers are told to begin no further image")
             self._over.wait(self._grace_s)
         with self._ending:  # so that a handler of SIGTERM that comes after this one is not hit
             if not self._over.is_set():

@@ -10,6 +10,7 @@ from gmd_ray.config.load import load_config
 from gmd_ray.config.places import below, resolve_out
 from gmd_ray.errors import ConfigError, ExitCode
 from gmd_ray.terminal import say, show
+from gmd_ray.text import one_line
 from gmd_ray.verbs.arguments import Verbs, count
 
 if TYPE_CHECKING:
@@ -172,7 +173,10 @@ def _of_run(settings: list[str]) -> list[str]:
         return []
     import yaml
 
-    tracking = (yaml.safe_load(data) or {}).get("tracking") or {}
+    try:
+        tracking = dict((yaml.safe_load(data) or {}).get("tracking") or {})
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"out={out[-1]}: its config.yaml cannot be read ({one_line(error, 200)})") from error
     return [f"tracking.{key}={tracking[key]}" for key in ("uri", "model") if tracking.get(key)]
 
 

@@ -154,6 +154,10 @@ def test_the_registry_of_a_run_is_found_by_its_directory(
     assert main(["history", f"out={tmp_path}"]) == 0
     assert any("version 1: promoted, by " in line for line in said(capsys))
     assert main(["history", f"out={tmp_path}", "tracking.model=another"]) == 2
+    for damaged in ("tracking: {", "tracking: 3", "- 1"):
+        (tmp_path / "config.yaml").write_text(damaged)
+        assert main(["history", f"out={tmp_path}"]) == 2
+        assert "its config.yaml cannot be read" in capsys.readouterr().err
 
 
 def test_a_mistyped_directory_has_missed_something(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_doubled_then_killed_then_stopped_then_finished(fresh_on_ray: World) -> 
         wait_until_held(fresh_on_ray, second, stored, held)
         begun = fresh_on_ray.projected()
         second.send_signal(signal.SIGTERM)
-        assert any("SIGTERM: no further image is begun" in line for line in second.stdout or ())
+        assert any("SIGTERM: the workers are told to begin no further image" in line for line in second.stdout or ())
         fresh_on_ray.release()
         assert second.wait(PATIENCE_S) == ExitCode.INTERRUPTED
         assert not lock.exists()
